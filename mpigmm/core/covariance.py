@@ -1,0 +1,189 @@
+"""What a covariance type must know; one class a type, and nothing else asks which type it is.
+
+Shapes of ``covariances`` and ``precisions_cholesky`` are scikit-learn's: full (K, D, D), tied (D, D), diag (K, D),
+spherical (K,). A precision's Cholesky factor U is upper triangular with U U^T = inverse covariance.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.tile import DOUBLE, Tile
+
+PACKING_TOLERANCE = 3e-5
+"""What products of float32 rows may cost a row's log density, in nats, before a safer way is taken."""
+
+SUM_UNIT = 2.0**-23
+"""Rounding error of float32 sums, relative to the root of the sum of their terms' squares."""
+
+
+class SingularCovarianceError(Exception):
+    """A covariance that is not positive definite.
+
+    Parameters
+    ----------
+    component : int or None
+        Whose; None for the tied covariance.
+    lacks : str
+        What it is not.
+    """
+
+    def __init__(self, component: int | None, lacks: str = "positive definite") -> None:
+        whose = "the tied covariance" if component is None else f"the covariance of component {component}"
+        super().__init__(f"{whose} is not {lacks}")
+        self.component = component
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """A mixture as a kernel wants it.
+
+    Attributes
+    ----------
+    means : ndarray of shape (K, D)
+        Less the tiles' centre.
+    covariances, precisions_cholesky : ndarray
+        As the covariance type shapes them.
+    log_constants : ndarray of shape (K,)
+        log weights_k + log |U_k| - D/2 log 2 pi.
+    reach : ndarray of shape (D,)
+        Upper bounds of the tiles' entries in magnitude; infinite where not known.
+    dtype : dtype
+        Of the tiles.
+    loops : Loops
+        Those of the tiles.
+    """
+
+    means: FloatArray
+    covariances: FloatArray
+    precisions_cholesky: FloatArray
+    log_constants: FloatArray
+    reach: FloatArray
+    dtype: np.dtype[Any] = DOUBLE
+    loops: Loops = NUMPY
+
+
+class Kernel(ABC):
+    """The part of an E-step that depends on the covariance type: made once an iteration, shared by all threads."""
+
+    @abstractmethod
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        """log weights_k N(x | mean_k, covariance_k) of all rows and components into out (K, n)."""
+
+    @abstractmethod
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        """Moments about the means, weighted with resp (K, n), into first (K, D) and second (n_second,)."""
+
+
+class Covariance(ABC):
+    """One covariance type: its shapes, its E-step kernel and its M-step formulae."""
+
+    name: str
+
+    @abstractmethod
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of ``covariances``."""
+
+    @abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Free parameters of the covariances, for AIC and BIC."""
+
+    @abstractmethod
+    def n_second(self, n_components: int, n_features: int) -> int:
+        """Entries of the second moments, packed."""
+
+    def check_symmetry(self, covariances: FloatArray) -> None:  # noqa: B027
+        """Raise `SingularCovarianceError` for a matrix that is not symmetric: a factor sees one triangle alone."""
+
+    @abstractmethod
+    def factor(self, covariances: FloatArray) -> FloatArray:
+        """``precisions_cholesky``; raises `SingularCovarianceError`."""
+
+    @abstractmethod
+    def log_determinant(self, precisions_cholesky: FloatArray, n_features: int) -> FloatArray:
+        """log |U_k|, half the log-determinant of the precision, shape (K,) or ()."""
+
+    @abstractmethod
+    def kernel(self, parameters: Parameters) -> Kernel:
+        """The E-step of a mixture: the fastest way that leaves the digits needed."""
+
+    @abstractmethod
+    def second_bounds(self, extents: FloatArray) -> FloatArray:
+        """Upper bounds (n_second,) of a row's part in the second moments, from |x_d - mu_kd| <= extents (K, D)."""
+
+    @abstractmethod
+    def distance_bounds(self, precisions_cholesky: FloatArray, extents: FloatArray) -> FloatArray:
+        """Upper bounds (K,) of the squared Mahalanobis distances of any row in the data's box."""
+
+    @abstractmethod
+    def diagonals(self, covariances: FloatArray) -> FloatArray:
+        """Variances, of a shape that broadcasts to (K, D)."""
+
+    @abstractmethod
+    def precision_diagonals(self, precisions_cholesky: FloatArray) -> FloatArray:
+        """Diagonals of the precisions, of a shape that broadcasts to (K, D)."""
+
+    @abstractmethod
+    def estimate(self, counts: FloatArray, deltas: FloatArray, second: FloatArray) -> FloatArray:
+        """Covariances about the new means from moments about the old ones, deltas (K, D) = new - old means."""
+
+    @abstractmethod
+    def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
+        """Add reg_covar to every variance on the diagonal."""
+
+    @abstractmethod
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
+        """Lift every direction's variance to share times the data's variances (D,); how many were lifted."""
+
+    @abstractmethod
+    def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
+        """Direction (D,) of the component's largest variance, as long as its standard deviation; where it has no such
+        direction, that of the data's largest variance (D,)."""
+
+    def copy_component(self, covariances: FloatArray, source: int, target: int) -> None:
+        """Give target the covariance of source, in place."""
+        covariances[target] = covariances[source]
+
+
+def covariance_class(name: str) -> type[Covariance]:
+    """The class of a covariance type by name; SciPy is imported for the types that need it and no other."""
+    if name == "full":
+        from mpigmm.core.full import Full
+
+        return Full
+    if name == "tied":
+        from mpigmm.core.tied import Tied
+
+        return Tied
+    if name == "diag":
+        from mpigmm.core.diag import Diag
+
+        return Diag
+    if name == "spherical":
+        from mpigmm.core.spherical import Spherical
+
+        return Spherical
+    raise ValueError(f"covariance type {name!r} is none of full, tied, diag, spherical")
+
+
+def packing_error(terms: FloatArray) -> float:
+    """What rounding costs a row's log density in float32, where the terms (..., n) of its distance are summed."""
+    return float(SUM_UNIT * np.sqrt(np.square(terms).sum(axis=-1).max()))
+
+
+def finish(distances: FloatArray, log_constants: FloatArray) -> None:
+    """Turn squared Mahalanobis distances (K, n) into weighted log-densities, in place."""
+    distances *= -0.5
+    distances += log_constants[:, None]
+
+
+def first_singular(variances: FloatArray) -> int | None:
+    """Index of the first line of variances (K, ...) that is not all positive and finite."""
+    bad = ~((variances > 0) & np.isfinite(variances)).reshape(len(variances), -1).all(axis=1)
+    return int(bad.argmax()) if bad.any() else None

@@ -1,0 +1,163 @@
+"""Expectation-maximisation: an E-step on a tile, an M-step on the sum of all tiles' statistics.
+
+Equations as in Bishop, Pattern Recognition and Machine Learning (2006), section 9.2, with moments taken about the
+means that entered the E-step (section 3 of docs/mathematics.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mpigmm.core.covariance import SingularCovarianceError
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.mixture import Mixture, precision_diagonals
+from mpigmm.core.statistics import Moments
+from mpigmm.core.survey import Survey
+from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.errors import DataError
+
+EMPTY_COUNT = 1e-8
+"""A component that holds less of the rows' mean weight than this is empty."""
+
+
+class EStep:
+    """The E-step of one mixture, prepared once and applied to any number of tiles by any number of threads.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    centre : ndarray of shape (D,)
+        What the tiles' rows are less by.
+    reach : ndarray of shape (D,), optional
+        Upper bounds of the rows' distances from the centre, where they are known.
+    dtype : dtype
+        Of the tiles.
+    loops : Loops
+        Those of the tiles.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        centre: FloatArray,
+        reach: FloatArray | None = None,
+        dtype: np.dtype[Any] = DOUBLE,
+        loops: Loops = NUMPY,
+    ) -> None:
+        self.mixture = mixture
+        self._kernel = mixture.covariance.kernel(mixture.parameters(centre, reach, dtype, loops))
+
+    def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
+        """Responsibilities (K, n) and log densities (n,) of a tile's rows; overwritten by the next call."""
+        log_prob = tile.array("log_prob", self.mixture.n_components, tile.n_rows)
+        self._kernel.log_prob(tile, log_prob)
+        return tile.loops.normalise(log_prob, tile)
+
+    def __call__(self, tile: Tile, moments: Moments) -> None:
+        """Overwrite moments with those of a tile."""
+        resp, log_density = self.posterior(tile)
+        if tile.weights is None:
+            moments.log_likelihood[0] = log_density.sum(dtype=np.float64)
+        else:
+            resp *= tile.weights
+            moments.log_likelihood[0] = np.multiply(log_density, tile.weights, out=log_density).sum(dtype=np.float64)
+        if not np.isfinite(moments.log_likelihood[0]):
+            raise DataError(
+                "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
+                "input alone while it is read, and add --restart"
+            )
+        np.add.reduce(resp, axis=1, dtype=np.float64, out=moments.counts)
+        self._kernel.accumulate(tile, resp, moments.first_moments, moments.second_moments)
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """How many components an M-step had to mend."""
+
+    floored: int = 0
+    reseeded: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.floored or self.reseeded)
+
+
+@dataclass(frozen=True)
+class Safeguards:
+    """What keeps covariances away from zero.
+
+    Parameters
+    ----------
+    reg_covar : float
+        Added to every diagonal entry.
+    variance_floor : float
+        Least variance in any direction as a share of the data's.
+    """
+
+    reg_covar: float
+    variance_floor: float
+
+
+def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeguards) -> tuple[Mixture, Repairs]:
+    """The mixture that maximises the expected log-likelihood, from the statistics of all rows.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        The one that entered the E-step.
+    moments : Moments
+        Sums over all rows.
+    survey : Survey
+    safeguards : Safeguards
+
+    Returns
+    -------
+    mixture : Mixture
+    repairs : Repairs
+        Components floored, and empty ones re-seeded by splitting the heaviest.
+    """
+    row_weight = survey.total_weight / survey.n_samples
+    empty = moments.counts <= EMPTY_COUNT * row_weight
+    covariance = mixture.covariance
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        deltas = np.where(empty[:, None], 0.0, moments.first_moments / moments.counts[:, None])
+        covariances = covariance.estimate(moments.counts, deltas, moments.second_moments)
+    if empty.any() and covariances.shape[:1] == empty.shape:
+        covariances[empty] = mixture.covariances[empty]
+    covariances = covariance.regularise(covariances, safeguards.reg_covar)
+    weights = np.where(empty, 0.0, moments.counts)
+    new, floored = Mixture(covariance, weights / weights.sum(), mixture.means + deltas, covariances), 0
+    if not is_above_floor(new, safeguards.variance_floor, survey.variances):
+        covariances, floored = covariance.floor(covariances, safeguards.variance_floor, survey.variances)
+        new = replace(new, covariances=covariances)
+    if empty.any():
+        new = replace(new)  # without the factors, which are not those of what follows
+    for component in np.flatnonzero(empty):
+        split_heaviest(new, int(component), survey.variances)
+    return new, Repairs(floored, int(empty.sum()))
+
+
+def is_above_floor(mixture: Mixture, share: float, variances: FloatArray) -> bool:
+    """Whether the covariances surely have more than share of the data's variances (D,) in every direction.
+
+    The largest eigenvalue of V^(1/2) P V^(1/2), whose inverse is the least share, is at most its trace sum_d V_d P_dd.
+    The factors are those that the next E-step needs.
+    """
+    try:
+        return bool((share * (precision_diagonals(mixture) @ variances) < 1.0).all())
+    except SingularCovarianceError:
+        return False
+
+
+def split_heaviest(mixture: Mixture, empty: int, variances: FloatArray) -> None:
+    """Give an empty component half of the heaviest one, in place: means half a standard deviation to either side
+    along its principal axis, the same covariance."""
+    heaviest = int(mixture.weights.argmax())
+    axis = 0.5 * mixture.covariance.principal_axis(mixture.covariances, heaviest, variances)
+    mixture.weights[[heaviest, empty]] = mixture.weights[heaviest] / 2
+    mixture.means[empty] = mixture.means[heaviest] - axis
+    mixture.means[heaviest] += axis
+    mixture.covariance.copy_component(mixture.covariances, heaviest, empty)

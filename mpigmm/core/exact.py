@@ -1,0 +1,138 @@
+"""Sums that do not depend on their order: floats rounded once to fixed point, added as integers.
+
+A value v is held as a few integer *limbs*, v = sum_j limb_j 2^q_j, with q_0 = top - 60 and 40 bits between one
+limb and the next. The sum of all |v| must stay below 2^top. Integer addition is associative, so any partition of
+the terms over threads and ranks, and any order, give the same bits.
+
+The idea is that of Kulisch's long accumulator (Computer Arithmetic and Validity, 2nd ed., 2013, ch. 8), cut to
+the window of exponents that the data can reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mpigmm.core.loops import Loops
+
+TOP_BITS = 60
+LIMB_BITS = 40
+CARRY_EVERY = 1 << 20
+"""Additions after which low limbs must carry: each adds at most 2^39 to a limb, which takes 2^63."""
+
+AT_ONCE = 1 << 13
+"""Values rounded together: few enough for the cache."""
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """A format for a vector of sums.
+
+    Parameters
+    ----------
+    top : ndarray of shape (size,), int32
+        Entry i holds sums below 2**top[i] in magnitude.
+    n_limbs : int
+        Limbs an entry; the resolution is 2**(top - 60 - 40 (n_limbs - 1)).
+    """
+
+    top: NDArray[np.int32]
+    n_limbs: int
+
+    @classmethod
+    def unbounded(cls, size: int) -> FixedPoint:
+        """A format for sums of anything from 2^-980 to 2^959, for quantities not yet known."""
+        n_limbs = 1 + -(-(960 - TOP_BITS + 980) // LIMB_BITS)
+        return cls(np.full(size, 960, np.int32), n_limbs)
+
+    def zeros(self) -> IntArray:
+        """Limbs of shape (n_limbs, size) that hold zero."""
+        return np.zeros((self.n_limbs, self.top.size), np.int64)
+
+    @cached_property
+    def quanta(self) -> FloatArray:
+        """Value of one unit of each limb, shape (n_limbs, size); powers of two."""
+        shifts = TOP_BITS + LIMB_BITS * np.arange(self.n_limbs, dtype=np.int32)
+        quanta: FloatArray = np.ldexp(1.0, self.top - shifts[:, None])
+        return quanta
+
+    @cached_property
+    def per_quantum(self) -> FloatArray:
+        """The inverse of that."""
+        return 1.0 / self.quanta
+
+    def add(self, limbs: IntArray, values: FloatArray) -> None:
+        """Round values (size,) to the format and add them to the limbs in place; values are used up."""
+        whole = np.empty(AT_ONCE)
+        digits = np.empty(AT_ONCE, np.int64)
+        for start in range(0, values.size, AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            rest = values[some]
+            part, own = whole[: rest.size], digits[: rest.size]
+            for limb in range(self.n_limbs):
+                np.rint(np.multiply(rest, self.per_quantum[limb, some], out=part), out=part)
+                np.copyto(own, part, casting="unsafe")
+                limbs[limb, some] += own
+                rest -= np.multiply(part, self.quanta[limb, some], out=part)
+
+    def value(self, limbs: IntArray) -> FloatArray:
+        """The sums as float64 of shape (size,), the same bits for any limbs that hold the same sums."""
+        exact = carry(limbs.copy())
+        total = np.zeros(self.top.size)
+        for limb in reversed(range(self.n_limbs)):
+            total += exact[limb] * self.quanta[limb]
+        return total
+
+
+class ExactSum:
+    """A running sum of vectors in a fixed-point format.
+
+    Parameters
+    ----------
+    form : FixedPoint
+    limbs : ndarray of shape (n_limbs, size), int64, optional
+        The sum so far; zero where left out.
+    """
+
+    def __init__(self, form: FixedPoint, limbs: IntArray | None = None) -> None:
+        self.form = form
+        self.limbs = form.zeros() if limbs is None else limbs
+        self._n_added = 0
+
+    def add(self, values: FloatArray, loops: Loops | None = None) -> None:
+        """Add values (size,) in place, rounding them to the format, by other loops if given; uses them up."""
+        if loops is None:
+            self.form.add(self.limbs, values)
+        else:
+            loops.add(self.form, self.limbs, values)
+        self._n_added += 1
+        if self._n_added % CARRY_EVERY == 0:
+            carry(self.limbs)
+
+    def __add__(self, other: ExactSum) -> ExactSum:
+        return ExactSum(self.form, carry(self.limbs) + carry(other.limbs))
+
+    def value(self) -> FloatArray:
+        """The sum as float64 of shape (size,), rounded once."""
+        return self.form.value(self.limbs)
+
+
+def carry(limbs: IntArray) -> IntArray:
+    """Bring every limb but the first into [-2^39, 2^39), in place, without changing the value.
+
+    The digits are balanced, so that a small negative sum has small limbs and `FixedPoint.value` loses nothing.
+    """
+    half = 1 << (LIMB_BITS - 1)
+    for limb in range(len(limbs) - 1, 0, -1):
+        up = (limbs[limb] + half) >> LIMB_BITS
+        limbs[limb] -= up << LIMB_BITS
+        limbs[limb - 1] += up
+    return limbs

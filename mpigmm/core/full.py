@@ -1,0 +1,142 @@
+"""Covariance type `full`: a matrix for each component."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from mpigmm.core import costs, matrices
+from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.packed import PackedKernel
+from mpigmm.core.sparse import SparseKernel
+from mpigmm.core.tile import Tile
+from mpigmm.core.triangle import lower_triangle, unpack
+
+BLOCK_HEIGHT = 16
+"""Whitened coordinates of a component computed together."""
+
+
+class Full(Covariance):
+    name = "full"
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features * (n_features + 1) // 2
+
+    def n_second(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features * (n_features + 1) // 2
+
+    def check_symmetry(self, covariances: FloatArray) -> None:
+        for k, covariance in enumerate(covariances):
+            if not matrices.is_symmetric(covariance):
+                raise SingularCovarianceError(k, "symmetric")
+
+    def factor(self, covariances: FloatArray) -> FloatArray:
+        return matrices.precisions_cholesky(covariances)
+
+    def log_determinant(self, precisions_cholesky: FloatArray, n_features: int) -> FloatArray:
+        return np.asarray(np.log(np.diagonal(precisions_cholesky, axis1=1, axis2=2)).sum(axis=1))
+
+    def kernel(self, parameters: Parameters) -> Kernel:
+        k, d = parameters.means.shape
+        variances = np.diagonal(parameters.covariances, axis1=1, axis2=2)
+        packs = costs.packs(k, d) and matrices.leaves_digits(parameters, variances, parameters.precisions_cholesky)
+        dense = FullPackedKernel(parameters) if packs else CholeskyKernel(parameters)
+        if d < costs.LEAST_FEATURES or not np.isfinite(parameters.reach).all():
+            return dense
+        extents = np.abs(parameters.means) + parameters.reach
+        farthest = float(self.distance_bounds(parameters.precisions_cholesky, extents).max())
+        return SparseKernel(parameters, dense, packed=packs, farthest=farthest)
+
+    def second_bounds(self, extents: FloatArray) -> FloatArray:
+        products = extents[:, :, None] * extents[:, None, :]
+        return products.reshape(len(extents), -1)[:, lower_triangle(extents.shape[1])].reshape(-1)
+
+    def distance_bounds(self, precisions_cholesky: FloatArray, extents: FloatArray) -> FloatArray:
+        return np.array([matrices.distance_bound(u, e) for u, e in zip(precisions_cholesky, extents, strict=True)])
+
+    def diagonals(self, covariances: FloatArray) -> FloatArray:
+        return np.diagonal(covariances, axis1=1, axis2=2)
+
+    def precision_diagonals(self, precisions_cholesky: FloatArray) -> FloatArray:
+        return np.asarray(np.square(precisions_cholesky).sum(axis=2))
+
+    def estimate(self, counts: FloatArray, deltas: FloatArray, second: FloatArray) -> FloatArray:
+        covariances = np.stack([unpack(line, deltas.shape[1]) for line in second.reshape(len(counts), -1)])
+        covariances /= counts[:, None, None]
+        covariances -= deltas[:, :, None] * deltas[:, None, :]
+        return covariances
+
+    def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
+        return covariances + reg_covar * np.eye(covariances.shape[-1])
+
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
+        n_floored = 0
+        for k, covariance in enumerate(covariances):
+            if not matrices.exceeds_floor(covariance, share * variances):
+                covariances[k] = matrices.lift(covariance, share, variances)
+                n_floored += 1
+        return covariances, n_floored
+
+    def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
+        return matrices.main_axis(covariances[component])
+
+
+class CholeskyKernel(Kernel):
+    """Whitened coordinates U_k^T (x - mu_k), by matrix products over groups of components: good for any rows.
+
+    The factor is triangular: the first coordinates need the first features alone, so they come block by block.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.means = parameters.means.astype(parameters.dtype)
+        self.log_constants = parameters.log_constants.astype(parameters.dtype)
+        n_features = self.means.shape[1]
+        lines = matrices.whitening(parameters.means, parameters.precisions_cholesky).astype(parameters.dtype)
+        edges = np.linspace(0, n_features, max(1, n_features // BLOCK_HEIGHT) + 1).astype(int)
+        self._blocks = [np.ascontiguousarray(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
+
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        matrices.squared_lengths(self._blocks[0], tile, out)
+        for block in self._blocks[1:]:
+            more = tile.array("more_distances", *out.shape)
+            matrices.squared_lengths(block, tile, more)
+            out += more
+        finish(out, self.log_constants)
+
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        lower = lower_triangle(tile.n_features)
+        packed = second.reshape(len(self.means), -1)
+        for k, mean in enumerate(self.means):
+            scatter = matrices.scatter(tile, resp[k], mean, first[k])
+            np.take(scatter.reshape(-1), lower, out=packed[k], mode="clip")
+
+
+class FullPackedKernel(PackedKernel):
+    """The products are all of two features, a lower triangle packed."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        factors = parameters.precisions_cholesky
+        precisions = factors @ factors.transpose(0, 2, 1)
+        n_features = factors.shape[1]
+        lower = lower_triangle(n_features)
+        self._row, self._column = np.divmod(lower, n_features)
+        products = precisions.reshape(len(factors), -1)[:, lower] * np.where(self._row == self._column, 1.0, 2.0)
+        linear = (precisions @ parameters.means[:, :, None])[:, :, 0]
+        super().__init__(parameters, products, linear)
+
+    def multiply(self, tile: Tile, out: FloatArray) -> None:
+        end = 0
+        for i, row in enumerate(tile.rows):
+            start, end = end, end + i + 1
+            np.multiply(row, tile.rows[: i + 1], out=out[start:end])
+
+    def second_moments(
+        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+    ) -> FloatArray:
+        i, j = self._row, self._column
+        return products - about_centre[:, i] * self.means[:, j] - self.means[:, i] * first[:, j]

@@ -1,0 +1,177 @@
+"""The loops over a tile that no BLAS has: in NumPy, and the place where compiled ones come in."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
+from mpigmm.core.triangle import lower_triangle
+
+if TYPE_CHECKING:
+    from mpigmm.core.tile import Tile
+
+FEW_FEATURES = 16
+ROWS_AT_ONCE = 64
+"""Rows are turned round this many at a time, unless they have few features."""
+
+LEAST_EXPONENT, LEAST_SINGLE_EXPONENT = -600.0, -80.0
+FAR_FEATURES = 32
+"""Responsibilities stop at exp of the least exponent, in float64 with so many features: where exp leaves the normal
+numbers, it takes ten times as long, and rows lie that far from most components."""
+
+LEAST_ENTRIES = 10**7
+"""Numbers that the loops touch in an iteration, rows and responsibilities, from which on they are compiled."""
+
+Indices = NDArray[np.intp]
+
+
+class Loops:
+    """In NumPy, one pass over the tile after another.
+
+    Attributes
+    ----------
+    name : str
+        Part of what decides a fit's bits.
+    call : float
+        Nanoseconds to pick some rows of a tile and compute with them, however few they are.
+    """
+
+    name = "numpy"
+    call = 20e3
+
+    def prepare(self, tile: Tile, rows: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        """Compile what there is, for rows (n, D) of the file's dtype and tiles of this one; uses up the tile."""
+
+    def turn(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
+        """Rows (n, D) of any real dtype, less the centre (D,), into out (D, n)."""
+        if len(centre) < FEW_FEATURES:
+            np.subtract(raw.T, centre[:, None], out=out, casting="same_kind")
+            return
+        part = np.empty((ROWS_AT_ONCE, len(centre)))
+        for start in range(0, len(raw), ROWS_AT_ONCE):
+            rows = raw[start : start + ROWS_AT_ONCE]
+            centred = np.subtract(rows, centre, out=part[: len(rows)], casting="same_kind")
+            out[:, start : start + ROWS_AT_ONCE] = centred.T
+
+    def turn_back(self, source: FloatArray, out: FloatArray) -> None:
+        """Write source (D, n) to out (n, D), part by part: a cache holds few lines that lie a power of two apart."""
+        for start in range(0, len(out), ROWS_AT_ONCE):
+            out[start : start + ROWS_AT_ONCE] = source[:, start : start + ROWS_AT_ONCE].T
+
+    def normalise(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
+        """Turn weighted log-densities (K, n) into responsibilities in place; returns them and log densities (n,)."""
+        log_density = np.maximum.reduce(log_prob, axis=0, out=tile.vector("log_density"))
+        log_prob -= log_density
+        if tile.n_features >= FAR_FEATURES or tile.dtype == np.float32:
+            np.maximum(log_prob, least_exponent(log_prob), out=log_prob)
+        resp = np.exp(log_prob, out=log_prob)
+        total = np.add.reduce(resp, axis=0, out=tile.vector("total"))
+        resp /= total
+        log_density += np.log(total, out=total)
+        return resp, log_density
+
+    def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
+        """`FixedPoint.add`."""
+        form.add(limbs, values)
+
+    def pick_distances(
+        self, tile: Tile, rest: FloatArray, offsets: FloatArray, highest: float, nats: float, most: int, out: FloatArray
+    ) -> bool:
+        """From upper bounds of log-densities to log-densities, -inf where negligible.
+
+        Parameters
+        ----------
+        tile : Tile
+        rest, offsets : ndarrays of shape (K, h, D) and (K, h)
+            Factors of the whitened coordinates that the bounds leave out, and offsets to add to them.
+        highest : float
+            Largest of the components' log-constants.
+        nats : float
+            A component is negligible for a row where its density is below exp(-nats) times the likeliest one's, over
+            that one's squared distance.
+        most : int
+            Pairs up to which this pays; where more matter, False is returned and out is undefined.
+        out : ndarray of shape (K, n)
+        """
+        best = np.maximum.reduce(out, axis=0, out=tile.vector("highest"))
+        reached = tile.vector("reached")
+        reached[:] = -np.inf
+        found: list[tuple[Indices, FloatArray]] = []
+        for k, bounds in enumerate(out):
+            rows = np.flatnonzero(bounds == best)
+            values = complete(tile, rows, rest[k], offsets[k], bounds[rows])
+            reached[rows] = np.maximum(reached[rows], values)
+            found.append((rows, values))
+        deviation = np.subtract(highest + 1.0, reached, out=best)
+        reached -= np.log(deviation, out=deviation)
+        matter = out >= np.subtract(reached, nats, out=reached)
+        if np.count_nonzero(matter) > most:
+            return False
+        for k, (rows, values) in enumerate(found):
+            matter[k, rows] = False
+            more = np.flatnonzero(matter[k])
+            completed = complete(tile, more, rest[k], offsets[k], out[k, more])
+            out[k] = -np.inf
+            out[k, rows] = values
+            out[k, more] = completed
+        return True
+
+    def pick_moments(
+        self, tile: Tile, resp: FloatArray, means: FloatArray, least: float, first: FloatArray, second: FloatArray
+    ) -> None:
+        """Moments (K, D) and (K, D (D + 1) / 2) about the means (K, D) of the rows with resp (K, n) above least."""
+        lower = lower_triangle(tile.n_features)
+        for k, mean in enumerate(means):
+            rows = np.flatnonzero(resp[k] > least)
+            root = np.sqrt(resp[k, rows])
+            picked = pick(tile, rows)
+            picked -= mean
+            picked *= root[:, None]
+            np.matmul(root, picked, out=first[k])
+            scatter = (picked.T @ picked).astype(np.float64, copy=False)
+            np.take(scatter.reshape(-1), lower, out=second[k], mode="clip")
+
+
+def pick(tile: Tile, rows: Indices) -> FloatArray:
+    """Some rows (m, D) of a tile; overwritten by the next call."""
+    picked = tile.array("picked", len(rows), tile.n_features)
+    np.take(tile.by_row(), rows, axis=0, out=picked, mode="clip")
+    return picked
+
+
+def complete(tile: Tile, rows: Indices, rest: FloatArray, offsets: FloatArray, bounds: FloatArray) -> FloatArray:
+    """Log-densities of some rows (m,) under one component, from their bounds (m,)."""
+    if not len(rows):
+        return bounds
+    whitened = tile.array("completed", len(rows), len(rest))
+    np.matmul(pick(tile, rows), rest.T, out=whitened)
+    whitened += offsets
+    bounds -= 0.5 * np.einsum("md,md->m", whitened, whitened)
+    return bounds
+
+
+def least_exponent(log_prob: FloatArray) -> float:
+    """Where responsibilities stop, for log-densities of this dtype."""
+    return LEAST_SINGLE_EXPONENT if log_prob.dtype == np.float32 else LEAST_EXPONENT
+
+
+NUMPY = Loops()
+
+
+def best_loops(n_rows: int, n_features: int, n_components: int) -> str:
+    """Name of the fastest loops that this Python has for a problem: the smaller ones do not pay for compiling."""
+    pays = n_rows * (n_features + n_components) >= LEAST_ENTRIES
+    return "numba" if pays and find_spec("numba") else "numpy"
+
+
+def loops_by_name(name: str) -> Loops:
+    """The loops called numpy or numba; raises `ImportError`."""
+    if name == "numpy":
+        return NUMPY
+    from mpigmm.core.compiled import CompiledLoops
+
+    return CompiledLoops()

@@ -1,0 +1,139 @@
+"""Dense covariance matrices: moments, factors, floors and axes, shared by `full` and `tied`."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg.lapack import dtrtri
+
+from mpigmm.core.covariance import PACKING_TOLERANCE, Parameters, SingularCovarianceError, packing_error
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.tile import SINGLE, Tile
+
+GROUP_HEIGHT = 256
+"""Lines of whitened coordinates computed by one matrix product: enough for BLAS, few enough for the cache."""
+
+LARGEST_TERMS = 2.0**24
+"""Terms of a squared distance up to which their sum keeps about nine digits after the point."""
+
+SYMMETRY = 1e-5
+"""How far, in correlation, the triangles of a matrix from outside may be apart."""
+
+
+def precision_cholesky(covariance: FloatArray) -> FloatArray:
+    """Upper triangular U with U U^T = inverse of the (D, D) covariance.
+
+    With covariance = L L^T, U = L^-T. Raises `numpy.linalg.LinAlgError` where it is not positive definite.
+    """
+    lower = np.linalg.cholesky(covariance)
+    inverse, info = dtrtri(lower, lower=1)
+    if info != 0 or not np.isfinite(inverse).all():
+        raise np.linalg.LinAlgError("singular factor")
+    return np.ascontiguousarray(inverse.T)
+
+
+def precisions_cholesky(covariances: FloatArray) -> FloatArray:
+    """`precision_cholesky` of each of (K, D, D); raises `SingularCovarianceError` with the component."""
+    factors = np.empty_like(covariances)
+    for k, covariance in enumerate(covariances):
+        try:
+            factors[k] = precision_cholesky(covariance)
+        except np.linalg.LinAlgError:
+            raise SingularCovarianceError(k) from None
+    return factors
+
+
+def is_symmetric(covariance: FloatArray) -> bool:
+    """Whether the two triangles of a (D, D) matrix agree to single precision, in units of its diagonal."""
+    scale = np.sqrt(np.abs(np.diagonal(covariance)))
+    return bool((np.abs(covariance - covariance.T) <= SYMMETRY * np.outer(scale, scale)).all())
+
+
+def exceeds_floor(covariance: FloatArray, floor: FloatArray) -> bool:
+    """Whether covariance (D, D) less diag(floor) is positive definite."""
+    try:
+        np.linalg.cholesky(covariance - np.diag(floor))
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def lift(covariance: FloatArray, share: float, variances: FloatArray) -> FloatArray:
+    """Raise the eigenvalues of the covariance, in units of the data's variances (D,), to at least share."""
+    scale = np.sqrt(np.where(variances > 0, variances, 1.0))
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    lifted = (vectors * np.maximum(values, share)) @ vectors.T
+    result: FloatArray = (lifted + lifted.T) / 2 * np.outer(scale, scale)
+    return result
+
+
+def main_axis(covariance: FloatArray) -> FloatArray:
+    """Eigenvector of the largest eigenvalue, times its root; the largest entry is positive."""
+    values, vectors = np.linalg.eigh(covariance)
+    axis = vectors[:, -1] * np.sqrt(max(values[-1], 0.0))
+    return np.asarray(axis * np.sign(axis[np.abs(axis).argmax()]))
+
+
+def distance_bound(factor: FloatArray, extents: FloatArray) -> FloatArray:
+    """Upper bound of |U^T z|^2 over |z_d| <= extents (..., D), for a factor U (D, D)."""
+    return np.asarray(np.square(extents @ np.abs(factor)).sum(axis=-1))
+
+
+def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:
+    """Lines (K, D, 1 + D) whose products with [1, x] are the whitened coordinates U_k^T (x - mu_k)."""
+    whiten = factors.transpose(0, 2, 1)
+    return np.concatenate([-(whiten @ means[:, :, None]), whiten], axis=2)
+
+
+def squared_lengths(lines: FloatArray, tile: Tile, out: FloatArray) -> None:
+    """Sums over h of squares of lines (K, h, 1 + d) times the tile's [1, first d features], into out (K, n)."""
+    height, width = lines.shape[1:]
+    group = max(1, GROUP_HEIGHT // height)
+    for start in range(0, len(out), group):
+        some = lines[start : start + group].reshape(-1, width)
+        whitened = tile.array("whitened", len(some), tile.n_rows)
+        np.matmul(some, tile.augmented[:width], out=whitened)
+        whitened = whitened.reshape(-1, height, tile.n_rows)
+        np.einsum("kdn,kdn->kn", whitened, whitened, out=out[start : start + group])
+
+
+def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatArray) -> bool:
+    """Whether products of a tile's rows may stand for their distances.
+
+    For rows within six standard deviations of a component, the terms whose sum is the distance from it must not be too
+    large. False where the reach of the rows is not known: then nothing is known of the mixture's fit to them either.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    variances : ndarray of shape (K, D) or (D,)
+    factors : ndarray of shape (K, D, D) or (1, D, D)
+    """
+    if not np.isfinite(parameters.reach).all():
+        return False
+    if parameters.dtype == SINGLE:
+        squares = np.square(parameters.means) + variances
+        terms = np.square(factors @ factors.transpose(0, 2, 1))
+        return packing_error(np.sqrt(squares[:, None, :] @ terms @ squares[:, :, None])) <= PACKING_TOLERANCE
+    largest = np.minimum(np.abs(parameters.means) + 6 * np.sqrt(variances), parameters.reach)
+    terms = np.abs(factors @ factors.transpose(0, 2, 1))
+    sums = largest[:, None, :] @ terms @ largest[:, :, None]
+    return bool(sums.max() <= LARGEST_TERMS)
+
+
+def scatter(tile: Tile, weights: FloatArray, mean: FloatArray, first: FloatArray) -> FloatArray:
+    """Sum of w z z^T over a tile's rows, z = row - mean, as (D, D); the sum of w z goes into first (D,).
+
+    The result is overwritten by the next call with the same tile.
+    """
+    root = np.sqrt(weights, out=tile.vector("root"))
+    scaled = tile.array("scaled", *tile.rows.shape)
+    np.subtract(tile.rows, mean[:, None], out=scaled)
+    np.multiply(scaled, root, out=scaled)
+    np.matmul(scaled, root, out=first)
+    return product(scaled, tile)
+
+
+def product(scaled: FloatArray, tile: Tile) -> FloatArray:
+    """scaled (D, n) times its transpose, in float64 (D, D); overwritten by the next call with the same tile."""
+    scatter = np.matmul(scaled, scaled.T, out=tile.array("scatter", tile.n_features, tile.n_features))
+    return scatter.astype(np.float64, copy=False)

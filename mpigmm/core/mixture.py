@@ -1,0 +1,141 @@
+"""A Gaussian mixture: its parameters and what follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mpigmm.core.covariance import Covariance, Parameters, SingularCovarianceError, covariance_class
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.tile import DOUBLE
+
+
+class MixtureError(ValueError):
+    """Parameters that are not those of a mixture; the message says which and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """p(x) = sum_k weights_k N(x | means_k, covariances_k).
+
+    Parameters
+    ----------
+    covariance : Covariance
+        The covariance type.
+    weights : ndarray of shape (K,), float64
+    means : ndarray of shape (K, D), float64
+    covariances : ndarray, float64
+        Shaped by the type as in scikit-learn; variances, never standard deviations.
+    """
+
+    covariance: Covariance
+    weights: FloatArray
+    means: FloatArray
+    covariances: FloatArray
+
+    @classmethod
+    def checked(cls, covariance_type: str, weights: object, means: object, covariances: object) -> Mixture:
+        """A mixture of parameters that come from outside; raises `MixtureError`.
+
+        Its factors are left to whoever uses it, under whatever holds there for BLAS.
+        """
+        try:
+            covariance = covariance_class(covariance_type)()
+        except ValueError as error:
+            raise MixtureError(str(error)) from None
+        parameters = [_array(value) for value in (weights, means, covariances)]
+        cls(covariance, *parameters)._check()
+        return cls(covariance, *parameters)
+
+    @property
+    def n_components(self) -> int:
+        return int(self.means.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        return int(self.means.shape[1])
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters, for AIC and BIC."""
+        k, d = self.means.shape
+        return int(self.covariance.n_parameters(k, d) + k * d + k - 1)
+
+    @cached_property
+    def precisions_cholesky(self) -> FloatArray:
+        """Factors U_k of the precisions; raises `SingularCovarianceError`."""
+        return self.covariance.factor(self.covariances)
+
+    @cached_property
+    def log_constants(self) -> FloatArray:
+        """log weights_k + log |U_k| - D/2 log 2 pi, shape (K,)."""
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self.weights)
+        log_det = self.covariance.log_determinant(self.precisions_cholesky, self.n_features)
+        return np.asarray(log_weights + log_det - 0.5 * self.n_features * np.log(2 * np.pi))
+
+    def parameters(
+        self,
+        centre: FloatArray,
+        reach: FloatArray | None = None,
+        dtype: np.dtype[Any] = DOUBLE,
+        loops: Loops = NUMPY,
+    ) -> Parameters:
+        """What a kernel wants, for tiles that hold rows less centre (D,) and no entry above reach (D,), if known."""
+        reach = np.full(self.n_features, np.inf) if reach is None else reach
+        means, factors = self.means - centre, self.precisions_cholesky
+        return Parameters(means, self.covariances, factors, self.log_constants, reach, dtype, loops)
+
+    def digest(self) -> str:
+        """64 bits, in hexadecimal, that differ where any bit of the parameters differs."""
+        digest = hashlib.blake2b(digest_size=8)
+        for array in (self.weights, self.means, self.covariances):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def checksum(self) -> int:
+        """20 of those bits, few enough for their squares to be summed over all ranks."""
+        return int(self.digest(), 16) & 0xFFFFF
+
+    def _check(self) -> None:
+        if self.weights.ndim != 1 or self.means.ndim != 2 or len(self.weights) != len(self.means):
+            raise MixtureError(
+                f"weights {self.weights.shape} and means {self.means.shape} are not of shapes (K,) and (K, D)"
+            )
+        expected = self.covariance.shape(*self.means.shape)
+        if self.covariances.shape != expected or not self.means.size:
+            raise MixtureError(
+                f"covariances of type {self.covariance.name} have shape {self.covariances.shape}, not {expected}"
+            )
+        if not all(np.isfinite(a).all() for a in (self.weights, self.means, self.covariances)):
+            raise MixtureError("a parameter is not finite")
+        if (self.weights < 0).any() or abs(self.weights.sum() - 1) > 1e-6:
+            raise MixtureError("weights are not >= 0 with sum 1")
+        try:
+            self.covariance.check_symmetry(self.covariances)
+            _ = self.precisions_cholesky
+        except SingularCovarianceError as error:
+            raise MixtureError(str(error)) from None
+
+
+def variances(mixture: Mixture) -> FloatArray:
+    """Variance of each component and feature, (K, D)."""
+    return np.broadcast_to(mixture.covariance.diagonals(mixture.covariances), mixture.means.shape)
+
+
+def precision_diagonals(mixture: Mixture) -> FloatArray:
+    """Diagonals of the precision matrices, (K, D)."""
+    factors = mixture.precisions_cholesky
+    return np.broadcast_to(mixture.covariance.precision_diagonals(factors), mixture.means.shape)
+
+
+def _array(value: object) -> FloatArray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise MixtureError(f"a parameter has dtype {array.dtype}, which is no real number's")
+    return np.ascontiguousarray(array, dtype=np.float64)

@@ -1,0 +1,102 @@
+"""`full` without what is zero: most rows are so far from most components that their responsibility is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.core import costs, matrices
+from mpigmm.core.covariance import Kernel, Parameters
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.tile import Tile
+
+NATS = 42.0
+"""exp(-42) is below 1e-18; divided by a row's squared distance, the moments that are left out cannot be seen either."""
+
+Indices = NDArray[np.intp]
+
+
+class SparseKernel(Kernel):
+    """Computes pairs of row and component that matter, or all of them where too many do.
+
+    A whitened coordinate U_k^T (x - mu_k) depends on the features up to its own alone. The squares of the leading ones
+    therefore bound a distance from below, and a density from above: a component whose bound lies far below the density
+    of another one needs no more. The moments take, for each component, the rows that it is responsible for.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    dense : Kernel
+        For tiles in which too much matters.
+    packed : bool
+        Whether that is `FullPackedKernel`.
+    farthest : float
+        Upper bound of the squared Mahalanobis distance of any row from any component.
+    """
+
+    def __init__(self, parameters: Parameters, dense: Kernel, *, packed: bool, farthest: float) -> None:
+        self.dense = dense
+        self.means = parameters.means.astype(parameters.dtype)
+        self.log_constants = parameters.log_constants.astype(parameters.dtype)
+        factors = parameters.precisions_cholesky
+        k, d = self.means.shape
+        self._e_cost, self._m_cost = (
+            (costs.packed_e(k, d), costs.packed_m(k, d)) if packed else (costs.cholesky_e(k, d), costs.cholesky_m(k, d))
+        )
+        self._call = parameters.loops.call
+        self._least_resp = math.exp(-NATS) / max(1.0, farthest)
+        self.n_leading = self._choose_leading(factors)
+        if self.n_leading:
+            lines = matrices.whitening(parameters.means, factors).astype(parameters.dtype)
+            self._leading = np.ascontiguousarray(lines[:, : self.n_leading, : self.n_leading + 1])
+            self._offsets = lines[:, self.n_leading :, 0].copy()
+            self._rest = np.ascontiguousarray(lines[:, self.n_leading :, 1:])
+
+    def _choose_leading(self, factors: FloatArray) -> int:
+        """How many features to bound by, from what the mixture says of itself; 0 where that does not pay."""
+        k, d = self.means.shape
+        leading = np.array([n for n in (4, 8, 12, 16, 24, 32, 48, 64) if 2 * n <= d])
+        share = expected_share(self.means, factors, self.log_constants, leading)
+        bound, pair = costs.bounded_e(k, d, leading, self._call)
+        best = int((bound + k * share * pair).argmin())
+        self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
+        return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
+
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        if not (self.n_leading and self._bounded(tile, out)):
+            self.dense.log_prob(tile, out)
+
+    def _bounded(self, tile: Tile, out: FloatArray) -> bool:
+        """Log-densities into out (K, n), -inf where negligible; False, and out undefined, where too many are not."""
+        matrices.squared_lengths(self._leading, tile, out)
+        out *= -0.5
+        out += self.log_constants[:, None]
+        most = int(self._most_share * out.size)
+        highest = float(self.log_constants.max())
+        return tile.loops.pick_distances(tile, self._rest, self._offsets, highest, NATS, most, out)
+
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        heaviest = 1.0 if tile.weights is None else float(tile.weights.max())
+        least = self._least_resp * heaviest
+        k, d = self.means.shape
+        if np.count_nonzero(resp > least) * costs.pair_m(d) + k * self._call > tile.n_rows * self._m_cost:
+            self.dense.accumulate(tile, resp, first, second)
+        else:
+            tile.loops.pick_moments(tile, resp, self.means, least, first, second.reshape(k, -1))
+
+
+def expected_share(means: FloatArray, factors: FloatArray, log_constants: FloatArray, leading: Indices) -> FloatArray:
+    """Shares of the pairs that bounds by this many leading features would leave, were the rows those of the mixture.
+
+    A row of component j stands at its mean, and has the density that its rows have on average.
+    """
+    k, d = means.shape
+    left = np.zeros(len(leading))
+    typical = log_constants - 0.5 * d - NATS - np.log(1.0 + d)
+    for component, factor in enumerate(factors):
+        whitened = (means - means[component]) @ factor[:, : leading[-1]]
+        bounds = -0.5 * np.cumsum(whitened**2, axis=1)[:, leading - 1] + log_constants[component]
+        left += (bounds >= typical[:, None]).sum(axis=0)
+    return np.asarray(left / k**2)

@@ -1,0 +1,95 @@
+"""Covariance type `spherical`: one variance for each component."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish, first_singular
+from mpigmm.core.diag import DiagKernel, DiagPackedKernel, centre, leaves_digits
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.tile import Tile
+
+
+class Spherical(Covariance):
+    name = "spherical"
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components,)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components
+
+    def n_second(self, n_components: int, n_features: int) -> int:
+        return n_components
+
+    def factor(self, covariances: FloatArray) -> FloatArray:
+        singular = first_singular(covariances)
+        if singular is not None:
+            raise SingularCovarianceError(singular)
+        return 1.0 / np.sqrt(covariances)
+
+    def log_determinant(self, precisions_cholesky: FloatArray, n_features: int) -> FloatArray:
+        return n_features * np.log(precisions_cholesky)
+
+    def kernel(self, parameters: Parameters) -> Kernel:
+        precisions = np.square(parameters.precisions_cholesky)[:, None]
+        packs = leaves_digits(precisions, parameters, np.square(parameters.reach).sum())
+        kind = SphericalPackedKernel if packs else SphericalKernel
+        return kind(parameters, precisions)
+
+    def second_bounds(self, extents: FloatArray) -> FloatArray:
+        return np.asarray(np.square(extents).sum(axis=1))
+
+    def distance_bounds(self, precisions_cholesky: FloatArray, extents: FloatArray) -> FloatArray:
+        return np.asarray(np.square(extents).sum(axis=1) * np.square(precisions_cholesky))
+
+    def diagonals(self, covariances: FloatArray) -> FloatArray:
+        return covariances[:, None]
+
+    def precision_diagonals(self, precisions_cholesky: FloatArray) -> FloatArray:
+        return np.square(precisions_cholesky)[:, None]
+
+    def estimate(self, counts: FloatArray, deltas: FloatArray, second: FloatArray) -> FloatArray:
+        return np.asarray((second / counts - np.square(deltas).sum(axis=1)) / deltas.shape[1])
+
+    def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
+        return covariances + reg_covar
+
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
+        least = share * variances.mean()
+        return np.maximum(covariances, least), int((covariances < least).sum())
+
+    def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
+        axis = np.zeros(len(variances))
+        axis[variances.argmax()] = np.sqrt(covariances[component])
+        return axis
+
+
+class SphericalPackedKernel(DiagPackedKernel):
+    """The only product is the squared length."""
+
+    def multiply(self, tile: Tile, out: FloatArray) -> None:
+        np.einsum("dn,dn->n", tile.rows, tile.rows, out=out[0])
+
+    def second_moments(
+        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+    ) -> FloatArray:
+        return np.asarray(products - (self.means * (about_centre + first)).sum(axis=1, keepdims=True))
+
+
+class SphericalKernel(DiagKernel):
+    """Squared lengths of the rows less each mean in turn: slower than the packed one, and good for any rows."""
+
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        for k, mean in enumerate(self.means):
+            centred = centre(tile, mean)
+            np.einsum("dn,dn->n", centred, centred, out=out[k])
+        out *= self.precisions
+        finish(out, self.log_constants)
+
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        for k, mean in enumerate(self.means):
+            centred = centre(tile, mean)
+            np.matmul(centred, resp[k], out=first[k])
+            lengths = np.einsum("dn,dn->n", centred, centred, out=tile.vector("lengths"))
+            second[k] = lengths @ resp[k]

@@ -1,0 +1,126 @@
+"""Covariance type `tied`: one matrix for all components."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpigmm.core import matrices
+from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.packed import PackedKernel
+from mpigmm.core.tile import Tile
+from mpigmm.core.triangle import lower_triangle, unpack
+
+
+class Tied(Covariance):
+    name = "tied"
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def n_second(self, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def check_symmetry(self, covariances: FloatArray) -> None:
+        if not matrices.is_symmetric(covariances):
+            raise SingularCovarianceError(None, "symmetric")
+
+    def factor(self, covariances: FloatArray) -> FloatArray:
+        try:
+            return matrices.precision_cholesky(covariances)
+        except np.linalg.LinAlgError:
+            raise SingularCovarianceError(None) from None
+
+    def log_determinant(self, precisions_cholesky: FloatArray, n_features: int) -> FloatArray:
+        return np.asarray(np.log(np.diagonal(precisions_cholesky)).sum())
+
+    def kernel(self, parameters: Parameters) -> Kernel:
+        packs = matrices.leaves_digits(
+            parameters, np.diagonal(parameters.covariances), parameters.precisions_cholesky[None]
+        )
+        return TiedPackedKernel(parameters) if packs else TiedKernel(parameters)
+
+    def second_bounds(self, extents: FloatArray) -> FloatArray:
+        widest = extents.max(axis=0)
+        return np.outer(widest, widest).reshape(-1)[lower_triangle(len(widest))]
+
+    def distance_bounds(self, precisions_cholesky: FloatArray, extents: FloatArray) -> FloatArray:
+        return matrices.distance_bound(precisions_cholesky, extents)
+
+    def diagonals(self, covariances: FloatArray) -> FloatArray:
+        return np.diagonal(covariances)
+
+    def precision_diagonals(self, precisions_cholesky: FloatArray) -> FloatArray:
+        return np.asarray(np.square(precisions_cholesky).sum(axis=1))
+
+    def estimate(self, counts: FloatArray, deltas: FloatArray, second: FloatArray) -> FloatArray:
+        between = (counts[:, None] * deltas).T @ deltas
+        covariance: FloatArray = (unpack(second, deltas.shape[1]) - (between + between.T) / 2) / counts.sum()
+        return covariance
+
+    def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
+        return covariances + reg_covar * np.eye(len(covariances))
+
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
+        if matrices.exceeds_floor(covariances, share * variances):
+            return covariances, 0
+        return matrices.lift(covariances, share, variances), 1
+
+    def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
+        return matrices.main_axis(covariances)
+
+    def copy_component(self, covariances: FloatArray, source: int, target: int) -> None:
+        """Nothing to copy: the covariance is shared."""
+
+
+class TiedPackedKernel(PackedKernel):
+    """The only product is the squared length of the whitened row, the same for all components.
+
+    So is the sum over components of the second moments about the tile's centre: that of all rows.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        factor = parameters.precisions_cholesky
+        linear = parameters.means @ factor @ factor.T
+        super().__init__(parameters, np.ones((len(linear), 1)), linear)
+        self._whiten = np.ascontiguousarray(factor.T, parameters.dtype)
+
+    def multiply(self, tile: Tile, out: FloatArray) -> None:
+        whitened = np.matmul(self._whiten, tile.rows, out=tile.array("whitened", *tile.rows.shape))
+        np.einsum("dn,dn->n", whitened, whitened, out=out[0])
+
+    def second_moments(
+        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+    ) -> FloatArray:
+        root = np.sqrt(np.add.reduce(resp, axis=0, out=tile.vector("total")), out=tile.vector("root"))
+        scaled = np.multiply(tile.rows, root, out=tile.array("scaled", *tile.rows.shape))
+        scatter = matrices.product(scaled, tile)
+        scatter -= about_centre.T @ self.means + self.means.T @ first
+        return np.asarray(scatter.reshape(-1)[lower_triangle(tile.n_features)])
+
+
+class TiedKernel(Kernel):
+    """Whitened rows less each whitened mean in turn: slower than `TiedPackedKernel`, and good for any rows."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.means = parameters.means.astype(parameters.dtype)
+        self.log_constants = parameters.log_constants.astype(parameters.dtype)
+        self._whiten = np.ascontiguousarray(parameters.precisions_cholesky.T, parameters.dtype)
+        self._whitened_means = (parameters.means @ parameters.precisions_cholesky).astype(parameters.dtype)
+
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        whitened = np.matmul(self._whiten, tile.rows, out=tile.array("whitened", *tile.rows.shape))
+        centred = tile.array("scaled", *tile.rows.shape)
+        for k, mean in enumerate(self._whitened_means):
+            np.subtract(whitened, mean[:, None], out=centred)
+            np.einsum("dn,dn->n", centred, centred, out=out[k])
+        finish(out, self.log_constants)
+
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        total = np.zeros((tile.n_features, tile.n_features))
+        for k, mean in enumerate(self.means):
+            total += matrices.scatter(tile, resp[k], mean, first[k])
+        np.take(total.reshape(-1), lower_triangle(tile.n_features), out=second, mode="clip")

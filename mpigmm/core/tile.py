@@ -1,0 +1,154 @@
+"""The unit of work: some rows, centred, features by rows, in aligned arrays that are used again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import NUMPY, Loops
+
+ALIGNMENT = 64
+"""Bytes; vector kernels may sum in another order where an array starts elsewhere."""
+
+
+DOUBLE = np.dtype(np.float64)
+SINGLE = np.dtype(np.float32)
+
+
+def aligned_empty(size: int, dtype: np.dtype[np.generic] = DOUBLE) -> NDArray[Any]:
+    """An uninitialised vector that starts on a multiple of 64 bytes."""
+    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
+    """Rows of a tile where the user names none: few enough for the cache, enough to pay for rounding the statistics.
+
+    A function of shape and precision alone, since the sums within a tile depend on it, and never a power
+    of two: a cache has room for few lines that lie that far apart.
+    """
+    fit = 2**21 // dtype.itemsize // (n_features + n_components)
+    wanted = max(fit, 8 * n_features, 1024)
+    return int(min(16384, 2 ** (wanted.bit_length() - 1))) - ALIGNMENT // dtype.itemsize
+
+
+class Tile:
+    """Work space of one thread for one tile of rows.
+
+    Parameters
+    ----------
+    n_features : int
+        D.
+    max_rows : int
+        Rows of a whole tile; the last tile of the data may be shorter.
+    loops : Loops
+
+    Attributes
+    ----------
+    dtype : dtype
+        float64 or float32, that of all arrays: set as the tile is filled.
+    augmented : ndarray of shape (D + 1, n)
+        A line of ones and `rows`, so that one matrix product subtracts an offset as well.
+    weights : ndarray of shape (n,) or None
+        Weight of each row, zero where masked; None where all are one.
+    """
+
+    def __init__(self, n_features: int, max_rows: int, loops: Loops = NUMPY) -> None:
+        self.n_features = n_features
+        self.max_rows = max_rows
+        self.loops = loops
+        self.dtype = DOUBLE
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self._made: set[str] = set()
+        self.weights: FloatArray | None = None
+        self.augmented = self.array("augmented", n_features + 1, max_rows)
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.augmented.shape[1])
+
+    @property
+    def rows(self) -> FloatArray:
+        """The rows less the centre, (D, n); zero where masked."""
+        rows: FloatArray = self.augmented[1:]
+        return rows
+
+    def array(self, name: str, height: int, width: int) -> FloatArray:
+        """A contiguous (height, width) array from the buffer of that name, which keeps its memory."""
+        n_bytes = height * width * self.dtype.itemsize
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < n_bytes:
+            buffer = self._buffers[name] = aligned_empty(n_bytes, np.dtype(np.uint8))
+        return np.asarray(buffer[:n_bytes].view(self.dtype).reshape(height, width))
+
+    def vector(self, name: str) -> FloatArray:
+        """A vector of one number a row, from the buffer of that name."""
+        return self.array(name, 1, self.n_rows).reshape(-1)
+
+    def extended(self, n_more: int, make: Callable[[Tile, FloatArray], None]) -> FloatArray:
+        """`augmented` with more lines below it, (D + 1 + n_more, n).
+
+        make(tile, more) writes them into more (n_more, n), once for each time that the tile is filled.
+        """
+        height = self.n_features + 1
+        whole = self.array("augmented", height + n_more, self.n_rows)
+        if "more" not in self._made:
+            if not np.shares_memory(whole, self.augmented):
+                whole[:height] = self.augmented
+                self.augmented = whole[:height]
+            make(self, whole[height:])
+            self._made.add("more")
+        return whole
+
+    def by_row(self) -> FloatArray:
+        """`rows` in the order of a file, (n, D)."""
+        by_row = self.array("by_row", self.n_rows, self.n_features)
+        if "by_row" not in self._made:
+            self.loops.turn_back(self.rows, by_row)
+            self._made.add("by_row")
+        return by_row
+
+    def fill(
+        self,
+        raw: NDArray[np.generic],
+        weights: NDArray[np.generic] | None,
+        centre: FloatArray,
+        *,
+        mask: bool,
+        dtype: np.dtype[Any] = DOUBLE,
+    ) -> None:
+        """Take over rows as they stand in the file.
+
+        Parameters
+        ----------
+        raw : ndarray of shape (n, D), any real dtype
+        weights : ndarray of shape (n,) or None
+        centre : ndarray of shape (D,), float64
+            Subtracted from every row.
+        mask : bool
+            Whether rows of weight zero or with values that are not finite may occur; they get weight zero and the
+            centre's place, so that nothing they hold reaches a sum.
+        dtype : dtype
+            Of the tile; differences from the centre are taken in float64 and rounded to it.
+        """
+        self._made.clear()
+        self.dtype = dtype
+        self.augmented = self.array("augmented", self.n_features + 1, len(raw))
+        self.augmented[0] = 1.0
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.loops.turn(raw, centre, self.rows)
+        self.weights = None if weights is None else weights.astype(dtype)
+        if mask:
+            self.mask()
+
+    def mask(self) -> None:
+        used = np.isfinite(self.rows).all(axis=0)
+        if self.weights is not None:
+            used &= self.weights > 0
+        self.weights = np.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
+        self.rows[:, ~used] = 0.0

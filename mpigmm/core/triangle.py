@@ -1,0 +1,24 @@
+"""Symmetric matrices packed: their lower triangles, line by line."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.core.exact import FloatArray
+
+
+@lru_cache(maxsize=8)
+def lower_triangle(n_features: int) -> NDArray[np.intp]:
+    """Flat indices of the lower triangle of a (D, D) matrix."""
+    rows, columns = np.tril_indices(n_features)
+    return np.asarray(rows * n_features + columns, np.intp)
+
+
+def unpack(packed: FloatArray, n_features: int) -> FloatArray:
+    """The symmetric (D, D) matrix of a packed lower triangle."""
+    matrix = np.zeros((n_features, n_features))
+    matrix.reshape(-1)[lower_triangle(n_features)] = packed
+    return matrix + np.tril(matrix, -1).T

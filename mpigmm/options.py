@@ -1,0 +1,181 @@
+"""Every option: its default, its bounds and its sentence of help.
+
+Validation (`config.py`), ``--help`` and ``docs/configuration.md`` are all made from these classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def option(help: str, default: Any = None, **rules: Any) -> Any:
+    """Declare an option.
+
+    Parameters
+    ----------
+    help : str
+        One sentence for the reference page.
+    default : object
+        Value where the user gives none.
+    **rules
+        Bounds (``ge``, ``gt``, ``le``), ``required=True``, or ``available=(...)``: the values that this version
+        can act on, where the contract already names more.
+    """
+    if rules.get("required"):
+        return field(metadata={"help": help, **rules})
+    return field(default=default, metadata={"help": help, **rules})
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    path: str | list[str] = option(
+        "HDF5 file, list of files or glob; the rows of several files are one matrix.", required=True
+    )
+    dataset: str = option("Dataset that holds the rows, (n_samples, n_features) or (n_samples,).", "/X")
+    weights: str | None = option("Dataset of the same files with one weight >= 0 a row; null: all 1.")
+    columns: list[int] | None = option("Columns to use, counted from 0; null: all.")
+    rows: list[int] | None = option("Half-open range [start, stop] of rows to use; null: all.")
+    missing: Literal["error", "drop"] = option(
+        "What to do with a row that holds NaN or infinity: end with its number, or leave it out.", "error"
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    n_components: int = option("Number of components.", 8, ge=1)
+    covariance_type: Literal["full", "tied", "diag", "spherical"] = option(
+        "Shape of the covariances, named as in scikit-learn.", "full"
+    )
+    reg_covar: float = option("Added to the diagonal of every covariance.", 1e-6, ge=0)
+    variance_floor: float = option("Least variance in any direction, as a share of the data's own.", 1e-12, ge=0)
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    method: Literal["kmeans", "kmeans++", "random", "file"] = option(
+        "Where the first mixture comes from: k-means, its seeding alone, random rows as means, or a model file.",
+        "kmeans",
+    )
+    n_init: int = option("Number of starts; the one with the best log-likelihood is kept.", 1, ge=1)
+    seed: int = option("Seed of everything random.", 0, ge=0, le=2**63 - 1)
+    file: str | None = option("Model file to start from (with method: file).")
+
+
+@dataclass(frozen=True)
+class EmOptions:
+    algorithm: str = option("EM over all rows in every iteration.", "batch", available=("batch",))
+    max_iter: int = option("Largest number of iterations.", 100, ge=1)
+    tol: float = option("Stop when the mean log-likelihood a row changes by less; 0 runs all iterations.", 1e-4, ge=0)
+    accelerate: str = option("Acceleration of EM.", "none", available=("none",))
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    device: str = option("Where the E-step runs.", "auto", available=("auto", "cpu"))
+    precision: Literal["float64", "float32"] = option(
+        "Precision of rows and products; sums are float64. Where float32 would cost more than 1e-4 of a row's "
+        "log-likelihood, an iteration is computed in float64, and the log says so.",
+        "float64",
+    )
+    threads: int | Literal["auto"] = option(
+        "Threads a rank; auto: what the affinity or batch system grants.", "auto", ge=1, le=4096
+    )
+    memory: int | str = option(
+        "What a rank may hold of rows, in bytes or as 256MB; the rest streams. auto: half of the node's free memory.",
+        "auto",
+    )
+    tile_rows: int | Literal["auto"] = option(
+        "Rows of a tile, the unit of work and of summation; auto: a function of the problem's shape alone.",
+        "auto",
+        ge=1,
+        le=2**24,
+    )
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    dir: str | None = option("Directory of the run; null: runs/ and the name of the config file.")
+    checkpoint_iterations: int = option("Write a checkpoint after this many iterations ...", 10, ge=1)
+    checkpoint_seconds: float = option("... or after this many seconds, whichever is first.", 300, gt=0)
+    walltime: int | None = option(
+        "Time after which to stop by itself, with the last iteration saved: seconds, or a text [days-]hours:minutes:"
+        "seconds. A SLURM job's own end is heeded without it.",
+        gt=0,
+    )
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The configuration of a run, one field a section."""
+
+    data: DataOptions
+    model: ModelOptions = field(default_factory=ModelOptions)
+    init: InitOptions = field(default_factory=InitOptions)
+    em: EmOptions = field(default_factory=EmOptions)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(frozen=True)
+class FitOrder:
+    """What root asks of all ranks for ``fit``; config is the YAML text of the options."""
+
+    options: FitOptions
+    config: str
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class PredictOrder:
+    """What root asks of all ranks for ``predict``."""
+
+    model: str
+    data: str
+    out: str
+    dataset: str = "/X"
+    proba: int = 0
+
+
+@dataclass(frozen=True)
+class ScoreOrder:
+    """What root asks of all ranks for ``score``."""
+
+    model: str
+    data: str
+    dataset: str = "/X"
+
+
+@dataclass(frozen=True)
+class InspectOrder:
+    """What root asks of itself for ``inspect``."""
+
+    file: str
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class BenchOrder:
+    """What root asks of all ranks for ``bench``; of the options, model and compute count."""
+
+    options: FitOptions
+    n_samples: int
+    n_features: int
+    separation: float
+    iterations: int
+    kernels: Literal["auto", "numpy", "numba"] = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class PlanOrder:
+    """What root asks of all ranks for ``plan``: numbers of ranks, and of the network what is known of it."""
+
+    options: FitOptions
+    ranks: tuple[int, ...]
+    latency: float | None = None
+    bandwidth: float | None = None
+    json: bool = False
+
+
+Order = FitOrder | PredictOrder | ScoreOrder | InspectOrder | BenchOrder | PlanOrder

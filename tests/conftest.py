@@ -1,0 +1,61 @@
+"""Tests marked ``parallel`` run on any number of ranks, each of which holds its own assertions: a failure on one
+rank fails the test on all. Under mpirun nothing else runs, and only root reports."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpigmm.parallel.comm import Comm
+
+WORLD = Comm()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if WORLD.rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if WORLD.size > 1:  # ranks that number and clean pytest's own directories at once trip over each other
+        directory = tempfile.TemporaryDirectory()
+        config.add_cleanup(directory.cleanup)
+        config.option.basetemp = str(Path(directory.name) / "pytest")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if WORLD.size > 1:
+        items[:] = [item for item in items if item.get_closest_marker("parallel")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Let a failure on any rank fail the test on all, so that they stay in step."""
+    if not item.get_closest_marker("parallel"):
+        return (yield)
+    error: BaseException | None = None
+    try:
+        result = yield
+    except BaseException as raised:
+        error = raised
+    failed = WORLD.sum(np.array([error is not None and not isinstance(error, pytest.skip.Exception)], np.int64))[0]
+    if error is not None:
+        raise error
+    if failed:
+        pytest.fail("failed on another rank", pytrace=False)
+    return result
+
+
+@pytest.fixture
+def comm() -> Comm:
+    return WORLD
+
+
+@pytest.fixture
+def shared_path(tmp_path: Path) -> Path:
+    """A directory that all ranks see."""
+    return Path(WORLD.bcast(str(tmp_path)))

@@ -1,0 +1,202 @@
+"""What several tests share: data files, launches under mpirun, and a brute-force mixture."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import h5py
+import numpy as np
+import yaml
+
+from mpigmm.core.covariance import covariance_class
+from mpigmm.core.em import EStep, Safeguards, m_step
+from mpigmm.core.exact import ExactSum
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.statistics import Moments, statistics_format
+from mpigmm.core.survey import Survey, SurveyStatistics
+from mpigmm.core.tile import DOUBLE, Tile
+
+TYPES = ("full", "tied", "diag", "spherical")
+
+
+def blobs(n_samples: int, n_features: int, n_components: int, seed: int = 0, separation: float = 3.0) -> np.ndarray:
+    """Rows of correlated components, in random order."""
+    random = np.random.default_rng(seed)
+    means = separation * random.standard_normal((n_components, n_features))
+    mixing = np.eye(n_features) + 0.4 * random.standard_normal((n_components, n_features, n_features))
+    labels = random.integers(n_components, size=n_samples)
+    noise = random.standard_normal((n_samples, n_features))
+    return means[labels] + np.einsum("nd,nde->ne", noise, mixing[labels])
+
+
+def write_rows(path: Path, rows: np.ndarray, **others: np.ndarray) -> Path:
+    """An HDF5 file with /X and other datasets."""
+    with h5py.File(path, "w") as file:
+        file["X"] = rows
+        for name, values in others.items():
+            file[name] = values
+    return path
+
+
+def write_config(path: Path, **sections: dict[str, Any]) -> Path:
+    """A YAML config file."""
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+During = Callable[[subprocess.Popen[str]], None]
+
+
+def mpirun(
+    n_ranks: int, *arguments: str, timeout: float = 60, during: During | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """``mpirun -n n_ranks python -m mpigmm ...`` or, for no ranks, without mpirun; killed whole on time-out."""
+    command = [sys.executable, "-m", "mpigmm", *map(str, arguments)]
+    return launch(n_ranks, command, timeout, during, **environment)
+
+
+def launch(
+    n_ranks: int, command: list[str], timeout: float, during: During | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command under mpirun in a process group of its own; during(process) is called once it has started.
+
+    It has a directory for temporary files of its own, too: a launcher that is killed leaves some.
+    """
+    launcher = shutil.which("mpirun") or str(Path(sys.executable).with_name("mpirun"))
+    if n_ranks:
+        command = [launcher, "-n", str(n_ranks), *command]
+    with (
+        TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+        subprocess.Popen(
+            command,
+            env=clean_environment() | {"TMPDIR": scratch} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            if during is not None:
+                during(process)
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            raise AssertionError(f"no end within {timeout} s: {command}\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def ranks_below(process: int) -> list[int]:
+    """Processes of this program below a launcher, at any depth, in the order of their numbers."""
+    found: list[int] = []
+    with suppress(OSError):
+        for child in map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()):
+            command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            is_rank = b"python" in command[0] and b"mpigmm" in command
+            found += [child] if is_rank else ranks_below(child)
+    return sorted(found)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment less what a launcher of this very process put there, fit for root and for few cores."""
+    launcher = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "SLURM_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(launcher)}
+    return kept | {
+        "OMP_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "OMPI_MCA_btl": "^ofi",
+    }
+
+
+def read_model(path: Path) -> dict[str, np.ndarray]:
+    """Parameters of a model file."""
+    with h5py.File(path) as file:
+        return {name: file[name][()] for name in ("weights", "means", "covariances")}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of a convergence log."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_bits(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Equal parameters, to the last bit."""
+    for name, values in one.items():
+        assert values.tobytes() == other[name].tobytes(), f"{name} differ by {np.abs(values - other[name]).max()}"
+
+
+def survey_of(
+    rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: int = 256, floor: float = 1e-12
+) -> Survey:
+    """The survey of rows in memory."""
+    statistics = SurveyStatistics(np.nanmedian(rows, axis=0).astype(float), drop=False)
+    tile = Tile(rows.shape[1], tile_rows)
+    for start in range(0, len(rows), tile_rows):
+        part = slice(start, start + tile_rows)
+        statistics.add(tile, start, rows[part], None if weights is None else weights[part])
+    return statistics.finish(statistics.packed(), statistics.low, statistics.high, floor)
+
+
+def statistics_of(
+    mixture: Mixture,
+    rows: np.ndarray,
+    survey: Survey,
+    weights: np.ndarray | None = None,
+    tile_rows: int = 256,
+    dtype: np.dtype = DOUBLE,
+) -> ExactSum:
+    """An E-step over rows in memory."""
+    statistics, moments = ExactSum(statistics_format(mixture, survey)), Moments.empty(mixture)
+    tile, e_step = Tile(rows.shape[1], tile_rows), EStep(mixture, survey.centre, survey.reach, dtype)
+    for start in range(0, len(rows), tile_rows):
+        part = slice(start, start + tile_rows)
+        chosen = None if weights is None else weights[part]
+        tile.fill(rows[part], chosen, survey.centre, mask=survey.masked, dtype=dtype)
+        e_step(tile, moments)
+        statistics.add(moments.flat)
+    return statistics
+
+
+def fit_in_memory(
+    mixture: Mixture,
+    rows: np.ndarray,
+    n_iter: int,
+    weights: np.ndarray | None = None,
+    safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
+) -> tuple[Mixture, list[float], int]:
+    """EM on rows in memory: the mixture, the mean log-likelihood entering each iteration, and repairs made."""
+    survey = survey_of(rows, weights, floor=safeguards.variance_floor)
+    history, repaired = [], 0
+    for _ in range(n_iter):
+        moments = Moments.of(statistics_of(mixture, rows, survey, weights).value(), mixture)
+        history.append(float(moments.log_likelihood[0]) / survey.total_weight)
+        mixture, repairs = m_step(mixture, moments, survey, safeguards)
+        repaired += repairs.floored + repairs.reseeded
+    return mixture, history, repaired
+
+
+def start_mixture(covariance_type: str, rows: np.ndarray, n_components: int, seed: int = 0) -> Mixture:
+    """Random rows as means, equal weights, the data's covariance."""
+    random = np.random.default_rng(seed)
+    covariance = covariance_class(covariance_type)()
+    means = rows[random.choice(len(rows), n_components, replace=False)].astype(float)
+    whole = np.atleast_2d(np.cov(rows, rowvar=False))
+    variances = np.diag(whole)
+    single = {"full": whole[None], "tied": whole, "diag": variances[None], "spherical": variances.mean()}
+    shape = covariance.shape(*means.shape)
+    covariances = np.broadcast_to(single[covariance_type], shape).copy()
+    return Mixture(covariance, np.full(n_components, 1 / n_components), means, covariances)

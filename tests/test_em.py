@@ -1,0 +1,216 @@
+"""The mathematics, against scikit-learn and by its properties."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture
+from support import TYPES, blobs, fit_in_memory, start_mixture, statistics_of, survey_of
+
+from mpigmm.core.covariance import Kernel
+from mpigmm.core.em import EStep, Safeguards
+from mpigmm.core.full import CholeskyKernel, FullPackedKernel
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.packed import PackedKernel
+from mpigmm.core.sparse import SparseKernel
+from mpigmm.core.statistics import Moments
+from mpigmm.core.tile import Tile
+
+ROWS = blobs(3000, 4, 3)
+
+
+def oracle(start: Mixture, rows: np.ndarray, n_iter: int, reg_covar: float = 0.0) -> GaussianMixture:
+    """scikit-learn from the same start."""
+    cholesky = start.precisions_cholesky
+    dense = start.covariance.name in ("full", "tied")
+    precisions = cholesky @ np.swapaxes(cholesky, -1, -2) if dense else cholesky**2
+    model = GaussianMixture(
+        start.n_components,
+        covariance_type=start.covariance.name,
+        tol=0,
+        reg_covar=reg_covar,
+        max_iter=n_iter,
+        weights_init=start.weights,
+        means_init=start.means,
+        precisions_init=precisions,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit(rows)
+
+
+def assert_close(mixture: Mixture, model: GaussianMixture, relative: float) -> None:
+    np.testing.assert_allclose(mixture.weights, model.weights_, rtol=relative)
+    np.testing.assert_allclose(mixture.means, model.means_, rtol=relative, atol=relative)
+    np.testing.assert_allclose(mixture.covariances, model.covariances_, rtol=relative, atol=relative)
+
+
+@pytest.mark.parametrize("n_iter", [1, 5, 50])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_scikit_learn_gets_the_same(covariance_type: str, n_iter: int) -> None:
+    start = start_mixture(covariance_type, ROWS, 3)
+    mixture, history, _ = fit_in_memory(start, ROWS, n_iter, safeguards=Safeguards(1e-6, 0.0))
+    model = oracle(start, ROWS, n_iter, 1e-6)
+    assert_close(mixture, model, 1e-8)
+    assert history[-1] == pytest.approx(model.lower_bound_, rel=1e-8)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_posterior_is_scikit_learns(covariance_type: str) -> None:
+    mixture, _, _ = fit_in_memory(start_mixture(covariance_type, ROWS, 3), ROWS, 10)
+    model = oracle(mixture, ROWS, 1)
+    model.weights_, model.means_, model.covariances_ = mixture.weights, mixture.means, mixture.covariances
+    model.precisions_cholesky_ = mixture.precisions_cholesky
+    tile = Tile(4, len(ROWS))
+    tile.fill(ROWS, None, ROWS.mean(axis=0), mask=False)
+    resp, log_density = EStep(mixture, ROWS.mean(axis=0)).posterior(tile)
+    np.testing.assert_allclose(resp.T, model.predict_proba(ROWS), atol=1e-10)
+    np.testing.assert_allclose(log_density, model.score_samples(ROWS), rtol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_log_likelihood_never_falls(covariance_type: str, seed: int) -> None:
+    rows = blobs(800, 3, 4, seed, separation=1.0)
+    _, history, repaired = fit_in_memory(start_mixture(covariance_type, rows, 4, seed), rows, 80)
+    assert repaired == 0
+    falls = -np.diff(history) / np.abs(history[:-1])
+    assert falls.max() <= 1e-10
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_parts_add_to_the_whole(covariance_type: str) -> None:
+    mixture, survey = start_mixture(covariance_type, ROWS, 3), survey_of(ROWS)
+    whole = statistics_of(mixture, ROWS, survey)
+    parts = statistics_of(mixture, ROWS[:1024], survey) + statistics_of(mixture, ROWS[1024:], survey)
+    assert whole.value().tobytes() == parts.value().tobytes()
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_moments_by_brute_force(covariance_type: str) -> None:
+    rows = ROWS[:200]
+    mixture, survey = start_mixture(covariance_type, rows, 3), survey_of(rows)
+    moments = Moments.of(statistics_of(mixture, rows, survey).value(), mixture)
+    tile = Tile(4, 200)
+    tile.fill(rows, None, survey.centre, mask=False)
+    resp = EStep(mixture, survey.centre).posterior(tile)[0]
+    counts = [sum(resp[k]) for k in range(3)]
+    first = [sum(resp[k, i] * (rows[i] - mixture.means[k]) for i in range(200)) for k in range(3)]
+    np.testing.assert_allclose(moments.counts, counts, rtol=1e-12)
+    np.testing.assert_allclose(moments.first_moments, first, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_weight_is_repetition_and_zero_is_absence(covariance_type: str) -> None:
+    random = np.random.default_rng(1)
+    weights = random.integers(0, 4, size=len(ROWS)).astype(float)
+    start = start_mixture(covariance_type, ROWS, 3)
+    weighted, history, _ = fit_in_memory(start, np.where(weights[:, None] == 0, 1e9, ROWS), 20, weights)
+    repeated, expected, _ = fit_in_memory(start, np.repeat(ROWS, weights.astype(int), axis=0), 20)
+    np.testing.assert_allclose(history, expected, rtol=1e-10)
+    for name in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_an_offset_costs_nothing(covariance_type: str) -> None:
+    offset = 1e7
+    far = ROWS + offset
+    near = far - offset
+    start = start_mixture(covariance_type, near, 3)
+    moved = Mixture(start.covariance, start.weights, start.means + offset, start.covariances)
+    centred, _, _ = fit_in_memory(start, near, 30)
+    shifted, _, _ = fit_in_memory(moved, far, 30)
+    np.testing.assert_allclose(shifted.covariances, centred.covariances, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(shifted.means - offset, centred.means, atol=1e-6)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+def test_scales_cost_nothing(covariance_type: str) -> None:
+    scale = np.array([1e-6, 1.0, 1e6, 1e3])
+    start = start_mixture(covariance_type, ROWS, 3)
+    stretch = {"diag": scale**2}.get(covariance_type, np.outer(scale, scale))
+    scaled = Mixture(start.covariance, start.weights, start.means * scale, start.covariances * stretch)
+    plain, _, _ = fit_in_memory(start, ROWS, 30)
+    other, _, _ = fit_in_memory(scaled, ROWS * scale, 30)
+    np.testing.assert_allclose(other.means / scale, plain.means, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(other.covariances / stretch, plain.covariances, rtol=1e-7, atol=1e-7)
+
+
+def test_tight_components_far_apart() -> None:
+    """Spread over standard deviation 1e6: moments about the data's mean would lose twelve digits."""
+    random = np.random.default_rng(0)
+    parts = [centre + 1e-3 * random.standard_normal((500, 2)) for centre in ([0, 0], [1e3, -1e3])]
+    rows = np.concatenate(parts)
+    start = Mixture.checked("full", [0.5, 0.5], [[0.0, 0], [1e3, -1e3]], np.eye(2)[None].repeat(2, axis=0) * 1e-5)
+    mixture, _, _ = fit_in_memory(start, rows, 5)
+    for k, part in enumerate(parts):
+        np.testing.assert_allclose(mixture.covariances[k], np.cov(part.T, bias=True), rtol=1e-8, atol=1e-16)
+
+
+def tile_statistics(
+    mixture: Mixture, rows: np.ndarray, reach: np.ndarray | None, weighted: bool = False
+) -> tuple[Kernel, Moments]:
+    """Moments of one tile, with the weights 0 to 1 where there are any, and the kernel that found them."""
+    weights = np.random.default_rng(0).random(len(rows)) if weighted else None
+    tile, moments = Tile(rows.shape[1], len(rows)), Moments.empty(mixture)
+    tile.fill(rows, weights, rows.mean(axis=0), mask=False)
+    e_step = EStep(mixture, rows.mean(axis=0), reach)
+    e_step(tile, moments)
+    return e_step._kernel, moments
+
+
+def reach_of(rows: np.ndarray) -> np.ndarray:
+    return np.abs(rows - rows.mean(axis=0)).max(axis=0)
+
+
+def assert_same_moments(one: Moments, other: Moments, relative: float) -> None:
+    for part in ("log_likelihood", "counts", "first_moments", "second_moments"):
+        values, expected = getattr(one, part), getattr(other, part)
+        np.testing.assert_allclose(values, expected, rtol=relative, atol=relative * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_packed_and_direct_kernels_agree(covariance_type: str, weighted: bool) -> None:
+    mixture = start_mixture(covariance_type, ROWS, 3)
+    packed, moments = tile_statistics(mixture, ROWS, reach_of(ROWS), weighted)
+    direct, expected = tile_statistics(mixture, ROWS, None, weighted)
+    assert isinstance(packed, PackedKernel) and not isinstance(direct, PackedKernel)
+    assert_same_moments(moments, expected, 1e-11)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_rows_far_from_the_centre_are_not_packed(covariance_type: str) -> None:
+    mixture = start_mixture(covariance_type, ROWS, 3)
+    centre, reach = np.full(4, -1e7), np.full(4, 1e8)
+    assert not isinstance(EStep(mixture, centre, reach)._kernel, PackedKernel)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n_components", "dense"), [(6, CholeskyKernel), (40, FullPackedKernel)])
+@pytest.mark.parametrize("separation", [3.0, 0.5, 0.1])
+def test_leaving_out_what_is_zero_changes_nothing(
+    separation: float, n_components: int, dense: type, weighted: bool
+) -> None:
+    rows = blobs(2000, 64, n_components, separation=separation)
+    covariances = np.repeat((np.eye(64) + 0.2)[None], n_components, axis=0)
+    means = separation * np.random.default_rng(0).standard_normal((n_components, 64))
+    mixture = Mixture.checked("full", np.full(n_components, 1 / n_components), means, covariances)
+    kernel, moments = tile_statistics(mixture, rows, reach_of(rows), weighted)
+    assert isinstance(kernel, SparseKernel) and isinstance(kernel.dense, dense)
+    assert bool(kernel.n_leading) == (separation == 3.0)
+    expected = tile_statistics(mixture, rows, None, weighted)[1]
+    assert_same_moments(moments, expected, 1e-12)
+
+
+def test_a_tile_in_which_too_much_matters_is_computed_whole() -> None:
+    """Rows that all components explain about as badly, though the components lie far apart."""
+    means = 10 * np.random.default_rng(0).standard_normal((6, 64))
+    mixture = Mixture.checked("full", np.full(6, 1 / 6), means, np.repeat(np.eye(64)[None], 6, axis=0))
+    rows = np.random.default_rng(1).standard_normal((500, 64)) * np.where(np.arange(64) < 32, 0.01, 3.0) + means.mean(0)
+    kernel, moments = tile_statistics(mixture, rows, reach_of(rows))
+    assert isinstance(kernel, SparseKernel) and kernel.n_leading
+    assert_same_moments(moments, tile_statistics(mixture, rows, None)[1], 1e-12)

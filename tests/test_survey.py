@@ -1,0 +1,81 @@
+"""The survey: moments, box, fingerprint, and the rows it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support import blobs, survey_of
+
+from mpigmm.core.survey import BadRowError, SurveyStatistics
+from mpigmm.core.tile import Tile
+
+ROWS = blobs(3000, 4, 3) + 1e6
+
+
+def test_moments_and_box() -> None:
+    weights = np.random.default_rng(0).random(len(ROWS))
+    survey = survey_of(ROWS, weights)
+    mean = np.average(ROWS, axis=0, weights=weights)
+    assert ((survey.low < survey.centre) & (survey.centre < survey.high)).all()
+    np.testing.assert_allclose(survey.variances, np.average((ROWS - mean) ** 2, axis=0, weights=weights), rtol=1e-8)
+    assert survey.total_weight == pytest.approx(weights.sum(), rel=1e-15)
+    assert survey.n_samples == len(ROWS)
+    np.testing.assert_allclose([survey.low, survey.high], [ROWS.min(axis=0), ROWS.max(axis=0)], rtol=1e-15)
+    assert not survey.masked
+
+
+def test_rows_of_weight_zero_count_for_nothing() -> None:
+    rows = ROWS.copy()
+    rows[::3] = np.nan
+    survey = survey_of(rows, np.arange(len(rows)) % 3 / 1.0)
+    assert survey.n_samples == 2000
+    assert survey.masked
+    assert np.isfinite(survey.variances).all()
+
+
+def test_the_order_of_tiles_does_not_matter() -> None:
+    parts = []
+    for order in (range(0, 3000, 256), reversed(range(0, 3000, 256))):
+        statistics, tile = SurveyStatistics(ROWS[0], drop=False), Tile(4, 256)
+        for start in order:
+            statistics.add(tile, start, ROWS[start : start + 256], None)
+        parts.append(statistics.finish(statistics.packed(), statistics.low, statistics.high, 1e-12))
+    assert parts[0].centre.tobytes() == parts[1].centre.tobytes()
+    assert parts[0].variances.tobytes() == parts[1].variances.tobytes()
+    assert parts[0].fingerprint == parts[1].fingerprint
+
+
+def test_any_change_of_a_row_changes_the_fingerprint() -> None:
+    print_ = survey_of(ROWS).fingerprint
+    changed = ROWS.copy()
+    changed[1234, 2] = np.nextafter(changed[1234, 2], np.inf)
+    assert survey_of(changed).fingerprint != print_
+    swapped = ROWS.copy()
+    swapped[[0, 2999]] = swapped[[2999, 0]]
+    assert survey_of(swapped).fingerprint != print_
+    assert survey_of(ROWS, np.ones(len(ROWS))).fingerprint != print_
+    assert survey_of(ROWS.copy()).fingerprint == print_
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e200, 1e308, -1.7e308])
+def test_the_first_bad_value_is_named(value: float) -> None:
+    rows = ROWS.copy()
+    rows[700, 3] = rows[2000, 0] = value
+    with pytest.raises(BadRowError) as caught:
+        survey_of(rows)
+    assert (caught.value.row, caught.value.column) == (700, 3)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_the_first_bad_weight_is_named(value: float) -> None:
+    weights = np.ones(len(ROWS))
+    weights[[500, 900]] = value
+    with pytest.raises(BadRowError) as caught:
+        survey_of(ROWS, weights)
+    assert (caught.value.row, caught.value.column) == (500, None)
+
+
+def test_fill_values_cost_limbs_not_digits() -> None:
+    rows = ROWS.copy()
+    rows[5, 1] = 9.97e36
+    assert survey_of(rows).n_limbs >= survey_of(ROWS).n_limbs
