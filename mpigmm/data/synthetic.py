@@ -1,0 +1,60 @@
+"""Rows of a known mixture, the same whoever draws them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from mpigmm.data.source import Header, Rows
+
+BLOCK_ROWS = 4096
+"""Rows drawn together, from a stream of random numbers of their own."""
+
+
+class SyntheticSource:
+    """Rows drawn instead of read, in place of a `Source`.
+
+    Means are separation times normal; features have unit variance within each component, independent of one another or,
+    where ``mixing`` says so, correlated differently in each.
+
+    Parameters
+    ----------
+    n_samples, n_features, n_components : int
+    separation : float
+    correlated : bool
+    seed : int
+    """
+
+    def __init__(
+        self, n_samples: int, n_features: int, n_components: int, separation: float, *, correlated: bool, seed: int = 0
+    ) -> None:
+        self.header = Header(
+            ("synthetic rows",), (n_samples,), "/X", None, None, 0, n_samples, n_features, n_features, "float64"
+        )
+        self._seed = seed
+        random = np.random.default_rng(seed)
+        self.means = separation * random.standard_normal((n_components, n_features))
+        self.mixing = np.tile(np.eye(n_features), (n_components, 1, 1))
+        if correlated:
+            self.mixing += 0.5 / np.sqrt(n_features) * random.standard_normal(self.mixing.shape)
+            self.mixing /= np.sqrt(np.square(self.mixing).sum(axis=1, keepdims=True))
+        self._block = lru_cache(maxsize=2)(self._draw)
+
+    def read(self, start: int, stop: int, into: Rows | None = None) -> tuple[Rows, None]:
+        """Rows start to stop, (n, D), in the first lines of `into` where that is given."""
+        blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
+        rows = np.concatenate([self._block(block) for block in blocks])[start - blocks.start * BLOCK_ROWS :]
+        if into is None:
+            return rows[: stop - start], None
+        into[: stop - start] = rows[: stop - start]
+        return into[: stop - start], None
+
+    def _draw(self, block: int) -> Rows:
+        random = np.random.Generator(np.random.Philox(key=[self._seed, block]))
+        labels = random.integers(len(self.means), size=BLOCK_ROWS)
+        rows = random.standard_normal((BLOCK_ROWS, self.header.n_features))
+        for component, (mean, mixing) in enumerate(zip(self.means, self.mixing, strict=True)):
+            own = labels == component
+            rows[own] = rows[own] @ mixing + mean
+        return rows

@@ -1,0 +1,1 @@
+"""Ranks and threads: who computes what, and how they agree."""

@@ -1,0 +1,40 @@
+"""What the environment tells of the program that started this process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from mpigmm.errors import EXIT_INTERRUPTED
+
+WATCH_SECONDS = 1.0
+
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
+
+
+def launched() -> tuple[int, int]:
+    """Rank and number of processes as the launcher counts them; (0, 1) without a launcher."""
+    for size_name, rank_name in zip(SIZE_VARIABLES, RANK_VARIABLES, strict=True):
+        size, rank = os.environ.get(size_name, ""), os.environ.get(rank_name, "")
+        if size.isdigit() and rank.isdigit():
+            return int(rank), int(size)
+    return 0, 1
+
+
+def end_with_parent() -> None:
+    """Under a launcher, end this process soon after its parent has gone.
+
+    A rank that waits in a collective for peers which a killed launcher took with it would wait for ever. Nothing is
+    watched without a launcher: a process started alone may outlive its shell.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os._exit(EXIT_INTERRUPTED)
+
+    if any(name in os.environ for name in RANK_VARIABLES):
+        threading.Thread(target=watch, daemon=True).start()
