@@ -1,0 +1,299 @@
+"""From YAML and overrides to options, with messages that a user can act on. Imported by root alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import operator
+import os
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from mpigmm.errors import ConfigError
+from mpigmm.options import FitOptions
+
+SECTIONS: dict[str, type[Any]] = get_type_hints(FitOptions)
+BOUNDS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", operator.le)}
+SHOWN = reprlib.Repr()
+SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother = 2, 200, 200
+"""Values in messages: a few aliases in YAML can stand for more than memory holds."""
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which takes a key given twice for the mistake that it is."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> FitOptions:
+    """Options from a YAML file and ``section.key=value`` overrides; raises `ConfigError`."""
+    options = resolve(read_yaml(path), overrides)
+    if options.output.dir is None:
+        directory = str(Path("runs") / Path(path).stem)
+        options = dataclasses.replace(options, output=dataclasses.replace(options.output, dir=directory))
+    return options
+
+
+def resolve(raw: dict[str, Any], overrides: Sequence[str], sections: Collection[str] = tuple(SECTIONS)) -> FitOptions:
+    """Options from nested mappings and overrides of some sections; raises `ConfigError`."""
+    for override in overrides:
+        apply_override(raw, override)
+        section = override.partition(".")[0]
+        if section in SECTIONS and section not in sections:
+            raise ConfigError(f"{section}: has no meaning here; the sections that have are {', '.join(sections)}")
+    return validate(raw)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file; raises `ConfigError`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read ({error.strerror}); check its path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config file {path} is not UTF-8 text; give the YAML file of the run") from None
+    try:
+        raw = yaml.load(text, UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config file {path} holds no sections; it should begin like 'data: {{path: rows.h5}}'")
+    return {name: dict(section) if isinstance(section, dict) else section for name, section in raw.items()}
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one ``section.key=value``, the value read as YAML; raises `ConfigError`."""
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not equals or not dot or not name:
+        raise ConfigError(f"override {SHOWN.repr(override)} is not of the form section.key=value, e.g. em.max_iter=200")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(
+            f"override {SHOWN.repr(override)}: its value is not valid YAML; quote it for YAML as well"
+        ) from None
+    part = raw.get(section)
+    if part is None:
+        part = raw[section] = {}
+    if isinstance(part, dict):
+        part[name] = value
+
+
+def validate(raw: dict[str, Any]) -> FitOptions:
+    """Options from nested mappings; raises `ConfigError` that lists every fault."""
+    _refuse_unknown(raw)
+    sections, faults = {}, []
+    for name, section in SECTIONS.items():
+        given = raw.get(name)
+        given = {} if given is None else given
+        if not isinstance(given, dict):
+            raise ConfigError(f"{name}: a section of keys is needed, not {SHOWN.repr(given)}")
+        try:
+            values = _model(section).model_validate(_expanded(name, given))
+            sections[name] = section(
+                **{field.name: getattr(values, field.name) for field in dataclasses.fields(section)}
+            )
+        except ValidationError as error:
+            faults += [_explain(name, section, given, fault) for fault in error.errors()]
+        else:
+            faults += list(_refused(name, sections[name], given))
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    options = FitOptions(**sections)
+    _check_together(options)
+    return options
+
+
+def as_mapping(options: FitOptions) -> dict[str, Any]:
+    """Options as nested mappings, as written to ``config.yaml``."""
+    return dataclasses.asdict(options)
+
+
+def dump(options: FitOptions) -> str:
+    """Options as YAML."""
+    text: str = yaml.safe_dump(as_mapping(options), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def reference() -> str:
+    """The page ``docs/configuration.md``, a table for each section."""
+    lines = [
+        "# Configuration",
+        "",
+        "Every key, its default and what it does; made from `mpigmm/options.py` by `make docs`.",
+        "On the command line a key is written with a dot: `mpigmm fit run.yaml model.n_components=16 em.tol=1e-5`.",
+        "`~` and `$VAR` expand in `data.path`, `init.file` and `output.dir`.",
+    ]
+    for section, options in SECTIONS.items():
+        lines += ["", f"## {section}", "", "| key | default | values | meaning |", "| --- | --- | --- | --- |"]
+        for field in dataclasses.fields(options):
+            default = "required" if field.metadata.get("required") else f"`{_yaml(field.default)}`"
+            lines.append(f"| `{field.name}` | {default} | {_values(options, field)} | {field.metadata['help']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _model(options: type[Any]) -> type[BaseModel]:
+    """A pydantic model of one section's dataclass."""
+    hints = get_type_hints(options)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        default = ... if field.metadata.get("required") else field.default
+        fields[field.name] = (hints[field.name], Field(default))
+    return create_model(options.__name__, __config__=ConfigDict(allow_inf_nan=False), **fields)
+
+
+def _refuse_unknown(raw: dict[str, Any]) -> None:
+    known = [f"{section}.{field.name}" for section, o in SECTIONS.items() for field in dataclasses.fields(o)]
+    for section, keys in raw.items():
+        if section not in SECTIONS:
+            raise ConfigError(_unknown("section", str(section), list(SECTIONS)))
+        for key in keys if isinstance(keys, dict) else ():
+            if f"{section}.{key}" not in known:
+                raise ConfigError(_unknown("key", f"{section}.{key}", known))
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    own = name.rpartition(".")[2]
+    nearest = nearest or [k for k in known if difflib.get_close_matches(own, [k.rpartition(".")[2]], cutoff=0.6)]
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
+    return f"unknown {what} {name}; {hint}"
+
+
+def _expanded(section: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Expand ``~`` and ``$VAR`` in paths, and sizes and times written as text."""
+    values = dict(given)
+    for name in [name for name in ("path", "file", "dir") if name in values]:
+        paths = values[name]
+        key = f"{section}.{name}"
+        values[name] = [expand(p, key) for p in paths] if isinstance(paths, list) else expand(paths, key)
+    if section == "compute" and "memory" in values:
+        values["memory"] = parse_size(values["memory"])
+    if section == "output" and isinstance(values.get("walltime"), str):
+        values["walltime"] = parse_time(values["walltime"])
+    return values
+
+
+def expand(path: Any, key: str) -> Any:
+    """A path with ``~`` and variables expanded; raises `ConfigError` for a variable that is not set."""
+    if not isinstance(path, str):
+        return path
+    if not path or "\0" in path:
+        raise ConfigError(f"{key}: {path!r} is no path; name a file or directory")
+    expanded = os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset:
+        raise ConfigError(
+            f"{key}: {path}: the environment variable {unset[0]} is not set; set it, or write the path out"
+        )
+    return expanded
+
+
+def parse_size(size: Any) -> int | str:
+    """Bytes from a number or a text such as 256MB; ``auto`` stays. Raises `ConfigError`."""
+    if size == "auto":
+        return "auto"
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", size if isinstance(size, str) else SHOWN.repr(size))
+    if isinstance(size, bool) or not found or found[2].lower() not in UNITS or not float(found[1]):
+        raise ConfigError(
+            f"compute.memory: {SHOWN.repr(size)} is no size; write bytes, or a text such as 256MB or 4GiB, or auto"
+        )
+    return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+def parse_time(text: str) -> int:
+    """Seconds from digits, ``minutes:seconds``, ``hours:minutes:seconds`` or ``days-hours:...``; `ConfigError` else."""
+    found = re.fullmatch(r"(?:(?:(?:(\d+)-)?(\d+):)?(\d+):)?(\d+)", text.strip())
+    if not found:
+        raise ConfigError(
+            f"output.walltime: {SHOWN.repr(text)} is no time; write seconds, or a text such as 04:00:00 or 1-12:00:00"
+        )
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _refused(section: str, values: Any, given: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with values of the right types: out of bounds, not available yet, or true for a number."""
+    for field in dataclasses.fields(values):
+        available = field.metadata.get("available")
+        value = getattr(values, field.name)
+        outside = any(
+            not holds(value, field.metadata[rule])
+            for rule, (_, holds) in BOUNDS.items()
+            if rule in field.metadata and isinstance(value, (int, float))
+        )
+        raw = given.get(field.name)
+        if outside or any(isinstance(part, bool) for part in (raw if isinstance(raw, list) else [raw])):
+            yield _invalid(section, type(values), field, raw)
+        if available is not None and value not in available:
+            choices = " or ".join(_yaml(choice) for choice in available)
+            yield f"{section}.{field.name}: {value!r} is not available yet in this version; use {choices}"
+
+
+def _explain(section: str, options: type[Any], given: dict[str, Any], fault: Any) -> str:
+    """One fault that pydantic found, in words."""
+    name = str(fault["loc"][0])
+    key = f"{section}.{name}"
+    if fault["type"] == "missing":
+        return f"{key} is missing; set it in the config file, or on the command line as {key}=VALUE"
+    field = next(field for field in dataclasses.fields(options) if field.name == name)
+    return _invalid(section, options, field, given.get(name))
+
+
+def _invalid(section: str, options: type[Any], field: Any, value: Any) -> str:
+    return f"{section}.{field.name}: {SHOWN.repr(value)} is not valid; {_values(options, field)} expected"
+
+
+def _values(options: type[Any], field: Any) -> str:
+    """What an option may be, in words."""
+    available = field.metadata.get("available")
+    if available is not None:
+        return " or ".join(_yaml(value) for value in available)
+    bounds = [f" {sign} {field.metadata[rule]}" for rule, (sign, _) in BOUNDS.items() if rule in field.metadata]
+    return _type_words(get_type_hints(options)[field.name], "".join(bounds))
+
+
+def _type_words(hint: Any, bounds: str) -> str:
+    names = {int: "a whole number" + bounds, float: "a number" + bounds, str: "a text", type(None): "null"}
+    if get_origin(hint) is Literal:
+        return ", ".join(str(value) for value in get_args(hint))
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(_type_words(part, bounds) for part in get_args(hint))
+    if get_origin(hint) is list:
+        return f"a list of {'texts' if get_args(hint)[0] is str else 'whole numbers'}"
+    return names[hint]
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _check_together(options: FitOptions) -> None:
+    """Rules that tie several keys together; raises `ConfigError`."""
+    init = options.init
+    if init.method == "file" and not init.file:
+        raise ConfigError("init.file is missing: init.method is 'file', so name the model file to start from")
+    if init.method != "file" and init.file:
+        raise ConfigError(
+            f"init.file is set but init.method is {init.method!r}; set init.method: file, or drop init.file"
+        )
+    if init.method == "file" and init.n_init > 1:
+        raise ConfigError("init.n_init: starts from a model file are all the same; set it to 1")

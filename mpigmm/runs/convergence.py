@@ -1,0 +1,110 @@
+"""``convergence.jsonl``: one line an iteration, appended as it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.errors import OutputError
+from mpigmm.runs.files import remedy, write_whole
+
+COLUMNS: dict[str, type] = {
+    "init": int,
+    "iteration": int,
+    "mean_log_likelihood": float,
+    "change": float,
+    "seconds": float,
+    "seconds_read": float,
+    "seconds_compute": float,
+    "seconds_communicate": float,
+    "imbalance": float,
+    "floored": int,
+    "reseeded": int,
+    "precision_bits": int,
+}
+"""Keys of a line and their types; a null is a NaN in the table."""
+
+
+class ConvergenceLog:
+    """The log of a run, kept in memory too, so that a checkpoint can hold it.
+
+    Parameters
+    ----------
+    path : Path
+    table : ndarray of float64, (n, number of columns)
+        The lines so far; the file is made anew from them, whatever it held.
+
+    Raises
+    ------
+    OutputError
+        Where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, table: NDArray[np.float64]) -> None:
+        self.path = path
+        self._values = array("d", table.reshape(-1).tolist())
+        text = self._text_from(0)
+        write_whole(path, text)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._size, self._lines = len(text), len(self)
+
+    def __len__(self) -> int:
+        return len(self._values) // len(COLUMNS)
+
+    def table(self) -> NDArray[np.float64]:
+        """All lines, a row each."""
+        return np.array(self._values).reshape(-1, len(COLUMNS))
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line; raises `OutputError` where it has to wait for the next one."""
+        self._values.extend(math.nan if line[name] is None else line[name] for name in COLUMNS)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait; raises `OutputError` and leaves no torn line."""
+        text = self._text_from(self._lines)
+        left = memoryview(text)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, self._size)
+            raise self._failure(error) from None
+        self._size, self._lines = self._size + len(text), len(self)
+
+    def sync(self) -> None:
+        """Write all lines and make them durable; raises `OutputError`."""
+        self.flush()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _text_from(self, first: int) -> bytes:
+        width = len(COLUMNS)
+        starts = range(first * width, len(self._values), width)
+        return b"".join(_encode(self._values[start : start + width]) for start in starts)
+
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(f"{self.path} cannot be written ({error.strerror}); {remedy(error)}")
+
+
+def _encode(row: Iterable[float]) -> bytes:
+    line = {
+        name: None if math.isnan(value) else kind(value)
+        for (name, kind), value in zip(COLUMNS.items(), row, strict=True)
+    }
+    return json.dumps(line).encode() + b"\n"

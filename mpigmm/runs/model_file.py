@@ -1,0 +1,100 @@
+"""``model.h5``: a fitted mixture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpigmm.core.mixture import Mixture, MixtureError
+from mpigmm.errors import DataError
+from mpigmm.runs import hdf5
+
+FORMAT = "mpigmm-model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A mixture and how it came about.
+
+    Attributes
+    ----------
+    mixture : Mixture
+    n_samples : int
+    mean_log_likelihood : float
+        Of this very mixture, per unit of weight.
+    n_iter : int
+    converged : bool
+    config : dict
+        The configuration of the fit, as in ``config.yaml``; empty for files that others wrote.
+    """
+
+    mixture: Mixture
+    n_samples: int = 0
+    mean_log_likelihood: float = float("nan")
+    n_iter: int = 0
+    converged: bool = False
+    config: dict[str, Any] | None = None
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Write a model file."""
+    mixture = model.mixture
+    arrays = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
+    attributes = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "covariance_type": mixture.covariance.name,
+        "n_features": mixture.n_features,
+        "n_components": mixture.n_components,
+        "n_samples": model.n_samples,
+        "mean_log_likelihood": model.mean_log_likelihood,
+        "n_iter": model.n_iter,
+        "converged": model.converged,
+        "config": json.dumps(model.config or {}),
+    }
+    hdf5.save(path, hdf5.Content(arrays, attributes))
+
+
+def load_model(path: Path) -> Model:
+    """Read a model file; raises `DataError`."""
+    content = hdf5.load(path, FORMAT)
+    attributes = content.attributes
+    if attributes.get("format_version") != FORMAT_VERSION:
+        version = attributes.get("format_version")
+        raise DataError(f"{path} has format_version {version!r}; this version of mpigmm reads {FORMAT_VERSION}")
+    mixture = mixture_of(content, path)
+    try:
+        return Model(
+            mixture=mixture,
+            n_samples=int(attributes.get("n_samples", 0)),
+            mean_log_likelihood=float(attributes.get("mean_log_likelihood", "nan")),
+            n_iter=int(attributes.get("n_iter", 0)),
+            converged=bool(attributes.get("converged", False)),
+            config=_config(attributes.get("config"), path),
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} has an attribute of another type than a model file's: {error}") from None
+
+
+def mixture_of(content: hdf5.Content, path: Path, prefix: str = "") -> Mixture:
+    """The mixture in a file's arrays; raises `DataError`."""
+    names = ("weights", "means", "covariances")
+    missing = [name for name in names if prefix + name not in content.arrays]
+    if missing:
+        raise DataError(f"{path} lacks the dataset /{prefix}{missing[0]}")
+    kind = str(content.attributes.get("covariance_type"))
+    try:
+        return Mixture.checked(kind, *(content.arrays[prefix + name] for name in names))
+    except (MixtureError, ValueError, TypeError) as error:
+        raise DataError(f"{path} does not hold a mixture: {error}") from None
+
+
+def _config(text: Any, path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(text or "{}")
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: its attribute 'config' is not JSON") from None
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,156 @@
+"""The configuration: every key, overrides, and messages that name the key and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from support import write_config
+
+from mpigmm.config import dump, load_config, parse_size, reference
+from mpigmm.errors import ConfigError
+from mpigmm.options import FitOptions
+
+CONTRACT = """
+data:    {path: photo.h5, dataset: /X, weights: null, columns: null, rows: null, missing: error}
+model:   {n_components: 8, covariance_type: full, reg_covar: 1.0e-6, variance_floor: 1.0e-12}
+init:    {method: kmeans, n_init: 1, seed: 0, file: null}
+em:      {algorithm: batch, max_iter: 100, tol: 1.0e-4, accelerate: none}
+compute: {device: auto, precision: float64, threads: auto, memory: auto, tile_rows: auto}
+output:  {dir: runs/photo, checkpoint_iterations: 10, checkpoint_seconds: 300, walltime: null}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    return str(write_config(tmp_path / "photo.yaml", data={"path": "photo.h5"}))
+
+
+def test_the_contracts_keys_are_the_defaults(tmp_path: Path, config: str) -> None:
+    path = tmp_path / "contract.yaml"
+    path.write_text(CONTRACT)
+    assert load_config(str(path)) == load_config(config)
+    assert yaml.safe_load(dump(load_config(config))) == yaml.safe_load(CONTRACT)
+
+
+def test_overrides_and_variables(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "/scratch/a b")
+    overrides = [
+        "data.path=$PLACE/x.h5",
+        "em.tol=1e-6",
+        "model.n_components=16",
+        "data.columns=[0,2]",
+        "output.dir=~/r",
+    ]
+    options = load_config(config, overrides)
+    assert options.data.path == "/scratch/a b/x.h5"
+    assert options.em.tol == 1e-6
+    assert options.model.n_components == 16
+    assert options.data.columns == [0, 2]
+    assert options.output.dir == str(Path("~/r").expanduser())
+
+
+def test_a_resolved_config_reads_as_itself(tmp_path: Path, config: str) -> None:
+    options = load_config(config, ["data.path=[a.h5, b.h5]", "compute.memory=2MiB"])
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(options))
+    assert load_config(str(path)) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(12, 12), ("64kB", 64_000), ("256MB", 256_000_000), ("1.5GiB", 3 << 29), ("auto", "auto"), ("10 b", 10)],
+)
+def test_sizes(text: object, size: object) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("01:30", 90), ("4:00:00", 14400), ("08:00:09", 28809), ("1-12:00:00", 129600), ("'60'", 60)],
+)
+def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int) -> None:
+    assert load_config(config, [f"output.walltime={text}"]).output.walltime == seconds
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.n_component=4", "did you mean model.n_components?"),
+        ("modle.n_components=4", "did you mean model?"),
+        ("compute.n_components=4", "model.n_components"),
+        ("model.n_components=0", "model.n_components: 0 .* >= 1"),
+        ("model.n_components=true", "model.n_components: True"),
+        ("data.columns=[true]", "data.columns: .True."),
+        ("data.path=''", "'' is no path"),
+        ("init.seed=99999999999999999999", "init.seed: 9+ .*<= 9223372036854775807"),
+        ("compute.tile_rows=1000000000000", "compute.tile_rows: 1000000000000 .* >= 1 <= 16777216 or auto"),
+        ("model.n_components=2.5", "model.n_components: 2.5 .*whole number"),
+        ("model.n_components=many", "model.n_components: 'many'"),
+        ("model.covariance_type=round", "full, tied, diag, spherical"),
+        ("model.reg_covar=-1", "model.reg_covar: -1 .*>= 0"),
+        ("model.reg_covar=.inf", "model.reg_covar: inf"),
+        ("em.tol=.nan", "em.tol: nan"),
+        ("em.algorithm=stepwise", "em.algorithm: 'stepwise' is not available yet .* use batch"),
+        ("em.accelerate=squarem", "em.accelerate: .* not available yet"),
+        ("compute.device=gpu", "compute.device: 'gpu' is not available yet .* auto or cpu"),
+        ("compute.precision=float16", "compute.precision: .* is not valid; .*float32 expected"),
+        ("compute.threads=0", "compute.threads: 0"),
+        ("compute.tile_rows=-5", "compute.tile_rows: -5"),
+        ("compute.memory=lots", "compute.memory: 'lots' is no size"),
+        ("compute.memory=0", "compute.memory: 0 is no size"),
+        ("output.walltime=soon", "output.walltime: 'soon' is no time"),
+        ("output.walltime=1-12", "output.walltime: '1-12' is no time"),
+        ("output.walltime=0", "output.walltime: 0 .*> 0 or null"),
+        ("output.checkpoint_seconds=0", "output.checkpoint_seconds: 0 .*> 0"),
+        ("init.method=magic", "kmeans, kmeans\\+\\+, random, file"),
+        ("init.method=file", "init.file is missing"),
+        ("init.file=m.h5", "init.method is 'kmeans'"),
+        ("data.path=null", "data.path: None"),
+        ("data.path=$NO_SUCH_VARIABLE/x", "NO_SUCH_VARIABLE is not set"),
+        ("data.columns=[a]", "data.columns: .*whole numbers"),
+        ("data.missing=ignore", "data.missing: 'ignore' .*error, drop"),
+        ("em.max_iter", "section.key=value"),
+        ("max_iter=3", "section.key=value"),
+        ("em.max_iter=[1", "not valid YAML"),
+    ],
+)
+def test_faults_name_the_key_and_the_remedy(config: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(config, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "data.path is missing"),
+        ("data: {path: x}\ndata: {path: y}", "the key data stands twice"),
+        ("data: 3", "data: a section of keys"),
+        ("[1, 2]", "holds no sections"),
+        ("data: {path: x", "not valid YAML"),
+        ("data: {path: x}\nmodel: {}\nextra: {}", "unknown section extra"),
+        ("data: !!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(str(tmp_path / "none.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(str(tmp_path / "binary.yaml"))
+
+
+def test_every_option_has_help_and_the_page_is_current() -> None:
+    for section in dataclasses.fields(FitOptions):
+        assert section.name in reference()
+    page = Path(__file__).parent.parent / "docs" / "configuration.md"
+    assert page.read_text() == reference(), "run `make docs`"

@@ -1,0 +1,217 @@
+"""Files of a run: whole or absent, checked, and refused when damaged."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from support import blobs, read_lines, start_mixture
+
+from mpigmm.core.mixture import Mixture
+from mpigmm.errors import DataError, OutputError
+from mpigmm.runs import hdf5
+from mpigmm.runs.checkpoint import NO_LINES, Checkpoint, Ended, Fitted, Progress, load_checkpoint, save_checkpoint
+from mpigmm.runs.convergence import COLUMNS, ConvergenceLog
+from mpigmm.runs.files import write_whole
+from mpigmm.runs.model_file import Model, load_model, save_model
+from mpigmm.runs.progress import Reporter
+
+MIXTURE = start_mixture("full", blobs(50, 2, 2), 2)
+
+
+def same(one: Mixture, other: Mixture) -> bool:
+    return all(
+        getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in ("weights", "means", "covariances")
+    )
+
+
+def test_model_file_as_the_contract_says(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    save_model(path, Model(MIXTURE, 50, -1.5, 7, True, {"em": {"tol": 0.1}}))
+    with h5py.File(path) as file:
+        assert file["covariances"].shape == (2, 2, 2)
+        assert file.attrs["format"] == "mpigmm-model"
+        assert file.attrs["n_components"] == 2
+        assert json.loads(file.attrs["config"]) == {"em": {"tol": 0.1}}
+    model = load_model(path)
+    assert same(model.mixture, MIXTURE)
+    assert (model.n_iter, model.converged, model.mean_log_likelihood) == (7, True, -1.5)
+
+
+def test_a_model_that_others_wrote_is_accepted(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["weights"], file["means"], file["covariances"] = [1.0], [[0, 0]], [[1.0, 2.0]]
+        file.attrs.update(format="mpigmm-model", format_version=1, covariance_type="diag")
+    assert load_model(tmp_path / "theirs.h5").mixture.covariances.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": [0.7, 0.7]}, "sum 1"),
+        ({"weights": [1.0]}, "shapes"),
+        ({"means": np.full((2, 2), np.nan)}, "not finite"),
+        ({"covariances": np.zeros((2, 2, 2))}, "component 0 is not positive definite"),
+        ({"covariances": np.ones((2, 2))}, "shape"),
+        ({"covariances": None}, "lacks the dataset /covariances"),
+        ({"means": np.array([[b"a", b"b"], [b"c", b"d"]])}, "does not hold a mixture"),
+    ],
+)
+def test_parameters_that_are_no_mixture(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    values = {"weights": MIXTURE.weights, "means": MIXTURE.means, "covariances": MIXTURE.covariances} | change
+    with h5py.File(tmp_path / "bad.h5", "w") as file:
+        for name, value in values.items():
+            if value is not None:
+                file[name] = value
+        file.attrs.update(format="mpigmm-model", format_version=1, covariance_type="full")
+    with pytest.raises(DataError, match=message):
+        load_model(tmp_path / "bad.h5")
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    save_model(path, Model(MIXTURE))
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).integers(hdf5.USER_BLOCK, len(whole), size=50):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            load_model(path)
+    for length in (0, 100, 600, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            load_model(path)
+
+
+def checkpoint(iteration: int) -> Checkpoint:
+    ended = Ended(0, 3, -1.0, 1e-5, True)
+    progress = Progress(1, iteration, MIXTURE, -2.0, 0.5, (ended,), Fitted(MIXTURE, ended))
+    history = np.arange(2.0 * len(COLUMNS)).reshape(2, -1)
+    return Checkpoint(progress, {"model.n_components": 2}, "50x2 f8 00", 64, "numpy", "em: {tol: 0}\n", history)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) == (None, None)
+    save_checkpoint(tmp_path, checkpoint(10))
+    save_checkpoint(tmp_path, checkpoint(20))
+    found, warning = load_checkpoint(tmp_path)
+    assert found is not None and found.progress.iteration == 20 and warning is None
+    assert found.progress.best is not None and same(found.progress.best.mixture, MIXTURE)
+    assert found.progress.best.ended == found.progress.ended[0] == Ended(0, 3, -1.0, 1e-5, True)
+    assert found.identity == {"model.n_components": 2} and found.config == "em: {tol: 0}\n"
+    assert found.history.tobytes() == checkpoint(20).history.tobytes()
+    (tmp_path / "checkpoint.h5").write_bytes(b"x" * 2000)
+    found, warning = load_checkpoint(tmp_path)
+    assert found is not None and found.progress.iteration == 10
+    assert warning is not None and "checkpoint.previous.h5" in warning
+    (tmp_path / "checkpoint.previous.h5").write_bytes(b"")
+    with pytest.raises(DataError, match="--restart"):
+        load_checkpoint(tmp_path)
+
+
+def log_row(init: int, iteration: int) -> dict[str, Any]:
+    return dict.fromkeys(COLUMNS, 0) | {"init": init, "iteration": iteration, "change": None, "seconds": 0.1}
+
+
+def test_the_log_is_made_anew_from_a_checkpoints_table(tmp_path: Path) -> None:
+    path = tmp_path / "convergence.jsonl"
+    log = ConvergenceLog(path, NO_LINES)
+    for iteration in range(1, 4):
+        log.append(log_row(0, iteration))
+    log.close()
+    assert read_lines(path) == [log_row(0, iteration) for iteration in range(1, 4)]
+    with open(path, "ab") as file:
+        file.write(b'{"init": 0, "iter')
+    again = ConvergenceLog(path, log.table()[:2])
+    again.append(log_row(1, 1))
+    again.close()
+    assert read_lines(path) == [log_row(0, 1), log_row(0, 2), log_row(1, 1)]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    (tmp_path / ".file.tmp").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Files that cannot grow beyond a size: a full disk, near enough."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_lines_that_a_full_disk_refuses_are_written_later_and_none_is_torn(tmp_path: Path) -> None:
+    path, lines = tmp_path / "convergence.jsonl", [log_row(0, iteration) for iteration in range(10)]
+    log = ConvergenceLog(path, NO_LINES)
+    with file_size_limit(600):
+        for line in lines:
+            with suppress(OutputError):
+                log.append(line)
+        assert 0 < len(read_lines(path)) < 10
+        with pytest.raises(OutputError, match="cannot be written"):
+            log.sync()
+    log.sync()
+    log.close()
+    assert read_lines(path) == lines
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_both_earlier_ones(tmp_path: Path) -> None:
+    for iteration in (10, 20):
+        save_checkpoint(tmp_path, checkpoint(iteration))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with file_size_limit(1000), pytest.raises(OutputError, match=r"checkpoint\.h5 cannot be written"):
+        save_checkpoint(tmp_path, checkpoint(30))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"n_samples": "abc"}, "attribute of another type"),
+        ({"n_iter": [1, 2]}, "attribute of another type"),
+        ({"format": ["mpigmm-model"]}, "is not an mpigmm-model file"),
+        ({"format_version": "1"}, "format_version '1'"),
+        ({"config": "{"}, "not JSON"),
+        ({"covariance_type": "round"}, "none of full, tied, diag, spherical"),
+    ],
+)
+def test_attributes_of_other_types(tmp_path: Path, attributes: dict[str, object], message: str) -> None:
+    save_model(tmp_path / "model.h5", Model(MIXTURE))
+    raw = (tmp_path / "model.h5").read_bytes()
+    (tmp_path / "model.h5").write_bytes(bytes(hdf5.USER_BLOCK) + raw[hdf5.USER_BLOCK :])
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        file.attrs.update(attributes)
+    with pytest.raises(DataError, match=message):
+        load_model(tmp_path / "model.h5")
+
+
+def test_fixed_length_strings_are_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["weights"], file["means"], file["covariances"] = [1.0], [[0, 0]], [2.0]
+        file.attrs.update(format=np.bytes_("mpigmm-model"), format_version=1, covariance_type=np.bytes_("spherical"))
+    assert load_model(tmp_path / "theirs.h5").mixture.covariance.name == "spherical"
+
+
+def test_an_iteration_in_words() -> None:
+    line = {"init": 0, "iteration": 3, "mean_log_likelihood": -1.25, "change": None, "seconds": 2.0}
+    text = Reporter(10, 1).format(line | {"floored": 1, "reseeded": 0})
+    assert text == "iteration 3/10  log-likelihood -1.25  floored 1  2 s  at most 00:00:14 left"
