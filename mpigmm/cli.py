@@ -1,0 +1,140 @@
+"""Verbs and flags; no logic. Imported by root alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from mpigmm import __version__
+from mpigmm.config import dump, load_config, resolve
+from mpigmm.options import BenchOrder, FitOrder, InspectOrder, Order, PlanOrder, PredictOrder, ScoreOrder
+
+app = typer.Typer(
+    help="Gaussian mixtures by expectation-maximisation, on any number of MPI ranks: mpirun -n 64 mpigmm fit run.yaml",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; its keys: docs/configuration.md.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that override the file's.")]
+Kernels = Literal["auto", "numpy", "numba"]
+ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="Model file, as written by fit.")]
+DataFile = Annotated[str, typer.Argument(metavar="DATA", help="HDF5 file with rows, or a quoted glob.")]
+Dataset = Annotated[str, typer.Option(help="Dataset that holds the rows.")]
+
+
+def parse(arguments: list[str]) -> tuple[Order | None, int]:
+    """The order on a command line; or none, where help or a usage error was printed, and the exit code."""
+    orders: list[Order] = []
+    try:
+        app(arguments, prog_name="mpigmm", obj=orders)
+    except SystemExit as end:
+        if not orders:
+            return None, int(end.code or 0)
+    return orders[0], 0
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(f"mpigmm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def mpigmm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Verbs below; each has a --help of its own."""
+
+
+@app.command()
+def fit(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over, whatever output.dir holds.")] = False,
+) -> None:
+    """Fit a mixture; goes on by itself where output.dir holds an unfinished run of the same problem."""
+    options = load_config(config, overrides or [])
+    context.obj.append(FitOrder(options, dump(options), restart))
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    model: ModelFile,
+    data: DataFile,
+    out: Annotated[str, typer.Option(help="HDF5 file to write: /labels and /log_density.")],
+    dataset: Dataset = "/X",
+    proba: Annotated[int, typer.Option(min=0, metavar="M", help="Also write the M largest posteriors a row.")] = 0,
+) -> None:
+    """Assign rows to components."""
+    context.obj.append(PredictOrder(model, data, out, dataset, proba))
+
+
+@app.command()
+def score(context: typer.Context, model: ModelFile, data: DataFile, dataset: Dataset = "/X") -> None:
+    """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
+    context.obj.append(ScoreOrder(model, data, dataset))
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    ranks: Annotated[list[int], typer.Option(min=1, metavar="P", help="Ranks; may be given again.")] = [1],  # noqa: B006
+    latency: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Of a message; else measured, or assumed.")
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(min=1, metavar="BYTES/S", help="Of a rank's messages; else measured, or assumed.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell what a fit would need on P ranks: memory, tiles, bytes reduced, seconds an iteration. Reads no rows."""
+    options = load_config(config, overrides or [])
+    context.obj.append(PlanOrder(options, tuple(ranks), latency, bandwidth, json))
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A model, checkpoint or data file.")],
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell what a file holds."""
+    context.obj.append(InspectOrder(file, json))
+
+
+@app.command()
+def bench(
+    context: typer.Context,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Other settings of model and compute, e.g. compute.threads=2."),
+    ] = None,
+    n_samples: Annotated[int, typer.Option(min=1, help="Rows.")] = 200_000,
+    n_features: Annotated[int, typer.Option(min=1, help="Features.")] = 32,
+    n_components: Annotated[int, typer.Option(min=1, help="Components.")] = 16,
+    covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
+    precision: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    separation: Annotated[float, typer.Option(min=0, help="Means are this times standard normal numbers.")] = 3.0,
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations, of which the median counts.")] = 5,
+    kernels: Annotated[Kernels, typer.Option(help="Loops beside BLAS; auto: Numba's where they are and pay.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Time an EM iteration on synthetic rows, against this machine's matrix products and memory."""
+    raw = {
+        "data": {"path": "synthetic rows"},
+        "model": {"n_components": n_components, "covariance_type": covariance_type},
+        "compute": {"precision": precision, "device": device},
+    }
+    options = resolve(raw, overrides or [], sections=("model", "compute"))
+    context.obj.append(BenchOrder(options, n_samples, n_features, separation, iterations, kernels, json))

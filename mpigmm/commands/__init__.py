@@ -1,0 +1,1 @@
+"""One module a verb: where the layers meet."""

@@ -1,0 +1,213 @@
+"""``bench``: EM iterations on synthetic rows, against what this machine can do at most."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mpigmm.commands.iterate import Loop, empty_buffer
+from mpigmm.commands.survey import survey_rows
+from mpigmm.commands.team import Team, Tiles, build_team
+from mpigmm.core.covariance import covariance_class
+from mpigmm.core.em import EStep, Safeguards
+from mpigmm.core.loops import best_loops
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.precision import precisions_that_do
+from mpigmm.core.statistics import statistics_format
+from mpigmm.core.survey import Survey
+from mpigmm.core.tile import Tile, default_rows
+from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.errors import EXIT_DONE
+from mpigmm.options import BenchOrder, FitOptions
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.threads import run_workers, single_threaded_blas
+
+PRODUCT_SIZE = 1024
+STREAM_BYTES = 1 << 26
+PROBES = 5
+
+
+def run(comm: Comm, order: BenchOrder, stop: StopRequest) -> int:
+    """Print what an iteration takes; returns the exit code. Collective."""
+    options = order.options
+    model = options.model
+    covariance_class(model.covariance_type)
+    with comm.together():
+        source = SyntheticSource(
+            order.n_samples,
+            order.n_features,
+            model.n_components,
+            order.separation,
+            correlated=model.covariance_type == "full",
+        )
+    tile_rows = options.compute.tile_rows
+    if tile_rows == "auto":
+        tile_rows = default_rows(order.n_features, model.n_components, np.dtype(options.compute.precision))
+    loops: str = order.kernels
+    if loops == "auto":
+        loops = best_loops(order.n_samples, order.n_features, model.n_components)
+    with single_threaded_blas():
+        team = build_team(comm, source, tile_rows, options.compute, stop, comm.bcast(loops))
+        report = measure(team, source, options, order.iterations)
+    if comm.is_root:
+        print(json.dumps(report, indent=2) if order.json else describe(report), flush=True)
+    return EXIT_DONE
+
+
+def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations: int) -> dict[str, Any]:
+    """The figures of a bench, on root those of all ranks. Collective."""
+    comm, header = team.comm, team.header
+    survey, _ = survey_rows(team, options, 1024)
+    safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
+    loop = Loop(team, survey, safeguards, options.compute.precision)
+    mixture = true_mixture(source, options.model.covariance_type)
+    dtype = precisions_that_do(loop.precision, mixture, survey)[0]
+    flops_at_most, bytes_at_most = machine_limits(team, dtype)
+    loop.expect(mixture, dtype)
+    taken = []
+    for _ in range(iterations):
+        begin, spent = time.perf_counter(), loop.clock.communicate
+        reduced = loop.expect(mixture, dtype)
+        m_begin = time.perf_counter()
+        loop.maximise(mixture, reduced.moments, 1)
+        end = time.perf_counter()
+        taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
+    seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
+    e_step = seconds_of(comm, lambda: sweep_e_step(team, mixture, survey, dtype))
+    reduction, n_bytes = reduction_seconds(loop, mixture)
+    flops = header.n_rows * row_flops(mixture)
+    floor = max(flops / flops_at_most, header.n_rows * header.row_bytes / bytes_at_most)
+    ranks = comm.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return {
+        "n_samples": header.n_rows,
+        "n_features": header.n_features,
+        "n_components": mixture.n_components,
+        "covariance_type": mixture.covariance.name,
+        "precision": dtype.name,
+        "device": "cpu",
+        "kernels": team.loops.name,
+        "n_ranks": comm.size,
+        "threads_per_rank": team.n_threads,
+        "tile_rows": team.block.tile_rows,
+        "seconds": seconds,
+        "ns_per_row": seconds * 1e9 / header.n_rows,
+        "seconds_compute": compute,
+        "seconds_maximise": m_step,
+        "seconds_e_step": e_step,
+        "seconds_m_step": max(0.0, compute - e_step) + m_step,
+        "seconds_reduction": reduction,
+        "seconds_waiting": max(0.0, communicate - reduction),
+        "bytes_reduced": n_bytes,
+        "useful_flops_per_second": flops / seconds,
+        "gemm_flops_per_second": flops_at_most,
+        "read_bytes_per_second": bytes_at_most,
+        "fraction_of_floor": floor / seconds,
+        "peak_memory_bytes": max(ranks, default=0),
+        "rows_bytes": max(comm.gather((team.block.stop - team.block.start) * header.row_bytes), default=0),
+    }
+
+
+def true_mixture(source: SyntheticSource, covariance_type: str) -> Mixture:
+    """The mixture that synthetic rows are drawn from."""
+    k, d = source.means.shape
+    covariances = {
+        "full": source.mixing.transpose(0, 2, 1) @ source.mixing,
+        "tied": np.eye(d),
+        "diag": np.ones((k, d)),
+        "spherical": np.ones(k),
+    }[covariance_type]
+    return Mixture(covariance_class(covariance_type)(), np.full(k, 1 / k), source.means, covariances)
+
+
+def row_flops(mixture: Mixture) -> float:
+    """Floating-point operations that a row needs where nothing is left out: two products of F numbers a component.
+
+    F = 1 + D + D (D + 1) / 2 for `full`, 1 + 2 D for `diag`, 2 + D for `spherical`; for `tied`, F = 1 + D, and once a
+    row the whitening and the second moments.
+    """
+    k, d = mixture.means.shape
+    if mixture.covariance.name == "tied":
+        return float(4 * k * (1 + d) + 2 * d * d + d * (d + 1))
+    return float(4 * (k * (1 + d) + mixture.covariance.n_second(k, d)))
+
+
+def machine_limits(team: Team, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Flop/s of matrix products and bytes/s of reading, all threads of all ranks at once, summed. Collective."""
+    matrix = np.ones((PRODUCT_SIZE, PRODUCT_SIZE), dtype)
+    stream = np.ones(STREAM_BYTES // 8)
+
+    def product(worker: int) -> None:
+        np.matmul(matrix, matrix, out=np.empty_like(matrix))
+
+    def read(worker: int) -> None:
+        np.add.reduce(stream)
+
+    def rate(work: Callable[[int], object], amount: float) -> float:
+        taken = [seconds_of(team.comm, lambda: run_workers(team.n_threads, work)) for _ in range(PROBES)]
+        return float(workers * amount / median(taken))
+
+    workers = int(team.comm.sum(np.array([team.n_threads]))[0])
+    return rate(product, 2.0 * PRODUCT_SIZE**3), rate(read, STREAM_BYTES)
+
+
+def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
+    """Seconds until all ranks, which begin together, have done some work. Collective."""
+    comm.agree(None)
+    begin = time.perf_counter()
+    with comm.together():
+        work()
+    return time.perf_counter() - begin
+
+
+def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, dtype: np.dtype[Any]) -> None:
+    """Responsibilities of this rank's rows, and nothing else."""
+    e_step = EStep(mixture, survey.centre, survey.reach, dtype, team.loops)
+
+    def visit(tile: Tile, tiles: Tiles) -> None:
+        for _, rows, weights in tiles:
+            tile.fill(rows, weights, survey.centre, mask=False, dtype=dtype)
+            e_step.posterior(tile)
+
+    team.sweep(visit)
+
+
+def reduction_seconds(loop: Loop, mixture: Mixture) -> tuple[float, int]:
+    """Seconds of the reduction alone, and the bytes of a rank in it. Collective."""
+    buffer = empty_buffer(statistics_format(mixture, loop.survey))
+    taken = []
+    for _ in range(PROBES):
+        loop.team.comm.agree(None)
+        begin = time.perf_counter()
+        loop.team.comm.sum(buffer)
+        taken.append(time.perf_counter() - begin)
+    return median(taken), buffer.nbytes
+
+
+def describe(report: dict[str, Any]) -> str:
+    """A report in words."""
+    parts = ", ".join(
+        f"{name} {report['seconds_' + key]:.3g} s"
+        for name, key in (("E", "e_step"), ("M", "m_step"), ("reduction", "reduction"), ("waiting", "waiting"))
+    )
+    return "\n".join(
+        [
+            f"{report['n_samples']:,} x {report['n_features']}, K = {report['n_components']}, "
+            f"{report['covariance_type']}, {report['precision']}, {report['n_ranks']} ranks of "
+            f"{report['threads_per_rank']} threads, {report['kernels']}",
+            f"an iteration:   {report['seconds']:.3g} s, {report['ns_per_row']:.3g} ns a row ({parts})",
+            f"useful work:    {report['useful_flops_per_second'] / 1e9:.3g} GFLOP/s, "
+            f"{report['fraction_of_floor']:.2f} of this machine's floor",
+            f"this machine:   {report['gemm_flops_per_second'] / 1e9:.3g} GFLOP/s in matrix products, "
+            f"{report['read_bytes_per_second'] / 1e9:.3g} GB/s read",
+            f"reduced:        {report['bytes_reduced']:,} bytes a rank",
+            f"peak memory:    {report['peak_memory_bytes'] / 1e6:.0f} MB a rank, of which rows "
+            f"{report['rows_bytes'] / 1e6:.0f} MB",
+        ]
+    )

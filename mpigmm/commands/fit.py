@@ -1,0 +1,166 @@
+"""``fit``: from an HDF5 file to a fitted mixture."""
+
+from __future__ import annotations
+
+import resource
+import time
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Any
+
+from mpigmm.commands.iterate import Loop, converged
+from mpigmm.commands.job import Job
+from mpigmm.commands.record import Recorder
+from mpigmm.commands.survey import Sample, far_row, survey_rows
+from mpigmm.commands.team import gather_team
+from mpigmm.core.covariance import SingularCovarianceError, covariance_class
+from mpigmm.core.em import Safeguards
+from mpigmm.core.initialise import initialise, sample_size
+from mpigmm.core.loops import NUMPY
+from mpigmm.core.mixture import Mixture
+from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError
+from mpigmm.options import FitOptions, FitOrder
+from mpigmm.parallel.comm import Comm, host
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.runs.checkpoint import Ended, Fitted, Progress
+from mpigmm.runs.walltime import RESERVE_SECONDS
+
+
+def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
+    """Fit the mixture that `order` describes; returns the exit code. Collective."""
+    begin = time.perf_counter()
+    options = order.options
+    covariance_class(options.model.covariance_type)
+    stop.advice = f"run the same command again{', without --restart,' if order.restart else ''} to go on"
+    with ExitStack() as stack:
+        stack.enter_context(single_threaded_blas())
+        recorder, job = open_job(comm, order, stack)
+        stop.deadline = time.monotonic() + job.seconds_left - RESERVE_SECONDS
+        if recorder is not None:
+            recorder.allowance.deadline = stop.deadline
+        try:
+            fit_job(comm, options, job, recorder, stop, begin)
+        except AgreedError as error:
+            if error.exit_code == EXIT_INTERRUPTED:
+                with comm.together():
+                    if recorder is not None:
+                        recorder.save_latest()
+            raise
+    return EXIT_DONE
+
+
+def fit_job(
+    comm: Comm, options: FitOptions, job: Job, recorder: Recorder | None, stop: StopRequest, begin: float
+) -> None:
+    """Survey the rows, run all starts, write the results. Collective."""
+    loops = NUMPY.name if job.complete else job.loops
+    team = gather_team(comm, job.header, job.tile_rows, options.compute, stop, loops)
+    survey, sample = survey_rows(team, options, sample_size(options.model.n_components, job.header.n_features))
+    warning = far_row(team, survey, sample)
+    with comm.together():
+        if recorder is not None:
+            recorder.begin(job, survey, [warning, team.warning])
+            recorder.note_compiling(team.loops.name, team.seconds_compiling)
+    if job.complete:
+        return
+    safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
+    is_spent = recorder.allowance.is_spent if recorder else lambda: False
+    loop = Loop(team, survey, safeguards, options.compute.precision, is_spent)
+    progress = fit_starts(loop, options, job, sample, recorder)
+    used = usage(loop, begin)
+    with comm.together():
+        if recorder is not None:
+            recorder.finish(progress, survey, {"resumed_from": job.resumed_from, **used})
+
+
+def open_job(comm: Comm, order: FitOrder, stack: ExitStack) -> tuple[Recorder | None, Job]:
+    """Root's recorder, and the job for all ranks. Collective."""
+    recorder = job = None
+    with comm.together():
+        if comm.is_root:
+            recorder = stack.enter_context(closing(Recorder(order)))
+            job = recorder.open_job()
+    return recorder, comm.bcast(job)
+
+
+def fit_starts(loop: Loop, options: FitOptions, job: Job, sample: Sample, recorder: Recorder | None) -> Progress:
+    """Run all starts that are not complete; returns the finished progress with the best of them. Collective."""
+    comm, progress = loop.team.comm, job.progress
+    while not progress.finished:
+        if progress.mixture is None:
+            progress = replace(progress, mixture=first_mixture(loop, options, job, sample, progress.init))
+            save(comm, recorder, progress)
+        progress = loop.run(progress, options.em, recorder.record if recorder else lambda progress, line: None)
+        assert progress.mixture is not None
+        mean = loop.mean_log_likelihood(progress.mixture)
+        progress = with_ended(progress, mean, converged(progress.change, options.em))
+        if progress.init + 1 == options.init.n_init:
+            return replace(progress, finished=True)
+        progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
+        save(comm, recorder, progress)
+    return progress
+
+
+def save(comm: Comm, recorder: Recorder | None, progress: Progress) -> None:
+    """Write a checkpoint. Collective."""
+    with comm.together():
+        if recorder is not None:
+            recorder.save(progress)
+
+
+def with_ended(progress: Progress, mean_log_likelihood: float, converged: bool) -> Progress:
+    """Progress with the start under way counted among those that have ended, and kept if it is the best."""
+    assert progress.mixture is not None
+    ended = Ended(progress.init, progress.iteration, mean_log_likelihood, progress.change, converged)
+    best = progress.best
+    if best is None or mean_log_likelihood > best.ended.mean_log_likelihood:
+        best = Fitted(progress.mixture, ended)
+    return replace(progress, ended=(*progress.ended, ended), best=best)
+
+
+def first_mixture(loop: Loop, options: FitOptions, job: Job, sample: Sample, init: int) -> Mixture:
+    """The mixture that start number init begins with: made by root from its sample. Collective."""
+    comm, mixture = loop.team.comm, job.start
+    with comm.together():
+        if comm.is_root and mixture is None:
+            mixture = initialise(
+                options.init.method,
+                covariance_class(options.model.covariance_type)(),
+                options.model.n_components,
+                sample,
+                loop.survey,
+                loop.safeguards,
+                (options.init.seed, init),
+                loop.team.stop.check,
+            )
+            check_start(mixture)
+    return comm.bcast(mixture)
+
+
+def check_start(mixture: Mixture) -> None:
+    """Raise `DegenerateError` where a first covariance cannot be factored."""
+    try:
+        _ = mixture.precisions_cholesky
+    except SingularCovarianceError as error:
+        raise DegenerateError(
+            f"{error} at the start; raise model.reg_covar or model.variance_floor, or lower model.n_components"
+        ) from None
+
+
+def usage(loop: Loop, begin: float) -> dict[str, Any]:
+    """What the run used, on root: times of root, peak memory of the largest rank, all hosts. Collective."""
+    comm, clock = loop.team.comm, loop.clock
+    ranks = comm.gather((host(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    return {
+        "reproducible": True,
+        "device": "cpu",
+        "n_ranks": comm.size,
+        "threads_per_rank": loop.team.n_threads,
+        "hosts": sorted({name for name, _ in ranks}),
+        "seconds": time.perf_counter() - begin,
+        "seconds_read": loop.team.block.seconds_read,
+        "seconds_compute": clock.compute,
+        "seconds_communicate": clock.communicate,
+        "peak_memory_bytes": max((peak for _, peak in ranks), default=0),
+    }

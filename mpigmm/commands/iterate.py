@@ -1,0 +1,287 @@
+"""The EM loop: threads sweep tiles, one reduction joins the ranks, every rank takes the same M-step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from mpigmm.commands.team import Team, Tiles
+from mpigmm.core.covariance import SingularCovarianceError
+from mpigmm.core.em import EStep, Repairs, Safeguards, m_step
+from mpigmm.core.exact import ExactSum, FixedPoint, carry
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.precision import keeps_digits, precisions_that_do
+from mpigmm.core.statistics import Moments, statistics_format
+from mpigmm.core.survey import Survey
+from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.errors import EXIT_FAULT, AgreedError, DegenerateError
+from mpigmm.options import EmOptions
+from mpigmm.runs.checkpoint import Progress
+
+CLOCKS = FixedPoint(np.full(3, 60, np.int32), 3)
+"""Format of the sums over ranks of compute seconds, their squares, and read seconds."""
+
+N_FLAGS = 4
+Record = Callable[[Progress, dict[str, Any]], None]
+
+
+@dataclass
+class Clock:
+    """Seconds spent so far by this rank, by what they were spent on."""
+
+    read: float = 0.0
+    compute: float = 0.0
+    communicate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What one reduction brought, the same on every rank.
+
+    Attributes
+    ----------
+    moments : Moments
+        Of all rows.
+    dtype : dtype
+        Of the tiles that they come from.
+    compute, read : float
+        Mean seconds a rank.
+    imbalance : float
+        Standard deviation over mean of the ranks' compute seconds.
+    communicate : float
+        Seconds of this rank in the reduction, waiting included.
+    is_last : bool
+        Whether a rank has found that there is no time for another iteration.
+    """
+
+    moments: Moments
+    dtype: np.dtype[Any]
+    compute: float
+    read: float
+    imbalance: float
+    communicate: float
+    is_last: bool
+
+
+class Loop:
+    """EM from one mixture to the next.
+
+    Parameters
+    ----------
+    team : Team
+    survey : Survey
+    safeguards : Safeguards
+    precision : str
+        float32 or float64: of the tiles, where the mixture leaves the digits for it.
+    is_spent : callable
+        Asked on this rank before each reduction: is there no time for another iteration?
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        survey: Survey,
+        safeguards: Safeguards,
+        precision: str,
+        is_spent: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.team = team
+        self.survey = survey
+        self.safeguards = safeguards
+        self.precision = np.dtype(precision)
+        self.is_spent = is_spent
+        self.clock = Clock()
+        self._error: Exception | None = None
+
+    def run(self, progress: Progress, em: EmOptions, record: Record) -> Progress:
+        """Iterate until `em` says stop; returns the last `Progress`. Collective.
+
+        Parameters
+        ----------
+        progress : Progress
+            Where to go on, with a mixture.
+        em : EmOptions
+        record : callable
+            Called after every iteration with its progress and log line, on this rank alone; an error that it raises
+            ends all ranks at the next reduction.
+        """
+        begin, is_last = time.perf_counter(), False
+        while goes_on(progress.iteration, progress.change, em):
+            assert progress.mixture is not None
+            if is_last:
+                self.team.comm.agree(self._error or self.team.stop.out_of_time())
+            reduced, mixture, repairs = self.advance(progress.mixture, progress.iteration + 1)
+            mean = float(reduced.moments.log_likelihood[0]) / self.survey.total_weight
+            change = None if progress.mean_log_likelihood is None else mean - progress.mean_log_likelihood
+            progress = replace(
+                progress,
+                iteration=progress.iteration + 1,
+                mixture=mixture,
+                mean_log_likelihood=mean,
+                change=None if repairs else change,
+            )
+            seconds, begin = time.perf_counter() - begin, time.perf_counter()
+            line = log_line(progress, change, repairs, reduced, seconds)
+            self._note(lambda p=progress, text=line: record(p, text))  # type: ignore[misc]
+            is_last = reduced.is_last
+        self.team.comm.agree(self._error)
+        return progress
+
+    def mean_log_likelihood(self, mixture: Mixture) -> float:
+        """Of a mixture over all rows, per unit of weight. Collective."""
+        dtype = precisions_that_do(self.precision, mixture, self.survey)[0]
+        return float(self.expect(mixture, dtype).moments.log_likelihood[0]) / self.survey.total_weight
+
+    def advance(self, mixture: Mixture, iteration: int) -> tuple[Reduced, Mixture, Repairs]:
+        """One iteration: what its reduction brought, and the new mixture. Collective.
+
+        Where float32 turns out to leave too few digits for the new mixture, it is taken again in float64.
+        """
+        for dtype in precisions_that_do(self.precision, mixture, self.survey):
+            reduced = self.expect(mixture, dtype)
+            try:
+                new, repairs = self.maximise(mixture, reduced.moments, iteration)
+            except AgreedError:
+                if dtype == DOUBLE:
+                    raise
+            else:
+                if dtype == DOUBLE or keeps_digits(mixture, new):
+                    break
+        return reduced, new, repairs
+
+    def expect(self, mixture: Mixture, dtype: np.dtype[Any]) -> Reduced:
+        """The E-step over all rows: this rank's tiles, then the one reduction. Collective."""
+        try:
+            form = statistics_format(mixture, self.survey)
+        except OverflowError as error:
+            message = f"{error}; raise model.reg_covar or model.variance_floor, or rescale the data"
+            raise AgreedError(message, DegenerateError.exit_code) from None
+        clock = Clock()
+        begin, read = time.perf_counter(), self.team.block.seconds_read
+        packed = self._pack(form, mixture, dtype)
+        clock.read = self.team.block.seconds_read - read
+        clock.compute = time.perf_counter() - begin - clock.read
+        seconds = np.array([clock.compute, clock.compute**2, clock.read])
+        CLOCKS.add(packed[-CLOCKS.zeros().size :].reshape(CLOCKS.n_limbs, -1), seconds)
+        begin = time.perf_counter()
+        self.team.comm.sum(packed)
+        clock.communicate = time.perf_counter() - begin
+        self._spend(clock)
+        return self._unpack(packed, form, mixture, dtype, clock.communicate)
+
+    def maximise(self, mixture: Mixture, moments: Moments, iteration: int) -> tuple[Mixture, Repairs]:
+        """The M-step, identical on all ranks, errors included."""
+        try:
+            new, repairs = m_step(mixture, moments, self.survey, self.safeguards)
+            _ = new.precisions_cholesky
+        except SingularCovarianceError as error:
+            message = (
+                f"{error} after iteration {iteration}; raise model.reg_covar or model.variance_floor, or lower "
+                "model.n_components"
+            )
+            raise AgreedError(message, DegenerateError.exit_code) from None
+        return new, repairs
+
+    def _pack(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The reduction's buffer: statistics, flags and checksums; the clocks are still to come."""
+        n_limbs = form.n_limbs * form.top.size
+        packed = empty_buffer(form)
+        statistics: list[ExactSum] = []
+        if self._error is None:
+            self._note(lambda: statistics.extend(self._own_statistics(form, mixture, dtype)))
+        if self._error is None:
+            packed[:n_limbs] = carry(reduce(add, statistics).limbs).reshape(-1)
+        checksum = mixture.checksum()
+        packed[n_limbs : n_limbs + N_FLAGS] = self._error is not None, self.is_spent(), checksum, checksum**2
+        return packed
+
+    def _own_statistics(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> list[ExactSum]:
+        e_step = EStep(mixture, self.survey.centre, self.survey.reach, dtype, self.team.loops)
+
+        def visit(tile: Tile, tiles: Tiles) -> ExactSum:
+            statistics, moments = ExactSum(form), Moments.empty(mixture)
+            for _, rows, weights in tiles:
+                tile.fill(rows, weights, self.survey.centre, mask=self.survey.masked, dtype=dtype)
+                e_step(tile, moments)
+                statistics.add(moments.flat, tile.loops)
+            return statistics
+
+        return self.team.sweep(visit)
+
+    def _unpack(
+        self,
+        packed: np.ndarray[Any, np.dtype[np.int64]],
+        form: FixedPoint,
+        mixture: Mixture,
+        dtype: np.dtype[Any],
+        communicate: float,
+    ) -> Reduced:
+        size = self.team.comm.size
+        n_limbs = form.n_limbs * form.top.size
+        failed, spent, checksums, squares = (int(value) for value in packed[n_limbs : n_limbs + N_FLAGS])
+        if failed:
+            self.team.comm.agree(self._error)
+        if size * squares != checksums**2:
+            raise AgreedError(
+                "ranks hold different parameters, so that their sums mean nothing: run on nodes with one type of "
+                "processor and the same libraries, and go on from the last checkpoint",
+                EXIT_FAULT,
+            )
+        compute, square, read = CLOCKS.value(packed[n_limbs + N_FLAGS :].reshape(CLOCKS.n_limbs, -1)) / size
+        spread = float(np.sqrt(max(square - compute**2, 0.0)))
+        moments = Moments.of(form.value(packed[:n_limbs].reshape(form.n_limbs, -1)), mixture)
+        imbalance = spread / compute if compute else 0.0
+        return Reduced(moments, dtype, float(compute), float(read), imbalance, communicate, spent > 0)
+
+    def _note(self, work: Callable[[], None]) -> None:
+        """Do local work; an error waits for the next reduction, which carries its flag to all ranks."""
+        try:
+            work()
+        except Exception as error:
+            self._error = error
+
+    def _spend(self, clock: Clock) -> None:
+        self.clock.read += clock.read
+        self.clock.compute += clock.compute
+        self.clock.communicate += clock.communicate
+
+
+def empty_buffer(form: FixedPoint) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Room for what one reduction carries: statistics, flags, clocks."""
+    return np.zeros(form.n_limbs * form.top.size + N_FLAGS + CLOCKS.zeros().size, np.int64)
+
+
+def goes_on(iteration: int, change: float | None, em: EmOptions) -> bool:
+    """Whether a start at this iteration, whose last one brought this change, takes another."""
+    return iteration < em.max_iter and not converged(change, em)
+
+
+def converged(change: float | None, em: EmOptions) -> bool:
+    """Whether the last iteration changed the mean log-likelihood by less than the tolerance."""
+    return change is not None and abs(change) < em.tol
+
+
+def log_line(
+    progress: Progress, change: float | None, repairs: Repairs, reduced: Reduced, seconds: float
+) -> dict[str, Any]:
+    """A line of ``convergence.jsonl``; its log-likelihood is that of the mixture which entered the iteration."""
+    return {
+        "init": progress.init,
+        "iteration": progress.iteration,
+        "mean_log_likelihood": progress.mean_log_likelihood,
+        "change": change,
+        "seconds": seconds,
+        "seconds_read": reduced.read,
+        "seconds_compute": reduced.compute,
+        "seconds_communicate": reduced.communicate,
+        "imbalance": reduced.imbalance,
+        "floored": repairs.floored,
+        "reseeded": repairs.reseeded,
+        "precision_bits": 8 * reduced.dtype.itemsize,
+    }

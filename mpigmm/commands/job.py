@@ -1,0 +1,105 @@
+"""What a fit is: the data and settings that decide its bits, and where it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mpigmm.commands.iterate import goes_on
+from mpigmm.core.mixture import Mixture
+from mpigmm.data.source import Header
+from mpigmm.errors import DataError
+from mpigmm.options import FitOptions
+from mpigmm.runs.checkpoint import Progress
+from mpigmm.runs.model_file import load_model
+
+NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "em.max_iter", "em.tol")
+"""Settings that may change without making it another problem; of the data, the fingerprint speaks."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What root has found out and every rank needs.
+
+    Attributes
+    ----------
+    header : Header
+    tile_rows : int
+    loops : str
+        Name of the loops over a tile.
+    progress : Progress
+        Where to go on.
+    fingerprint : str or None
+        Of the data that a resumed run belongs to.
+    start : Mixture or None
+        From ``init.file``.
+    complete : bool
+        Whether an earlier run of the same settings has left nothing to do, if the data are the same too.
+    seconds_left : float
+        Until the run has to have stopped by itself.
+    """
+
+    header: Header
+    tile_rows: int
+    loops: str
+    progress: Progress = Progress()
+    fingerprint: str | None = None
+    start: Mixture | None = None
+    complete: bool = False
+    seconds_left: float = math.inf
+
+    @property
+    def resumed_from(self) -> int | None:
+        return None if self.fingerprint is None else self.progress.iteration
+
+
+def identity(options: FitOptions, tile_rows: int, start: Mixture | None) -> dict[str, Any]:
+    """The settings, by dotted key, that decide a fit's bits; a start from a file stands for its content."""
+    sections = dataclasses.asdict(options)
+    keys = {
+        f"{section}.{key}": value
+        for section in ("data", "model", "init", "em")
+        for key, value in sections[section].items()
+    }
+    return {
+        **{key: value for key, value in keys.items() if key not in NOT_IDENTITY},
+        "init.file": start and f"content {start.digest()}",
+        "compute.precision": options.compute.precision,
+        "compute.tile_rows": tile_rows,
+    }
+
+
+def reopened(progress: Progress, options: FitOptions) -> Progress:
+    """Progress as it stands, or taken up again where a finished single start may go on (`max_iter` raised, say)."""
+    single = options.init.n_init == 1
+    if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
+        return replace(progress, finished=False, best=None, ended=())
+    return progress
+
+
+def shape_text(header: Header) -> str:
+    """The part of the fingerprint that is known before any row is read."""
+    return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.weights else ''}"
+
+
+def load_start(options: FitOptions, header: Header) -> Mixture | None:
+    """The mixture of ``init.file``, checked against the model asked for. Raises `DataError`."""
+    if options.init.file is None:
+        return None
+    mixture = load_model(Path(options.init.file)).mixture
+    model = options.model
+    for name, has, wanted in (
+        ("n_components", mixture.n_components, model.n_components),
+        ("covariance_type", mixture.covariance.name, model.covariance_type),
+    ):
+        if has != wanted:
+            raise DataError(f"init.file: {options.init.file} has {name} {has}, but model.{name} is {wanted}")
+    if mixture.n_features != header.n_features:
+        raise DataError(
+            f"init.file: {options.init.file} has {mixture.n_features} features, but {header.dataset} has "
+            f"{header.n_features} columns; choose them by data.columns"
+        )
+    return mixture

@@ -1,0 +1,288 @@
+"""Root's book-keeping of a fit: what is found in ``output.dir``, and what is written there."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mpigmm import __version__
+from mpigmm.commands.iterate import goes_on
+from mpigmm.commands.job import Job, identity, load_start, reopened, shape_text
+from mpigmm.core.loops import best_loops
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.survey import Survey
+from mpigmm.core.tile import default_rows
+from mpigmm.data.source import Header, read_header
+from mpigmm.errors import DataError, OutputError
+from mpigmm.options import FitOrder
+from mpigmm.parallel.comm import library
+from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, load_checkpoint, save_checkpoint
+from mpigmm.runs.convergence import ConvergenceLog
+from mpigmm.runs.directory import RunDirectory
+from mpigmm.runs.files import write_whole
+from mpigmm.runs.hdf5 import hdf5_version
+from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.progress import Reporter
+from mpigmm.runs.walltime import Allowance, seconds_left
+
+LEAST_TO_TELL = 1.0
+"""Seconds of compiling worth a line."""
+
+
+class Recorder:
+    """The directory of a run, its log and its messages; exists on root alone.
+
+    Parameters
+    ----------
+    order : FitOrder
+    """
+
+    def __init__(self, order: FitOrder) -> None:
+        self.order = order
+        self.options = order.options
+        self.directory = RunDirectory(str(order.options.output.dir))
+        self.reporter = Reporter(order.options.em.max_iter, order.options.init.n_init)
+        self.checkpoint = Checkpoint(Progress(), {}, "", 0, "")
+        self.allowance = Allowance()
+        self._log: ConvergenceLog | None = None
+        self._unsaved: Progress | None = None
+        self._saved = time.monotonic()
+        self._failing: set[str] = set()
+        self._bits = 32
+
+    def close(self) -> None:
+        """Release the directory and the terminal."""
+        try:
+            self.reporter.close()
+            if self._log is not None:
+                self._log.close()
+        finally:
+            self.directory.close()
+
+    def open_job(self) -> Job:
+        """Read the input's header and what an earlier run left. Raises `UserError`."""
+        data, model = self.options.data, self.options.model
+        header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
+        if header.n_rows < model.n_components:
+            raise DataError(
+                f"model.n_components: {model.n_components} components need at least as many rows, but {data.dataset} "
+                f"has {header.n_rows}; lower it, or check data.path and data.rows"
+            )
+        start = load_start(self.options, header)
+        found = None if self.order.restart else self._load()
+        tile_rows = self.options.compute.tile_rows
+        if tile_rows == "auto":
+            tile_rows = (
+                found.tile_rows
+                if found
+                else default_rows(header.n_features, model.n_components, np.dtype(self.options.compute.precision))
+            )
+        loops = found.loops if found else best_loops(header.n_rows, header.n_features, model.n_components)
+        self.checkpoint = Checkpoint(
+            Progress(), identity(self.options, tile_rows, start), "", tile_rows, loops, self.order.config
+        )
+        left, warning = seconds_left(self.options.output.walltime)
+        if warning:
+            self.reporter.say(warning)
+        job = Job(header, tile_rows, loops, start=start, seconds_left=left)
+        return job if found is None else self._resumed(job, found)
+
+    def _resumed(self, job: Job, found: Checkpoint) -> Job:
+        """The job that goes on from a checkpoint; raises `OutputError` where it is another problem's."""
+        self._check_same(found, job.header)
+        self._check_ended(found.progress)
+        self.checkpoint = replace(self.checkpoint, history=found.history)
+        progress = reopened(found.progress, self.options)
+        whole = all((self.directory / name).exists() for name in ("model.h5", "summary.json"))
+        return replace(job, progress=progress, fingerprint=found.fingerprint, complete=progress.finished and whole)
+
+    def begin(self, job: Job, survey: Survey, warnings: Sequence[str | None]) -> None:
+        """Start or take up the run's files once the data are known. Raises `UserError` where the data have changed."""
+        fingerprint = f"{shape_text(job.header)} {survey.fingerprint:016x}"
+        if job.fingerprint not in (None, fingerprint):
+            raise DataError(
+                f"the rows of {', '.join(job.header.paths)} are not those that {self.directory.path} was begun with; "
+                "add --restart to start over, or choose another output.dir"
+            )
+        if job.complete and job.progress.best is not None:
+            self.reporter.say(f"{self.directory.path} is finished already; add --restart to start over")
+            self._print_result(job.progress.best)
+            return
+        if self.order.restart:
+            self.directory.clear()
+        self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint)
+        write_whole(self.directory / "config.yaml", self.order.config.encode())
+        self._log = ConvergenceLog(self.directory / "convergence.jsonl", self.checkpoint.history)
+        self.reporter.say(
+            f"{survey.n_samples:,} rows of {job.header.n_features} features, {self.options.model.n_components} "
+            f"components, {self.options.model.covariance_type}"
+        )
+        for warning in filter(None, warnings):
+            self.reporter.say(warning)
+        if job.resumed_from is not None:
+            self.reporter.say(f"resuming start {job.progress.init + 1} after iteration {job.resumed_from}")
+
+    def note_compiling(self, name: str, seconds: float) -> None:
+        """Say what compiling took, where it took something."""
+        if seconds >= LEAST_TO_TELL:
+            self.reporter.say(f"{name} compiled its loops in {seconds:.1f} s; later runs find them compiled")
+
+    def record(self, progress: Progress, line: dict[str, Any]) -> None:
+        """Log an iteration, and write a checkpoint if one is due."""
+        assert self._log is not None
+        with self._spared("log"):
+            self._log.append(line)
+        self._unsaved = progress
+        self.allowance.note(line["seconds"])
+        self.reporter.iteration(line)
+        self._note_precision(line)
+        output = self.options.output
+        due = time.monotonic() - self._saved >= output.checkpoint_seconds
+        if due or progress.iteration % output.checkpoint_iterations == 0:
+            self.save(progress)
+
+    def _note_precision(self, line: dict[str, Any]) -> None:
+        """Say where float32, though asked for, begins or ceases to leave too few digits."""
+        if self.options.compute.precision == "float32" and line["precision_bits"] != self._bits:
+            self._bits = line["precision_bits"]
+            self.reporter.say(
+                f"iteration {line['iteration']} and those after it are computed in float{self._bits}"
+                + (": in float32 rounding would cost more than 1e-4 of a row's log-likelihood" * (self._bits == 64))
+            )
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint; where that fails, warn, leave the ones before as they are and go on."""
+        with self._spared("checkpoint"):
+            self._save(progress)
+
+    def save_latest(self) -> None:
+        """Write a checkpoint of the last completed iteration, where there is one that is not yet written."""
+        if self._unsaved is not None:
+            self.save(self._unsaved)
+
+    def _save(self, progress: Progress) -> None:
+        assert self._log is not None
+        self._saved = time.monotonic()
+        self.checkpoint = replace(self.checkpoint, progress=progress, history=self._log.table())
+        save_checkpoint(self.directory.path, self.checkpoint)
+        self._unsaved = None
+        self.allowance.checkpoint = time.monotonic() - self._saved
+
+    @contextmanager
+    def _spared(self, what: str) -> Iterator[None]:
+        """Writing whose failure costs no more than a warning, given once until it succeeds again."""
+        try:
+            yield
+        except OutputError as error:
+            if what not in self._failing:
+                self.reporter.say(f"warning: {error}; the run goes on, and will try again")
+            self._failing.add(what)
+        else:
+            self._failing.discard(what)
+
+    def finish(self, progress: Progress, survey: Survey, summary: dict[str, Any]) -> None:
+        """Write the results, and last the checkpoint that calls the run finished. Raises `OutputError`."""
+        best = progress.best
+        assert best is not None and self._log is not None
+        ended, config = best.ended, dataclasses.asdict(self.options)
+        model = Model(best.mixture, survey.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
+        try:
+            self._log.sync()
+            save_model(self.directory / "model.h5", model)
+            self.directory.write_json("summary.json", {**describe_fit(best, survey), **summary, **versions()})
+            self._save(progress)
+        except OutputError as error:
+            raise OutputError(f"{error}, and run the same command again to go on") from None
+        if not ended.converged and self.options.em.tol > 0:
+            again = "run the same command again to go on" if self.options.init.n_init == 1 else "add --restart"
+            self.reporter.say(
+                f"warning: max_iter came before convergence (em.max_iter: {self.options.em.max_iter}, em.tol: "
+                f"{self.options.em.tol:g}); raise em.max_iter and {again}"
+            )
+        self._print_result(best)
+
+    def _print_result(self, best: Fitted) -> None:
+        self.reporter.close()
+        print(
+            f"{self.directory / 'model.h5'}: {best.mixture.n_components} components, "
+            f"{'converged' if best.ended.converged else 'stopped'} after {best.ended.n_iter} iterations, "
+            f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}",
+            flush=True,
+        )
+
+    def _load(self) -> Checkpoint | None:
+        found, warning = load_checkpoint(self.directory.path)
+        if warning:
+            self.reporter.say(f"warning: {warning}")
+        return found
+
+    def _check_same(self, found: Checkpoint, header: Header) -> None:
+        mine = self.checkpoint.identity
+        differing = [
+            f"{key} was {found.identity.get(key)!r}, is {mine.get(key)!r}"
+            for key in dict.fromkeys([*mine, *found.identity])
+            if found.identity.get(key) != mine.get(key)
+        ]
+        if not found.fingerprint.startswith(shape_text(header) + " "):
+            differing.append(f"the data were {found.fingerprint.rpartition(' ')[0]}, are {shape_text(header)}")
+        if differing:
+            raise OutputError(
+                f"output.dir: {self.directory.path} holds a run of another problem: {'; '.join(differing)}; "
+                "add --restart to start over, or choose another output.dir"
+            )
+
+    def _check_ended(self, progress: Progress) -> None:
+        """Raise `OutputError` where a start that has ended, and is not kept, would now go on."""
+        for ended in progress.ended if self.options.init.n_init > 1 else ():
+            if goes_on(ended.n_iter, ended.change, self.options.em):
+                raise OutputError(
+                    f"em.max_iter, em.tol: start {ended.init + 1} of {self.directory.path} ended after {ended.n_iter} "
+                    "iterations and would now go on, but of several starts only the best one's mixture is kept; "
+                    "add --restart to start over, or set them as they were"
+                )
+
+
+def describe_fit(best: Fitted, survey: Survey) -> dict[str, Any]:
+    """The statistical part of a summary."""
+    ended = best.ended
+    log_likelihood = ended.mean_log_likelihood * survey.total_weight
+    return {
+        "n_samples": survey.n_samples,
+        "n_features": best.mixture.n_features,
+        "n_components": best.mixture.n_components,
+        "covariance_type": best.mixture.covariance.name,
+        "init": ended.init,
+        "n_iter": ended.n_iter,
+        "converged": ended.converged,
+        "mean_log_likelihood": ended.mean_log_likelihood,
+        **criteria(best.mixture, log_likelihood, survey.total_weight),
+    }
+
+
+def criteria(mixture: Mixture, log_likelihood: float, total_weight: float) -> dict[str, float]:
+    """Akaike's and the Bayesian information criterion: 2p - 2 log L and p log(sum of weights) - 2 log L."""
+    p = mixture.n_parameters
+    return {
+        "aic": 2 * p - 2 * log_likelihood,
+        "bic": p * float(np.log(total_weight)) - 2 * log_likelihood,
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Versions of what the numbers depend on."""
+    return {
+        "versions": {
+            "mpigmm": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "hdf5": hdf5_version(),
+        },
+        "mpi_library": library(),
+    }

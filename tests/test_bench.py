@@ -1,0 +1,76 @@
+"""``bench`` and the rows that it draws."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from support import TYPES, mpirun
+
+from mpigmm.commands.bench import row_flops, true_mixture
+from mpigmm.data.synthetic import BLOCK_ROWS, SyntheticSource
+
+SHAPE = ("--n-samples", "9000", "--n-features", "4", "--n-components", "3", "--iterations", "2")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("n_ranks", [0, 2])
+def test_a_report(n_ranks: int, covariance_type: str) -> None:
+    done = mpirun(n_ranks, "bench", *SHAPE, "--covariance-type", covariance_type, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["n_ranks"] == max(1, n_ranks) and report["n_samples"] == 9000
+    assert report["covariance_type"] == covariance_type
+    assert report["seconds"] * 1e9 / 9000 == pytest.approx(report["ns_per_row"])
+    rates = ("useful_flops_per_second", "gemm_flops_per_second", "read_bytes_per_second", "fraction_of_floor")
+    assert all(report[name] > 0 for name in rates)
+
+
+def test_a_report_in_words() -> None:
+    done = mpirun(0, "bench", *SHAPE, "compute.threads=2", "compute.tile_rows=1000")
+    assert done.returncode == 0, done.stderr
+    assert "9,000 x 4, K = 3, full, float64, 1 ranks of 2 threads, numpy" in done.stdout and "ns a row" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "float16"], "compute.precision: 'float16' is not valid"),
+        (["--device", "gpu"], "compute.device: 'gpu' is not available yet"),
+        (["--covariance-type", "round"], "model.covariance_type: 'round' is not valid"),
+        (["compute.thread=2"], "did you mean compute.threads"),
+        (["em.max_iter=3"], "em: has no meaning here; the sections that have are model, compute"),
+        (["--n-samples", "2"], "at least 3 rows"),
+        (["--n-features", "3000000"], "is out of memory"),
+    ],
+)
+def test_mistakes(options: list[str], message: str) -> None:
+    done = mpirun(0, "bench", "--n-components", "3", *options)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_rows_do_not_depend_on_who_draws_them() -> None:
+    size = 2 * BLOCK_ROWS + 100
+    source = SyntheticSource(size, 3, 4, 2.0, correlated=True)
+    whole = source.read(0, size)[0]
+    parts = [source.read(start, min(start + 777, size))[0] for start in range(0, size, 777)]
+    assert whole.shape == (size, 3) and np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+def test_rows_are_the_mixtures() -> None:
+    source = SyntheticSource(100_000, 3, 2, 2.0, correlated=True)
+    mixture, rows = true_mixture(source, "full"), source.read(0, 100_000)[0]
+    np.testing.assert_allclose(np.diagonal(mixture.covariances, axis1=1, axis2=2), 1.0)
+    mean = mixture.weights @ mixture.means
+    spread = mixture.means - mean
+    np.testing.assert_allclose(rows.mean(axis=0), mean, atol=0.05)
+    expected = mixture.covariances.mean(axis=0) + spread.T @ spread / 2
+    np.testing.assert_allclose(np.cov(rows.T), expected, atol=0.1)
+
+
+def test_flops_of_a_row() -> None:
+    source = SyntheticSource(10, 4, 3, 1.0, correlated=False)
+    found = [row_flops(true_mixture(source, kind)) for kind in TYPES]
+    assert found == [4 * 3 * 15, 4 * 3 * 5 + 2 * 16 + 20, 4 * 3 * 9, 4 * 3 * 6]

@@ -1,0 +1,97 @@
+"""Promise 1: the same bits on any number of ranks and threads, streamed or resident."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import TYPES, assert_same_bits, blobs, launch, mpirun, read_lines, read_model, write_config, write_rows
+
+FIT_ALL = Path(__file__).with_name("fit_all.py")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weighted rows of uneven scales in two files, one of them chunked oddly, and a config."""
+    path = tmp_path_factory.mktemp("bits")
+    rows = (blobs(20_000, 4, 5, separation=1.5) * [1.0, 1e-3, 1e3, 7.0] + [0, 5, 1e4, -3]).astype(np.float32)
+    weights = np.random.default_rng(2).random(len(rows))
+    weights[::11] = 0
+    write_rows(path / "a.h5", rows[:7001], w=weights[:7001])
+    write_rows(path / "b.h5", rows[7001:], w=weights[7001:])
+    write_config(
+        path / "run.yaml",
+        data={"path": str(path / "?.h5"), "weights": "/w"},
+        model={"n_components": 5},
+        init={"n_init": 2, "seed": 5},
+        em={"max_iter": 5, "tol": 0},
+        compute={"tile_rows": 389},
+    )
+    return path
+
+
+def run(place: Path, n_ranks: int, variants: dict[str, list[str]], timeout: float) -> dict[str, Path]:
+    """Fit every covariance type in every variant in one launch; directories by type and variant."""
+    found, tasks = {}, []
+    for covariance_type in TYPES:
+        for name, overrides in variants.items():
+            key = f"{covariance_type}-{name}"
+            found[key] = place / f"{n_ranks}-{key}"
+            fixed = [f"model.covariance_type={covariance_type}", f"output.dir={found[key]}"]
+            tasks.append(",".join([str(place / "run.yaml"), *fixed, *overrides]))
+    done = launch(n_ranks, [sys.executable, str(FIT_ALL), *tasks], timeout)
+    assert done.returncode == 0, done.stderr
+    return found
+
+
+@pytest.fixture(scope="module")
+def reference(place: Path) -> dict[str, Path]:
+    return run(place, 0, {"resident": []}, 100)
+
+
+def assert_like_reference(reference: dict[str, Path], found: dict[str, Path]) -> None:
+    for key, directory in found.items():
+        expected = reference[key.split("-")[0] + "-resident"]
+        assert_same_bits(read_model(directory / "model.h5"), read_model(expected / "model.h5"))
+        logs = [read_lines(path / "convergence.jsonl") for path in (directory, expected)]
+        assert len(logs[0]) == 10
+        for name in ("init", "iteration", "mean_log_likelihood", "change", "floored", "reseeded"):
+            assert [line[name] for line in logs[0]] == [line[name] for line in logs[1]]
+
+
+@pytest.mark.parametrize("n_ranks", [0, 2, 3, 4])
+def test_ranks_threads_and_streaming(place: Path, reference: dict[str, Path], n_ranks: int) -> None:
+    variants = {
+        "threads": ["compute.threads=2"],
+        "streamed": ["compute.memory=1kB"],
+        "both": ["compute.memory=1kB", "compute.threads=2"],
+    }
+    assert_like_reference(reference, run(place, n_ranks, variants, 110))
+
+
+@pytest.mark.timeout(300)
+def test_sixty_four_ranks(place: Path, reference: dict[str, Path]) -> None:
+    assert_like_reference(reference, run(place, 64, {"resident": []}, 280))
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_components_far_apart(place: Path, n_ranks: int) -> None:
+    """Where most pairs of row and component are left out."""
+    write_rows(place / "far.h5", blobs(12_000, 64, 6))
+    config = write_config(
+        place / "far.yaml",
+        data={"path": str(place / "far.h5")},
+        model={"n_components": 6},
+        em={"max_iter": 4, "tol": 0},
+        compute={"tile_rows": 1500},
+    )
+    runs = [(0, "whole", []), (n_ranks, "apart", ["compute.threads=2"]), (n_ranks, "streamed", ["compute.memory=1kB"])]
+    models = []
+    for size, name, options in runs:
+        out = place / f"far-{n_ranks}-{name}"
+        assert mpirun(size, "fit", str(config), f"output.dir={out}", *options).returncode == 0
+        models.append(read_model(out / "model.h5"))
+    for model in models[1:]:
+        assert_same_bits(model, models[0])

@@ -1,0 +1,170 @@
+"""Numba's loops against NumPy's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import (
+    TYPES,
+    assert_same_bits,
+    blobs,
+    mpirun,
+    read_model,
+    start_mixture,
+    survey_of,
+    write_config,
+    write_rows,
+)
+
+from mpigmm.core.em import EStep
+from mpigmm.core.exact import FixedPoint
+from mpigmm.core.loops import LEAST_ENTRIES, NUMPY
+from mpigmm.core.statistics import Moments
+from mpigmm.core.tile import DOUBLE, SINGLE, Tile
+from mpigmm.runs.checkpoint import read_checkpoint, save_checkpoint
+
+pytest.importorskip("numba")
+from mpigmm.core.compiled import CompiledLoops, compiled, exponential
+
+COMPILED = CompiledLoops()
+LARGE = blobs(LEAST_ENTRIES // 20, 16, 4, separation=2.0).astype(np.float32)
+"""Rows enough to be compiled for."""
+PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
+
+
+@compiled
+def exponentials(x, out):
+    for i in range(len(x)):
+        out[i] = exponential(x[i])
+
+
+@PRECISIONS
+def test_exponential_is_right_to_the_last_places(dtype: np.dtype) -> None:
+    lowest = -80 if dtype == SINGLE else -600
+    x = np.concatenate([np.linspace(lowest, 0, 100_001), -(2.0 ** np.arange(-60, 6)), [0.0]]).astype(dtype)
+    found, expected = np.empty_like(x), np.exp(x.astype(np.longdouble))
+    exponentials(x, found)
+    assert np.abs(found / expected - 1).max() < 2.5 * np.finfo(dtype).eps
+    assert found[-1] == 1.0
+
+
+@PRECISIONS
+@pytest.mark.parametrize("raw", ["f8", "f4", "i2", "u1"])
+@pytest.mark.parametrize("shape", [(1, 1), (15, 3), (64, 16), (1000, 33)])
+def test_rows_are_turned_round_and_back(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
+    random = np.random.default_rng(0)
+    rows, centre = (100 * random.random(shape)).astype(raw), random.random(shape[1])
+    tiles = [Tile(shape[1], 1000, loops) for loops in (NUMPY, COMPILED)]
+    for tile in tiles:
+        tile.fill(rows, None, centre, mask=False, dtype=dtype)
+    assert tiles[0].rows.tobytes() == tiles[1].rows.tobytes()
+    assert tiles[0].by_row().tobytes() == tiles[1].by_row().tobytes()
+
+
+@PRECISIONS
+@pytest.mark.parametrize("n_components", [1, 2, 9])
+def test_responsibilities(n_components: int, dtype: np.dtype) -> None:
+    log_prob = (np.random.default_rng(1).standard_normal((n_components, 777)) * 300 - 500).astype(dtype)
+    log_prob[0, 3] = -np.inf if n_components > 1 else -1e4
+    found = []
+    for loops in (NUMPY, COMPILED):
+        tile = Tile(40, 777, loops)
+        tile.fill(np.zeros((777, 40)), None, np.zeros(40), mask=False, dtype=dtype)
+        found.append([each.copy() for each in loops.normalise(log_prob.copy(), tile)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=4 * np.finfo(dtype).eps, atol=1e-30)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_what_is_not_finite_is_seen(value: float) -> None:
+    tile = Tile(2, 9, COMPILED)
+    tile.fill(np.zeros((9, 2)), None, np.zeros(2), mask=False)
+    log_prob = np.zeros((3, 9))
+    log_prob[slice(None) if value < 0 else 1, 4] = value
+    _, log_density = COMPILED.normalise(log_prob, tile)
+    assert not np.isfinite(log_density[4]) and np.isfinite(np.delete(log_density, 4)).all()
+
+
+@pytest.mark.parametrize("n_limbs", [1, 2, 3, 48])
+def test_sums_are_the_same_to_the_bit(n_limbs: int) -> None:
+    random = np.random.default_rng(n_limbs)
+    top = random.integers(-30, 40, 1500).astype(np.int32) if n_limbs < 48 else np.full(1500, 960, np.int32)
+    form = FixedPoint(top, n_limbs)
+    plain, fast = form.zeros(), form.zeros()
+    for _ in range(5):
+        values = random.standard_normal(1500) * np.ldexp(1.0, np.minimum(top, 300) - 3 - random.integers(0, 90, 1500))
+        form.add(plain, values.copy())
+        COMPILED.add(form, fast, values.copy())
+    assert (plain == fast).all()
+
+
+@PRECISIONS
+@pytest.mark.parametrize("n_features", [2, 24, 70, 150])
+@pytest.mark.parametrize("separation", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_moments(covariance_type: str, separation: float, n_features: int, dtype: np.dtype) -> None:
+    rows = blobs(700, n_features, 5, separation=separation)
+    weights = np.random.default_rng(2).random(700)
+    weights[::7] = 0
+    survey, mixture = survey_of(rows, weights), start_mixture(covariance_type, rows, 5)
+    found = []
+    for loops in (NUMPY, COMPILED):
+        tile, moments = Tile(n_features, 700, loops), Moments.empty(mixture)
+        tile.fill(rows, weights, survey.centre, mask=True, dtype=dtype)
+        EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
+        found.append(moments.flat)
+    scale = np.abs(found[0]).max()
+    np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
+
+
+def fit(place: Path, covariance_type: str, n_ranks: int, *overrides: str) -> dict[str, np.ndarray]:
+    out = place / f"{covariance_type}-{n_ranks}-{len(overrides)}"
+    settings = [f"model.covariance_type={covariance_type}", f"output.dir={out}", *overrides]
+    done = mpirun(n_ranks, "fit", str(place / "run.yaml"), *settings, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return read_model(out / "model.h5")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_the_same_bits_on_any_number_of_ranks_and_threads(tmp_path: Path, precision: str) -> None:
+    write_rows(tmp_path / "x.h5", LARGE)
+    write_config(
+        tmp_path / "run.yaml",
+        data={"path": str(tmp_path / "x.h5")},
+        model={"n_components": 4},
+        em={"tol": 0, "max_iter": 4},
+        compute={"precision": precision},
+    )
+    for covariance_type in ("full", "diag"):
+        one = fit(tmp_path, covariance_type, 0)
+        assert_same_bits(one, fit(tmp_path, covariance_type, 3))
+        assert_same_bits(one, fit(tmp_path, covariance_type, 0, "compute.threads=2", "compute.memory=1MB"))
+
+
+@pytest.mark.timeout(240)
+def test_a_run_goes_on_with_the_loops_that_it_began_with(tmp_path: Path) -> None:
+    """With NumPy's where Numba has come since, and not at all where Numba is gone."""
+    write_rows(tmp_path / "x.h5", LARGE)
+    write_config(tmp_path / "run.yaml", data={"path": str(tmp_path / "x.h5")}, model={"n_components": 4}, em={"tol": 0})
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "numba.py").write_text("raise ImportError('No module named numba')")
+    config = (str(tmp_path / "run.yaml"), "model.covariance_type=diag")
+    begun = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'a'}", "em.max_iter=2")
+    assert begun.returncode == 0, begun.stderr
+    finished = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'a'}", "em.max_iter=2", PYTHONPATH=str(without))
+    assert finished.returncode == 0 and "is finished already" in finished.stderr, finished.stderr
+    refused = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'a'}", "em.max_iter=3", PYTHONPATH=str(without))
+    assert refused.returncode == 2, refused.stderr
+    assert "numba, whose compiled loops this run uses, cannot be imported on" in refused.stderr
+    assert "mpigmm[compiled]" in refused.stderr
+    checkpoint = read_checkpoint(tmp_path / "a" / "checkpoint.h5")
+    assert checkpoint.loops == "numba"
+    (tmp_path / "b").mkdir()
+    save_checkpoint(tmp_path / "b", replace(checkpoint, loops="numpy"))
+    resumed = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'b'}", "em.max_iter=3", PYTHONPATH=str(without))
+    assert resumed.returncode == 0 and "after iteration 2" in resumed.stderr, resumed.stderr

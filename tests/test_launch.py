@@ -1,0 +1,177 @@
+"""The program as users start it: exit codes, messages printed once, no hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from support import (
+    blobs,
+    clean_environment,
+    launch,
+    mpirun,
+    write_config,
+    write_rows,
+)
+
+from mpigmm.parallel.threads import crowding
+
+ROWS = blobs(3000, 3, 3)
+TEN_SECONDS = 10
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    write_rows(tmp_path / "x.h5", ROWS)
+    return write_config(
+        tmp_path / "run.yaml",
+        data={"path": str(tmp_path / "x.h5")},
+        model={"n_components": 3},
+        output={"dir": str(tmp_path / "out")},
+    )
+
+
+@pytest.mark.parametrize("n_ranks", [0, 2])
+def test_fit_predict_score_inspect(config: Path, n_ranks: int) -> None:
+    model, out = config.parent / "out" / "model.h5", config.parent / "labels of rows.h5"
+    fitted = mpirun(n_ranks, "fit", str(config))
+    assert fitted.returncode == 0, fitted.stderr
+    assert fitted.stdout.startswith(f"{model}: 3 components, converged after")
+    assert "iteration 1/100  log-likelihood" in fitted.stderr
+    assert mpirun(n_ranks, "predict", str(model), str(config.parent / "x.h5"), "--out", str(out)).returncode == 0
+    scored = json.loads(mpirun(n_ranks, "score", str(model), str(config.parent / "x.h5")).stdout)
+    told = json.loads((config.parent / "out" / "summary.json").read_text())
+    for name in ("n_samples", "mean_log_likelihood", "aic", "bic"):
+        assert scored[name] == pytest.approx(told[name], rel=1e-12)
+    inspected = json.loads(mpirun(n_ranks, "inspect", str(model), "--json").stdout)
+    assert (inspected["kind"], inspected["n_components"], inspected["n_samples"]) == ("model", 3, 3000)
+    with h5py.File(out) as file:
+        assert set(file) == {"labels", "log_density"}
+        assert file["labels"].dtype == np.int32
+        assert file["log_density"][()].mean() == pytest.approx(scored["mean_log_likelihood"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "no.yaml"], "no.yaml cannot be read"),
+        (["fit", "CONFIG", "model.n_component=3"], "did you mean model.n_components?"),
+        (["fit", "CONFIG", "data.path=none.h5"], "none.h5 does not exist"),
+        (["fit", "CONFIG", "em.tol=-1"], "em.tol: -1 is not valid"),
+        (["fit", "CONFIG", "output.dir=/proc/x"], "output.dir: /proc/x cannot be written"),
+        (["predict", "no-model.h5", "x.h5", "--out", "o.h5"], "no-model.h5 cannot be read"),
+        (["sample", "model.h5"], "sample"),
+        (["fit"], "Missing argument"),
+    ],
+)
+def test_mistakes_at_four_ranks(config: Path, arguments: list[str], message: str) -> None:
+    begin = time.monotonic()
+    done = mpirun(4, *(str(config) if argument == "CONFIG" else argument for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count(message) == 1
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begin < TEN_SECONDS
+
+
+@pytest.mark.parametrize("n_ranks", [0, 4])
+def test_a_bad_row_late_in_the_data(config: Path, n_ranks: int) -> None:
+    rows = ROWS.copy()
+    rows[2876, 1] = np.nan
+    write_rows(config.parent / "x.h5", rows)
+    done = mpirun(n_ranks, "fit", str(config), "compute.tile_rows=100")
+    assert done.returncode == 2
+    assert done.stderr.count("row 2,876 of /X") == 1 and done.stderr.count("NaN in column 1") == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_directory_in_use_is_refused_naming_the_holder(config: Path) -> None:
+    command = [sys.executable, "-m", "mpigmm", "fit", str(config), "em.tol=0", "em.max_iter=1000000"]
+    with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.DEVNULL) as holder:
+        try:
+            while not (config.parent / "out" / "convergence.jsonl").exists():
+                time.sleep(0.05)
+            done = mpirun(2, "fit", str(config))
+        finally:
+            holder.kill()
+    assert done.returncode == 2
+    assert f"is in use by another run (process {holder.pid}" in done.stderr
+
+
+def test_a_launcher_that_mpi_does_not_see(config: Path) -> None:
+    told = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
+    done = mpirun(0, "fit", str(config), **told)
+    assert done.returncode == 2
+    assert "the launcher started 4 processes" in done.stderr
+    silent = mpirun(0, "fit", str(config), **(told | {"SLURM_PROCID": "3"}))
+    assert (silent.returncode, silent.stderr) == (2, "")
+
+
+def test_predict_refuses_a_bad_row_and_leaves_nothing(config: Path) -> None:
+    assert mpirun(0, "fit", str(config), "em.max_iter=2").returncode == 0
+    holes = ROWS.copy()
+    holes[2500, 2] = np.inf
+    bad, out = str(write_rows(config.parent / "bad.h5", holes)), config.parent / "o.h5"
+    done = mpirun(2, "predict", str(config.parent / "out" / "model.h5"), bad, "--out", str(out))
+    assert (done.returncode, done.stderr.count("row 2,500 of /X")) == (2, 1), done.stderr
+    assert not out.exists() and not list(config.parent.glob(".*.tmp"))
+
+
+def test_predict_is_complete_and_in_order_on_any_ranks(config: Path) -> None:
+    rows = blobs(9001, 3, 3, 1)
+    path = str(write_rows(config.parent / "more.h5", rows))
+    assert mpirun(0, "fit", str(config), "data.columns=[2,0]").returncode == 0
+    model = str(config.parent / "out" / "model.h5")
+    outputs = []
+    for n_ranks in (0, 3):
+        out = config.parent / f"{n_ranks}.h5"
+        assert mpirun(n_ranks, "predict", model, path, "--out", str(out), "--proba", "2").returncode == 0
+        with h5py.File(out) as file:
+            outputs.append({name: file[name][()] for name in file})
+    for name, values in outputs[0].items():
+        assert values.tobytes() == outputs[1][name].tobytes()
+        assert len(values) == 9001
+    assert (outputs[0]["components"][:, 0] == outputs[0]["labels"]).all()
+    assert (np.diff(outputs[0]["proba"], axis=1) <= 0).all()
+
+
+def test_ranks_other_than_root_import_no_user_interface() -> None:
+    code = (
+        "import sys; from mpigmm.__main__ import serve, StopRequest; from mpigmm.parallel.comm import Comm; c = Comm();"
+        "serve(c, ['--version'], StopRequest());"
+        "found = {m for m in sys.modules} & {'typer', 'rich', 'yaml', 'pydantic', 'matplotlib', 'sklearn'};"
+        "print(c.rank, 'loaded', sorted(found))"
+    )
+    assert "1 loaded []" in launch(2, [sys.executable, "-c", code], 60).stdout  # ranks' lines may run into one another
+
+
+@pytest.mark.parametrize(
+    ("threads", "ranks", "processors", "bound", "warning"),
+    [
+        (1, 4, 4, 4, None),
+        (2, 2, 4, 2, None),
+        (2, 4, 4, 4, "4 ranks of 2 threads on a node share 4 processors"),
+        (4, 2, 64, 2, "2 ranks of 4 threads on a node share the 2 to which each is bound"),
+    ],
+)
+def test_a_crowded_node(
+    monkeypatch: pytest.MonkeyPatch, threads: int, ranks: int, processors: int, bound: int, warning: str | None
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(bound)))
+    said = crowding(threads, ranks)
+    assert said is None if warning is None else warning in str(said)
+
+
+def test_a_crowded_node_is_told_once(tmp_path: Path) -> None:
+    write_rows(tmp_path / "x.h5", blobs(200, 2, 2))
+    config = write_config(tmp_path / "run.yaml", data={"path": str(tmp_path / "x.h5")}, em={"max_iter": 2})
+    threads = (os.cpu_count() or 1) + 1
+    done = mpirun(2, "fit", str(config), f"output.dir={tmp_path / 'out'}", f"compute.threads={threads}")
+    assert done.returncode == 0 and done.stderr.count(f"2 ranks of {threads} threads on a node share") == 1
