@@ -1,0 +1,275 @@
+"""A run struck at random moments and rerun: ``python tests/faults.py kills|signals COUNT`` or ``soak SECONDS``.
+
+Whatever happened to a run, the same command goes on where its last checkpoint stands and ends in the bits and the log
+of the run that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+from support import (
+    assert_same_bits,
+    blobs,
+    clean_environment,
+    mpirun,
+    ranks_below,
+    read_lines,
+    read_model,
+    write_config,
+    write_rows,
+)
+
+from mpigmm.runs.checkpoint import load_checkpoint
+
+PHASES = ("survey", "initialisation", "iteration", "checkpoint")
+LONGEST = {"survey": 0.02, "initialisation": 0.3, "iteration": 1.0, "checkpoint": 0.001}
+"""Seconds within which to strike, once the phase has begun."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+KEPT = ("init", "iteration", "mean_log_likelihood", "change", "floored", "reseeded")
+TEN_SECONDS, STOP_SECONDS = 10.0, 2.0
+
+
+@dataclass
+class Struck:
+    """What was done to a run, and what came of it."""
+
+    phase: str
+    processes: list[int]
+    moment: float
+
+
+class Patient:
+    """A problem, the run that nothing happens to, and the runs that something does."""
+
+    def __init__(self, place: Path, seed: int) -> None:
+        self.place, self.random = place, random.Random(seed)
+        self.out = place / "out"
+        rows = write_rows(place / "x.h5", blobs(40_000, 6, 12, separation=0.8))
+        self.config = write_config(
+            place / "run.yaml",
+            data={"path": str(rows)},
+            model={"n_components": 12},
+            init={"n_init": 2},
+            em={"tol": 0, "max_iter": 8},
+            compute={"tile_rows": 1000, "memory": "64kB"},
+            output={"dir": str(self.out), "checkpoint_iterations": 2},
+        )
+        done = self.run(1)
+        assert done.returncode == 0, done.stderr
+        self.model, self.log = read_model(self.out / "model.h5"), self.read_log()
+
+    def run(self, n_ranks: int, *options: str, during: Any = None) -> subprocess.CompletedProcess[str]:
+        return mpirun(n_ranks, "fit", str(self.config), *options, during=during)
+
+    def read_log(self) -> list[list[Any]]:
+        return [[line[name] for name in KEPT] for line in read_lines(self.out / "convergence.jsonl")]
+
+    def phase(self) -> str | None:
+        """Where the run stands, by its files; None before it has begun."""
+        if not (self.out / ".lock").exists():
+            return None
+        if (self.out / ".checkpoint.h5.tmp").exists():
+            return "checkpoint"
+        if (self.out / "checkpoint.h5").exists():
+            return "iteration"
+        return "initialisation" if (self.out / "convergence.jsonl").exists() else "survey"
+
+    def struck(self, n_ranks: int, strike: Callable[[int, list[int]], None]) -> tuple[Struck, Any]:
+        """A fresh run, struck at a random moment of a random phase."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        wanted, found = self.random.choice(PHASES), []
+
+        def wait_and_strike(process: subprocess.Popen[str]) -> None:
+            while self.phase() is None:
+                pass
+            ranks = ranks_below(process.pid) if n_ranks else [process.pid]
+            while self.phase() != wanted and process.poll() is None:
+                pass
+            time.sleep(self.random.random() * LONGEST[wanted])
+            found.append(Struck(self.phase() or "start", [process.pid, *ranks], time.monotonic()))
+            strike(process.pid, ranks)
+
+        done = self.run(n_ranks, during=wait_and_strike)
+        return found[0], done
+
+    def recover(self) -> None:
+        """Run the same command again, on any number of ranks: it says where it goes on, and ends as it should."""
+        checkpoint, _ = load_checkpoint(self.out)
+        again = self.run(self.random.randint(0, 4))
+        assert again.returncode == 0, again.stderr
+        told = (
+            f"resuming start {checkpoint.progress.init + 1} after iteration {checkpoint.progress.iteration}"
+            if checkpoint
+            else ""
+        )
+        assert told in again.stderr or "is finished already" in again.stderr, again.stderr
+        assert bool(checkpoint) == ("resuming" in again.stderr or "is finished already" in again.stderr)
+        assert_same_bits(read_model(self.out / "model.h5"), self.model)
+        assert self.read_log() == self.log
+
+
+def send(number: int, processes: list[int]) -> None:
+    """Signal processes, some of which may have ended."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def kills(patient: Patient, count: int) -> Counter[str]:
+    """Kill ranks or the launcher, `count` times; how many kills landed in each phase."""
+    landed: Counter[str] = Counter()
+    for _ in range(count):
+        victim = patient.random.choice(("launcher", "rank", "all ranks"))
+
+        def strike(launcher: int, ranks: list[int], victim: str = victim) -> None:
+            chosen = {"launcher": [launcher], "rank": ranks and [patient.random.choice(ranks)], "all ranks": ranks}
+            send(signal.SIGKILL, chosen[victim])
+
+        struck, _ = patient.struck(patient.random.randint(2, 4), strike)
+        await_end(struck)
+        patient.recover()
+        landed[struck.phase] += 1
+    return landed
+
+
+def signals(patient: Patient, count: int) -> Counter[str]:
+    """Signal a rank, all ranks, the launcher or a run without one, `count` times; where the signals landed."""
+    landed: Counter[str] = Counter()
+    for _ in range(count):
+        n_ranks, number = patient.random.choice((0, 2, 3, 4)), patient.random.choice(SIGNALS)
+        target = patient.random.choice(("launcher", "rank", "all ranks"))
+        if target == "launcher" and n_ranks:
+            number = patient.random.choice(forwarded())
+
+        def strike(launcher: int, ranks: list[int], target: str = target, number: int = number) -> None:
+            chosen = {"launcher": [launcher], "rank": ranks and [patient.random.choice(ranks)], "all ranks": ranks}
+            send(number, chosen[target])
+
+        struck, done = patient.struck(n_ranks, strike)
+        seconds = time.monotonic() - struck.moment
+        if done.returncode == 0:  # it came after the last tile
+            landed["end"] += 1
+        else:
+            assert done.returncode == 75, (done.returncode, done.stderr)
+            assert done.stderr.count(f"interrupted by {number.name}") == 1, done.stderr
+            assert seconds < STOP_SECONDS, f"{seconds} s from the signal to the end"
+            landed[struck.phase] += 1
+            assert_nothing_lost(patient)
+        await_end(struck)
+        patient.recover()
+    return landed
+
+
+def forwarded() -> tuple[signal.Signals, ...]:
+    """Signals that this mpirun passes on to its ranks: MPICH's knows one of the two."""
+    version = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, timeout=30).stdout
+    return (signal.SIGUSR1,) if "HYDRA" in version else (signal.SIGUSR1, signal.SIGUSR2)
+
+
+def assert_nothing_lost(patient: Patient) -> None:
+    """The checkpoint stands where the log ends."""
+    checkpoint, _ = load_checkpoint(patient.out)
+    log = patient.out / "convergence.jsonl"
+    assert len(checkpoint.history if checkpoint else ()) == (len(read_lines(log)) if log.exists() else 0)
+
+
+def await_end(struck: Struck) -> None:
+    """All processes of a run are gone ten seconds after it was struck."""
+    while any(is_running(process) for process in struck.processes):
+        assert time.monotonic() < struck.moment + TEN_SECONDS, f"processes live on: {struck}"
+        time.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def soak(patient: Patient, seconds: float, rounds: int = 2) -> tuple[Counter[str], str]:
+    """Fit, kill, resume and predict until time and rounds are over, beside one rank that lives as long.
+
+    Where the kills landed, and the other figures in words.
+    """
+    begin, landed, labels, sizes = time.monotonic(), Counter[str](), None, []
+    with long_lived(patient.place) as companion:
+        try:
+            while time.monotonic() < begin + seconds or landed.total() < rounds:
+                landed += kills(patient, 1)
+                labels = same_labels(patient, labels)
+                sizes.append(resident(companion.pid))
+            companion.send_signal(signal.SIGUSR1)
+            assert companion.wait(TEN_SECONDS) == 75
+        finally:
+            companion.kill()
+    growth = max(sizes) / sizes[0] - 1
+    assert growth < 0.02, f"the long-lived rank grew by {growth:.1%}: {sizes}"
+    lines = len(read_lines(patient.place / "long" / "convergence.jsonl"))
+    words = (
+        f"{time.monotonic() - begin:.0f} s of soak: the long-lived rank made {lines} iterations, grew by {growth:.2%}"
+    )
+    return landed, words
+
+
+def long_lived(place: Path) -> subprocess.Popen[str]:
+    """A fit without end, once its first iterations are through."""
+    rows = write_rows(place / "long.h5", blobs(200_000, 8, 8))
+    command = [sys.executable, "-m", "mpigmm", "fit", str(place / "run.yaml"), f"data.path={rows}"]
+    options = [f"output.dir={place / 'long'}", "init.n_init=1", "em.max_iter=1000000000"]
+    process = subprocess.Popen([*command, *options], env=clean_environment(), stderr=subprocess.DEVNULL, text=True)
+    log = place / "long" / "convergence.jsonl"
+    while not log.exists() or len(log.read_bytes().splitlines()) < 12:
+        assert process.poll() is None
+        time.sleep(0.1)
+    return process
+
+
+def same_labels(patient: Patient, before: bytes | None) -> bytes:
+    """What predict writes, which is the same in every round."""
+    out = patient.place / "labels.h5"
+    done = mpirun(2, "predict", str(patient.out / "model.h5"), str(patient.place / "x.h5"), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    with h5py.File(out) as file:
+        labels = file["labels"][()].tobytes() + file["log_density"][()].tobytes()
+    assert before in (None, labels)
+    return labels
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def describe(landed: Counter[str]) -> str:
+    return ", ".join(f"{landed[phase]} in {phase}" for phase in (*PHASES, "end") if landed[phase] or phase != "end")
+
+
+def main(what: str, amount: str, seed: str = "0") -> None:
+    with tempfile.TemporaryDirectory() as place:
+        patient = Patient(Path(place), int(seed))
+        if what == "soak":
+            landed, words = soak(patient, float(amount))
+            print(f"{words}; {landed.total()} kills:", describe(landed))
+        else:
+            print(f"{amount} {what}:", describe({"kills": kills, "signals": signals}[what](patient, int(amount))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,25 @@
+"""Ten kills, ten signals and two minutes of soak; ``make test-kill`` and ``make test-soak`` do more of it."""
+
+from __future__ import annotations
+
+import pytest
+from faults import Patient, describe, signals, soak
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
+    return Patient(tmp_path_factory.mktemp("faults"), seed=0)
+
+
+@pytest.mark.timeout(400)
+def test_kills_beside_a_rank_that_lives_for_two_minutes(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
+    landed, words = soak(patient, 120, rounds=10)
+    with capsys.disabled():
+        print(f"\n{words}; {landed.total()} kills: {describe(landed)}")
+
+
+@pytest.mark.timeout(200)
+def test_signals(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
+    landed = signals(patient, 10)
+    with capsys.disabled():
+        print(f"\n10 signals: {describe(landed)}")
