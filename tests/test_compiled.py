@@ -27,7 +27,8 @@ from mpigmm.core.tile import DOUBLE, SINGLE, Tile
 from mpigmm.runs.checkpoint import read_checkpoint, save_checkpoint
 
 pytest.importorskip("numba")
-from mpigmm.core.compiled import CompiledLoops, compiled, exponential
+from mpigmm.core.compiled import CompiledLoops
+from mpigmm.core.elementary import compiled, exponential, logarithm
 
 COMPILED = CompiledLoops()
 LARGE = blobs(LEAST_ENTRIES // 20, 16, 4, separation=2.0).astype(np.float32)
@@ -51,10 +52,26 @@ def test_exponential_is_right_to_the_last_places(dtype: np.dtype) -> None:
     assert found[-1] == 1.0
 
 
+@compiled
+def logarithms(x, out):
+    for i in range(len(x)):
+        out[i] = logarithm(x[i])
+
+
+def test_logarithm_is_right_to_the_last_place() -> None:
+    x = np.concatenate([np.linspace(1, 3, 100_001), 2.0 ** np.arange(1, 1000), 1 + 2.0 ** -np.arange(1, 53)])
+    found, expected = np.empty_like(x), np.log(x.astype(np.longdouble))
+    logarithms(x, found)
+    assert found[0] == expected[0] == 0
+    assert np.abs(found[1:] / expected[1:] - 1).max() < 1.5 * np.finfo(float).eps
+    logarithms(np.array([np.nan, np.inf]), found)
+    assert np.isnan(found[:2]).all()
+
+
 @PRECISIONS
 @pytest.mark.parametrize("raw", ["f8", "f4", "i2", "u1"])
 @pytest.mark.parametrize("shape", [(1, 1), (15, 3), (64, 16), (1000, 33)])
-def test_rows_are_turned_round_and_back(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
+def test_rows_are_turned_round_or_not(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
     random = np.random.default_rng(0)
     rows, centre = (100 * random.random(shape)).astype(raw), random.random(shape[1])
     tiles = [Tile(shape[1], 1000, loops) for loops in (NUMPY, COMPILED)]

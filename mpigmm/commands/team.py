@@ -19,7 +19,7 @@ from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm, host
 from mpigmm.parallel.partition import count_tiles, own_tiles
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.parallel.threads import count_threads, crowding, run_workers
+from mpigmm.parallel.threads import count_threads, crowding, hold_blas, run_workers
 
 T = TypeVar("T")
 Tiles = Iterator[tuple[int, Rows, Rows | None]]
@@ -105,6 +105,7 @@ def build_team(
         block = Block(source, tiles, tile_rows, memory)
         block.load(stop.check)
         team = Team(comm, block, max(1, min(n_threads, len(tiles))), stop, load_loops(loops))
+        hold_blas()
         team.prepare(np.dtype(compute.precision))
         team.warning = crowding(n_threads, ranks_on_node)
         return team

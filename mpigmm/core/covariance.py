@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.tile import DOUBLE, Tile
+
+if TYPE_CHECKING:
+    from mpigmm.core.statistics import Moments
 
 PACKING_TOLERANCE = 3e-5
 """What products of float32 rows may cost a row's log density, in nats, before a safer way is taken."""
@@ -79,6 +82,10 @@ class Kernel(ABC):
     @abstractmethod
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         """Moments about the means, weighted with resp (K, n), into first (K, D) and second (n_second,)."""
+
+    def fused(self, tile: Tile, moments: Moments) -> bool:
+        """The whole E-step of a tile at once, where there is a way; False, and nothing done, where there is none."""
+        return False
 
 
 class Covariance(ABC):

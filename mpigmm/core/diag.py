@@ -15,6 +15,7 @@ from mpigmm.core.covariance import (
     packing_error,
 )
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import Products
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.tile import SINGLE, Tile
 
@@ -96,6 +97,8 @@ class DiagPackedKernel(PackedKernel):
     precisions : ndarray of shape (K, D), or (K, 1) where all features share one
     """
 
+    kind = Products.SQUARES
+
     def __init__(self, parameters: Parameters, precisions: FloatArray) -> None:
         super().__init__(parameters, precisions, precisions * parameters.means)
 
@@ -103,7 +106,7 @@ class DiagPackedKernel(PackedKernel):
         np.multiply(tile.rows, tile.rows, out=out)
 
     def second_moments(
-        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+        self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
         return products - self.means * (about_centre + first)
 

@@ -59,17 +59,21 @@ class EStep:
 
     def __call__(self, tile: Tile, moments: Moments) -> None:
         """Overwrite moments with those of a tile."""
+        if not self._kernel.fused(tile, moments):
+            self._one_by_one(tile, moments)
+        if not np.isfinite(moments.log_likelihood[0]):
+            raise DataError(
+                "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
+                "input alone while it is read, and add --restart"
+            )
+
+    def _one_by_one(self, tile: Tile, moments: Moments) -> None:
         resp, log_density = self.posterior(tile)
         if tile.weights is None:
             moments.log_likelihood[0] = log_density.sum(dtype=np.float64)
         else:
             resp *= tile.weights
             moments.log_likelihood[0] = np.multiply(log_density, tile.weights, out=log_density).sum(dtype=np.float64)
-        if not np.isfinite(moments.log_likelihood[0]):
-            raise DataError(
-                "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
-                "input alone while it is read, and add --restart"
-            )
         np.add.reduce(resp, axis=1, dtype=np.float64, out=moments.counts)
         self._kernel.accumulate(tile, resp, moments.first_moments, moments.second_moments)
 

@@ -9,6 +9,7 @@ import numpy as np
 from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import Products
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.sparse import SparseKernel
 from mpigmm.core.tile import Tile
@@ -119,6 +120,8 @@ class CholeskyKernel(Kernel):
 class FullPackedKernel(PackedKernel):
     """The products are all of two features, a lower triangle packed."""
 
+    kind = Products.PAIRS
+
     def __init__(self, parameters: Parameters) -> None:
         factors = parameters.precisions_cholesky
         precisions = factors @ factors.transpose(0, 2, 1)
@@ -136,7 +139,7 @@ class FullPackedKernel(PackedKernel):
             np.multiply(row, tile.rows[: i + 1], out=out[start:end])
 
     def second_moments(
-        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+        self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
         i, j = self._row, self._column
         return products - about_centre[:, i] * self.means[:, j] - self.means[:, i] * first[:, j]

@@ -162,7 +162,7 @@ def partition_mixture(
     tile = Tile(rows.shape[1], min(len(rows), max(1, CHUNK_ENTRIES // len(means))))
     for first in range(0, len(rows), tile.max_rows):
         part = slice(first, first + tile.max_rows)
-        tile.fill(rows[part], None, survey.centre, mask=False)
+        tile.fill(rows[part], weights[part], survey.centre, mask=False)
         resp = np.zeros((len(means), tile.n_rows))
         resp[labels[part], np.arange(tile.n_rows)] = weights[part]
         moments.counts[:] = resp.sum(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,14 @@ LEAST_ENTRIES = 10**7
 Indices = NDArray[np.intp]
 
 
+class Products(IntEnum):
+    """Products of a row's features: all of two, each with itself, and the sum of those."""
+
+    PAIRS = 0
+    SQUARES = 1
+    LENGTH = 2
+
+
 class Loops:
     """In NumPy, one pass over the tile after another.
 
@@ -38,10 +47,13 @@ class Loops:
         Part of what decides a fit's bits.
     call : float
         Nanoseconds to pick some rows of a tile and compute with them, however few they are.
+    fuses : bool
+        Whether there is `packed_sums`.
     """
 
     name = "numpy"
     call = 20e3
+    fuses = False
 
     def prepare(self, tile: Tile, rows: NDArray[Any], dtype: np.dtype[Any]) -> None:
         """Compile what there is, for rows (n, D) of the file's dtype and tiles of this one; uses up the tile."""
@@ -57,10 +69,9 @@ class Loops:
             centred = np.subtract(rows, centre, out=part[: len(rows)], casting="same_kind")
             out[:, start : start + ROWS_AT_ONCE] = centred.T
 
-    def turn_back(self, source: FloatArray, out: FloatArray) -> None:
-        """Write source (D, n) to out (n, D), part by part: a cache holds few lines that lie a power of two apart."""
-        for start in range(0, len(out), ROWS_AT_ONCE):
-            out[start : start + ROWS_AT_ONCE] = source[:, start : start + ROWS_AT_ONCE].T
+    def subtract(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
+        """Rows (n, D) of any real dtype, less the centre (D,), into out (n, D)."""
+        np.subtract(raw, centre, out=out, casting="same_kind")
 
     def normalise(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Turn weighted log-densities (K, n) into responsibilities in place; returns them and log densities (n,)."""
@@ -77,6 +88,24 @@ class Loops:
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         """`FixedPoint.add`."""
         form.add(limbs, values)
+
+    def packed_sums(
+        self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
+    ) -> float:
+        """The whole E-step by phi(x) = [1, x, products of x], some rows at a time; returns the log-likelihood.
+
+        Parameters
+        ----------
+        tile : Tile
+        kind : Products
+        whiten : ndarray of shape (D, D) or (0, 0)
+            What rows are multiplied by before their lengths are taken, if anything.
+        lines : ndarray of shape (K, L)
+            Coefficients of phi in the weighted log-densities.
+        sums, scatter : ndarrays of shape (K, L) and (D, D) or (0, 0), float64
+            Take the sums over rows of responsibilities times phi, and of all rows' products where there is room.
+        """
+        raise NotImplementedError(f"{self.name} takes one step after another")
 
     def pick_distances(
         self, tile: Tile, rest: FloatArray, offsets: FloatArray, highest: float, nats: float, most: int, out: FloatArray

@@ -4,12 +4,17 @@ all statistics R phi^T."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpigmm.core.covariance import Kernel, Parameters
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import Products
 from mpigmm.core.tile import Tile
+
+if TYPE_CHECKING:
+    from mpigmm.core.statistics import Moments
 
 
 class PackedKernel(Kernel):
@@ -25,10 +30,20 @@ class PackedKernel(Kernel):
         Coefficients of the products in the squared distance.
     linear : ndarray of shape (K, D)
         P mu.
+
+    Attributes
+    ----------
+    kind : Products
+        Which products they are.
+    whiten : ndarray of shape (D, D) or (0, 0)
+        What rows are multiplied by before their lengths are taken, if anything.
     """
+
+    kind: Products
 
     def __init__(self, parameters: Parameters, products: FloatArray, linear: FloatArray) -> None:
         self.means = parameters.means
+        self.whiten = np.empty((0, 0), parameters.dtype)
         self._n_products = products.shape[1]
         constants = parameters.log_constants - 0.5 * (self.means * linear).sum(axis=1)
         lines = np.concatenate([constants[:, None], linear, -0.5 * products], axis=1)
@@ -40,19 +55,23 @@ class PackedKernel(Kernel):
 
     @abstractmethod
     def second_moments(
-        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+        self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
         """Second moments about the means, packed.
 
         Parameters
         ----------
-        tile : Tile
-        resp : ndarray of shape (K, n)
         products : ndarray of shape (K, Q)
             Sums of the products.
         about_centre, first : ndarray of shape (K, D)
             First moments about the tile's centre and about the means.
+        scatter : ndarray of shape (D, D) or (0, 0)
+            What `scatter` yields.
         """
+
+    def scatter(self, tile: Tile) -> FloatArray:
+        """Sums (D, D) over a tile's rows that the second moments need besides, or (0, 0)."""
+        return np.empty((0, 0))
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         np.matmul(self._lines, tile.extended(self._n_products, self.multiply), out=out)
@@ -60,6 +79,19 @@ class PackedKernel(Kernel):
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         phi = tile.extended(self._n_products, self.multiply)
         sums = np.matmul(resp, phi.T, out=tile.array("sums", *self._lines.shape)).astype(np.float64, copy=False)
-        counts, about_centre, products = np.split(sums, [1, 1 + tile.n_features], axis=1)
+        self._move(sums, self.scatter(tile), first, second)
+
+    def fused(self, tile: Tile, moments: Moments) -> bool:
+        if not tile.loops.fuses:
+            return False
+        sums, scatter = np.zeros(self._lines.shape), np.zeros(self.whiten.shape)
+        moments.log_likelihood[0] = tile.loops.packed_sums(tile, self.kind, self.whiten, self._lines, sums, scatter)
+        moments.counts[:] = sums[:, 0]
+        self._move(sums, scatter, moments.first_moments, moments.second_moments)
+        return True
+
+    def _move(self, sums: FloatArray, scatter: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        """From the sums (K, 1 + D + Q) of phi to moments about the means."""
+        counts, about_centre, products = np.split(sums, [1, 1 + self.means.shape[1]], axis=1)
         np.subtract(about_centre, counts * self.means, out=first)
-        second[:] = self.second_moments(tile, resp, products, about_centre, first).reshape(-1)
+        second[:] = self.second_moments(products, about_centre, first, scatter).reshape(-1)

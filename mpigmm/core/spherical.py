@@ -7,6 +7,7 @@ import numpy as np
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish, first_singular
 from mpigmm.core.diag import DiagKernel, DiagPackedKernel, centre, leaves_digits
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import Products
 from mpigmm.core.tile import Tile
 
 
@@ -68,11 +69,13 @@ class Spherical(Covariance):
 class SphericalPackedKernel(DiagPackedKernel):
     """The only product is the squared length."""
 
+    kind = Products.LENGTH
+
     def multiply(self, tile: Tile, out: FloatArray) -> None:
         np.einsum("dn,dn->n", tile.rows, tile.rows, out=out[0])
 
     def second_moments(
-        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+        self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
         return np.asarray(products - (self.means * (about_centre + first)).sum(axis=1, keepdims=True))
 

@@ -7,6 +7,7 @@ import numpy as np
 from mpigmm.core import matrices
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import Products
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle, unpack
@@ -79,27 +80,33 @@ class Tied(Covariance):
 class TiedPackedKernel(PackedKernel):
     """The only product is the squared length of the whitened row, the same for all components.
 
-    So is the sum over components of the second moments about the tile's centre: that of all rows.
+    So is the sum over components of the second moments about the tile's centre: that of all rows, since a row's
+    responsibilities add up to its weight.
     """
+
+    kind = Products.LENGTH
 
     def __init__(self, parameters: Parameters) -> None:
         factor = parameters.precisions_cholesky
         linear = parameters.means @ factor @ factor.T
         super().__init__(parameters, np.ones((len(linear), 1)), linear)
-        self._whiten = np.ascontiguousarray(factor.T, parameters.dtype)
+        self.whiten = np.ascontiguousarray(factor.T, parameters.dtype)
 
     def multiply(self, tile: Tile, out: FloatArray) -> None:
-        whitened = np.matmul(self._whiten, tile.rows, out=tile.array("whitened", *tile.rows.shape))
+        whitened = np.matmul(self.whiten, tile.rows, out=tile.array("whitened", *tile.rows.shape))
         np.einsum("dn,dn->n", whitened, whitened, out=out[0])
 
+    def scatter(self, tile: Tile) -> FloatArray:
+        if tile.weights is None:
+            return matrices.product(tile.rows, tile)
+        root = np.sqrt(tile.weights, out=tile.vector("root"))
+        return matrices.product(np.multiply(tile.rows, root, out=tile.array("scaled", *tile.rows.shape)), tile)
+
     def second_moments(
-        self, tile: Tile, resp: FloatArray, products: FloatArray, about_centre: FloatArray, first: FloatArray
+        self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
-        root = np.sqrt(np.add.reduce(resp, axis=0, out=tile.vector("total")), out=tile.vector("root"))
-        scaled = np.multiply(tile.rows, root, out=tile.array("scaled", *tile.rows.shape))
-        scatter = matrices.product(scaled, tile)
-        scatter -= about_centre.T @ self.means + self.means.T @ first
-        return np.asarray(scatter.reshape(-1)[lower_triangle(tile.n_features)])
+        within = scatter - (about_centre.T @ self.means + self.means.T @ first)
+        return np.asarray(within.reshape(-1)[lower_triangle(len(within))])
 
 
 class TiedKernel(Kernel):

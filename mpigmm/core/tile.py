@@ -52,8 +52,8 @@ class Tile:
     ----------
     dtype : dtype
         float64 or float32, that of all arrays: set as the tile is filled.
-    augmented : ndarray of shape (D + 1, n)
-        A line of ones and `rows`, so that one matrix product subtracts an offset as well.
+    raw, centre : ndarrays of shape (n, D) and (D,)
+        The rows as they are, whose difference the tile stands for; what depends on it is computed when first asked for.
     weights : ndarray of shape (n,) or None
         Weight of each row, zero where masked; None where all are one.
     """
@@ -66,11 +66,24 @@ class Tile:
         self._buffers: dict[str, NDArray[np.uint8]] = {}
         self._made: set[str] = set()
         self.weights: FloatArray | None = None
-        self.augmented = self.array("augmented", n_features + 1, max_rows)
+        self.raw: NDArray[Any] = np.empty((0, n_features))
+        self.centre = np.zeros(n_features)
+        self._augmented = self.array("augmented", n_features + 1, max_rows)
 
     @property
     def n_rows(self) -> int:
-        return int(self.augmented.shape[1])
+        return len(self.raw)
+
+    @property
+    def augmented(self) -> FloatArray:
+        """A line of ones and `rows`, (D + 1, n), so that one matrix product subtracts an offset as well."""
+        if "augmented" not in self._made:
+            self._augmented = self.array("augmented", self.n_features + 1, self.n_rows)
+            self._augmented[0] = 1.0
+            with np.errstate(invalid="ignore", over="ignore"):
+                self.loops.turn(self.raw, self.centre, self._augmented[1:])
+            self._made.add("augmented")
+        return self._augmented
 
     @property
     def rows(self) -> FloatArray:
@@ -100,7 +113,7 @@ class Tile:
         if "more" not in self._made:
             if not np.shares_memory(whole, self.augmented):
                 whole[:height] = self.augmented
-                self.augmented = whole[:height]
+                self._augmented = whole[:height]
             make(self, whole[height:])
             self._made.add("more")
         return whole
@@ -109,7 +122,8 @@ class Tile:
         """`rows` in the order of a file, (n, D)."""
         by_row = self.array("by_row", self.n_rows, self.n_features)
         if "by_row" not in self._made:
-            self.loops.turn_back(self.rows, by_row)
+            with np.errstate(invalid="ignore", over="ignore"):
+                self.loops.subtract(self.raw, self.centre, by_row)
             self._made.add("by_row")
         return by_row
 
@@ -122,7 +136,7 @@ class Tile:
         mask: bool,
         dtype: np.dtype[Any] = DOUBLE,
     ) -> None:
-        """Take over rows as they stand in the file.
+        """Take over rows as they stand in the file; they must stay there until the next call.
 
         Parameters
         ----------
@@ -138,17 +152,17 @@ class Tile:
         """
         self._made.clear()
         self.dtype = dtype
-        self.augmented = self.array("augmented", self.n_features + 1, len(raw))
-        self.augmented[0] = 1.0
-        with np.errstate(invalid="ignore", over="ignore"):
-            self.loops.turn(raw, centre, self.rows)
+        self.raw, self.centre = raw, centre
         self.weights = None if weights is None else weights.astype(dtype)
         if mask:
             self.mask()
 
     def mask(self) -> None:
-        used = np.isfinite(self.rows).all(axis=0)
+        rows = self.by_row()
+        used = np.isfinite(rows).all(axis=1)
         if self.weights is not None:
             used &= self.weights > 0
         self.weights = np.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
-        self.rows[:, ~used] = 0.0
+        rows[~used] = 0.0
+        self.raw, self.centre = rows, np.zeros(self.n_features)
+        self._made.discard("augmented")

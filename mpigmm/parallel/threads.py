@@ -42,6 +42,11 @@ def crowding(n_threads: int, ranks_on_node: int) -> str | None:
     )
 
 
+def hold_blas() -> None:
+    """Hold the libraries of BLAS that are there by now at one thread, for good."""
+    threadpool_limits(1)
+
+
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """BLAS and LAPACK on one thread; enter after the libraries in question are imported."""
@@ -74,4 +79,4 @@ def run_workers(n_threads: int, work: Callable[[int], T]) -> list[T]:
 @lru_cache(maxsize=1)
 def pool(n_threads: int) -> ThreadPoolExecutor:
     """Threads that stay: each looks for libraries of BLAS to hold at one thread, which takes milliseconds."""
-    return ThreadPoolExecutor(n_threads, initializer=threadpool_limits, initargs=(1,))
+    return ThreadPoolExecutor(n_threads, initializer=hold_blas)
