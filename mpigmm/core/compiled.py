@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mpigmm.core import fused, passes
 from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
-from mpigmm.core.loops import Loops, Products, least_exponent
+from mpigmm.core.loops import GROUP_HEIGHT, Loops, Products, least_exponent
 
 if TYPE_CHECKING:
     from mpigmm.core.tile import Tile
@@ -38,6 +38,8 @@ class CompiledLoops(Loops):
         )
         self.add(FixedPoint(np.zeros(1, np.int32), 2), np.zeros((2, 1), np.int64), np.zeros(1))
         resp, _ = self.normalise(0 * tile.rows, tile)
+        self.weigh(tile.rows, np.zeros(d, dtype), resp[0], resp, np.zeros(d))
+        self.squared_lengths(tile, np.zeros((d, 1, d), dtype), resp)
         self.pick_distances(
             tile, np.zeros((d, d, d), dtype), np.zeros((d, d), dtype), 0.0, 1.0, n_rows, np.zeros_like(resp)
         )
@@ -53,6 +55,12 @@ class CompiledLoops(Loops):
         log_density, total = tile.vector("log_density"), tile.vector("total")
         passes.normalise(log_prob, log_density, total, log_prob.dtype.type(least_exponent(log_prob)))
         return log_prob, log_density
+
+    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray) -> None:
+        _, height, width = lines.shape
+        group, step = max(1, GROUP_HEIGHT // height), fused.LEAST_ROWS
+        work = tile.array("part", width, step).reshape(-1), tile.array("whitened", group * height, step).reshape(-1)
+        fused.squared_lengths(tile.augmented, lines.reshape(-1, width), height, group, step, *work, out)
 
     def packed_sums(
         self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
@@ -70,8 +78,13 @@ class CompiledLoops(Loops):
             )
         )
 
+    def weigh(
+        self, rows: FloatArray, mean: FloatArray, root: FloatArray, scaled: FloatArray, first: FloatArray
+    ) -> None:
+        passes.weigh(rows, mean, root, scaled, first)
+
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
-        passes.add(limbs, values, form.per_quantum, form.quanta)
+        passes.add(limbs, values, form.quanta)
 
     def pick_distances(
         self, tile: Tile, rest: FloatArray, offsets: FloatArray, highest: float, nats: float, most: int, out: FloatArray

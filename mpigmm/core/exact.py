@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 TOP_BITS = 60
 LIMB_BITS = 40
+LIMB_UNIT = 2.0**LIMB_BITS
 CARRY_EVERY = 1 << 20
 """Additions after which low limbs must carry: each adds at most 2^39 to a limb, which takes 2^63."""
+
+EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
+"""Of float64 (IEEE 754)."""
 
 AT_ONCE = 1 << 13
 """Values rounded together: few enough for the cache."""
@@ -59,36 +63,38 @@ class FixedPoint:
 
     @cached_property
     def quanta(self) -> FloatArray:
-        """Value of one unit of each limb, shape (n_limbs, size); powers of two."""
-        shifts = TOP_BITS + LIMB_BITS * np.arange(self.n_limbs, dtype=np.int32)
-        quanta: FloatArray = np.ldexp(1.0, self.top - shifts[:, None])
-        return quanta
-
-    @cached_property
-    def per_quantum(self) -> FloatArray:
-        """The inverse of that."""
-        return 1.0 / self.quanta
+        """Value of one unit of the first limb, shape (size,); a power of two, as those of the other limbs are."""
+        return (self.top.astype(np.int64) - TOP_BITS + EXPONENT_BIAS << MANTISSA_BITS).view(np.float64)
 
     def add(self, limbs: IntArray, values: FloatArray) -> None:
         """Round values (size,) to the format and add them to the limbs in place; values are used up."""
-        whole = np.empty(AT_ONCE)
+        whole, unit, per_unit = np.empty((3, AT_ONCE))
         digits = np.empty(AT_ONCE, np.int64)
         for start in range(0, values.size, AT_ONCE):
             some = slice(start, start + AT_ONCE)
             rest = values[some]
-            part, own = whole[: rest.size], digits[: rest.size]
+            part, quantum, per = (work[: rest.size] for work in (whole, unit, per_unit))
+            own = digits[: rest.size]
+            quantum[:] = self.quanta[some]
+            np.divide(1.0, quantum, out=per)
             for limb in range(self.n_limbs):
-                np.rint(np.multiply(rest, self.per_quantum[limb, some], out=part), out=part)
+                np.rint(np.multiply(rest, per, out=part), out=part)
                 np.copyto(own, part, casting="unsafe")
                 limbs[limb, some] += own
-                rest -= np.multiply(part, self.quanta[limb, some], out=part)
+                rest -= np.multiply(part, quantum, out=part)
+                quantum /= LIMB_UNIT
+                per *= LIMB_UNIT
 
     def value(self, limbs: IntArray) -> FloatArray:
         """The sums as float64 of shape (size,), the same bits for any limbs that hold the same sums."""
         exact = carry(limbs.copy())
         total = np.zeros(self.top.size)
-        for limb in reversed(range(self.n_limbs)):
-            total += exact[limb] * self.quanta[limb]
+        quantum = self.quanta.copy()
+        for _ in exact[1:]:
+            quantum /= LIMB_UNIT
+        for limb in reversed(exact):
+            total += limb * quantum
+            quantum *= LIMB_UNIT
         return total
 
 

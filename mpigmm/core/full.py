@@ -9,7 +9,7 @@ import numpy as np
 from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import Products
+from mpigmm.core.loops import NUMPY, Products
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.sparse import SparseKernel
 from mpigmm.core.tile import Tile
@@ -46,16 +46,16 @@ class Full(Covariance):
         k, d = parameters.means.shape
         variances = np.diagonal(parameters.covariances, axis1=1, axis2=2)
         packs = costs.packs(k, d) and matrices.leaves_digits(parameters, variances, parameters.precisions_cholesky)
-        dense = FullPackedKernel(parameters) if packs else CholeskyKernel(parameters)
+        dense = FullPackedKernel if packs else CholeskyKernel
         if d < costs.LEAST_FEATURES or not np.isfinite(parameters.reach).all():
-            return dense
+            return dense(parameters)
         extents = np.abs(parameters.means) + parameters.reach
         farthest = float(self.distance_bounds(parameters.precisions_cholesky, extents).max())
         return SparseKernel(parameters, dense, packed=packs, farthest=farthest)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         products = extents[:, :, None] * extents[:, None, :]
-        return products.reshape(len(extents), -1)[:, lower_triangle(extents.shape[1])].reshape(-1)
+        return products.reshape(len(extents), -1).take(lower_triangle(extents.shape[1]), axis=1).reshape(-1)
 
     def distance_bounds(self, precisions_cholesky: FloatArray, extents: FloatArray) -> FloatArray:
         return np.array([matrices.distance_bound(u, e) for u, e in zip(precisions_cholesky, extents, strict=True)])
@@ -97,15 +97,16 @@ class CholeskyKernel(Kernel):
         self.means = parameters.means.astype(parameters.dtype)
         self.log_constants = parameters.log_constants.astype(parameters.dtype)
         n_features = self.means.shape[1]
-        lines = matrices.whitening(parameters.means, parameters.precisions_cholesky).astype(parameters.dtype)
+        lines = matrices.whitening(parameters.means, parameters.precisions_cholesky)
+        lines = lines.astype(parameters.dtype, copy=False)
         edges = np.linspace(0, n_features, max(1, n_features // BLOCK_HEIGHT) + 1).astype(int)
         self._blocks = [np.ascontiguousarray(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        matrices.squared_lengths(self._blocks[0], tile, out)
+        NUMPY.squared_lengths(tile, self._blocks[0], out)  # most of the time is BLAS's
         for block in self._blocks[1:]:
             more = tile.array("more_distances", *out.shape)
-            matrices.squared_lengths(block, tile, more)
+            NUMPY.squared_lengths(tile, block, more)
             out += more
         finish(out, self.log_constants)
 

@@ -166,3 +166,28 @@ def packed_sums(  # type: ignore[no-untyped-def]
                 scale(whitened, own)
             add_product(whitened, rows, scatter_part, scatter)
     return log_likelihood
+
+
+@compiled
+def squared_lengths(augmented, lines, height, group, step, parts, works, out):  # type: ignore[no-untyped-def]
+    """Lengths of K times height lines' products with the first of the augmented rows, some components at a time."""
+    n_components, n_rows = out.shape
+    width = lines.shape[1]
+    for start in range(0, n_rows, step):
+        n = min(n_rows - start, step)
+        part = parts[: width * n].reshape(width, n)
+        for d in range(width):
+            for i in range(n):
+                part[d, i] = augmented[d, start + i]
+        for first in range(0, n_components, group):
+            some = lines[first * height : min(n_components, first + group) * height]
+            whitened = works[: len(some) * n].reshape(len(some), n)
+            multiply_matrices(some, part, whitened)
+            for at in range(0, len(some), height):
+                line, one = out[first + at // height, start : start + n], whitened[at]
+                for i in range(n):
+                    line[i] = one[i] * one[i]
+                for h in range(1, height):
+                    one = whitened[at + h]
+                    for i in range(n):
+                        line[i] += one[i] * one[i]

@@ -19,6 +19,9 @@ FEW_FEATURES = 16
 ROWS_AT_ONCE = 64
 """Rows are turned round this many at a time, unless they have few features."""
 
+GROUP_HEIGHT = 256
+"""Lines of whitened coordinates computed by one matrix product: enough for BLAS, few enough for the cache."""
+
 LEAST_EXPONENT, LEAST_SINGLE_EXPONENT = -600.0, -80.0
 FAR_FEATURES = 32
 """Responsibilities stop at exp of the least exponent, in float64 with so many features: where exp leaves the normal
@@ -84,6 +87,26 @@ class Loops:
         resp /= total
         log_density += np.log(total, out=total)
         return resp, log_density
+
+    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray) -> None:
+        """Sums over h of squares of lines (K, h, 1 + d) times the tile's [1, first d features], into out (K, n)."""
+        height, width = lines.shape[1:]
+        group = max(1, GROUP_HEIGHT // height)
+        for start in range(0, len(out), group):
+            some = lines[start : start + group].reshape(-1, width)
+            whitened = tile.array("whitened", len(some), tile.n_rows)
+            np.matmul(some, tile.augmented[:width], out=whitened)
+            whitened = whitened.reshape(-1, height, tile.n_rows)
+            np.einsum("kdn,kdn->kn", whitened, whitened, out=out[start : start + group])
+
+    def weigh(
+        self, rows: FloatArray, mean: FloatArray, root: FloatArray, scaled: FloatArray, first: FloatArray
+    ) -> None:
+        """Rows (D, n) less a mean (D,), times roots of weights (n,), into scaled (D, n); its product with them into
+        first (D,)."""
+        np.subtract(rows, mean[:, None], out=scaled)
+        np.multiply(scaled, root, out=scaled)
+        np.matmul(scaled, root, out=first)
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         """`FixedPoint.add`."""

@@ -9,9 +9,6 @@ from mpigmm.core.covariance import PACKING_TOLERANCE, Parameters, SingularCovari
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.tile import SINGLE, Tile
 
-GROUP_HEIGHT = 256
-"""Lines of whitened coordinates computed by one matrix product: enough for BLAS, few enough for the cache."""
-
 LARGEST_TERMS = 2.0**24
 """Terms of a squared distance up to which their sum keeps about nine digits after the point."""
 
@@ -84,18 +81,6 @@ def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:
     return np.concatenate([-(whiten @ means[:, :, None]), whiten], axis=2)
 
 
-def squared_lengths(lines: FloatArray, tile: Tile, out: FloatArray) -> None:
-    """Sums over h of squares of lines (K, h, 1 + d) times the tile's [1, first d features], into out (K, n)."""
-    height, width = lines.shape[1:]
-    group = max(1, GROUP_HEIGHT // height)
-    for start in range(0, len(out), group):
-        some = lines[start : start + group].reshape(-1, width)
-        whitened = tile.array("whitened", len(some), tile.n_rows)
-        np.matmul(some, tile.augmented[:width], out=whitened)
-        whitened = whitened.reshape(-1, height, tile.n_rows)
-        np.einsum("kdn,kdn->kn", whitened, whitened, out=out[start : start + group])
-
-
 def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatArray) -> bool:
     """Whether products of a tile's rows may stand for their distances.
 
@@ -127,9 +112,7 @@ def scatter(tile: Tile, weights: FloatArray, mean: FloatArray, first: FloatArray
     """
     root = np.sqrt(weights, out=tile.vector("root"))
     scaled = tile.array("scaled", *tile.rows.shape)
-    np.subtract(tile.rows, mean[:, None], out=scaled)
-    np.multiply(scaled, root, out=scaled)
-    np.matmul(scaled, root, out=first)
+    tile.loops.weigh(tile.rows, mean, root, scaled, first)
     return product(scaled, tile)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.core.elementary import ROUND, ROUND_BITS, bits_of_double, compiled, compiled_freely, exponential, logarithm
+from mpigmm.core.exact import LIMB_UNIT
 
 TURNED_AT_ONCE = 8
 """Rows turned round together: a line of the cache."""
@@ -62,14 +63,28 @@ def subtract(raw, centre, out):  # type: ignore[no-untyped-def]
             out[i, d] = np.float64(raw[i, d]) - centre[d]
 
 
+@compiled_freely
+def weigh(rows, mean, root, scaled, first):  # type: ignore[no-untyped-def]
+    for d in range(len(rows)):
+        row, line, total = rows[d], scaled[d], first.dtype.type(0)
+        for i in range(len(row)):
+            line[i] = (row[i] - mean[d]) * root[i]
+            total += line[i] * root[i]
+        first[d] = total
+
+
 @compiled
-def add(limbs, values, per_quantum, quanta):  # type: ignore[no-untyped-def]
+def add(limbs, values, quanta):  # type: ignore[no-untyped-def]
     n_limbs, size = limbs.shape
+    units = np.empty((2, ADDED_AT_ONCE))
     for start in range(0, size, ADDED_AT_ONCE):
         stop = min(size, start + ADDED_AT_ONCE)
-        rest = values[start:stop]
+        rest, quantum, per = values[start:stop], units[0], units[1]
+        for i in range(stop - start):
+            quantum[i] = quanta[start + i]
+            per[i] = 1 / quantum[i]
         for limb in range(n_limbs):
-            line, per, quantum = limbs[limb, start:stop], per_quantum[limb, start:stop], quanta[limb, start:stop]
+            line = limbs[limb, start:stop]
             if limb == 0:
                 for i in range(stop - start):
                     whole = np.rint(rest[i] * per[i])
@@ -77,6 +92,8 @@ def add(limbs, values, per_quantum, quanta):  # type: ignore[no-untyped-def]
                     rest[i] -= whole * quantum[i]
             else:  # few enough bits to be rounded, and read off, as in `exponential`
                 for i in range(stop - start):
+                    quantum[i] /= LIMB_UNIT
+                    per[i] *= LIMB_UNIT
                     shifted = rest[i] * per[i] + ROUND
                     line[i] += bits_of_double(shifted) - ROUND_BITS
                     rest[i] -= (shifted - ROUND) * quantum[i]

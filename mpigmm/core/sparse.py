@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +30,19 @@ class SparseKernel(Kernel):
     Parameters
     ----------
     parameters : Parameters
-    dense : Kernel
-        For tiles in which too much matters.
+    dense_kind : callable
+        Makes the kernel for tiles in which too much matters, when the first of them comes.
     packed : bool
         Whether that is `FullPackedKernel`.
     farthest : float
         Upper bound of the squared Mahalanobis distance of any row from any component.
     """
 
-    def __init__(self, parameters: Parameters, dense: Kernel, *, packed: bool, farthest: float) -> None:
-        self.dense = dense
+    def __init__(
+        self, parameters: Parameters, dense_kind: Callable[[Parameters], Kernel], *, packed: bool, farthest: float
+    ) -> None:
+        self._parameters = parameters
+        self._dense_kind = dense_kind
         self.means = parameters.means.astype(parameters.dtype)
         self.log_constants = parameters.log_constants.astype(parameters.dtype)
         factors = parameters.precisions_cholesky
@@ -49,10 +54,14 @@ class SparseKernel(Kernel):
         self._least_resp = math.exp(-NATS) / max(1.0, farthest)
         self.n_leading = self._choose_leading(factors)
         if self.n_leading:
-            lines = matrices.whitening(parameters.means, factors).astype(parameters.dtype)
+            lines = matrices.whitening(parameters.means, factors).astype(parameters.dtype, copy=False)
             self._leading = np.ascontiguousarray(lines[:, : self.n_leading, : self.n_leading + 1])
             self._offsets = lines[:, self.n_leading :, 0].copy()
             self._rest = np.ascontiguousarray(lines[:, self.n_leading :, 1:])
+
+    @cached_property
+    def dense(self) -> Kernel:
+        return self._dense_kind(self._parameters)
 
     def _choose_leading(self, factors: FloatArray) -> int:
         """How many features to bound by, from what the mixture says of itself; 0 where that does not pay."""
@@ -70,7 +79,7 @@ class SparseKernel(Kernel):
 
     def _bounded(self, tile: Tile, out: FloatArray) -> bool:
         """Log-densities into out (K, n), -inf where negligible; False, and out undefined, where too many are not."""
-        matrices.squared_lengths(self._leading, tile, out)
+        tile.loops.squared_lengths(tile, self._leading, out)
         out *= -0.5
         out += self.log_constants[:, None]
         most = int(self._most_share * out.size)

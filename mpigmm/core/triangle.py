@@ -17,8 +17,16 @@ def lower_triangle(n_features: int) -> NDArray[np.intp]:
     return np.asarray(rows * n_features + columns, np.intp)
 
 
+@lru_cache(maxsize=8)
+def mirrored(n_features: int) -> NDArray[np.intp]:
+    """The same of the entries across the diagonal from these."""
+    rows, columns = np.divmod(lower_triangle(n_features), n_features)
+    return np.asarray(columns * n_features + rows, np.intp)
+
+
 def unpack(packed: FloatArray, n_features: int) -> FloatArray:
     """The symmetric (D, D) matrix of a packed lower triangle."""
-    matrix = np.zeros((n_features, n_features))
-    matrix.reshape(-1)[lower_triangle(n_features)] = packed
-    return matrix + np.tril(matrix, -1).T
+    matrix = np.empty((n_features, n_features))
+    for triangle in (lower_triangle(n_features), mirrored(n_features)):
+        matrix.reshape(-1)[triangle] = packed
+    return matrix
