@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Kernel, Parameters
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.tile import Tile
+
+if TYPE_CHECKING:
+    from mpigmm.core.statistics import Moments
 
 NATS = 42.0
 """exp(-42) is below 1e-18; divided by a row's squared distance, the moments that are left out cannot be seen either."""
@@ -53,6 +57,7 @@ class SparseKernel(Kernel):
         self._call = parameters.loops.call
         self._least_resp = math.exp(-NATS) / max(1.0, farthest)
         self.n_leading = self._choose_leading(factors)
+        self._is_dense = self._expect_dense(factors)
         if self.n_leading:
             lines = matrices.whitening(parameters.means, factors).astype(parameters.dtype, copy=False)
             self._leading = np.ascontiguousarray(lines[:, : self.n_leading, : self.n_leading + 1])
@@ -67,11 +72,22 @@ class SparseKernel(Kernel):
         """How many features to bound by, from what the mixture says of itself; 0 where that does not pay."""
         k, d = self.means.shape
         leading = np.array([n for n in (4, 8, 12, 16, 24, 32, 48, 64) if 2 * n <= d])
-        share = expected_share(self.means, factors, self.log_constants, leading)
+        typical = self.log_constants - 0.5 * d - NATS - np.log(1.0 + d)
+        share = expected_share(self.means, factors, self.log_constants, typical, leading)
         bound, pair = costs.bounded_e(k, d, leading, self._call)
         best = int((bound + k * share * pair).argmin())
         self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
         return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
+
+    def _expect_dense(self, factors: FloatArray) -> bool:
+        """Whether nearly all pairs of row and component matter, were the rows those of the mixture."""
+        k, d = self.means.shape
+        least = self.log_constants + math.log(self._least_resp)
+        share = expected_share(self.means, factors, self.log_constants, least, np.array([d]))[0]
+        return bool(not self.n_leading and k * share * costs.pair_m(d) > self._m_cost)
+
+    def fused(self, tile: Tile, moments: Moments) -> bool:
+        return self._is_dense and self.dense.fused(tile, moments)
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         if not (self.n_leading and self._bounded(tile, out)):
@@ -96,16 +112,16 @@ class SparseKernel(Kernel):
             tile.loops.pick_moments(tile, resp, self.means, least, first, second.reshape(k, -1))
 
 
-def expected_share(means: FloatArray, factors: FloatArray, log_constants: FloatArray, leading: Indices) -> FloatArray:
+def expected_share(
+    means: FloatArray, factors: FloatArray, log_constants: FloatArray, least: FloatArray, leading: Indices
+) -> FloatArray:
     """Shares of the pairs that bounds by this many leading features would leave, were the rows those of the mixture.
 
-    A row of component j stands at its mean, and has the density that its rows have on average.
+    A row of component j stands at its mean; a pair is left where the bound of its density is at least least_j.
     """
-    k, d = means.shape
     left = np.zeros(len(leading))
-    typical = log_constants - 0.5 * d - NATS - np.log(1.0 + d)
     for component, factor in enumerate(factors):
         whitened = (means - means[component]) @ factor[:, : leading[-1]]
         bounds = -0.5 * np.cumsum(whitened**2, axis=1)[:, leading - 1] + log_constants[component]
-        left += (bounds >= typical[:, None]).sum(axis=0)
-    return np.asarray(left / k**2)
+        left += (bounds >= least[:, None]).sum(axis=0)
+    return np.asarray(left / len(means) ** 2)
