@@ -15,6 +15,9 @@ from mpigmm.core.statistics import Moments
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 
+LEAST_TRIALS = 16
+"""Rows tried for each mean of k-means++, beside log K: fewer leave some of many clusters without a mean."""
+
 LLOYD_STEPS = 100
 CHUNK_ENTRIES = 1 << 20
 """Distances computed at a time: bounds the memory of k-means."""
@@ -91,7 +94,7 @@ def plus_plus(
     check: Callable[[], None] = lambda: None,
 ) -> FloatArray:
     """Greedy k-means++ seeding (Arthur and Vassilvitskii, SODA 2007): means (K, D) among the rows (m, D)."""
-    n_trials = 2 + int(np.log(n_components))
+    n_trials = LEAST_TRIALS + int(np.log(n_components))
     lengths = np.square(rows).sum(axis=1)
 
     def distances(candidates: Labels) -> FloatArray:
