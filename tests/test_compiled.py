@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,16 +25,33 @@ from mpigmm.core.exact import FixedPoint
 from mpigmm.core.loops import LEAST_ENTRIES, NUMPY
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import DOUBLE, SINGLE, Tile
+from mpigmm.errors import DataError
 from mpigmm.runs.checkpoint import read_checkpoint, save_checkpoint
 
 pytest.importorskip("numba")
+from numba.core.dispatcher import Dispatcher
+
+from mpigmm.core import picks, sweeps
 from mpigmm.core.compiled import CompiledLoops
-from mpigmm.core.elementary import compiled, exponential, logarithm
+from mpigmm.core.compiling import compiled
+from mpigmm.core.sweeps import exponential, logarithm
 
 COMPILED = CompiledLoops()
 LARGE = blobs(LEAST_ENTRIES // 20, 16, 4, separation=2.0).astype(np.float32)
 """Rows enough to be compiled for."""
 PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
+
+
+@pytest.mark.parametrize("module", [picks, sweeps], ids=["picks", "sweeps"])
+def test_what_is_kept_compiled_depends_on_its_own_file(module: ModuleType) -> None:
+    """Numba looks at the time of the function's file, not at those of the functions that it calls."""
+    functions = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
+    assert len(functions) > 2
+    for function in functions:
+        if function.py_func.__module__ == module.__name__:
+            names = function.py_func.__code__.co_names
+            others = [vars(module)[name] for name in names if name in vars(module)]
+            assert all(getattr(other, "__module__", module.__name__) in (module.__name__, "numpy") for other in others)
 
 
 @compiled
@@ -135,6 +153,34 @@ def test_moments(covariance_type: str, separation: float, n_features: int, dtype
         found.append(moments.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
+
+
+@PRECISIONS
+@pytest.mark.parametrize("n_rows", [1, 300])
+@pytest.mark.parametrize(("n_components", "n_features"), [(1, 1), (2, 1), (17, 5), (40, 3)])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_sweep(covariance_type: str, n_components: int, n_features: int, n_rows: int, dtype: np.dtype) -> None:
+    rows = blobs(400, n_features, 3)
+    survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, n_components)
+    found = []
+    for loops in (NUMPY, COMPILED):
+        tile, moments = Tile(n_features, 400, loops), Moments.empty(mixture)
+        tile.fill(rows[:n_rows].astype("f4"), None, survey.centre, mask=False, dtype=dtype)
+        EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
+        found.append(moments.flat)
+    scale = np.abs(found[0]).max()
+    np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_row_that_turned_bad_is_seen(covariance_type: str) -> None:
+    rows = blobs(400, 4, 3)
+    survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, 3)
+    rows[333, 2] = np.nan
+    tile = Tile(4, 400, COMPILED)
+    tile.fill(rows, None, survey.centre, mask=False)
+    with pytest.raises(DataError, match="changed since they were surveyed"):
+        EStep(mixture, survey.centre, survey.reach, loops=COMPILED)(tile, Moments.empty(mixture))
 
 
 def fit(place: Path, covariance_type: str, n_ranks: int, *overrides: str) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from mpigmm.core.em import EStep, Safeguards
 from mpigmm.core.loops import best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import precisions_that_do
-from mpigmm.core.statistics import statistics_format
+from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.data.synthetic import SyntheticSource
@@ -167,13 +167,15 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
 
 
 def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, dtype: np.dtype[Any]) -> None:
-    """Responsibilities of this rank's rows, and nothing else."""
+    """Responsibilities of this rank's rows, and nothing else; with their sums where one sweep yields both."""
     e_step = EStep(mixture, survey.centre, survey.reach, dtype, team.loops)
 
     def visit(tile: Tile, tiles: Tiles) -> None:
+        moments = Moments.empty(mixture)
         for _, rows, weights in tiles:
             tile.fill(rows, weights, survey.centre, mask=False, dtype=dtype)
-            e_step.posterior(tile)
+            if not e_step.at_once(tile, moments):
+                e_step.posterior(tile)
 
     team.sweep(visit)
 

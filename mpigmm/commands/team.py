@@ -65,7 +65,8 @@ class Team:
         begin = time.perf_counter()
         rows = np.zeros((4, 2), self.header.dtype)
         for each in {dtype, DOUBLE}:
-            self.loops.prepare(Tile(rows.shape[1], len(rows), self.loops), rows, each)
+            for raw in [rows] if self.header.weights is None else [rows, rows.astype(each)]:  # which masked ones become
+                self.loops.prepare(Tile(rows.shape[1], len(rows), self.loops), raw, each)
         self.seconds_compiling = time.perf_counter() - begin
 
     def sweep(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:

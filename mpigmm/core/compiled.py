@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core import fused, passes
-from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
+from mpigmm.core import picks, sweeps
+from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
 from mpigmm.core.loops import GROUP_HEIGHT, Loops, Products, least_exponent
 
 if TYPE_CHECKING:
@@ -46,34 +46,34 @@ class CompiledLoops(Loops):
         self.pick_moments(tile, resp, np.zeros((d, d), dtype), 0.0, np.zeros((d, d)), np.zeros((d, d * (d + 1) // 2)))
 
     def turn(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
-        passes.turn(raw, centre, out)
+        sweeps.turn(raw, centre, out)
 
     def subtract(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
-        passes.subtract(raw, centre, out)
+        sweeps.subtract(raw, centre, out)
 
     def normalise(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
         log_density, total = tile.vector("log_density"), tile.vector("total")
-        passes.normalise(log_prob, log_density, total, log_prob.dtype.type(least_exponent(log_prob)))
+        sweeps.normalise(log_prob, log_density, total, log_prob.dtype.type(least_exponent(log_prob)))
         return log_prob, log_density
 
     def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray) -> None:
         _, height, width = lines.shape
-        group, step = max(1, GROUP_HEIGHT // height), fused.LEAST_ROWS
+        group, step = max(1, GROUP_HEIGHT // height), sweeps.LEAST_ROWS
         work = tile.array("part", width, step).reshape(-1), tile.array("whitened", group * height, step).reshape(-1)
-        fused.squared_lengths(tile.augmented, lines.reshape(-1, width), height, group, step, *work, out)
+        sweeps.squared_lengths(tile.augmented, lines.reshape(-1, width), height, group, step, *work, out)
 
     def packed_sums(
         self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
     ) -> float:
         k, n_lines = lines.shape
-        step = fused.rows_at_once(n_lines, k, lines.itemsize)
+        step = sweeps.rows_at_once(n_lines, k, lines.itemsize)
         heights = {"phi": n_lines, "log_prob": k, "others": 2 + tile.n_features}
         work = [tile.array(name, height, step).reshape(-1) for name, height in heights.items()]
         weights = np.empty(0, tile.dtype) if tile.weights is None else tile.weights
         work += [tile.array("sums", k, n_lines), tile.array("scatter", *scatter.shape)]
         least = lines.dtype.type(least_exponent(lines))
         return float(
-            fused.packed_sums(
+            sweeps.packed_sums(
                 tile.raw, tile.centre, weights, int(kind), whiten, lines, least, step, *work, sums, scatter
             )
         )
@@ -81,10 +81,10 @@ class CompiledLoops(Loops):
     def weigh(
         self, rows: FloatArray, mean: FloatArray, root: FloatArray, scaled: FloatArray, first: FloatArray
     ) -> None:
-        passes.weigh(rows, mean, root, scaled, first)
+        sweeps.weigh(rows, mean, root, scaled, first)
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
-        passes.add(limbs, values, form.quanta)
+        sweeps.add(limbs, values, form.quanta, LIMB_UNIT)
 
     def pick_distances(
         self, tile: Tile, rest: FloatArray, offsets: FloatArray, highest: float, nats: float, most: int, out: FloatArray
@@ -93,7 +93,7 @@ class CompiledLoops(Loops):
             return super().pick_distances(tile, rest, offsets, highest, nats, most, out)
         rows, number = tile.by_row(), out.dtype.type
         work = (np.empty(tile.n_rows, np.int64), tile.vector("reached"), np.empty(tile.n_rows, np.int64))
-        return bool(passes.pick_distances(rows, rest, offsets, number(highest), number(nats), most, out, *work))
+        return bool(picks.pick_distances(rows, rest, offsets, number(highest), number(nats), most, out, *work))
 
     def pick_moments(
         self, tile: Tile, resp: FloatArray, means: FloatArray, least: float, first: FloatArray, second: FloatArray
@@ -102,5 +102,5 @@ class CompiledLoops(Loops):
         if d > LARGEST_PICKED:
             return super().pick_moments(tile, resp, means, least, first, second)
         picked, scatter = tile.array("picked", tile.n_rows + 3, d), tile.array("scatter", d, d)
-        passes.pick_moments(tile.by_row(), resp, means, resp.dtype.type(least), picked, scatter, first, second)
+        picks.pick_moments(tile.by_row(), resp, means, resp.dtype.type(least), picked, scatter, first, second)
         return None

@@ -59,13 +59,17 @@ class EStep:
 
     def __call__(self, tile: Tile, moments: Moments) -> None:
         """Overwrite moments with those of a tile."""
-        if not self._kernel.fused(tile, moments):
+        if not self.at_once(tile, moments):
             self._one_by_one(tile, moments)
         if not np.isfinite(moments.log_likelihood[0]):
             raise DataError(
                 "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
                 "input alone while it is read, and add --restart"
             )
+
+    def at_once(self, tile: Tile, moments: Moments) -> bool:
+        """Overwrite moments in one sweep, if there is a way."""
+        return self._kernel.fused(tile, moments)
 
     def _one_by_one(self, tile: Tile, moments: Moments) -> None:
         resp, log_density = self.posterior(tile)

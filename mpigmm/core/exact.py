@@ -78,12 +78,13 @@ class FixedPoint:
             quantum[:] = self.quanta[some]
             np.divide(1.0, quantum, out=per)
             for limb in range(self.n_limbs):
+                if limb:
+                    quantum /= LIMB_UNIT
+                    per *= LIMB_UNIT
                 np.rint(np.multiply(rest, per, out=part), out=part)
                 np.copyto(own, part, casting="unsafe")
                 limbs[limb, some] += own
                 rest -= np.multiply(part, quantum, out=part)
-                quantum /= LIMB_UNIT
-                per *= LIMB_UNIT
 
     def value(self, limbs: IntArray) -> FloatArray:
         """The sums as float64 of shape (size,), the same bits for any limbs that hold the same sums."""

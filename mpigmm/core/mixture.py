@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core.covariance import Covariance, Parameters, SingularCovarianceError, covariance_class
 from mpigmm.core.exact import FloatArray
@@ -15,7 +16,7 @@ from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.tile import DOUBLE
 
 GOLDEN = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio, odd."""
+"""2^64 over the golden ratio, odd: mixes bits upwards (Knuth, The Art of Computer Programming, vol. 3, section 6.4)."""
 
 
 class MixtureError(ValueError):
@@ -103,11 +104,13 @@ class Mixture:
 
     def checksum(self) -> int:
         """20 bits, few enough for their squares to be summed over all ranks, that nearly surely differ where any bit
-        of the parameters differs: sums of words, and Fibonacci hashing (Knuth, The Art of Computer Programming,
-        vol. 3, 2nd ed., 1998, section 6.4)."""
+        of the parameters differs."""
         mixed = 0
         for array in (self.weights, self.means, self.covariances):
-            mixed = (mixed + int(array.reshape(-1).view(np.uint64).sum())) * GOLDEN % 2**64
+            words = array.reshape(-1).view(np.uint64)
+            for start in range(0, words.size, len(odd_factors())):
+                part = words[start : start + len(odd_factors())]
+                mixed = (mixed + int((part * odd_factors()[: part.size]).sum())) * GOLDEN % 2**64
         return mixed >> 44
 
     def _check(self) -> None:
@@ -140,6 +143,12 @@ def precision_diagonals(mixture: Mixture) -> FloatArray:
     """Diagonals of the precision matrices, (K, D)."""
     factors = mixture.precisions_cholesky
     return np.broadcast_to(mixture.covariance.precision_diagonals(factors), mixture.means.shape)
+
+
+@lru_cache(maxsize=1)
+def odd_factors() -> NDArray[np.uint64]:
+    """Factors that tell words of a sum apart by their places, the same in every process."""
+    return np.random.default_rng(0).integers(2**63, size=2**15, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def _array(value: object) -> FloatArray:

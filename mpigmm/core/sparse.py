@@ -57,7 +57,7 @@ class SparseKernel(Kernel):
         self._call = parameters.loops.call
         self._least_resp = math.exp(-NATS) / max(1.0, farthest)
         self.n_leading = self._choose_leading(factors)
-        self._is_dense = self._expect_dense(factors)
+        self._is_dense = packed and not self.n_leading and self._expect_dense(factors, farthest)
         if self.n_leading:
             lines = matrices.whitening(parameters.means, factors).astype(parameters.dtype, copy=False)
             self._leading = np.ascontiguousarray(lines[:, : self.n_leading, : self.n_leading + 1])
@@ -79,12 +79,12 @@ class SparseKernel(Kernel):
         self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
         return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
 
-    def _expect_dense(self, factors: FloatArray) -> bool:
+    def _expect_dense(self, factors: FloatArray, farthest: float) -> bool:
         """Whether nearly all pairs of row and component matter, were the rows those of the mixture."""
         k, d = self.means.shape
-        least = self.log_constants + math.log(self._least_resp)
+        least = self.log_constants - NATS - math.log(max(1.0, farthest))
         share = expected_share(self.means, factors, self.log_constants, least, np.array([d]))[0]
-        return bool(not self.n_leading and k * share * costs.pair_m(d) > self._m_cost)
+        return bool(k * share * costs.pair_m(d) > self._m_cost)
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
         return self._is_dense and self.dense.fused(tile, moments)

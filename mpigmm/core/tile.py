@@ -165,4 +165,4 @@ class Tile:
         self.weights = np.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
         rows[~used] = 0.0
         self.raw, self.centre = rows, np.zeros(self.n_features)
-        self._made.discard("augmented")
+        self._made -= {"augmented", "more"}

@@ -1,102 +1,10 @@
-"""Compiled passes over a tile's arrays."""
+"""Compiled loops over the rows that matter to a component."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mpigmm.core.elementary import ROUND, ROUND_BITS, bits_of_double, compiled, compiled_freely, exponential, logarithm
-from mpigmm.core.exact import LIMB_UNIT
-
-TURNED_AT_ONCE = 8
-"""Rows turned round together: a line of the cache."""
-
-NORMALISED_AT_ONCE, ADDED_AT_ONCE = 256, 512
-"""Rows normalised and sums rounded together: few enough for the cache."""
-
-
-@compiled
-def normalise(log_prob, log_density, total, least):  # type: ignore[no-untyped-def]
-    n_components, n_rows = log_prob.shape
-    for start in range(0, n_rows, NORMALISED_AT_ONCE):
-        stop = min(n_rows, start + NORMALISED_AT_ONCE)
-        highest, sums = log_density[start:stop], total[start:stop]
-        for i in range(stop - start):
-            highest[i] = log_prob[0, start + i]
-            sums[i] = 0.0
-        for k in range(1, n_components):
-            line = log_prob[k, start:stop]
-            for i in range(stop - start):
-                highest[i] = line[i] if line[i] > highest[i] else highest[i]
-        for k in range(n_components):
-            line = log_prob[k, start:stop]
-            for i in range(stop - start):
-                below = line[i] - highest[i]
-                line[i] = exponential(least if least > below else below)  # which is NaN where it was
-                sums[i] += line[i]
-        for i in range(stop - start):
-            highest[i] += logarithm(sums[i])
-            sums[i] = 1 / sums[i]
-        for k in range(n_components):
-            line = log_prob[k, start:stop]
-            for i in range(stop - start):
-                line[i] *= sums[i]
-
-
-@compiled
-def turn(raw, centre, out):  # type: ignore[no-untyped-def]
-    n_rows, n_features = raw.shape
-    whole = n_rows // TURNED_AT_ONCE * TURNED_AT_ONCE
-    for start in range(0, whole, TURNED_AT_ONCE):
-        for d in range(n_features):
-            for i in range(TURNED_AT_ONCE):
-                out[d, start + i] = np.float64(raw[start + i, d]) - centre[d]
-    for i in range(whole, n_rows):
-        for d in range(n_features):
-            out[d, i] = np.float64(raw[i, d]) - centre[d]
-
-
-@compiled
-def subtract(raw, centre, out):  # type: ignore[no-untyped-def]
-    n_rows, n_features = raw.shape
-    for i in range(n_rows):
-        for d in range(n_features):
-            out[i, d] = np.float64(raw[i, d]) - centre[d]
-
-
-@compiled_freely
-def weigh(rows, mean, root, scaled, first):  # type: ignore[no-untyped-def]
-    for d in range(len(rows)):
-        row, line, total = rows[d], scaled[d], first.dtype.type(0)
-        for i in range(len(row)):
-            line[i] = (row[i] - mean[d]) * root[i]
-            total += line[i] * root[i]
-        first[d] = total
-
-
-@compiled
-def add(limbs, values, quanta):  # type: ignore[no-untyped-def]
-    n_limbs, size = limbs.shape
-    units = np.empty((2, ADDED_AT_ONCE))
-    for start in range(0, size, ADDED_AT_ONCE):
-        stop = min(size, start + ADDED_AT_ONCE)
-        rest, quantum, per = values[start:stop], units[0], units[1]
-        for i in range(stop - start):
-            quantum[i] = quanta[start + i]
-            per[i] = 1 / quantum[i]
-        for limb in range(n_limbs):
-            line = limbs[limb, start:stop]
-            if limb == 0:
-                for i in range(stop - start):
-                    whole = np.rint(rest[i] * per[i])
-                    line[i] += np.int64(whole)
-                    rest[i] -= whole * quantum[i]
-            else:  # few enough bits to be rounded, and read off, as in `exponential`
-                for i in range(stop - start):
-                    quantum[i] /= LIMB_UNIT
-                    per[i] *= LIMB_UNIT
-                    shifted = rest[i] * per[i] + ROUND
-                    line[i] += bits_of_double(shifted) - ROUND_BITS
-                    rest[i] -= (shifted - ROUND) * quantum[i]
+from mpigmm.core.compiling import compiled, compiled_freely
 
 
 @compiled
