@@ -84,7 +84,7 @@ class SparseKernel(Kernel):
         k, d = self.means.shape
         least = self.log_constants - NATS - math.log(max(1.0, farthest))
         share = expected_share(self.means, factors, self.log_constants, least, np.array([d]))[0]
-        return bool(k * share * costs.pair_m(d) > self._m_cost)
+        return bool(k * share * costs.picked_m(d) > self._m_cost)
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
         return self._is_dense and self.dense.fused(tile, moments)
@@ -106,7 +106,7 @@ class SparseKernel(Kernel):
         heaviest = 1.0 if tile.weights is None else float(tile.weights.max())
         least = self._least_resp * heaviest
         k, d = self.means.shape
-        if np.count_nonzero(resp > least) * costs.pair_m(d) + k * self._call > tile.n_rows * self._m_cost:
+        if np.count_nonzero(resp > least) * costs.picked_m(d) + k * self._call > tile.n_rows * self._m_cost:
             self.dense.accumulate(tile, resp, first, second)
         else:
             tile.loops.pick_moments(tile, resp, self.means, least, first, second.reshape(k, -1))
