@@ -172,6 +172,26 @@ def test_one_sweep(covariance_type: str, n_components: int, n_features: int, n_r
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
 
 
+@PRECISIONS
+def test_what_runs_was_compiled_before(dtype: np.dtype) -> None:
+    def variants() -> int:
+        functions = [value for module in (picks, sweeps) for value in vars(module).values()]
+        return sum(len(value.signatures) for value in functions if isinstance(value, Dispatcher))
+
+    rows = blobs(400, 24, 3).astype("f4")
+    COMPILED.prepare(Tile(2, 4, COMPILED), np.zeros((4, 2), rows.dtype), dtype)
+    before = variants()
+    survey = survey_of(rows.astype(float))
+    for covariance_type in TYPES:
+        mixture = start_mixture(covariance_type, rows.astype(float), 3)
+        tile, moments = Tile(24, 400, COMPILED), Moments.empty(mixture)
+        tile.fill(rows, None, survey.centre, mask=False, dtype=dtype)
+        EStep(mixture, survey.centre, survey.reach, dtype, COMPILED)(tile, moments)
+        form = FixedPoint(np.full(moments.flat.size, 40, np.int32), 3)
+        COMPILED.add(form, form.zeros(), moments.flat)
+    assert variants() == before
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_row_that_turned_bad_is_seen(covariance_type: str) -> None:
     rows = blobs(400, 4, 3)

@@ -10,13 +10,13 @@ from pathlib import Path
 from mpigmm.errors import OutputError
 
 
-def write_whole(path: Path, content: bytes, previous: Path | None = None) -> None:
+def write_whole(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
     """Replace a file in one step: temporary file, flush, fsync, rename. Raises `OutputError`.
 
     Parameters
     ----------
     path : Path
-    content : bytes
+    content : bytes or memoryview
     previous : Path, optional
         The name under which the old file is kept, once the new one is whole.
     """

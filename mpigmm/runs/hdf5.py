@@ -37,9 +37,10 @@ def save(path: Path, content: Content, previous: Path | None = None) -> None:
             file[name] = array
         for name, value in content.attributes.items():
             file.attrs[name] = value
-    body = buffer.getvalue()[USER_BLOCK:]
-    head = MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n"
-    write_whole(path, head.ljust(USER_BLOCK, b"\0") + body, previous)
+    with buffer.getbuffer() as whole:  # not a copy of it, which would grow with the log
+        head = MAGIC + hashlib.sha256(whole[USER_BLOCK:]).hexdigest().encode() + b"\n"
+        whole[:USER_BLOCK] = head.ljust(USER_BLOCK, b"\0")
+        write_whole(path, whole, previous)
 
 
 def load(path: Path, expected: str) -> Content:
