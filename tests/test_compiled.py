@@ -222,7 +222,7 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(tmp_path: Path, precis
         em={"tol": 0, "max_iter": 4},
         compute={"precision": precision},
     )
-    for covariance_type in ("full", "diag"):
+    for covariance_type in ("full", "diag", "tied"):
         one = fit(tmp_path, covariance_type, 0)
         assert_same_bits(one, fit(tmp_path, covariance_type, 3))
         assert_same_bits(one, fit(tmp_path, covariance_type, 0, "compute.threads=2", "compute.memory=1MB"))

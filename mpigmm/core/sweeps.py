@@ -223,6 +223,17 @@ def add(limbs, values, quanta, limb_unit):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def sum_squares(lines, out):  # type: ignore[no-untyped-def]
+    """Sums over lines (h, n) of their squares into out (n,)."""
+    for i in range(len(out)):
+        out[i] = lines[0, i] * lines[0, i]
+    for h in range(1, len(lines)):
+        line = lines[h]
+        for i in range(len(out)):
+            out[i] += line[i] * line[i]
+
+
+@compiled
 def multiply(kind, rows, whitened, out):  # type: ignore[no-untyped-def]
     """Products of rows (D, n) into out (Q, n), which does not overlap them; lengths are those of the whitened rows."""
     n_features = len(rows)
@@ -240,13 +251,7 @@ def multiply(kind, rows, whitened, out):  # type: ignore[no-untyped-def]
             for i in range(len(line)):
                 line[i] = one[i] * one[i]
     else:
-        line, one = out[0], whitened[0]
-        for i in range(len(line)):
-            line[i] = one[i] * one[i]
-        for d in range(1, n_features):
-            one = whitened[d]
-            for i in range(len(line)):
-                line[i] += one[i] * one[i]
+        sum_squares(whitened, out[0])
 
 
 @compiled_freely
@@ -279,6 +284,7 @@ def add_thin(resp, phi, sums):  # type: ignore[no-untyped-def]
 
 @compiled
 def multiply_matrices(one, other, out):  # type: ignore[no-untyped-def]
+    """BLAS's product, compiled once for all that call it."""
     np.dot(one, other, out)
 
 
@@ -350,7 +356,8 @@ def packed_sums(  # type: ignore[no-untyped-def]
         if len(weights):
             own = weights[start : start + n]
             scale(resp, own)
-            scale(others[:n].reshape(1, n), own)
+            for i in range(n):
+                log_density[i] *= own[i]
         for i in range(n):
             log_likelihood += log_density[i]
         if n_components <= LARGEST_THIN:
@@ -383,10 +390,4 @@ def squared_lengths(augmented, lines, height, group, step, parts, works, out):  
             whitened = works[: len(some) * n].reshape(len(some), n)
             multiply_matrices(some, part, whitened)
             for at in range(0, len(some), height):
-                line, one = out[first + at // height, start : start + n], whitened[at]
-                for i in range(n):
-                    line[i] = one[i] * one[i]
-                for h in range(1, height):
-                    one = whitened[at + h]
-                    for i in range(n):
-                        line[i] += one[i] * one[i]
+                sum_squares(whitened[at : at + height], out[first + at // height, start : start + n])
