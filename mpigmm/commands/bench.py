@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable
 from statistics import median
@@ -22,6 +21,7 @@ from mpigmm.core.precision import precisions_that_do
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile, default_rows
+from mpigmm.data.block import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import EXIT_DONE
 from mpigmm.options import BenchOrder, FitOptions
@@ -52,7 +52,7 @@ def run(comm: Comm, order: BenchOrder, stop: StopRequest) -> int:
         tile_rows = default_rows(order.n_features, model.n_components, np.dtype(options.compute.precision))
     loops: str = order.kernels
     if loops == "auto":
-        loops = best_loops(order.n_samples, order.n_features, model.n_components)
+        loops = best_loops()
     with single_threaded_blas():
         team = build_team(comm, source, tile_rows, options.compute, stop, comm.bcast(loops))
         report = measure(team, source, options, order.iterations)
@@ -84,7 +84,7 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
     reduction, n_bytes = reduction_seconds(loop, mixture)
     flops = header.n_rows * row_flops(mixture)
     floor = max(flops / flops_at_most, header.n_rows * header.row_bytes / bytes_at_most)
-    ranks = comm.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    ranks = comm.gather(peak_memory())
     return {
         "n_samples": header.n_rows,
         "n_features": header.n_features,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -18,6 +17,7 @@ from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
 from mpigmm.core.loops import NUMPY
 from mpigmm.core.mixture import Mixture
+from mpigmm.data.block import peak_memory
 from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import Comm, host
@@ -61,7 +61,6 @@ def fit_job(
     with comm.together():
         if recorder is not None:
             recorder.begin(job, survey, [warning, team.warning])
-            recorder.note_compiling(team.loops.name, team.seconds_compiling)
     if job.complete:
         return
     safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
@@ -151,7 +150,7 @@ def check_start(mixture: Mixture) -> None:
 def usage(loop: Loop, begin: float) -> dict[str, Any]:
     """What the run used, on root: times of root, peak memory of the largest rank, all hosts. Collective."""
     comm, clock = loop.team.comm, loop.clock
-    ranks = comm.gather((host(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    ranks = comm.gather((host(), peak_memory()))
     return {
         "reproducible": True,
         "device": "cpu",

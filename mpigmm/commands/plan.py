@@ -132,7 +132,7 @@ def measured_rates(comm: Comm, order: PlanOrder, header: Header, tile_rows: int,
     """Iterations on a few synthetic tiles, one thread a rank. Collective."""
     model, compute = order.options.model, replace(order.options.compute, threads=1, memory="auto")
     options = replace(order.options, compute=compute)
-    loops = comm.bcast(best_loops(header.n_rows, header.n_features, model.n_components))
+    loops = comm.bcast(best_loops())
     tile_rows = min(tile_rows, header.n_rows)
     n_rows = max(TILES_MEASURED * comm.size * tile_rows, model.n_components)
     reports = []

@@ -32,9 +32,6 @@ from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.walltime import Allowance, seconds_left
 
-LEAST_TO_TELL = 1.0
-"""Seconds of compiling worth a line."""
-
 
 class Recorder:
     """The directory of a run, its log and its messages; exists on root alone.
@@ -84,7 +81,7 @@ class Recorder:
                 if found
                 else default_rows(header.n_features, model.n_components, np.dtype(self.options.compute.precision))
             )
-        loops = found.loops if found else best_loops(header.n_rows, header.n_features, model.n_components)
+        loops = found.loops if found else best_loops()
         self.checkpoint = Checkpoint(
             Progress(), identity(self.options, tile_rows, start), "", tile_rows, loops, self.order.config
         )
@@ -128,11 +125,6 @@ class Recorder:
             self.reporter.say(warning)
         if job.resumed_from is not None:
             self.reporter.say(f"resuming start {job.progress.init + 1} after iteration {job.resumed_from}")
-
-    def note_compiling(self, name: str, seconds: float) -> None:
-        """Say what compiling took, where it took something."""
-        if seconds >= LEAST_TO_TELL:
-            self.reporter.say(f"{name} compiled its loops in {seconds:.1f} s; later runs find them compiled")
 
     def record(self, progress: Progress, line: dict[str, Any]) -> None:
         """Log an iteration, and write a checkpoint if one is due."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from mpigmm.core.loops import NUMPY, Loops, loops_by_name
-from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.core.tile import Tile
 from mpigmm.data.block import Block, memory_budget
 from mpigmm.data.source import Header, Rows, Source
 from mpigmm.data.synthetic import SyntheticSource
@@ -37,7 +34,6 @@ class Team:
     stop : StopRequest
         Looked at before every tile.
     loops : Loops
-    seconds_compiling : float
     warning : str or None
         What this node's user should know.
     """
@@ -47,7 +43,6 @@ class Team:
     n_threads: int
     stop: StopRequest
     loops: Loops = NUMPY
-    seconds_compiling: float = 0.0
     warning: str | None = None
 
     def __post_init__(self) -> None:
@@ -59,15 +54,6 @@ class Team:
     @property
     def header(self) -> Header:
         return self.block.source.header
-
-    def prepare(self, dtype: np.dtype[Any]) -> None:
-        """Compile the loops, if they are to be, before any time is taken."""
-        begin = time.perf_counter()
-        rows = np.zeros((4, 2), self.header.dtype)
-        for each in {dtype, DOUBLE}:
-            for raw in [rows] if self.header.weights is None else [rows, rows.astype(each)]:  # which masked ones become
-                self.loops.prepare(Tile(rows.shape[1], len(rows), self.loops), raw, each)
-        self.seconds_compiling = time.perf_counter() - begin
 
     def sweep(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """Results of visit(work space, tiles), one a thread; together the threads see each tile of the rank once."""
@@ -107,7 +93,6 @@ def build_team(
         block.load(stop.check)
         team = Team(comm, block, max(1, min(n_threads, len(tiles))), stop, load_loops(loops))
         hold_blas()
-        team.prepare(np.dtype(compute.precision))
         team.warning = crowding(n_threads, ranks_on_node)
         return team
 
@@ -118,6 +103,7 @@ def load_loops(name: str) -> Loops:
         return loops_by_name(name)
     except ImportError as error:
         raise UserError(
-            f"{name}, whose compiled loops this run uses, cannot be imported on {host()} ({error}); install it on "
-            "every node, pip install mpigmm[compiled], or add --restart to start over without"
+            f"{name}, the loops that this run computes with, cannot be had on {host()}: {error}; run on processors "
+            "like those that it began on, with mpigmm installed where there is a C compiler, or add --restart to start "
+            "over"
         ) from None

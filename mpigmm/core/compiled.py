@@ -1,106 +1,191 @@
-"""The loops over a tile, compiled by Numba: fewer passes, and no lock of Python's held meanwhile."""
+"""The loops over a tile in machine code, from loops.c: fewer passes, and no lock of Python's held meanwhile."""
 
 from __future__ import annotations
 
+import ctypes
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core import picks, sweeps
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
-from mpigmm.core.loops import GROUP_HEIGHT, Loops, Products, least_exponent
+from mpigmm.core.loops import Loops, Products, least_exponent, padded
 
 if TYPE_CHECKING:
     from mpigmm.core.tile import Tile
 
-LARGEST_PICKED = 128
-"""Features beyond which picked rows are better left to BLAS."""
+LEVELS = ("generic", "avx2", "avx512")
+"""Sets of instructions that there is a library for, by the number that `level` in loops.c returns."""
+
+PREFIX = "compiled-"
+RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+"""Types of rows that need no conversion first, in the order of WITH_RAW in loops.c."""
+
+TALLEST, WIDEST = 12, 32
+"""Most lines and numbers of a block in loops.h."""
+
+PICKED_BYTES = 1 << 18
+CACHED, LEAST_ROWS, MOST_ROWS = 2**19, 128, 256
+"""Bytes to work on at a time, and what their rows may be: few waste the ends of sums, many leave the cache."""
+
+ARGUMENTS = {
+    "turn": "PINNPPN",
+    "subtract": "PINNPP",
+    "normalise": "PNNNPR",
+    "packed_sums": "PINNNPPIPPNNRNPPP",
+    "squared_lengths": "PNPNNNIPP",
+    "pick_distances": "PNNPNNNRRNPPP",
+    "pick_moments": "PNNPPNRPNPNPPP",
+}
+"""Of the functions in loops.h: P a pointer, N a size, I an int, R a number of the precision."""
+
+RESULTS = {"packed_sums": ctypes.c_double, "pick_distances": ctypes.c_int}
+PRECISIONS = {"double": (np.dtype(np.float64), ctypes.c_double), "single": (np.dtype(np.float32), ctypes.c_float)}
+
+
+def library(level: str) -> ctypes.CDLL:
+    """The library for a set of instructions; raises `ImportError` where there is none that can be loaded."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_loops_{level}{suffix}")
+        if path.exists():
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                raise ImportError(str(error)) from None
+    raise ImportError(f"mpigmm was installed without a C compiler, or with one that does not know {level}")
+
+
+def best_level() -> str | None:
+    """The set of instructions of the best library that was built and runs here, if any."""
+    try:
+        most = library(LEVELS[0]).level()
+    except ImportError:
+        return None
+    for level in reversed(LEVELS[: most + 1]):
+        try:
+            library(level)
+        except ImportError:
+            continue
+        return level
+    return None
+
+
+def rows_at_once(n_lines: int, n_components: int, itemsize: int) -> int:
+    """Rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache; a multiple of `WIDEST`."""
+    fit = CACHED // itemsize // (n_lines + n_components)
+    return int(max(LEAST_ROWS, min(MOST_ROWS * 8 // itemsize, fit // WIDEST * WIDEST)))
+
+
+def pointer(array: NDArray[Any]) -> int:
+    """Where a contiguous array that is not empty starts; the array's own attribute takes three times as long."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
 
 
 class CompiledLoops(Loops):
-    """In machine code for this processor, kept on disk between runs."""
+    """In C, for a set of this processor's instructions.
 
-    name = "numba"
-    call = 2e3
+    Parameters
+    ----------
+    level : str
+        One of `LEVELS`. Raises `ImportError` where this processor lacks it or no library was built.
+    """
+
+    call = 200.0
+    picking = 1.0
     fuses = True
 
-    def prepare(self, tile: Tile, rows: NDArray[Any], dtype: np.dtype[Any]) -> None:
-        n_rows, d = rows.shape  # few: what is compiled depends on the dtypes alone
-        tile.fill(rows, None, np.zeros(d), mask=False, dtype=dtype)
-        self.packed_sums(
-            tile,
-            Products.SQUARES,
-            np.zeros((d, d), dtype),
-            np.zeros((1, 1 + 2 * d), dtype),
-            np.zeros((1, 1 + 2 * d)),
-            np.zeros((d, d)),
-        )
-        self.add(FixedPoint(np.zeros(1, np.int32), 2), np.zeros((2, 1), np.int64), np.zeros(1))
-        resp, _ = self.normalise(0 * tile.rows, tile)
-        self.weigh(tile.rows, np.zeros(d, dtype), resp[0], resp, np.zeros(d))
-        self.squared_lengths(tile, np.zeros((d, 1, d), dtype), resp)
-        self.pick_distances(
-            tile, np.zeros((d, d, d), dtype), np.zeros((d, d), dtype), 0.0, 1.0, n_rows, np.zeros_like(resp)
-        )
-        self.pick_moments(tile, resp, np.zeros((d, d), dtype), 0.0, np.zeros((d, d)), np.zeros((d, d * (d + 1) // 2)))
+    def __init__(self, level: str) -> None:
+        self.name = PREFIX + level
+        if LEVELS.index(level) > library(LEVELS[0]).level():
+            raise ImportError(f"the processor lacks the instructions of {level}")
+        own = library(level)
+        self._add = function(own, "add", "PNNPPR", ctypes.c_double)
+        self._functions = {
+            (name, dtype): function(own, f"{name}_{precision}", letters, real, RESULTS.get(name))
+            for precision, (dtype, real) in PRECISIONS.items()
+            for name, letters in ARGUMENTS.items()
+        }
 
     def turn(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
-        sweeps.turn(raw, centre, out)
+        rows = readable(raw)
+        self._functions["turn", out.dtype](
+            pointer(rows), kind_of(rows), *raw.shape, pointer(centre), pointer(out), out.shape[1]
+        )
 
     def subtract(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
-        sweeps.subtract(raw, centre, out)
+        rows = readable(raw)
+        self._functions["subtract", out.dtype](pointer(rows), kind_of(rows), *raw.shape, pointer(centre), pointer(out))
 
     def normalise(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
-        log_density, total = tile.vector("log_density"), tile.vector("total")
-        sweeps.normalise(log_prob, log_density, total, log_prob.dtype.type(least_exponent(log_prob)))
+        log_density, (k, n) = tile.vector("log_density"), log_prob.shape
+        normalise = self._functions["normalise", tile.dtype]
+        normalise(pointer(log_prob), k, n, n, pointer(log_density), least_exponent(log_prob))
         return log_prob, log_density
 
-    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray) -> None:
-        _, height, width = lines.shape
-        group, step = max(1, GROUP_HEIGHT // height), sweeps.LEAST_ROWS
-        work = tile.array("part", width, step).reshape(-1), tile.array("whitened", group * height, step).reshape(-1)
-        sweeps.squared_lengths(tile.augmented, lines.reshape(-1, width), height, group, step, *work, out)
+    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray, *, more: bool = False) -> None:
+        work = tile.array("part", lines.shape[2], WIDEST)
+        self._functions["squared_lengths", tile.dtype](
+            pointer(tile.augmented), tile.n_rows, pointer(lines), *lines.shape, more, pointer(work), pointer(out)
+        )
 
     def packed_sums(
         self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
     ) -> float:
-        k, n_lines = lines.shape
-        step = sweeps.rows_at_once(n_lines, k, lines.itemsize)
-        heights = {"phi": n_lines, "log_prob": k, "others": 2 + tile.n_features}
-        work = [tile.array(name, height, step).reshape(-1) for name, height in heights.items()]
-        weights = np.empty(0, tile.dtype) if tile.weights is None else tile.weights
-        work += [tile.array("sums", k, n_lines), tile.array("scatter", *scatter.shape)]
-        least = lines.dtype.type(least_exponent(lines))
-        return float(
-            sweeps.packed_sums(
-                tile.raw, tile.centre, weights, int(kind), whiten, lines, least, step, *work, sums, scatter
-            )
-        )
-
-    def weigh(
-        self, rows: FloatArray, mean: FloatArray, root: FloatArray, scaled: FloatArray, first: FloatArray
-    ) -> None:
-        sweeps.weigh(rows, mean, root, scaled, first)
+        (k, n_lines), d = lines.shape, tile.n_features
+        step = rows_at_once(n_lines, k, lines.itemsize)
+        work = tile.array("work", 1 + n_lines + k + d, step + WIDEST)
+        rows, whitens = readable(tile.raw), bool(whiten.size)
+        weights = None if tile.weights is None else pointer(tile.weights)
+        log_likelihood: float = self._functions["packed_sums", tile.dtype](
+            pointer(rows), kind_of(rows), rows.strides[0], *rows.shape, pointer(tile.centre), weights,
+            kind, pointer(whiten) if whitens else None, pointer(lines), k, n_lines, least_exponent(lines), step,
+            pointer(work), pointer(sums), pointer(scatter) if whitens else None,
+        )  # fmt: skip
+        return log_likelihood
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
-        sweeps.add(limbs, values, form.quanta, LIMB_UNIT)
+        self._add(pointer(limbs), *limbs.shape, pointer(values), pointer(form.quanta), LIMB_UNIT)
 
     def pick_distances(
-        self, tile: Tile, rest: FloatArray, offsets: FloatArray, highest: float, nats: float, most: int, out: FloatArray
+        self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
     ) -> bool:
-        if tile.n_features > LARGEST_PICKED:
-            return super().pick_distances(tile, rest, offsets, highest, nats, most, out)
-        rows, number = tile.by_row(), out.dtype.type
-        work = (np.empty(tile.n_rows, np.int64), tile.vector("reached"), np.empty(tile.n_rows, np.int64))
-        return bool(picks.pick_distances(rows, rest, offsets, number(highest), number(nats), most, out, *work))
+        rows, work = tile.by_row(), tile.array("picked", 1, tile.n_rows + TALLEST * tile.n_features)
+        places = np.empty(2 * tile.n_rows + len(out) + 1, np.int32)
+        return bool(
+            self._functions["pick_distances", tile.dtype](
+                pointer(rows), *rows.shape, pointer(rest), n_rest, rest.shape[2], len(out), highest, nats, most,
+                pointer(out), pointer(work), pointer(places),
+            )
+        )  # fmt: skip
 
     def pick_moments(
         self, tile: Tile, resp: FloatArray, means: FloatArray, least: float, first: FloatArray, second: FloatArray
     ) -> None:
-        d = tile.n_features
-        if d > LARGEST_PICKED:
-            return super().pick_moments(tile, resp, means, least, first, second)
-        picked, scatter = tile.array("picked", tile.n_rows + 3, d), tile.array("scatter", d, d)
-        picks.pick_moments(tile.by_row(), resp, means, resp.dtype.type(least), picked, scatter, first, second)
-        return None
+        rows, stride = tile.by_row(), padded(tile.n_features)
+        at_once = max(TALLEST, PICKED_BYTES // (stride * rows.itemsize))
+        picked, scatter = tile.array("picked", at_once, stride), tile.array("scatter", tile.n_features, 2 * stride)
+        chosen = np.empty(tile.n_rows, np.int32)
+        self._functions["pick_moments", tile.dtype](
+            pointer(rows), *rows.shape, pointer(resp), pointer(means), len(means), least, pointer(picked), at_once,
+            pointer(scatter), stride, pointer(chosen), pointer(first), pointer(second),
+        )  # fmt: skip
+
+
+def function(own: ctypes.CDLL, name: str, letters: str, real: Any, result: Any = None) -> Any:
+    """A function of a library, with its types."""
+    types = {"P": ctypes.c_void_p, "N": ctypes.c_ssize_t, "I": ctypes.c_int, "R": real}
+    found = getattr(own, name)
+    found.argtypes, found.restype = [types[letter] for letter in letters], result
+    return found
+
+
+def readable(raw: NDArray[Any]) -> NDArray[Any]:
+    """Rows of a type and layout that the library reads."""
+    return np.ascontiguousarray(raw, raw.dtype if raw.dtype.str[1:] in RAW_TYPES else np.float64)
+
+
+def kind_of(rows: NDArray[Any]) -> int:
+    """The number of their type."""
+    return RAW_TYPES.index(rows.dtype.str[1:])

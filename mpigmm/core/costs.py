@@ -50,11 +50,6 @@ def pair_m(d: int) -> float:
     return 1.2 * d * (d + 1) / FLOPS + 3 * TOUCH * d
 
 
-def picked_m(d: int) -> float:
-    """The same of a row that is picked first: copied, and multiplied in an order that suits BLAS less."""
-    return 1.3 * pair_m(d)
-
-
 def packs(k: int, d: int) -> bool:
     """Whether phi is the cheaper way to compute with all rows and components."""
     fits = n_packed(d) <= LARGEST_PACKED

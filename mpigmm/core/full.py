@@ -9,7 +9,7 @@ import numpy as np
 from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import NUMPY, Products
+from mpigmm.core.loops import Products
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.sparse import SparseKernel
 from mpigmm.core.tile import Tile
@@ -103,11 +103,8 @@ class CholeskyKernel(Kernel):
         self._blocks = [np.ascontiguousarray(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        NUMPY.squared_lengths(tile, self._blocks[0], out)  # most of the time is BLAS's
-        for block in self._blocks[1:]:
-            more = tile.array("more_distances", *out.shape)
-            NUMPY.squared_lengths(tile, block, more)
-            out += more
+        for i, block in enumerate(self._blocks):
+            tile.loops.squared_lengths(tile, block, out, more=i > 0)
         finish(out, self.log_constants)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:

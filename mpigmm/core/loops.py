@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +26,8 @@ FAR_FEATURES = 32
 """Responsibilities stop at exp of the least exponent, in float64 with so many features: where exp leaves the normal
 numbers, it takes ten times as long, and rows lie that far from most components."""
 
-LEAST_ENTRIES = 10**7
-"""Numbers that the loops touch in an iteration, rows and responsibilities, from which on they are compiled."""
+WIDEST = 16
+"""Numbers that a vector of a processor holds at most."""
 
 Indices = NDArray[np.intp]
 
@@ -50,16 +49,16 @@ class Loops:
         Part of what decides a fit's bits.
     call : float
         Nanoseconds to pick some rows of a tile and compute with them, however few they are.
+    picking : float
+        What the moments of a row that is picked cost, in those of one that is not.
     fuses : bool
         Whether there is `packed_sums`.
     """
 
     name = "numpy"
     call = 20e3
+    picking = 1.3
     fuses = False
-
-    def prepare(self, tile: Tile, rows: NDArray[Any], dtype: np.dtype[Any]) -> None:
-        """Compile what there is, for rows (n, D) of the file's dtype and tiles of this one; uses up the tile."""
 
     def turn(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
         """Rows (n, D) of any real dtype, less the centre (D,), into out (D, n)."""
@@ -88,25 +87,20 @@ class Loops:
         log_density += np.log(total, out=total)
         return resp, log_density
 
-    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray) -> None:
-        """Sums over h of squares of lines (K, h, 1 + d) times the tile's [1, first d features], into out (K, n)."""
+    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray, *, more: bool = False) -> None:
+        """Sums over h of squares of lines (K, h, 1 + d) times the tile's [1, first d features], into out (K, n); added
+        to it where `more`."""
         height, width = lines.shape[1:]
         group = max(1, GROUP_HEIGHT // height)
         for start in range(0, len(out), group):
-            some = lines[start : start + group].reshape(-1, width)
+            some, into = lines[start : start + group].reshape(-1, width), out[start : start + group]
             whitened = tile.array("whitened", len(some), tile.n_rows)
             np.matmul(some, tile.augmented[:width], out=whitened)
             whitened = whitened.reshape(-1, height, tile.n_rows)
-            np.einsum("kdn,kdn->kn", whitened, whitened, out=out[start : start + group])
-
-    def weigh(
-        self, rows: FloatArray, mean: FloatArray, root: FloatArray, scaled: FloatArray, first: FloatArray
-    ) -> None:
-        """Rows (D, n) less a mean (D,), times roots of weights (n,), into scaled (D, n); its product with them into
-        first (D,)."""
-        np.subtract(rows, mean[:, None], out=scaled)
-        np.multiply(scaled, root, out=scaled)
-        np.matmul(scaled, root, out=first)
+            if more:
+                into += np.einsum("kdn,kdn->kn", whitened, whitened, out=tile.array("lengths", *into.shape))
+            else:
+                np.einsum("kdn,kdn->kn", whitened, whitened, out=into)
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         """`FixedPoint.add`."""
@@ -131,15 +125,17 @@ class Loops:
         raise NotImplementedError(f"{self.name} takes one step after another")
 
     def pick_distances(
-        self, tile: Tile, rest: FloatArray, offsets: FloatArray, highest: float, nats: float, most: int, out: FloatArray
+        self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
     ) -> bool:
         """From upper bounds of log-densities to log-densities, -inf where negligible.
 
         Parameters
         ----------
         tile : Tile
-        rest, offsets : ndarrays of shape (K, h, D) and (K, h)
-            Factors of the whitened coordinates that the bounds leave out, and offsets to add to them.
+        rest : ndarray of shape (K, 1 + D, h)
+            What [1, x] is multiplied by for the whitened coordinates that the bounds leave out; h is `padded`.
+        n_rest : int
+            Those that are.
         highest : float
             Largest of the components' log-constants.
         nats : float
@@ -155,7 +151,7 @@ class Loops:
         found: list[tuple[Indices, FloatArray]] = []
         for k, bounds in enumerate(out):
             rows = np.flatnonzero(bounds == best)
-            values = complete(tile, rows, rest[k], offsets[k], bounds[rows])
+            values = complete(tile, rows, rest[k, :, :n_rest], bounds[rows])
             reached[rows] = np.maximum(reached[rows], values)
             found.append((rows, values))
         deviation = np.subtract(highest + 1.0, reached, out=best)
@@ -166,7 +162,7 @@ class Loops:
         for k, (rows, values) in enumerate(found):
             matter[k, rows] = False
             more = np.flatnonzero(matter[k])
-            completed = complete(tile, more, rest[k], offsets[k], out[k, more])
+            completed = complete(tile, more, rest[k, :, :n_rest], out[k, more])
             out[k] = -np.inf
             out[k, rows] = values
             out[k, more] = completed
@@ -195,13 +191,13 @@ def pick(tile: Tile, rows: Indices) -> FloatArray:
     return picked
 
 
-def complete(tile: Tile, rows: Indices, rest: FloatArray, offsets: FloatArray, bounds: FloatArray) -> FloatArray:
+def complete(tile: Tile, rows: Indices, rest: FloatArray, bounds: FloatArray) -> FloatArray:
     """Log-densities of some rows (m,) under one component, from their bounds (m,)."""
     if not len(rows):
         return bounds
-    whitened = tile.array("completed", len(rows), len(rest))
-    np.matmul(pick(tile, rows), rest.T, out=whitened)
-    whitened += offsets
+    whitened = tile.array("completed", len(rows), rest.shape[1])
+    np.matmul(pick(tile, rows), rest[1:], out=whitened)
+    whitened += rest[0]
     bounds -= 0.5 * np.einsum("md,md->m", whitened, whitened)
     return bounds
 
@@ -211,19 +207,29 @@ def least_exponent(log_prob: FloatArray) -> float:
     return LEAST_SINGLE_EXPONENT if log_prob.dtype == np.float32 else LEAST_EXPONENT
 
 
+def padded(size: int) -> int:
+    """The next multiple of `WIDEST`."""
+    return -(-size // WIDEST) * WIDEST
+
+
 NUMPY = Loops()
 
 
-def best_loops(n_rows: int, n_features: int, n_components: int) -> str:
-    """Name of the fastest loops that this Python has for a problem: the smaller ones do not pay for compiling."""
-    pays = n_rows * (n_features + n_components) >= LEAST_ENTRIES
-    return "numba" if pays and find_spec("numba") else "numpy"
+def best_loops() -> str:
+    """Name of the fastest loops that this installation has for this processor."""
+    from mpigmm.core.compiled import PREFIX, best_level
+
+    level = best_level()
+    return PREFIX + level if level else NUMPY.name
 
 
 def loops_by_name(name: str) -> Loops:
-    """The loops called numpy or numba; raises `ImportError`."""
-    if name == "numpy":
+    """The loops called so, ``numpy`` or one of those that `best_loops` yields; raises `ImportError`."""
+    if name == NUMPY.name:
         return NUMPY
-    from mpigmm.core.compiled import CompiledLoops
+    from mpigmm.core.compiled import LEVELS, PREFIX, CompiledLoops
 
-    return CompiledLoops()
+    level = name.removeprefix(PREFIX)
+    if level not in LEVELS:
+        raise ImportError("this version does not know them")
+    return CompiledLoops(level)

@@ -112,7 +112,9 @@ def scatter(tile: Tile, weights: FloatArray, mean: FloatArray, first: FloatArray
     """
     root = np.sqrt(weights, out=tile.vector("root"))
     scaled = tile.array("scaled", *tile.rows.shape)
-    tile.loops.weigh(tile.rows, mean, root, scaled, first)
+    np.subtract(tile.rows, mean[:, None], out=scaled)
+    np.multiply(scaled, root, out=scaled)
+    np.matmul(scaled, root, out=first)
     return product(scaled, tile)
 
 

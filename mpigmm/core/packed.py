@@ -92,6 +92,7 @@ class PackedKernel(Kernel):
 
     def _move(self, sums: FloatArray, scatter: FloatArray, first: FloatArray, second: FloatArray) -> None:
         """From the sums (K, 1 + D + Q) of phi to moments about the means."""
-        counts, about_centre, products = np.split(sums, [1, 1 + self.means.shape[1]], axis=1)
+        end = 1 + self.means.shape[1]
+        counts, about_centre, products = sums[:, :1], sums[:, 1:end], sums[:, end:]
         np.subtract(about_centre, counts * self.means, out=first)
         second[:] = self.second_moments(products, about_centre, first, scatter).reshape(-1)

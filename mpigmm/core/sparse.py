@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Kernel, Parameters
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import padded
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
@@ -54,15 +55,16 @@ class SparseKernel(Kernel):
         self._e_cost, self._m_cost = (
             (costs.packed_e(k, d), costs.packed_m(k, d)) if packed else (costs.cholesky_e(k, d), costs.cholesky_m(k, d))
         )
-        self._call = parameters.loops.call
+        self._call, self._picked_m = parameters.loops.call, parameters.loops.picking * costs.pair_m(d)
         self._least_resp = math.exp(-NATS) / max(1.0, farthest)
         self.n_leading = self._choose_leading(factors)
         self._is_dense = packed and not self.n_leading and self._expect_dense(factors, farthest)
         if self.n_leading:
             lines = matrices.whitening(parameters.means, factors).astype(parameters.dtype, copy=False)
             self._leading = np.ascontiguousarray(lines[:, : self.n_leading, : self.n_leading + 1])
-            self._offsets = lines[:, self.n_leading :, 0].copy()
-            self._rest = np.ascontiguousarray(lines[:, self.n_leading :, 1:])
+            rest = lines[:, self.n_leading :].transpose(0, 2, 1)
+            self._rest = np.zeros((k, 1 + d, padded(d - self.n_leading)), parameters.dtype)
+            self._rest[:, :, : d - self.n_leading] = rest
 
     @cached_property
     def dense(self) -> Kernel:
@@ -84,7 +86,7 @@ class SparseKernel(Kernel):
         k, d = self.means.shape
         least = self.log_constants - NATS - math.log(max(1.0, farthest))
         share = expected_share(self.means, factors, self.log_constants, least, np.array([d]))[0]
-        return bool(k * share * costs.picked_m(d) > self._m_cost)
+        return bool(k * share * self._picked_m > self._m_cost)
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
         return self._is_dense and self.dense.fused(tile, moments)
@@ -100,13 +102,13 @@ class SparseKernel(Kernel):
         out += self.log_constants[:, None]
         most = int(self._most_share * out.size)
         highest = float(self.log_constants.max())
-        return tile.loops.pick_distances(tile, self._rest, self._offsets, highest, NATS, most, out)
+        return tile.loops.pick_distances(tile, self._rest, tile.n_features - self.n_leading, highest, NATS, most, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         heaviest = 1.0 if tile.weights is None else float(tile.weights.max())
         least = self._least_resp * heaviest
-        k, d = self.means.shape
-        if np.count_nonzero(resp > least) * costs.picked_m(d) + k * self._call > tile.n_rows * self._m_cost:
+        k = len(self.means)
+        if np.count_nonzero(resp > least) * self._picked_m + k * self._call > tile.n_rows * self._m_cost:
             self.dense.accumulate(tile, resp, first, second)
         else:
             tile.loops.pick_moments(tile, resp, self.means, least, first, second.reshape(k, -1))

@@ -32,7 +32,7 @@ def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic]
     A function of shape and precision alone, since the sums within a tile depend on it, and never a power
     of two: a cache has room for few lines that lie that far apart.
     """
-    fit = 2**21 // dtype.itemsize // (n_features + n_components)
+    fit = 2**22 // dtype.itemsize // (n_features + n_components)
     wanted = max(fit, 8 * n_features, 1024)
     return int(min(16384, 2 ** (wanted.bit_length() - 1))) - ALIGNMENT // dtype.itemsize
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -129,3 +130,10 @@ def free_memory() -> int:
             return max(0, min(free, int(limit.read()) - int(used.read())))
     except (OSError, ValueError):
         return free
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held in memory; what its parent held when it forked does not count."""
+    with open("/proc/self/status") as file:
+        found = re.search(r"VmHWM:\s+(\d+) kB", file.read())
+    return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

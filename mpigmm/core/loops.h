@@ -1,0 +1,488 @@
+/* The loops of one precision: REAL, PRECISION. Arrays are contiguous; shapes as in loops.py, (height, width). */
+
+typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef INDEX NAME(indices) __attribute__((vector_size(VECTOR_BYTES)));
+#define VECTOR NAME(vector)
+#define INDICES NAME(indices)
+#define LANES ((ptrdiff_t)(VECTOR_BYTES / sizeof(REAL)))
+#define WIDTH (2 * LANES) /* of a block */
+
+INLINE VECTOR NAME(load)(const REAL *from) { return *(const VECTOR *)from; }
+
+/* Sums over l < depth of one[r][l] other[l][c], one's entries at r * down + l * along, other's lines `stride` apart. */
+INLINE void NAME(block)(
+    const int height, const int vectors, const REAL *one, ptrdiff_t down, ptrdiff_t along, const REAL *other,
+    ptrdiff_t stride, ptrdiff_t depth, VECTOR sums[TALLEST][2]
+) {
+    UNROLLED for (int r = 0; r < height; r++)
+        UNROLLED for (int c = 0; c < vectors; c++) sums[r][c] = (VECTOR){0};
+    for (ptrdiff_t l = 0; l < depth; l++) {
+        VECTOR line[2];
+        UNROLLED for (int c = 0; c < vectors; c++) line[c] = NAME(load)(other + l * stride + c * LANES);
+        UNROLLED for (int r = 0; r < height; r++) {
+            REAL factor = one[r * down + l * along];
+            UNROLLED for (int c = 0; c < vectors; c++) sums[r][c] += factor * line[c];
+        }
+    }
+}
+
+#if defined(__clang__)
+INLINE void NAME(exchange)(VECTOR *one, VECTOR *other, const int size) {
+    for (ptrdiff_t i = 0; i < LANES; i++)
+        if (i & size) {
+            REAL number = (*one)[i];
+            (*one)[i] = (*other)[i - size];
+            (*other)[i - size] = number;
+        }
+}
+#else
+/* Changes the odd groups of `size` numbers of one vector for the even ones of another. */
+INLINE void NAME(exchange)(VECTOR *one, VECTOR *other, const int size) {
+#if VECTOR_BYTES / REAL_BYTES == 2
+    const INDICES place = {0, 1};
+#elif VECTOR_BYTES / REAL_BYTES == 4
+    const INDICES place = {0, 1, 2, 3};
+#elif VECTOR_BYTES / REAL_BYTES == 8
+    const INDICES place = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    const INDICES place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#endif
+    const INDICES from = place + (place & size) / size * (INDEX)(LANES - size);
+    VECTOR even = __builtin_shuffle(*one, *other, from);
+    *other = __builtin_shuffle(*one, *other, from + size);
+    *one = even;
+}
+#endif
+
+/* A square of vectors, transposed: quarters of quarters change places (Eklundh, IEEE Trans. Comput. 21, 1972). */
+INLINE void NAME(transpose)(VECTOR square[VECTOR_BYTES / REAL_BYTES]) {
+    UNROLLED for (int size = LANES / 2; size; size /= 2)
+        UNROLLED for (int i = 0; i < LANES; i++)
+            if (!(i & size)) NAME(exchange)(square + i, square + i + size, size);
+}
+
+/* The sum of each of so many vectors, in one. */
+INLINE VECTOR NAME(totals)(VECTOR square[VECTOR_BYTES / REAL_BYTES]) {
+    UNROLLED for (int size = LANES / 2; size; size /= 2)
+        UNROLLED for (int i = 0; i < size; i++) {
+            NAME(exchange)(square + i, square + i + size, size);
+            square[i] += square[i + size];
+        }
+    return square[0];
+}
+
+/* Rows (n, D) of a file less the centre (D,), as lines (D, stride) filled up with zeros. */
+#define TURN_ROWS(RAW, unused) \
+    do { \
+        const RAW *rows = raw; \
+        for (ptrdiff_t start = 0; start < whole; start += LANES) { \
+            const RAW *from = rows + start * n_features; \
+            for (ptrdiff_t d = 0; n_features < LANES && d < n_features; d++) \
+                UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) \
+                    out[d * stride + start + i] = (REAL)((double)from[i * n_features + d] - centre[d]); \
+            for (ptrdiff_t next = LANES; next < n_features + LANES && n_features >= LANES; next += LANES) { \
+                ptrdiff_t d = next < n_features ? next - LANES : n_features - LANES; /* the last overlap */ \
+                VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
+                UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) { \
+                    REAL line[VECTOR_BYTES / REAL_BYTES]; \
+                    for (ptrdiff_t j = 0; j < LANES; j++) \
+                        line[j] = (REAL)((double)from[i * n_features + d + j] - centre[d + j]); \
+                    square[i] = NAME(load)(line); \
+                } \
+                NAME(transpose)(square); \
+                UNROLLED for (ptrdiff_t j = 0; j < LANES; j++) \
+                    *(VECTOR *)(out + (d + j) * stride + start) = square[j]; \
+            } \
+        } \
+        for (ptrdiff_t d = 0; d < n_features; d++) { \
+            for (ptrdiff_t i = whole; i < n; i++) \
+                out[d * stride + i] = (REAL)((double)rows[i * n_features + d] - centre[d]); \
+            for (ptrdiff_t i = n; i < stride; i++) out[d * stride + i] = 0; \
+        } \
+    } while (0)
+
+void NAME(turn)(
+    const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, const double *restrict centre, REAL *restrict out,
+    ptrdiff_t stride
+) {
+    ptrdiff_t whole = n / LANES * LANES;
+    WITH_RAW(kind, TURN_ROWS, 0)
+}
+
+/* Rows (n, D) of a file less the centre (D,), into out (n, D). */
+#define SUBTRACT(RAW, unused) \
+    do { \
+        const RAW *restrict rows = raw; \
+        for (ptrdiff_t i = 0; i < n; i++) \
+            for (ptrdiff_t d = 0; d < n_features; d++) \
+                out[i * n_features + d] = (REAL)((double)rows[i * n_features + d] - centre[d]); \
+    } while (0)
+
+void NAME(subtract)(
+    const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, const double *restrict centre, REAL *restrict out
+) {
+    WITH_RAW(kind, SUBTRACT, 0)
+}
+
+/* Weighted log-densities of up to NORMALISED_AT_ONCE rows, lines `stride` apart, to responsibilities. */
+static void NAME(normalise_some)(
+    REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
+) {
+    REAL sums[NORMALISED_AT_ONCE];
+    for (ptrdiff_t i = 0; i < n; i++) {
+        log_density[i] = log_prob[i];
+        sums[i] = 0;
+    }
+    for (ptrdiff_t k = 1; k < n_components; k++) {
+        const REAL *restrict line = log_prob + k * stride;
+        for (ptrdiff_t i = 0; i < n; i++) log_density[i] = line[i] > log_density[i] ? line[i] : log_density[i];
+    }
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        REAL *restrict line = log_prob + k * stride;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            REAL below = line[i] - log_density[i];
+            line[i] = NAME(exponential)(least > below ? least : below); /* which is NaN where it was */
+            sums[i] += line[i];
+        }
+    }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        log_density[i] = (REAL)(log_density[i] + logarithm(sums[i]));
+        sums[i] = 1 / sums[i];
+    }
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        REAL *restrict line = log_prob + k * stride;
+        for (ptrdiff_t i = 0; i < n; i++) line[i] *= sums[i];
+    }
+}
+
+/* Weighted log-densities (K, n) to responsibilities; log-densities of the rows (n,). */
+void NAME(normalise)(REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *log_density, REAL least) {
+    for (ptrdiff_t start = 0; start < n; start += NORMALISED_AT_ONCE) {
+        ptrdiff_t some = n - start < NORMALISED_AT_ONCE ? n - start : NORMALISED_AT_ONCE;
+        NAME(normalise_some)(log_prob + start, n_components, some, stride, log_density + start, least);
+    }
+}
+
+/* one (height, depth) times other (depth, n) into out (height, n), n a multiple of WIDTH, lines `stride` apart. Where one
+ * is a lower triangle, no more of it is read. */
+#define PRODUCT(HEIGHT, unused) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, 2, one + first * depth, depth, 1, other + at, stride, reach, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < 2; c++) *(VECTOR *)(out + (first + r) * stride + at + c * LANES) = sums[r][c]; \
+    } while (0)
+
+static void NAME(multiply)(
+    const REAL *one, const REAL *other, REAL *out, ptrdiff_t height, ptrdiff_t depth, ptrdiff_t n, ptrdiff_t stride,
+    int triangular
+) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t at = 0; at < n; at += WIDTH)
+        for (ptrdiff_t group = 0; group < groups; group++) {
+            ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+            ptrdiff_t reach = triangular && last < depth ? last : depth;
+            WITH_HEIGHT(last - first, PRODUCT, 0)
+        }
+}
+
+/* Add one (height, n) times the transpose of other (width, n) to sums (height, width), n a multiple of LANES, lines
+ * `stride` apart; where both are the same rows, the lower triangle will do. */
+#define ADD_PRODUCT(HEIGHT, unused) \
+    do { \
+        VECTOR part[TALLEST][2]; \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) part[r][0] = part[r][1] = (VECTOR){0}; \
+        for (ptrdiff_t i = 0; i < n; i += LANES) { \
+            VECTOR x = NAME(load)(other + at * stride + i), y = NAME(load)(other + next * stride + i); \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+                VECTOR line = NAME(load)(one + (first + r) * stride + i); \
+                part[r][0] += line * x; \
+                part[r][1] += line * y; \
+            } \
+        } \
+        UNROLLED for (int start = 0; start < 2 * HEIGHT; start += LANES) { \
+            VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
+            UNROLLED for (int i = 0; i < LANES; i++) \
+                square[i] = start + i < 2 * HEIGHT ? part[(start + i) / 2][i % 2] : (VECTOR){0}; \
+            VECTOR total = NAME(totals)(square); \
+            UNROLLED for (int i = 0; i < LANES; i++) \
+                if (start + i < 2 * HEIGHT && (i % 2 == 0 || next > at)) \
+                    sums[(first + (start + i) / 2) * width + at + i % 2] += total[i]; \
+        } \
+    } while (0)
+
+static void NAME(add_product)(
+    const REAL *one, const REAL *other, double *sums, ptrdiff_t height, ptrdiff_t width, ptrdiff_t n, ptrdiff_t stride,
+    int symmetric
+) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t group = 0; group < groups; group++) {
+        ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+        for (ptrdiff_t at = 0; at < (symmetric ? last : width); at += 2) {
+            ptrdiff_t next = at + 1 < width ? at + 1 : at;
+            WITH_HEIGHT(last - first, ADD_PRODUCT, 0)
+        }
+    }
+}
+
+/* Products of lines (D, stride), or their whitened transforms' lengths, below them. */
+static void NAME(append)(int kind, const REAL *rows, const REAL *whitened, REAL *out, ptrdiff_t n_features, ptrdiff_t stride) {
+    if (kind == LENGTH) {
+        for (ptrdiff_t i = 0; i < stride; i++) out[i] = 0;
+        for (ptrdiff_t d = 0; d < n_features; d++)
+            for (ptrdiff_t i = 0; i < stride; i++) out[i] += whitened[d * stride + i] * whitened[d * stride + i];
+        return;
+    }
+    for (ptrdiff_t d = 0; d < n_features; d++)
+        for (ptrdiff_t j = kind == PAIRS ? 0 : d; j <= d; j++, out += stride) {
+            const REAL *one = rows + d * stride, *other = rows + j * stride;
+            REAL *restrict line = out;
+            for (ptrdiff_t i = 0; i < stride; i++) line[i] = one[i] * other[i];
+        }
+}
+
+/* Loops.packed_sums, `step` rows at a time, a multiple of WIDTH; returns the log-likelihood.
+ *
+ * whiten, weights, scatter: null where there are none; whiten is a lower triangle, scatter is
+ * symmetric. work: (step + WIDTH) (1 + L + K + D) numbers.
+ */
+double NAME(packed_sums)(
+    const char *raw, int raw_kind, ptrdiff_t raw_bytes, ptrdiff_t n_rows, ptrdiff_t n_features, const double *centre,
+    const REAL *weights, int kind, const REAL *whiten, const REAL *lines, ptrdiff_t n_components, ptrdiff_t n_lines,
+    REAL least, ptrdiff_t step, REAL *work, double *sums, double *scatter
+) {
+    double log_likelihood = 0;
+    for (ptrdiff_t start = 0; start < n_rows; start += step) {
+        ptrdiff_t n = n_rows - start < step ? n_rows - start : step, stride = (n + WIDTH - 1) / WIDTH * WIDTH;
+        if (stride * sizeof(REAL) % 1024 == 0) stride += WIDTH; /* or lines fall into few places of the cache */
+        REAL *log_density = work, *phi = log_density + stride, *rows = phi + stride, *resp = phi + n_lines * stride;
+        REAL *whitened = resp + n_components * stride;
+        for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
+        NAME(turn)(raw + start * raw_bytes, raw_kind, n, n_features, centre, rows, stride);
+        const char *next = raw + (start + n) * raw_bytes, *end = next + (n_rows - start - n < step ? n_rows - start - n : step) * raw_bytes;
+        for (; next < end; next += 64) __builtin_prefetch(next, 0, 2);
+        if (whiten) NAME(multiply)(whiten, rows, whitened, n_features, n_features, stride, stride, 1);
+        NAME(append)(kind, rows, whiten ? whitened : rows, rows + n_features * stride, n_features, stride);
+        NAME(multiply)(lines, phi, resp, n_components, n_lines, stride, stride, 0);
+        NAME(normalise)(resp, n_components, n, stride, log_density, least);
+        for (ptrdiff_t k = 0; k < n_components; k++) {
+            REAL *line = resp + k * stride;
+            if (weights)
+                for (ptrdiff_t i = 0; i < n; i++) line[i] *= weights[start + i];
+            for (ptrdiff_t i = n; i < stride; i++) line[i] = 0;
+        }
+        double part = 0;
+        if (weights)
+            _Pragma("omp simd reduction(+ : part)")
+            for (ptrdiff_t i = 0; i < n; i++) part += (double)log_density[i] * weights[start + i];
+        else
+            _Pragma("omp simd reduction(+ : part)")
+            for (ptrdiff_t i = 0; i < n; i++) part += log_density[i];
+        log_likelihood += part;
+        NAME(add_product)(resp, phi, sums, n_components, n_lines, stride, stride, 0);
+        if (scatter) {
+            const REAL *weighted = rows;
+            if (weights) {
+                for (ptrdiff_t d = 0; d < n_features; d++)
+                    for (ptrdiff_t i = 0; i < stride; i++)
+                        whitened[d * stride + i] = i < n ? rows[d * stride + i] * weights[start + i] : 0;
+                weighted = whitened;
+            }
+            NAME(add_product)(weighted, rows, scatter, n_features, n_features, stride, stride, 1);
+        }
+    }
+    if (scatter)
+        for (ptrdiff_t d = 0; d < n_features; d++)
+            for (ptrdiff_t j = 0; j < d; j++) scatter[j * n_features + d] = scatter[d * n_features + j];
+    return log_likelihood;
+}
+
+/* Loops.squared_lengths, added to out where `more`: lines (K, h, width) times the first of the augmented rows
+ * (D + 1, n). work: width * WIDTH numbers. */
+#define LENGTHS(HEIGHT, unused) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, 2, some + first * width, width, 1, work, WIDTH, width, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < 2; c++) squares[c] += sums[r][c] * sums[r][c]; \
+    } while (0)
+
+void NAME(squared_lengths)(
+    const REAL *augmented, ptrdiff_t n_rows, const REAL *lines, ptrdiff_t n_components, ptrdiff_t height, ptrdiff_t width,
+    int more, REAL *work, REAL *out
+) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t start = 0; start < n_rows; start += WIDTH) {
+        ptrdiff_t n = n_rows - start < WIDTH ? n_rows - start : WIDTH;
+        for (ptrdiff_t d = 0; d < width; d++)
+            for (ptrdiff_t i = 0; i < WIDTH; i++) work[d * WIDTH + i] = i < n ? augmented[d * n_rows + start + i] : 0;
+        for (ptrdiff_t k = 0; k < n_components; k++) {
+            const REAL *some = lines + k * height * width;
+            VECTOR squares[2] = {{0}, {0}};
+            for (ptrdiff_t group = 0; group < groups; group++) {
+                ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+                WITH_HEIGHT(last - first, LENGTHS, 0)
+            }
+            REAL lengths[2 * VECTOR_BYTES / REAL_BYTES];
+            memcpy(lengths, squares, sizeof lengths);
+            for (ptrdiff_t i = 0; i < n; i++)
+                out[k * n_rows + start + i] = more ? out[k * n_rows + start + i] + lengths[i] : lengths[i];
+        }
+    }
+}
+
+/* Subtract half the squares of the other whitened coordinates of some rows of (n, D) from their bounds.
+ *
+ * rest (1 + D, n_padded): offsets, then coefficients, a line a feature, n_rest of them used; the first coordinate
+ * needs the features up to D - n_rest, each other one more. work: TALLEST * D numbers.
+ */
+#define COMPLETE(HEIGHT, VECTORS) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, VECTORS, work, n_features, 1, rest + stride + at, stride, reach, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < VECTORS; c++) { \
+                VECTOR whitened = sums[r][c] + NAME(load)(rest + at + c * LANES); \
+                squares[r] += whitened * whitened; \
+            } \
+    } while (0)
+
+static void NAME(complete)(
+    const REAL *rows, ptrdiff_t n_features, const int32_t *chosen, ptrdiff_t count, const REAL *rest, ptrdiff_t n_rest,
+    ptrdiff_t stride, REAL *work, REAL *bounds
+) {
+    ptrdiff_t groups = (count + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t group = 0; group < groups; group++) {
+        ptrdiff_t first = group * count / groups, last = (group + 1) * count / groups;
+        VECTOR squares[TALLEST + VECTOR_BYTES / REAL_BYTES];
+        for (ptrdiff_t i = first; i < last; i++) {
+            memcpy(work + (i - first) * n_features, rows + chosen[i] * n_features, n_features * sizeof(REAL));
+        }
+        for (ptrdiff_t i = 0; i < TALLEST + LANES; i++) squares[i] = (VECTOR){0};
+        for (ptrdiff_t at = 0; at < n_rest; at += WIDTH) {
+            ptrdiff_t reach = n_features - n_rest + at + WIDTH < n_features ? n_features - n_rest + at + WIDTH : n_features;
+            if (n_rest - at > LANES)
+                WITH_HEIGHT(last - first, COMPLETE, 2)
+            else
+                WITH_HEIGHT(last - first, COMPLETE, 1)
+        }
+        for (ptrdiff_t at = first; at < last; at += LANES) {
+            VECTOR total = NAME(totals)(squares + at - first);
+            for (ptrdiff_t i = at; i < last && i < at + LANES; i++) bounds[chosen[i]] -= total[i - at] / 2;
+        }
+    }
+}
+
+/* Loops.pick_distances: 0 where more than `most` pairs matter. work: n + TALLEST * D numbers; places: 2 n + K + 1. */
+int NAME(pick_distances)(
+    const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *rest, ptrdiff_t n_rest, ptrdiff_t stride,
+    ptrdiff_t n_components, REAL highest, REAL nats, ptrdiff_t most, REAL *out, REAL *work, int32_t *places
+) {
+    REAL *reached = work, *picked = work + n_rows;
+    int32_t *best = places, *chosen = places + n_rows, *ends = places + 2 * n_rows;
+    ptrdiff_t size = (1 + n_features) * stride;
+    for (ptrdiff_t i = 0; i < n_rows; i++) {
+        best[i] = 0;
+        reached[i] = out[i];
+    }
+    for (ptrdiff_t k = 1; k < n_components; k++)
+        for (ptrdiff_t i = 0; i < n_rows; i++) {
+            best[i] = out[k * n_rows + i] > reached[i] ? (int32_t)k : best[i];
+            reached[i] = out[k * n_rows + i] > reached[i] ? out[k * n_rows + i] : reached[i];
+        }
+    memset(ends, 0, (n_components + 1) * sizeof *ends);
+    for (ptrdiff_t i = 0; i < n_rows; i++) ends[best[i] + 1]++;
+    for (ptrdiff_t k = 0; k < n_components; k++) ends[k + 1] += ends[k];
+    for (ptrdiff_t i = 0; i < n_rows; i++) chosen[ends[best[i]]++] = (int32_t)i;
+    for (ptrdiff_t k = 0, start = 0; k < n_components; start = ends[k++])
+        NAME(complete)(
+            rows, n_features, chosen + start, ends[k] - start, rest + k * size, n_rest, stride, picked, out + k * n_rows);
+    for (ptrdiff_t i = 0; i < n_rows; i++) {
+        REAL value = out[best[i] * n_rows + i];
+        reached[i] = (REAL)(value - logarithm(highest + 1 - value) - nats);
+    }
+    ptrdiff_t pairs = 0;
+    for (ptrdiff_t k = 0; k < n_components; k++)
+        for (ptrdiff_t i = 0; i < n_rows; i++) pairs += out[k * n_rows + i] >= reached[i];
+    if (pairs > most) return 0;
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        REAL *line = out + k * n_rows;
+        ptrdiff_t count = 0;
+        for (ptrdiff_t i = 0; i < n_rows; i++) {
+            chosen[count] = (int32_t)i;
+            count += line[i] >= reached[i] && best[i] != k;
+            line[i] = line[i] >= reached[i] || best[i] == k ? line[i] : -(REAL)INFINITY;
+        }
+        NAME(complete)(rows, n_features, chosen, count, rest + k * size, n_rest, stride, picked, line);
+    }
+    return 1;
+}
+
+/* Loops.pick_moments. scatter: D * stride numbers, stride >= D a multiple of LANES; picked: PICKED_BYTES, or TALLEST
+ * rows if that is more. */
+#define ADD_SQUARES(HEIGHT, VECTORS) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, VECTORS, picked + first, 1, stride, picked + at, stride, count, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+            double *line = scatter + (first + r) * stride + at; \
+            UNROLLED for (int c = 0; c < VECTORS; c++) \
+                for (ptrdiff_t i = 0; i < LANES; i++) line[c * LANES + i] += sums[r][c][i]; \
+        } \
+    } while (0)
+
+static void NAME(add_squares)(const REAL *picked, ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t stride, double *scatter) {
+    for (ptrdiff_t at = 0; at < n_features; at += WIDTH) {
+        ptrdiff_t height = n_features - at, groups = (height + TALLEST - 1) / TALLEST;
+        for (ptrdiff_t group = 0; group < groups; group++) {
+            ptrdiff_t first = at + group * height / groups, last = at + (group + 1) * height / groups;
+            if (n_features - at > LANES)
+                WITH_HEIGHT(last - first, ADD_SQUARES, 2)
+            else
+                WITH_HEIGHT(last - first, ADD_SQUARES, 1)
+        }
+    }
+}
+
+void NAME(pick_moments)(
+    const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *resp, const REAL *means, ptrdiff_t n_components,
+    REAL least, REAL *picked, ptrdiff_t at_once, double *scatter, ptrdiff_t stride, int32_t *chosen, double *first_moments,
+    double *second_moments
+) {
+    for (ptrdiff_t k = 0; k < n_components; k++, resp += n_rows, means += n_features, first_moments += n_features) {
+        ptrdiff_t count = 0;
+        for (ptrdiff_t i = 0; i < n_rows; i++) {
+            chosen[count] = (int32_t)i;
+            count += resp[i] > least;
+        }
+        memset(first_moments, 0, n_features * sizeof *first_moments);
+        memset(scatter, 0, n_features * stride * sizeof *scatter);
+        for (ptrdiff_t start = 0; start < count; start += at_once) {
+            ptrdiff_t n = count - start < at_once ? count - start : at_once;
+            for (ptrdiff_t i = 0; i < n; i++) {
+                const REAL *row = rows + chosen[start + i] * n_features;
+                REAL *restrict line = picked + i * stride, root = (REAL)sqrt(resp[chosen[start + i]]);
+                for (ptrdiff_t d = 0; d < n_features; d++) {
+                    line[d] = (row[d] - means[d]) * root;
+                    first_moments[d] += line[d] * root;
+                }
+                for (ptrdiff_t d = n_features; d < stride; d++) line[d] = 0;
+            }
+            NAME(add_squares)(picked, n, n_features, stride, scatter);
+        }
+        for (ptrdiff_t d = 0; d < n_features; second_moments += ++d)
+            memcpy(second_moments, scatter + d * stride, (d + 1) * sizeof *second_moments);
+    }
+}
+
+#undef VECTOR
+#undef INDICES
+#undef LANES
+#undef WIDTH
+#undef PRODUCT
+#undef ADD_PRODUCT
+#undef LENGTHS
+#undef COMPLETE
+#undef ADD_SQUARES
+#undef TURN_ROWS
+#undef SUBTRACT
