@@ -27,14 +27,14 @@ TALLEST, WIDEST = 12, 32
 """Most lines and numbers of a block in loops.h."""
 
 PICKED_BYTES = 1 << 18
-CACHED, LEAST_ROWS, MOST_ROWS = 2**19, 128, 256
+CACHED, LEAST_ROWS, MOST_ROWS = 2**18, 128, 256
 """Bytes to work on at a time, and what their rows may be: few waste the ends of sums, many leave the cache."""
 
 ARGUMENTS = {
     "turn": "PINNPPN",
     "subtract": "PINNPP",
     "normalise": "PNNNPR",
-    "packed_sums": "PINNNPPIPPNNRNPPP",
+    "packed_sums": "PINNNPPIPPNNRNPPPP",
     "squared_lengths": "PNPNNNIPP",
     "pick_distances": "PNNPNNNRRNPPP",
     "pick_moments": "PNNPPNRPNPNPPP",
@@ -73,14 +73,20 @@ def best_level() -> str | None:
 
 
 def rows_at_once(n_lines: int, n_components: int, itemsize: int) -> int:
-    """Rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache; a multiple of `WIDEST`."""
-    fit = CACHED // itemsize // (n_lines + n_components)
+    """Rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache, beside as many rows of the file to
+    come; a multiple of `WIDEST`."""
+    fit = CACHED // (itemsize * (n_lines + n_components))
     return int(max(LEAST_ROWS, min(MOST_ROWS * 8 // itemsize, fit // WIDEST * WIDEST)))
 
 
 def pointer(array: NDArray[Any]) -> int:
     """Where a contiguous array that is not empty starts; the array's own attribute takes three times as long."""
     return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+
+
+def room(height: int, width: int) -> int:
+    """Numbers that suffice for sums (height, width) in the order of blocks, whatever the instructions."""
+    return -(-height // TALLEST) * -(-width // 2) * WIDEST
 
 
 class CompiledLoops(Loops):
@@ -134,14 +140,15 @@ class CompiledLoops(Loops):
         self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
     ) -> float:
         (k, n_lines), d = lines.shape, tile.n_features
+        rows, whitens = readable(tile.raw), bool(whiten.size)
         step = rows_at_once(n_lines, k, lines.itemsize)
         work = tile.array("work", 1 + n_lines + k + d, step + WIDEST)
-        rows, whitens = readable(tile.raw), bool(whiten.size)
+        blocks = tile.array("blocks", 2, room(k, n_lines) + room(d, d))
         weights = None if tile.weights is None else pointer(tile.weights)
         log_likelihood: float = self._functions["packed_sums", tile.dtype](
             pointer(rows), kind_of(rows), rows.strides[0], *rows.shape, pointer(tile.centre), weights,
             kind, pointer(whiten) if whitens else None, pointer(lines), k, n_lines, least_exponent(lines), step,
-            pointer(work), pointer(sums), pointer(scatter) if whitens else None,
+            pointer(work), pointer(blocks), pointer(sums), pointer(scatter) if whitens else None,
         )  # fmt: skip
         return log_likelihood
 

@@ -59,6 +59,8 @@
 /* Products of a row's features: Products in loops.py. */
 enum { PAIRS, SQUARES, LENGTH };
 
+enum { CACHE_LINE = 64 };
+
 /* Rows normalised, and sums rounded, together: few enough for the cache. */
 enum { NORMALISED_AT_ONCE = 256, ADDED_AT_ONCE = 512 };
 

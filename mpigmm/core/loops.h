@@ -2,22 +2,27 @@
 
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 typedef INDEX NAME(indices) __attribute__((vector_size(VECTOR_BYTES)));
+typedef double NAME(wide) __attribute__((vector_size(VECTOR_BYTES / REAL_BYTES * 8), aligned(8), may_alias));
 #define VECTOR NAME(vector)
+#define WIDE NAME(wide)
 #define INDICES NAME(indices)
 #define LANES ((ptrdiff_t)(VECTOR_BYTES / sizeof(REAL)))
 #define WIDTH (2 * LANES) /* of a block */
+#define SLOTS ((2 * TALLEST + VECTOR_BYTES / REAL_BYTES - 1) / (VECTOR_BYTES / REAL_BYTES) * (VECTOR_BYTES / REAL_BYTES))
 
 INLINE VECTOR NAME(load)(const REAL *from) { return *(const VECTOR *)from; }
 
-/* Sums over l < depth of one[r][l] other[l][c], one's entries at r * down + l * along, other's lines `stride` apart. */
+/* Sums over l < depth of one[r][l] other[l][c], one's entries at r * down + l * along, other's lines `stride` apart.
+ * Meanwhile the processor fetches what will be wanted, a line of the cache at a time, from `ahead` on unless it is null. */
 INLINE void NAME(block)(
     const int height, const int vectors, const REAL *one, ptrdiff_t down, ptrdiff_t along, const REAL *other,
-    ptrdiff_t stride, ptrdiff_t depth, VECTOR sums[TALLEST][2]
+    ptrdiff_t stride, ptrdiff_t depth, const char *ahead, VECTOR sums[TALLEST][2]
 ) {
     UNROLLED for (int r = 0; r < height; r++)
         UNROLLED for (int c = 0; c < vectors; c++) sums[r][c] = (VECTOR){0};
     for (ptrdiff_t l = 0; l < depth; l++) {
         VECTOR line[2];
+        if (ahead) __builtin_prefetch(ahead + CACHE_LINE * l, 0, 2);
         UNROLLED for (int c = 0; c < vectors; c++) line[c] = NAME(load)(other + l * stride + c * LANES);
         UNROLLED for (int r = 0; r < height; r++) {
             REAL factor = one[r * down + l * along];
@@ -164,18 +169,18 @@ void NAME(normalise)(REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdif
 }
 
 /* one (height, depth) times other (depth, n) into out (height, n), n a multiple of WIDTH, lines `stride` apart. Where one
- * is a lower triangle, no more of it is read. */
+ * is a lower triangle, no more of it is read. From `ahead` on stands what will be wanted, so many bytes for each of n. */
 #define PRODUCT(HEIGHT, unused) \
     do { \
         VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, 2, one + first * depth, depth, 1, other + at, stride, reach, sums); \
+        NAME(block)(HEIGHT, 2, one + first * depth, depth, 1, other + at, stride, reach, ahead + at * each, sums); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < 2; c++) *(VECTOR *)(out + (first + r) * stride + at + c * LANES) = sums[r][c]; \
     } while (0)
 
 static void NAME(multiply)(
     const REAL *one, const REAL *other, REAL *out, ptrdiff_t height, ptrdiff_t depth, ptrdiff_t n, ptrdiff_t stride,
-    int triangular
+    int triangular, const char *ahead, ptrdiff_t each
 ) {
     ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
     for (ptrdiff_t at = 0; at < n; at += WIDTH)
@@ -186,8 +191,9 @@ static void NAME(multiply)(
         }
 }
 
-/* Add one (height, n) times the transpose of other (width, n) to sums (height, width), n a multiple of LANES, lines
- * `stride` apart; where both are the same rows, the lower triangle will do. */
+/* Add one (height, n) times the transpose of other (width, n) to sums, n a multiple of LANES, lines `stride` apart; where
+ * both are the same rows, the lower triangle will do. The sums stand in the order in which blocks of up to TALLEST by two
+ * yield them, SLOTS a block; `unpack` tells them apart. */
 #define ADD_PRODUCT(HEIGHT, unused) \
     do { \
         VECTOR part[TALLEST][2]; \
@@ -204,10 +210,7 @@ static void NAME(multiply)(
             VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
             UNROLLED for (int i = 0; i < LANES; i++) \
                 square[i] = start + i < 2 * HEIGHT ? part[(start + i) / 2][i % 2] : (VECTOR){0}; \
-            VECTOR total = NAME(totals)(square); \
-            UNROLLED for (int i = 0; i < LANES; i++) \
-                if (start + i < 2 * HEIGHT && (i % 2 == 0 || next > at)) \
-                    sums[(first + (start + i) / 2) * width + at + i % 2] += total[i]; \
+            *(WIDE *)(block + start) += __builtin_convertvector(NAME(totals)(square), WIDE); \
         } \
     } while (0)
 
@@ -215,61 +218,80 @@ static void NAME(add_product)(
     const REAL *one, const REAL *other, double *sums, ptrdiff_t height, ptrdiff_t width, ptrdiff_t n, ptrdiff_t stride,
     int symmetric
 ) {
-    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, pairs = (width + 1) / 2;
     for (ptrdiff_t group = 0; group < groups; group++) {
         ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
         for (ptrdiff_t at = 0; at < (symmetric ? last : width); at += 2) {
             ptrdiff_t next = at + 1 < width ? at + 1 : at;
+            double *restrict block = sums + (group * pairs + at / 2) * SLOTS;
             WITH_HEIGHT(last - first, ADD_PRODUCT, 0)
         }
     }
 }
 
+/* Numbers of its sums. */
+static ptrdiff_t NAME(room)(ptrdiff_t height, ptrdiff_t width) {
+    return (height + TALLEST - 1) / TALLEST * ((width + 1) / 2) * SLOTS;
+}
+
+static void NAME(unpack)(const double *sums, double *out, ptrdiff_t height, ptrdiff_t width) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, pairs = (width + 1) / 2;
+    for (ptrdiff_t group = 0; group < groups; group++) {
+        ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+        for (ptrdiff_t r = first; r < last; r++)
+            for (ptrdiff_t c = 0; c < width; c++)
+                out[r * width + c] = sums[(group * pairs + c / 2) * SLOTS + 2 * (r - first) + c % 2];
+    }
+}
+
 /* Products of lines (D, stride), or their whitened transforms' lengths, below them. */
-static void NAME(append)(int kind, const REAL *rows, const REAL *whitened, REAL *out, ptrdiff_t n_features, ptrdiff_t stride) {
+static void NAME(append)(
+    int kind, const REAL *rows, const REAL *whitened, REAL *out, ptrdiff_t n_features, ptrdiff_t n, ptrdiff_t stride
+) {
     if (kind == LENGTH) {
-        for (ptrdiff_t i = 0; i < stride; i++) out[i] = 0;
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = 0;
         for (ptrdiff_t d = 0; d < n_features; d++)
-            for (ptrdiff_t i = 0; i < stride; i++) out[i] += whitened[d * stride + i] * whitened[d * stride + i];
+            for (ptrdiff_t i = 0; i < n; i++) out[i] += whitened[d * stride + i] * whitened[d * stride + i];
         return;
     }
     for (ptrdiff_t d = 0; d < n_features; d++)
         for (ptrdiff_t j = kind == PAIRS ? 0 : d; j <= d; j++, out += stride) {
             const REAL *one = rows + d * stride, *other = rows + j * stride;
             REAL *restrict line = out;
-            for (ptrdiff_t i = 0; i < stride; i++) line[i] = one[i] * other[i];
+            for (ptrdiff_t i = 0; i < n; i++) line[i] = one[i] * other[i];
         }
 }
 
 /* Loops.packed_sums, `step` rows at a time, a multiple of WIDTH; returns the log-likelihood.
  *
  * whiten, weights, scatter: null where there are none; whiten is a lower triangle, scatter is
- * symmetric. work: (step + WIDTH) (1 + L + K + D) numbers.
+ * symmetric. work: (step + WIDTH) (1 + L + K + D) numbers; blocks: room for the sums, then for the scatter's.
  */
 double NAME(packed_sums)(
     const char *raw, int raw_kind, ptrdiff_t raw_bytes, ptrdiff_t n_rows, ptrdiff_t n_features, const double *centre,
     const REAL *weights, int kind, const REAL *whiten, const REAL *lines, ptrdiff_t n_components, ptrdiff_t n_lines,
-    REAL least, ptrdiff_t step, REAL *work, double *sums, double *scatter
+    REAL least, ptrdiff_t step, REAL *work, double *blocks, double *sums, double *scatter
 ) {
-    double log_likelihood = 0;
+    double log_likelihood = 0, *scatter_blocks = blocks + NAME(room)(n_components, n_lines);
+    memset(blocks, 0, NAME(room)(n_components, n_lines) * sizeof *blocks);
+    if (scatter) memset(scatter_blocks, 0, NAME(room)(n_features, n_features) * sizeof *blocks);
     for (ptrdiff_t start = 0; start < n_rows; start += step) {
-        ptrdiff_t n = n_rows - start < step ? n_rows - start : step, stride = (n + WIDTH - 1) / WIDTH * WIDTH;
-        if (stride * sizeof(REAL) % 1024 == 0) stride += WIDTH; /* or lines fall into few places of the cache */
+        ptrdiff_t n = n_rows - start < step ? n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH; /* lines a power of two apart fall into few places of the cache */
         REAL *log_density = work, *phi = log_density + stride, *rows = phi + stride, *resp = phi + n_lines * stride;
         REAL *whitened = resp + n_components * stride;
         for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
         NAME(turn)(raw + start * raw_bytes, raw_kind, n, n_features, centre, rows, stride);
-        const char *next = raw + (start + n) * raw_bytes, *end = next + (n_rows - start - n < step ? n_rows - start - n : step) * raw_bytes;
-        for (; next < end; next += 64) __builtin_prefetch(next, 0, 2);
-        if (whiten) NAME(multiply)(whiten, rows, whitened, n_features, n_features, stride, stride, 1);
-        NAME(append)(kind, rows, whiten ? whitened : rows, rows + n_features * stride, n_features, stride);
-        NAME(multiply)(lines, phi, resp, n_components, n_lines, stride, stride, 0);
+        const char *ahead = raw + (start + n) * raw_bytes;
+        if (whiten) NAME(multiply)(whiten, rows, whitened, n_features, n_features, whole, stride, 1, ahead, raw_bytes);
+        NAME(append)(kind, rows, whiten ? whitened : rows, rows + n_features * stride, n_features, whole, stride);
+        NAME(multiply)(lines, phi, resp, n_components, n_lines, whole, stride, 0, ahead, raw_bytes);
         NAME(normalise)(resp, n_components, n, stride, log_density, least);
         for (ptrdiff_t k = 0; k < n_components; k++) {
             REAL *line = resp + k * stride;
             if (weights)
                 for (ptrdiff_t i = 0; i < n; i++) line[i] *= weights[start + i];
-            for (ptrdiff_t i = n; i < stride; i++) line[i] = 0;
+            for (ptrdiff_t i = n; i < whole; i++) line[i] = 0;
         }
         double part = 0;
         if (weights)
@@ -279,21 +301,22 @@ double NAME(packed_sums)(
             _Pragma("omp simd reduction(+ : part)")
             for (ptrdiff_t i = 0; i < n; i++) part += log_density[i];
         log_likelihood += part;
-        NAME(add_product)(resp, phi, sums, n_components, n_lines, stride, stride, 0);
+        NAME(add_product)(resp, phi, blocks, n_components, n_lines, whole, stride, 0);
         if (scatter) {
             const REAL *weighted = rows;
             if (weights) {
                 for (ptrdiff_t d = 0; d < n_features; d++)
-                    for (ptrdiff_t i = 0; i < stride; i++)
+                    for (ptrdiff_t i = 0; i < whole; i++)
                         whitened[d * stride + i] = i < n ? rows[d * stride + i] * weights[start + i] : 0;
                 weighted = whitened;
             }
-            NAME(add_product)(weighted, rows, scatter, n_features, n_features, stride, stride, 1);
+            NAME(add_product)(weighted, rows, scatter_blocks, n_features, n_features, whole, stride, 1);
         }
     }
-    if (scatter)
-        for (ptrdiff_t d = 0; d < n_features; d++)
-            for (ptrdiff_t j = 0; j < d; j++) scatter[j * n_features + d] = scatter[d * n_features + j];
+    NAME(unpack)(blocks, sums, n_components, n_lines);
+    if (scatter) NAME(unpack)(scatter_blocks, scatter, n_features, n_features);
+    for (ptrdiff_t d = 0; scatter && d < n_features; d++)
+        for (ptrdiff_t j = 0; j < d; j++) scatter[j * n_features + d] = scatter[d * n_features + j];
     return log_likelihood;
 }
 
@@ -302,7 +325,7 @@ double NAME(packed_sums)(
 #define LENGTHS(HEIGHT, unused) \
     do { \
         VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, 2, some + first * width, width, 1, work, WIDTH, width, sums); \
+        NAME(block)(HEIGHT, 2, some + first * width, width, 1, work, WIDTH, width, NULL, sums); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < 2; c++) squares[c] += sums[r][c] * sums[r][c]; \
     } while (0)
@@ -339,7 +362,7 @@ void NAME(squared_lengths)(
 #define COMPLETE(HEIGHT, VECTORS) \
     do { \
         VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, VECTORS, work, n_features, 1, rest + stride + at, stride, reach, sums); \
+        NAME(block)(HEIGHT, VECTORS, work, n_features, 1, rest + stride + at, stride, reach, NULL, sums); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < VECTORS; c++) { \
                 VECTOR whitened = sums[r][c] + NAME(load)(rest + at + c * LANES); \
@@ -423,7 +446,7 @@ int NAME(pick_distances)(
 #define ADD_SQUARES(HEIGHT, VECTORS) \
     do { \
         VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, VECTORS, picked + first, 1, stride, picked + at, stride, count, sums); \
+        NAME(block)(HEIGHT, VECTORS, picked + first, 1, stride, picked + at, stride, count, NULL, sums); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) { \
             double *line = scatter + (first + r) * stride + at; \
             UNROLLED for (int c = 0; c < VECTORS; c++) \
@@ -476,9 +499,11 @@ void NAME(pick_moments)(
 }
 
 #undef VECTOR
+#undef WIDE
 #undef INDICES
 #undef LANES
 #undef WIDTH
+#undef SLOTS
 #undef PRODUCT
 #undef ADD_PRODUCT
 #undef LENGTHS

@@ -120,7 +120,7 @@ class Loops:
         lines : ndarray of shape (K, L)
             Coefficients of phi in the weighted log-densities.
         sums, scatter : ndarrays of shape (K, L) and (D, D) or (0, 0), float64
-            Take the sums over rows of responsibilities times phi, and of all rows' products where there is room.
+            Overwritten by the sums over rows of responsibilities times phi, and of all rows' products.
         """
         raise NotImplementedError(f"{self.name} takes one step after another")
 

@@ -84,7 +84,7 @@ class PackedKernel(Kernel):
     def fused(self, tile: Tile, moments: Moments) -> bool:
         if not tile.loops.fuses:
             return False
-        sums, scatter = np.zeros(self._lines.shape), np.zeros(self.whiten.shape)
+        sums, scatter = np.empty(self._lines.shape), np.empty(self.whiten.shape)
         moments.log_likelihood[0] = tile.loops.packed_sums(tile, self.kind, self.whiten, self._lines, sums, scatter)
         moments.counts[:] = sums[:, 0]
         self._move(sums, scatter, moments.first_moments, moments.second_moments)
