@@ -35,9 +35,9 @@ ARGUMENTS = {
     "subtract": "PINNPP",
     "normalise": "PNNNPR",
     "packed_sums": "PINNNPPIPPNNRNPPPP",
-    "squared_lengths": "PNPNNNIPP",
-    "pick_distances": "PNNPNNNRRNPPP",
-    "pick_moments": "PNNPPNRPNPNPPP",
+    "subtract_lengths": "PNPNNNPPP",
+    "pick_distances": "PNNPNNNRRNPPPP",
+    "pick_moments": "PNNPPNRPNPNPPPP",
 }
 """Of the functions in loops.h: P a pointer, N a size, I an int, R a number of the precision."""
 
@@ -130,11 +130,12 @@ class CompiledLoops(Loops):
         normalise(pointer(log_prob), k, n, n, pointer(log_density), least_exponent(log_prob))
         return log_prob, log_density
 
-    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray, *, more: bool = False) -> None:
+    def subtract_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None) -> None:
         work = tile.array("part", lines.shape[2], WIDEST)
-        self._functions["squared_lengths", tile.dtype](
-            pointer(tile.augmented), tile.n_rows, pointer(lines), *lines.shape, more, pointer(work), pointer(out)
-        )
+        self._functions["subtract_lengths", tile.dtype](
+            pointer(tile.augmented), tile.n_rows, pointer(lines), *lines.shape,
+            None if start is None else pointer(start), pointer(work), pointer(out),
+        )  # fmt: skip
 
     def packed_sums(
         self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
@@ -159,11 +160,11 @@ class CompiledLoops(Loops):
         self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
     ) -> bool:
         rows, work = tile.by_row(), tile.array("picked", 1, tile.n_rows + TALLEST * tile.n_features)
-        places = np.empty(2 * tile.n_rows + len(out) + 1, np.int32)
+        best, chosen = tile.array("best", 2, tile.n_rows), np.empty(tile.n_rows + len(out) + 1, np.int32)
         return bool(
             self._functions["pick_distances", tile.dtype](
                 pointer(rows), *rows.shape, pointer(rest), n_rest, rest.shape[2], len(out), highest, nats, most,
-                pointer(out), pointer(work), pointer(places),
+                pointer(out), pointer(work), pointer(best), pointer(chosen),
             )
         )  # fmt: skip
 
@@ -173,10 +174,10 @@ class CompiledLoops(Loops):
         rows, stride = tile.by_row(), padded(tile.n_features)
         at_once = max(TALLEST, PICKED_BYTES // (stride * rows.itemsize))
         picked, scatter = tile.array("picked", at_once, stride), tile.array("scatter", tile.n_features, 2 * stride)
-        chosen = np.empty(tile.n_rows, np.int32)
+        matters, chosen = tile.array("best", 2, tile.n_rows), np.empty(tile.n_rows, np.int32)
         self._functions["pick_moments", tile.dtype](
             pointer(rows), *rows.shape, pointer(resp), pointer(means), len(means), least, pointer(picked), at_once,
-            pointer(scatter), stride, pointer(chosen), pointer(first), pointer(second),
+            pointer(scatter), stride, pointer(matters), pointer(chosen), pointer(first), pointer(second),
         )  # fmt: skip
 
 

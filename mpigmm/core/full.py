@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from mpigmm.core import costs, matrices
-from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
+from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import Products
 from mpigmm.core.packed import PackedKernel
@@ -104,8 +104,7 @@ class CholeskyKernel(Kernel):
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for i, block in enumerate(self._blocks):
-            tile.loops.squared_lengths(tile, block, out, more=i > 0)
-        finish(out, self.log_constants)
+            tile.loops.subtract_lengths(tile, block, out, None if i else self.log_constants)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         lower = lower_triangle(tile.n_features)

@@ -320,8 +320,7 @@ double NAME(packed_sums)(
     return log_likelihood;
 }
 
-/* Loops.squared_lengths, added to out where `more`: lines (K, h, width) times the first of the augmented rows
- * (D + 1, n). work: width * WIDTH numbers. */
+/* Loops.subtract_lengths, with lines (K, h, width). work: width * WIDTH numbers. */
 #define LENGTHS(HEIGHT, unused) \
     do { \
         VECTOR sums[TALLEST][2]; \
@@ -330,9 +329,9 @@ double NAME(packed_sums)(
             UNROLLED for (int c = 0; c < 2; c++) squares[c] += sums[r][c] * sums[r][c]; \
     } while (0)
 
-void NAME(squared_lengths)(
+void NAME(subtract_lengths)(
     const REAL *augmented, ptrdiff_t n_rows, const REAL *lines, ptrdiff_t n_components, ptrdiff_t height, ptrdiff_t width,
-    int more, REAL *work, REAL *out
+    const REAL *start_from, REAL *work, REAL *out
 ) {
     ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
     for (ptrdiff_t start = 0; start < n_rows; start += WIDTH) {
@@ -348,10 +347,25 @@ void NAME(squared_lengths)(
             }
             REAL lengths[2 * VECTOR_BYTES / REAL_BYTES];
             memcpy(lengths, squares, sizeof lengths);
-            for (ptrdiff_t i = 0; i < n; i++)
-                out[k * n_rows + start + i] = more ? out[k * n_rows + start + i] + lengths[i] : lengths[i];
+            REAL *line = out + k * n_rows + start;
+            for (ptrdiff_t i = 0; i < n; i++) line[i] = (start_from ? start_from[k] : line[i]) - lengths[i] / 2;
         }
     }
+}
+
+/* Places (n,) where something other than zero stands; returns how many. */
+static ptrdiff_t NAME(choose)(const INDEX *matters, ptrdiff_t n, int32_t *chosen) {
+    ptrdiff_t count = 0;
+    for (ptrdiff_t start = 0; start < n; start += LANES) {
+        ptrdiff_t stop = start + LANES < n ? start + LANES : n;
+        INDEX any = 0;
+        for (ptrdiff_t i = start; i < stop; i++) any |= matters[i];
+        for (ptrdiff_t i = start; any && i < stop; i++) {
+            chosen[count] = (int32_t)i;
+            count += matters[i] != 0;
+        }
+    }
+    return count;
 }
 
 /* Subtract half the squares of the other whitened coordinates of some rows of (n, D) from their bounds.
@@ -396,23 +410,27 @@ static void NAME(complete)(
     }
 }
 
-/* Loops.pick_distances: 0 where more than `most` pairs matter. work: n + TALLEST * D numbers; places: 2 n + K + 1. */
+/* Loops.pick_distances: 0 where more than `most` pairs matter. work: n + TALLEST * D numbers; places: 2 n + K + 1;
+ * best: 2 n numbers of REAL_BYTES. */
 int NAME(pick_distances)(
     const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *rest, ptrdiff_t n_rest, ptrdiff_t stride,
-    ptrdiff_t n_components, REAL highest, REAL nats, ptrdiff_t most, REAL *out, REAL *work, int32_t *places
+    ptrdiff_t n_components, REAL highest, REAL nats, ptrdiff_t most, REAL *out, REAL *work, INDEX *best, int32_t *chosen
 ) {
-    REAL *reached = work, *picked = work + n_rows;
-    int32_t *best = places, *chosen = places + n_rows, *ends = places + 2 * n_rows;
+    REAL *restrict reached = work, *picked = work + n_rows;
+    INDEX *restrict matters = best + n_rows;
+    int32_t *ends = chosen + n_rows;
     ptrdiff_t size = (1 + n_features) * stride;
     for (ptrdiff_t i = 0; i < n_rows; i++) {
         best[i] = 0;
         reached[i] = out[i];
     }
-    for (ptrdiff_t k = 1; k < n_components; k++)
+    for (ptrdiff_t k = 1; k < n_components; k++) {
+        const REAL *restrict line = out + k * n_rows;
         for (ptrdiff_t i = 0; i < n_rows; i++) {
-            best[i] = out[k * n_rows + i] > reached[i] ? (int32_t)k : best[i];
-            reached[i] = out[k * n_rows + i] > reached[i] ? out[k * n_rows + i] : reached[i];
+            best[i] = line[i] > reached[i] ? (INDEX)k : best[i];
+            reached[i] = line[i] > reached[i] ? line[i] : reached[i];
         }
+    }
     memset(ends, 0, (n_components + 1) * sizeof *ends);
     for (ptrdiff_t i = 0; i < n_rows; i++) ends[best[i] + 1]++;
     for (ptrdiff_t k = 0; k < n_components; k++) ends[k + 1] += ends[k];
@@ -425,17 +443,21 @@ int NAME(pick_distances)(
         reached[i] = (REAL)(value - logarithm(highest + 1 - value) - nats);
     }
     ptrdiff_t pairs = 0;
-    for (ptrdiff_t k = 0; k < n_components; k++)
-        for (ptrdiff_t i = 0; i < n_rows; i++) pairs += out[k * n_rows + i] >= reached[i];
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        const REAL *restrict line = out + k * n_rows;
+        INDEX count = 0;
+        for (ptrdiff_t i = 0; i < n_rows; i++) count += line[i] >= reached[i];
+        pairs += count;
+    }
     if (pairs > most) return 0;
     for (ptrdiff_t k = 0; k < n_components; k++) {
-        REAL *line = out + k * n_rows;
-        ptrdiff_t count = 0;
+        REAL *restrict line = out + k * n_rows;
         for (ptrdiff_t i = 0; i < n_rows; i++) {
-            chosen[count] = (int32_t)i;
-            count += line[i] >= reached[i] && best[i] != k;
-            line[i] = line[i] >= reached[i] || best[i] == k ? line[i] : -(REAL)INFINITY;
+            INDEX above = line[i] >= reached[i], own = best[i] == (INDEX)k;
+            matters[i] = above & ~own;
+            line[i] = above | own ? line[i] : -(REAL)INFINITY;
         }
+        ptrdiff_t count = NAME(choose)(matters, n_rows, chosen);
         NAME(complete)(rows, n_features, chosen, count, rest + k * size, n_rest, stride, picked, line);
     }
     return 1;
@@ -469,15 +491,12 @@ static void NAME(add_squares)(const REAL *picked, ptrdiff_t count, ptrdiff_t n_f
 
 void NAME(pick_moments)(
     const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *resp, const REAL *means, ptrdiff_t n_components,
-    REAL least, REAL *picked, ptrdiff_t at_once, double *scatter, ptrdiff_t stride, int32_t *chosen, double *first_moments,
+    REAL least, REAL *picked, ptrdiff_t at_once, double *scatter, ptrdiff_t stride, INDEX *restrict matters, int32_t *chosen, double *first_moments,
     double *second_moments
 ) {
     for (ptrdiff_t k = 0; k < n_components; k++, resp += n_rows, means += n_features, first_moments += n_features) {
-        ptrdiff_t count = 0;
-        for (ptrdiff_t i = 0; i < n_rows; i++) {
-            chosen[count] = (int32_t)i;
-            count += resp[i] > least;
-        }
+        for (ptrdiff_t i = 0; i < n_rows; i++) matters[i] = resp[i] > least;
+        ptrdiff_t count = NAME(choose)(matters, n_rows, chosen);
         memset(first_moments, 0, n_features * sizeof *first_moments);
         memset(scatter, 0, n_features * stride * sizeof *scatter);
         for (ptrdiff_t start = 0; start < count; start += at_once) {

@@ -87,20 +87,21 @@ class Loops:
         log_density += np.log(total, out=total)
         return resp, log_density
 
-    def squared_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray, *, more: bool = False) -> None:
-        """Sums over h of squares of lines (K, h, 1 + d) times the tile's [1, first d features], into out (K, n); added
-        to it where `more`."""
+    def subtract_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None) -> None:
+        """Subtract from out (K, n) the sums over h of half the squares of lines (K, h, 1 + d) times the tile's [1,
+        first d features]; from start (K,) if given, whatever out held."""
         height, width = lines.shape[1:]
         group = max(1, GROUP_HEIGHT // height)
-        for start in range(0, len(out), group):
-            some, into = lines[start : start + group].reshape(-1, width), out[start : start + group]
+        if start is not None:
+            out[:] = start[:, None]
+        for first in range(0, len(out), group):
+            some, into = lines[first : first + group].reshape(-1, width), out[first : first + group]
             whitened = tile.array("whitened", len(some), tile.n_rows)
             np.matmul(some, tile.augmented[:width], out=whitened)
             whitened = whitened.reshape(-1, height, tile.n_rows)
-            if more:
-                into += np.einsum("kdn,kdn->kn", whitened, whitened, out=tile.array("lengths", *into.shape))
-            else:
-                np.einsum("kdn,kdn->kn", whitened, whitened, out=into)
+            lengths = np.einsum("kdn,kdn->kn", whitened, whitened, out=tile.array("lengths", *into.shape))
+            lengths *= 0.5
+            into -= lengths
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         """`FixedPoint.add`."""

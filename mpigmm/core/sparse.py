@@ -97,9 +97,7 @@ class SparseKernel(Kernel):
 
     def _bounded(self, tile: Tile, out: FloatArray) -> bool:
         """Log-densities into out (K, n), -inf where negligible; False, and out undefined, where too many are not."""
-        tile.loops.squared_lengths(tile, self._leading, out)
-        out *= -0.5
-        out += self.log_constants[:, None]
+        tile.loops.subtract_lengths(tile, self._leading, out, self.log_constants)
         most = int(self._most_share * out.size)
         highest = float(self.log_constants.max())
         return tile.loops.pick_distances(tile, self._rest, tile.n_features - self.n_leading, highest, NATS, most, out)
