@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from mpigmm import __version__
 from mpigmm.config import dump, load_config, resolve
-from mpigmm.options import BenchOrder, FitOrder, InspectOrder, Order, PlanOrder, PredictOrder, ScoreOrder
+from mpigmm.options import BenchOrder, FitOrder, InspectOrder, Kernels, Order, PlanOrder, PredictOrder, ScoreOrder
 
 app = typer.Typer(
     help="Gaussian mixtures by expectation-maximisation, on any number of MPI ranks: mpirun -n 64 mpigmm fit run.yaml",
@@ -19,7 +19,6 @@ app = typer.Typer(
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; its keys: docs/configuration.md.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that override the file's.")]
-Kernels = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="Model file, as written by fit.")]
 DataFile = Annotated[str, typer.Argument(metavar="DATA", help="HDF5 file with rows, or a quoted glob.")]
 Dataset = Annotated[str, typer.Option(help="Dataset that holds the rows.")]
@@ -127,7 +126,7 @@ def bench(
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     separation: Annotated[float, typer.Option(min=0, help="Means are this times standard normal numbers.")] = 3.0,
     iterations: Annotated[int, typer.Option(min=1, help="Iterations, of which the median counts.")] = 5,
-    kernels: Annotated[Kernels, typer.Option(help="Loops beside BLAS; auto: the best that are there.")] = "auto",
+    kernels: Annotated[Kernels, typer.Option(help="Loops beside BLAS; auto: the best that all ranks have.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Time an EM iteration on synthetic rows, against this machine's matrix products and memory."""

@@ -154,6 +154,10 @@ class InspectOrder:
     json: bool = False
 
 
+Kernels = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
+"""Loops beside BLAS, from slow to fast; auto: the best that all ranks have."""
+
+
 @dataclass(frozen=True)
 class BenchOrder:
     """What root asks of all ranks for ``bench``; of the options, model and compute count."""
@@ -163,7 +167,7 @@ class BenchOrder:
     n_features: int
     separation: float
     iterations: int
-    kernels: Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"] = "auto"
+    kernels: Kernels = "auto"
     json: bool = False
 
 

@@ -20,7 +20,7 @@ from support import (
     write_rows,
 )
 
-from mpigmm.core.compiled import LEVELS, CompiledLoops, best_level, library
+from mpigmm.core.compiled import COMPILED, CompiledLoops, best_compiled, library
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FixedPoint
 from mpigmm.core.loops import NUMPY
@@ -45,9 +45,9 @@ PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", 
 
 def built_here() -> list[str]:
     """Sets of instructions that there is a library for and this processor has."""
-    best = best_level()
+    best = best_compiled()
     assert best is not None, "the tests need a C compiler: make clean install"
-    return list(LEVELS[: LEVELS.index(best) + 1])
+    return list(COMPILED[: COMPILED.index(best) + 1])
 
 
 @pytest.fixture(scope="module", params=built_here())
@@ -62,22 +62,22 @@ def of_each(own: CDLL, name: str, x: np.ndarray) -> np.ndarray:
 
 
 @PRECISIONS
-@pytest.mark.parametrize("level", built_here())
-def test_exponential_is_right_to_the_last_places(level: str, dtype: np.dtype) -> None:
-    lowest, name = (-80, "exponentials_single") if dtype == SINGLE else (-600, "exponentials_double")
+@pytest.mark.parametrize("name", built_here())
+def test_exponential_is_right_to_the_last_places(name: str, dtype: np.dtype) -> None:
+    lowest, function = (-80, "exponentials_single") if dtype == SINGLE else (-600, "exponentials_double")
     x = np.concatenate([np.linspace(lowest, 0, 100_001), -(2.0 ** np.arange(-60, 6)), [0.0]]).astype(dtype)
-    found, expected = of_each(library(level), name, x), np.exp(x.astype(np.longdouble))
+    found, expected = of_each(library(name), function, x), np.exp(x.astype(np.longdouble))
     assert np.abs(found / expected - 1).max() < 2.5 * np.finfo(dtype).eps
     assert found[-1] == 1.0
 
 
-@pytest.mark.parametrize("level", built_here())
-def test_logarithm_is_right_to_the_last_place(level: str) -> None:
+@pytest.mark.parametrize("name", built_here())
+def test_logarithm_is_right_to_the_last_place(name: str) -> None:
     x = np.concatenate([np.linspace(1, 3, 100_001), 2.0 ** np.arange(1, 1000), 1 + 2.0 ** -np.arange(1, 53)])
-    found, expected = of_each(library(level), "logarithms", x), np.log(x.astype(np.longdouble))
+    found, expected = of_each(library(name), "logarithms", x), np.log(x.astype(np.longdouble))
     assert found[0] == expected[0] == 0
     assert np.abs(found[1:] / expected[1:] - 1).max() < 1.5 * np.finfo(float).eps
-    assert np.isnan(of_each(library(level), "logarithms", np.array([np.nan, np.inf]))).all()
+    assert np.isnan(of_each(library(name), "logarithms", np.array([np.nan, np.inf]))).all()
 
 
 @PRECISIONS
@@ -223,10 +223,10 @@ def test_a_run_goes_on_with_the_loops_that_it_began_with(tmp_path: Path) -> None
     assert finished.returncode == 0 and "is finished already" in finished.stderr, finished.stderr
     refused = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'a'}", "em.max_iter=3", PYTHONPATH=str(without))
     assert refused.returncode == 2, refused.stderr
-    assert f"compiled-{best_level()}, the loops that this run computes with, cannot be had on" in refused.stderr
+    assert f"{best_compiled()}, the loops that this run computes with, cannot be had on" in refused.stderr
     assert "where there is a C compiler" in refused.stderr
     checkpoint = read_checkpoint(tmp_path / "a" / "checkpoint.h5")
-    assert checkpoint.loops == f"compiled-{best_level()}"
+    assert checkpoint.loops == best_compiled()
     for i, name in enumerate(["numpy", "compiled-generic"]):
         (tmp_path / str(i)).mkdir()
         save_checkpoint(tmp_path / str(i), replace(checkpoint, loops=name))

@@ -336,7 +336,7 @@ def test_an_error_on_one_rank_ends_all(case: Case, monkeypatch: pytest.MonkeyPat
         def broken(*arguments: Any) -> Any:
             raise ValueError("inside the mathematics")
 
-        monkeypatch.setattr(iterate.Loop, "_own_statistics", broken)
+        monkeypatch.setattr(iterate.Loop, "_add_own", broken)
     with pytest.raises(AgreedError, match="inside the mathematics") as caught:
         case.fit()
     assert caught.value.exit_code == 1

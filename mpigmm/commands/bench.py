@@ -12,10 +12,9 @@ import numpy as np
 
 from mpigmm.commands.iterate import Loop, empty_buffer
 from mpigmm.commands.survey import survey_rows
-from mpigmm.commands.team import Team, Tiles, build_team
+from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import EStep, Safeguards
-from mpigmm.core.loops import best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import precisions_that_do
 from mpigmm.core.statistics import Moments, statistics_format
@@ -50,11 +49,9 @@ def run(comm: Comm, order: BenchOrder, stop: StopRequest) -> int:
     tile_rows = options.compute.tile_rows
     if tile_rows == "auto":
         tile_rows = default_rows(order.n_features, model.n_components, np.dtype(options.compute.precision))
-    loops: str = order.kernels
-    if loops == "auto":
-        loops = best_loops()
+    loops = common_loops(comm) if order.kernels == "auto" else order.kernels
     with single_threaded_blas():
-        team = build_team(comm, source, tile_rows, options.compute, stop, comm.bcast(loops))
+        team = build_team(comm, source, tile_rows, options.compute, stop, loops)
         report = measure(team, source, options, order.iterations)
     if comm.is_root:
         print(json.dumps(report, indent=2) if order.json else describe(report), flush=True)

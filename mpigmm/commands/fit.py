@@ -66,7 +66,9 @@ def fit_job(
     safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
     is_spent = recorder.allowance.is_spent if recorder else lambda: False
     loop = Loop(team, survey, safeguards, options.compute.precision, is_spent)
-    progress = fit_starts(loop, options, job, sample, recorder)
+    starts = Starts(options, job.start, sample)
+    del sample
+    progress = fit_starts(loop, options, job, starts, recorder)
     used = usage(loop, begin)
     with comm.together():
         if recorder is not None:
@@ -83,13 +85,15 @@ def open_job(comm: Comm, order: FitOrder, stack: ExitStack) -> tuple[Recorder | 
     return recorder, comm.bcast(job)
 
 
-def fit_starts(loop: Loop, options: FitOptions, job: Job, sample: Sample, recorder: Recorder | None) -> Progress:
+def fit_starts(loop: Loop, options: FitOptions, job: Job, starts: Starts, recorder: Recorder | None) -> Progress:
     """Run all starts that are not complete; returns the finished progress with the best of them. Collective."""
     comm, progress = loop.team.comm, job.progress
     while not progress.finished:
         if progress.mixture is None:
-            progress = replace(progress, mixture=first_mixture(loop, options, job, sample, progress.init))
+            progress = replace(progress, mixture=starts.first_mixture(loop, progress.init))
             save(comm, recorder, progress)
+        else:
+            starts.begun(progress.init)
         progress = loop.run(progress, options.em, recorder.record if recorder else lambda progress, line: None)
         assert progress.mixture is not None
         mean = loop.mean_log_likelihood(progress.mixture)
@@ -118,23 +122,47 @@ def with_ended(progress: Progress, mean_log_likelihood: float, converged: bool) 
     return replace(progress, ended=(*progress.ended, ended), best=best)
 
 
-def first_mixture(loop: Loop, options: FitOptions, job: Job, sample: Sample, init: int) -> Mixture:
-    """The mixture that start number init begins with: made by root from its sample. Collective."""
-    comm, mixture = loop.team.comm, job.start
-    with comm.together():
-        if comm.is_root and mixture is None:
-            mixture = initialise(
-                options.init.method,
-                covariance_class(options.model.covariance_type)(),
-                options.model.n_components,
-                sample,
-                loop.survey,
-                loop.safeguards,
-                (options.init.seed, init),
-                loop.team.stop.check,
-            )
-            check_start(mixture)
-    return comm.bcast(mixture)
+class Starts:
+    """The mixtures that starts begin with: made by root from a sample of the rows, or the one of a file.
+
+    Parameters
+    ----------
+    options : FitOptions
+    given : Mixture or None
+        The one of a file.
+    sample : tuple of ndarrays
+        On root, rows and their weights; let go with the last start.
+    """
+
+    def __init__(self, options: FitOptions, given: Mixture | None, sample: Sample) -> None:
+        self.options = options
+        self.given = given
+        self.sample: Sample | None = sample
+
+    def first_mixture(self, loop: Loop, init: int) -> Mixture:
+        """That of start number init. Collective."""
+        comm, mixture, model = loop.team.comm, self.given, self.options.model
+        with comm.together():
+            if comm.is_root and mixture is None:
+                assert self.sample is not None
+                mixture = initialise(
+                    self.options.init.method,
+                    covariance_class(model.covariance_type)(),
+                    model.n_components,
+                    self.sample,
+                    loop.survey,
+                    loop.safeguards,
+                    (self.options.init.seed, init),
+                    loop.team.stop.check,
+                )
+                check_start(mixture)
+        self.begun(init)
+        return comm.bcast(mixture)
+
+    def begun(self, init: int) -> None:
+        """Start number init needs the sample no more."""
+        if init + 1 == self.options.init.n_init:
+            self.sample = None
 
 
 def check_start(mixture: Mixture) -> None:

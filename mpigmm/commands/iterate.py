@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,13 @@ import numpy as np
 from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.em import EStep, Repairs, Safeguards, m_step
-from mpigmm.core.exact import ExactSum, FixedPoint, carry
+from mpigmm.core.exact import ExactSum, FixedPoint, IntArray, carry
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import keeps_digits, precisions_that_do
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.data.block import keep_freed_memory
 from mpigmm.errors import EXIT_FAULT, AgreedError, DegenerateError
 from mpigmm.options import EmOptions
 from mpigmm.runs.checkpoint import Progress
@@ -98,6 +97,7 @@ class Loop:
         self.is_spent = is_spent
         self.clock = Clock()
         self._error: Exception | None = None
+        keep_freed_memory()
 
     def run(self, progress: Progress, em: EmOptions, record: Record) -> Progress:
         """Iterate until `em` says stop; returns the last `Progress`. Collective.
@@ -192,27 +192,30 @@ class Loop:
         """The reduction's buffer: statistics, flags and checksums; the clocks are still to come."""
         n_limbs = form.n_limbs * form.top.size
         packed = empty_buffer(form)
-        statistics: list[ExactSum] = []
         if self._error is None:
-            self._note(lambda: statistics.extend(self._own_statistics(form, mixture, dtype)))
-        if self._error is None:
-            packed[:n_limbs] = carry(reduce(add, statistics).limbs).reshape(-1)
+            self._note(lambda: self._add_own(form, packed[:n_limbs].reshape(form.n_limbs, -1), mixture, dtype))
         checksum = mixture.checksum()
         packed[n_limbs : n_limbs + N_FLAGS] = self._error is not None, self.is_spent(), checksum, checksum**2
         return packed
 
-    def _own_statistics(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> list[ExactSum]:
+    def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, dtype: np.dtype[Any]) -> None:
+        """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""
         e_step = EStep(mixture, self.survey.centre, self.survey.reach, dtype, self.team.loops)
+        room = [total]
 
         def visit(tile: Tile, tiles: Tiles) -> ExactSum:
-            statistics, moments = ExactSum(form), Moments.empty(mixture)
+            statistics, moments = ExactSum(form, room.pop() if room else None), Moments.empty(mixture)
             for _, rows, weights in tiles:
                 tile.fill(rows, weights, self.survey.centre, mask=self.survey.masked, dtype=dtype)
                 e_step(tile, moments)
                 statistics.add(moments.flat, tile.loops)
             return statistics
 
-        return self.team.sweep(visit)
+        for statistics in self.team.sweep(visit):
+            carry(statistics.limbs)
+            if statistics.limbs is not total:
+                total += statistics.limbs
+        carry(total)
 
     def _unpack(
         self,

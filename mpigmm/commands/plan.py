@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from mpigmm.commands.bench import measure
-from mpigmm.commands.team import build_team
+from mpigmm.commands.team import build_team, common_loops
 from mpigmm.core.covariance import covariance_class
-from mpigmm.core.loops import best_loops
 from mpigmm.core.tile import default_rows
 from mpigmm.data.block import memory_budget
 from mpigmm.data.source import Header, read_header
@@ -132,7 +131,7 @@ def measured_rates(comm: Comm, order: PlanOrder, header: Header, tile_rows: int,
     """Iterations on a few synthetic tiles, one thread a rank. Collective."""
     model, compute = order.options.model, replace(order.options.compute, threads=1, memory="auto")
     options = replace(order.options, compute=compute)
-    loops = comm.bcast(best_loops())
+    loops = common_loops(comm)
     tile_rows = min(tile_rows, header.n_rows)
     n_rows = max(TILES_MEASURED * comm.size * tile_rows, model.n_components)
     reports = []

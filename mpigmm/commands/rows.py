@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpigmm.commands.survey import explain
-from mpigmm.commands.team import Team, Tiles, gather_team
+from mpigmm.commands.team import Team, Tiles, common_loops, gather_team
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
@@ -60,7 +60,7 @@ def recorded_columns(model: Model, header: Header) -> list[int] | None:
 def stream_team(comm: Comm, task: Task, stop: StopRequest) -> Team:
     """Tiles and threads for one pass, in which nothing is held. Collective."""
     tile_rows = default_rows(task.mixture.n_features, task.mixture.n_components)
-    return gather_team(comm, task.header, tile_rows, ComputeOptions(memory=0), stop)
+    return gather_team(comm, task.header, tile_rows, ComputeOptions(memory=0), stop, common_loops(comm))
 
 
 def sweep_posterior(team: Team, task: Task, visit: Callable[[], Visit]) -> None:
@@ -69,7 +69,7 @@ def sweep_posterior(team: Team, task: Task, visit: Callable[[], Visit]) -> None:
     Raises `DataError` naming the first row that is not finite.
     """
     centre = task.mixture.weights @ task.mixture.means
-    e_step = EStep(task.mixture, centre)
+    e_step = EStep(task.mixture, centre, loops=team.loops)
 
     def work(tile: Tile, tiles: Tiles) -> None:
         own = visit()

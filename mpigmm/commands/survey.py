@@ -37,7 +37,7 @@ def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Surv
     with comm.together():
         check_survey(survey, header, options)
     rows, weights = gather_sample(team, survey, sampler, sample, sample_size)
-    middle = comm.bcast(np.median(rows, axis=0) if comm.is_root else None)
+    middle = comm.bcast(np.array([np.median(column) for column in rows.T]) if comm.is_root else None)
     return replace(survey, centre=middle), (rows, weights)
 
 
@@ -117,10 +117,8 @@ def gather_sample(team: Team, survey: Survey, sampler: RowSampler, own: RowSampl
         sampler = RowSampler(sampler.seed, sampler.share * max(4.0, wanted / max(size, 1)))
         with comm.together():
             own = _sample_own(team, survey, sampler)
-    whole = RowSample()
-    for part in comm.gather(own):
-        whole.extend(part)
-    return whole.arrays(team.header.n_features)
+    rows, weights = own.arrays(team.header.n_features)
+    return comm.concatenate(rows), comm.concatenate(weights)  # ranks hold tiles in their order
 
 
 def far_row(team: Team, survey: Survey, sample: Sample) -> str | None:

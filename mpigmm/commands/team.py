@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mpigmm.core.loops import NUMPY, Loops, loops_by_name
+import numpy as np
+
+from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import Block, memory_budget
+from mpigmm.data.block import Block, memory_budget, return_freed_memory
 from mpigmm.data.source import Header, Rows, Source
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import UserError
@@ -84,6 +86,7 @@ def build_team(
     loops: str = NUMPY.name,
 ) -> Team:
     """Give this rank its tiles, threads and loops, and load its rows if they fit. Collective."""
+    return_freed_memory()
     ranks_on_node = comm.ranks_on_node()
     n_threads = count_threads(compute.threads, ranks_on_node)
     tiles = own_tiles(count_tiles(source.header.n_rows, tile_rows), comm.rank, comm.size)
@@ -95,6 +98,13 @@ def build_team(
         hold_blas()
         team.warning = crowding(n_threads, ranks_on_node)
         return team
+
+
+def common_loops(comm: Comm) -> str:
+    """Name of the best loops that every rank has. Collective."""
+    with comm.together():
+        own = LOOPS.index(best_loops())
+    return LOOPS[-int(comm.max(np.array([-float(own)]))[0])]
 
 
 def load_loops(name: str) -> Loops:

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
-from mpigmm.core.loops import Loops, Products, least_exponent, padded
+from mpigmm.core.loops import LOOPS, Loops, Products, least_exponent, padded
 
 if TYPE_CHECKING:
     from mpigmm.core.tile import Tile
 
-LEVELS = ("generic", "avx2", "avx512")
-"""Sets of instructions that there is a library for, by the number that `level` in loops.c returns."""
+COMPILED = LOOPS[1:]
+"""Names of the libraries, a set of instructions each, by the number that `level` in loops.c returns."""
 
-PREFIX = "compiled-"
 RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 """Types of rows that need no conversion first, in the order of WITH_RAW in loops.c."""
 
@@ -45,30 +44,30 @@ RESULTS = {"packed_sums": ctypes.c_double, "pick_distances": ctypes.c_int}
 PRECISIONS = {"double": (np.dtype(np.float64), ctypes.c_double), "single": (np.dtype(np.float32), ctypes.c_float)}
 
 
-def library(level: str) -> ctypes.CDLL:
-    """The library for a set of instructions; raises `ImportError` where there is none that can be loaded."""
+def library(name: str) -> ctypes.CDLL:
+    """The library of that name; raises `ImportError` where there is none that can be loaded."""
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_loops_{level}{suffix}")
+        path = Path(__file__).with_name(f"_loops_{name.removeprefix('compiled-')}{suffix}")
         if path.exists():
             try:
                 return ctypes.CDLL(str(path))
             except OSError as error:
                 raise ImportError(str(error)) from None
-    raise ImportError(f"mpigmm was installed without a C compiler, or with one that does not know {level}")
+    raise ImportError("mpigmm was installed without a C compiler, or with one that does not know these instructions")
 
 
-def best_level() -> str | None:
-    """The set of instructions of the best library that was built and runs here, if any."""
+def best_compiled() -> str | None:
+    """The best library that was built and that this processor can run, if any."""
     try:
-        most = library(LEVELS[0]).level()
+        most = library(COMPILED[0]).level()
     except ImportError:
         return None
-    for level in reversed(LEVELS[: most + 1]):
+    for name in reversed(COMPILED[: most + 1]):
         try:
-            library(level)
+            library(name)
         except ImportError:
             continue
-        return level
+        return name
     return None
 
 
@@ -94,19 +93,19 @@ class CompiledLoops(Loops):
 
     Parameters
     ----------
-    level : str
-        One of `LEVELS`. Raises `ImportError` where this processor lacks it or no library was built.
+    name : str
+        One of `COMPILED`. Raises `ImportError` where this processor lacks the instructions or no library was built.
     """
 
     call = 200.0
     picking = 1.0
     fuses = True
 
-    def __init__(self, level: str) -> None:
-        self.name = PREFIX + level
-        if LEVELS.index(level) > library(LEVELS[0]).level():
-            raise ImportError(f"the processor lacks the instructions of {level}")
-        own = library(level)
+    def __init__(self, name: str) -> None:
+        self.name = name
+        if COMPILED.index(name) > library(COMPILED[0]).level():
+            raise ImportError("the processor lacks these instructions")
+        own = library(name)
         self._add = function(own, "add", "PNNPPR", ctypes.c_double)
         self._functions = {
             (name, dtype): function(own, f"{name}_{precision}", letters, real, RESULTS.get(name))

@@ -88,14 +88,15 @@ class FixedPoint:
 
     def value(self, limbs: IntArray) -> FloatArray:
         """The sums as float64 of shape (size,), the same bits for any limbs that hold the same sums."""
-        exact = carry(limbs.copy())
         total = np.zeros(self.top.size)
-        quantum = self.quanta.copy()
-        for _ in exact[1:]:
-            quantum /= LIMB_UNIT
-        for limb in reversed(exact):
-            total += limb * quantum
-            quantum *= LIMB_UNIT
+        for start in range(0, total.size, AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            exact, quantum = carry(limbs[:, some].copy()), self.quanta[some].copy()
+            for _ in exact[1:]:
+                quantum /= LIMB_UNIT
+            for limb in reversed(exact):
+                total[some] += limb * quantum
+                quantum *= LIMB_UNIT
         return total
 
 
@@ -138,8 +139,10 @@ def carry(limbs: IntArray) -> IntArray:
     The digits are balanced, so that a small negative sum has small limbs and `FixedPoint.value` loses nothing.
     """
     half = 1 << (LIMB_BITS - 1)
-    for limb in range(len(limbs) - 1, 0, -1):
-        up = (limbs[limb] + half) >> LIMB_BITS
-        limbs[limb] -= up << LIMB_BITS
-        limbs[limb - 1] += up
+    for start in range(0, limbs.shape[1], AT_ONCE):
+        some = limbs[:, start : start + AT_ONCE]
+        for limb in range(len(some) - 1, 0, -1):
+            up = (some[limb] + half) >> LIMB_BITS
+            some[limb] -= up << LIMB_BITS
+            some[limb - 1] += up
     return limbs

@@ -54,8 +54,8 @@ class Full(Covariance):
         return SparseKernel(parameters, dense, packed=packs, farthest=farthest)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
-        products = extents[:, :, None] * extents[:, None, :]
-        return products.reshape(len(extents), -1).take(lower_triangle(extents.shape[1]), axis=1).reshape(-1)
+        lower = lower_triangle(extents.shape[1])
+        return np.concatenate([np.outer(extent, extent).reshape(-1)[lower] for extent in extents])
 
     def distance_bounds(self, precisions_cholesky: FloatArray, extents: FloatArray) -> FloatArray:
         return np.array([matrices.distance_bound(u, e) for u, e in zip(precisions_cholesky, extents, strict=True)])
@@ -64,16 +64,17 @@ class Full(Covariance):
         return np.diagonal(covariances, axis1=1, axis2=2)
 
     def precision_diagonals(self, precisions_cholesky: FloatArray) -> FloatArray:
-        return np.asarray(np.square(precisions_cholesky).sum(axis=2))
+        return np.asarray(np.einsum("kde,kde->kd", precisions_cholesky, precisions_cholesky))
 
     def estimate(self, counts: FloatArray, deltas: FloatArray, second: FloatArray) -> FloatArray:
-        covariances = np.stack([unpack(line, deltas.shape[1]) for line in second.reshape(len(counts), -1)])
-        covariances /= counts[:, None, None]
-        covariances -= deltas[:, :, None] * deltas[:, None, :]
+        covariances = np.empty(deltas.shape + deltas.shape[1:])
+        for k, line in enumerate(second.reshape(len(counts), -1)):
+            covariances[k] = unpack(line / counts[k], deltas.shape[1]) - np.outer(deltas[k], deltas[k])
         return covariances
 
     def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
-        return covariances + reg_covar * np.eye(covariances.shape[-1])
+        np.einsum("kdd->kd", covariances)[:] += reg_covar
+        return covariances
 
     def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
         n_floored = 0

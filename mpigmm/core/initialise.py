@@ -13,7 +13,7 @@ from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import Tile
+from mpigmm.core.tile import Tile, default_rows
 
 LEAST_TRIALS = 16
 """Rows tried for each mean of k-means++, beside log K: fewer leave some of many clusters without a mean."""
@@ -61,7 +61,8 @@ def initialise(
     rows, weights = sample
     random = np.random.default_rng(seed)
     scale = np.sqrt(np.where(survey.variances > 0, survey.variances, 1.0))
-    standard = (rows - survey.centre) / scale
+    standard = rows - survey.centre
+    standard /= scale
     if method == "random":
         means = standard[choose_rows(weights, n_components, random)]
     else:
@@ -77,6 +78,7 @@ def initialise(
             np.broadcast_to(whole.covariances, shape).copy(),
         )
     means, labels = lloyd(standard, weights, means, check)
+    del standard  # large, like what follows
     return partition_mixture(covariance, rows, weights, labels, means * scale + survey.centre, survey, safeguards)
 
 
@@ -95,7 +97,7 @@ def plus_plus(
 ) -> FloatArray:
     """Greedy k-means++ seeding (Arthur and Vassilvitskii, SODA 2007): means (K, D) among the rows (m, D)."""
     n_trials = LEAST_TRIALS + int(np.log(n_components))
-    lengths = np.square(rows).sum(axis=1)
+    lengths = np.einsum("md,md->m", rows, rows)
 
     def distances(candidates: Labels) -> FloatArray:
         squared = lengths - 2 * rows[candidates] @ rows.T + lengths[candidates, None]
@@ -142,7 +144,7 @@ def nearest(rows: FloatArray, means: FloatArray) -> Labels:
     step = max(1, CHUNK_ENTRIES // len(means))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        labels[start : start + step] = (lengths - 2 * part @ means.T).argmin(axis=1)
+        labels[start : start + step] = (lengths - part @ (2 * means.T)).argmin(axis=1)
     return labels
 
 
@@ -162,7 +164,7 @@ def partition_mixture(
     kernel = covariance.kernel(start.parameters(survey.centre))
     sums, moments = Moments.empty(start), Moments.empty(start)
     sums.flat[:] = 0.0
-    tile = Tile(rows.shape[1], min(len(rows), max(1, CHUNK_ENTRIES // len(means))))
+    tile = Tile(rows.shape[1], min(len(rows), default_rows(rows.shape[1], len(means))))
     for first in range(0, len(rows), tile.max_rows):
         part = slice(first, first + tile.max_rows)
         tile.fill(rows[part], weights[part], survey.centre, mask=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
 from mpigmm.core.triangle import lower_triangle
+from mpigmm.options import Kernels
 
 if TYPE_CHECKING:
     from mpigmm.core.tile import Tile
@@ -216,21 +217,23 @@ def padded(size: int) -> int:
 NUMPY = Loops()
 
 
+LOOPS: tuple[str, ...] = get_args(Kernels)[1:]
+"""Names of all loops, from slow to fast."""
+
+
 def best_loops() -> str:
     """Name of the fastest loops that this installation has for this processor."""
-    from mpigmm.core.compiled import PREFIX, best_level
+    from mpigmm.core.compiled import best_compiled
 
-    level = best_level()
-    return PREFIX + level if level else NUMPY.name
+    return best_compiled() or NUMPY.name
 
 
 def loops_by_name(name: str) -> Loops:
-    """The loops called so, ``numpy`` or one of those that `best_loops` yields; raises `ImportError`."""
+    """The loops called so, one of `LOOPS`; raises `ImportError`."""
     if name == NUMPY.name:
         return NUMPY
-    from mpigmm.core.compiled import LEVELS, PREFIX, CompiledLoops
-
-    level = name.removeprefix(PREFIX)
-    if level not in LEVELS:
+    if name not in LOOPS:
         raise ImportError("this version does not know them")
-    return CompiledLoops(level)
+    from mpigmm.core.compiled import CompiledLoops
+
+    return CompiledLoops(name)

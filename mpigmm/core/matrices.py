@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg.lapack import dtrtri
+from scipy.linalg.lapack import dpotrf, dtrtri
 
 from mpigmm.core.covariance import PACKING_TOLERANCE, Parameters, SingularCovarianceError, packing_error
 from mpigmm.core.exact import FloatArray
@@ -21,10 +21,11 @@ def precision_cholesky(covariance: FloatArray) -> FloatArray:
 
     With covariance = L L^T, U = L^-T. Raises `numpy.linalg.LinAlgError` where it is not positive definite.
     """
-    lower = np.linalg.cholesky(covariance)
-    inverse, info = dtrtri(lower, lower=1)
+    lower, info = dpotrf(covariance.T, lower=1)  # in the order of columns, as LAPACK wants it
+    if info == 0:
+        inverse, info = dtrtri(lower, lower=1, overwrite_c=1)
     if info != 0 or not np.isfinite(inverse).all():
-        raise np.linalg.LinAlgError("singular factor")
+        raise np.linalg.LinAlgError("not positive definite, or nearly singular")
     return np.ascontiguousarray(inverse.T)
 
 

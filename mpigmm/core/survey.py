@@ -144,11 +144,17 @@ class RowSample:
         self.weights += other.weights
 
     def arrays(self, n_features: int) -> tuple[FloatArray, FloatArray]:
-        """Rows (m, D) and weights (m,) in the order of their numbers."""
+        """Rows (m, D) and weights (m,) in the order of their numbers; empties the sample, part by part."""
         if not self.numbers:
             return np.empty((0, n_features)), np.empty(0)
-        order = np.argsort(np.concatenate(self.numbers))
-        return np.concatenate(self.rows)[order], np.concatenate(self.weights)[order]
+        places = np.argsort(np.argsort(np.concatenate(self.numbers)))
+        rows, weights, start = np.empty((len(places), n_features)), np.empty(len(places)), 0
+        while self.rows:
+            part, part_weights = self.rows.pop(0), self.weights.pop(0)
+            own = places[start : start + len(part)]
+            rows[own], weights[own], start = part, part_weights, start + len(part)
+        self.numbers.clear()
+        return rows, weights
 
 
 class SurveyStatistics:
@@ -247,7 +253,7 @@ def far_limits(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     A million standard deviations, taken from the quartiles of some rows (m, D), or where these coincide from the rows
     that differ; infinite where none does.
     """
-    lower, median, upper = np.quantile(rows, [0.25, 0.5, 0.75], axis=0)
+    lower, median, upper = np.stack([np.quantile(column, [0.25, 0.5, 0.75]) for column in rows.T], axis=1)
     deviations = (upper - lower) / 1.349
     for feature in np.flatnonzero(deviations == 0):
         distances = np.abs(rows[:, feature] - median[feature])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import resource
@@ -18,6 +19,9 @@ from mpigmm.data.synthetic import SyntheticSource
 
 TILES_AHEAD = 2
 """Tiles that each thread has read for it while it computes another."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of mallopt, in malloc.h."""
 
 READ_BYTES = 1 << 25
 """Bytes asked of a file at a time when rows are loaded."""
@@ -130,6 +134,25 @@ def free_memory() -> int:
             return max(0, min(free, int(limit.read()) - int(used.read())))
     except (OSError, ValueError):
         return free
+
+
+def return_freed_memory() -> None:
+    """Have malloc return what arrays of a megabyte leave behind: the first mixture's sample is large, and soon gone."""
+    set_malloc(M_MMAP_THRESHOLD, 1 << 20)
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep what arrays of up to 32 MB leave behind for those to come: an iteration's would else be taken
+    from the system each time, page by page, which costs more than to compute with them."""
+    set_malloc(M_MMAP_THRESHOLD, 1 << 25)
+    set_malloc(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def set_malloc(option: int, value: int) -> None:
+    """Set an option of glibc's malloc, mallopt(3); other libraries keep their ways."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(option, value)
 
 
 def peak_memory() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
@@ -68,6 +69,15 @@ class Comm:
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in order, on root; an empty list elsewhere."""
         return self.mpi.gather(value, root=ROOT) or []
+
+    def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Every rank's rows (n, ...), one after another, on root; none elsewhere."""
+        if self.size == 1:
+            return rows
+        counts = self.mpi.gather(rows.size, root=ROOT)
+        whole = np.empty((sum(counts or []) // math.prod(rows.shape[1:]), *rows.shape[1:]))
+        self.mpi.Gatherv(rows, (whole, counts) if counts else None, root=ROOT)
+        return whole
 
     def sum(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sum of integer vectors over ranks, in place."""
