@@ -98,7 +98,9 @@ class CompiledLoops(Loops):
     """
 
     call = 200.0
-    picking = 1.0
+    picking = 0.7
+    thin = 1.5
+    phi = 0.0
     fuses = True
 
     def __init__(self, name: str) -> None:

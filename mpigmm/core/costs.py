@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.loops import Loops
 from mpigmm.core.tile import default_rows
 
 LEAST_FEATURES = 16
@@ -28,13 +29,14 @@ def n_packed(n_features: int) -> int:
     return 1 + n_features + n_features * (n_features + 1) // 2
 
 
-def packed_e(k: int, d: int) -> float:
-    """An E-step by phi; a product with few lines is as dear as one with a few more."""
-    return 2 * n_packed(d) * (k + 5) / FLOPS + TOUCH * d * d / 2
+def packed_e(k: int, d: int, loops: Loops) -> float:
+    """An E-step by phi."""
+    return packed_m(k, d, loops) + loops.phi * d * d / 2
 
 
-def packed_m(k: int, d: int) -> float:
-    return 2 * n_packed(d) * (k + 5) / FLOPS
+def packed_m(k: int, d: int, loops: Loops) -> float:
+    """The M-step; a product with few lines is as dear as one with a few more."""
+    return 2 * n_packed(d) * (k + loops.thin) / FLOPS
 
 
 def cholesky_e(k: int, d: int) -> float:
@@ -50,10 +52,10 @@ def pair_m(d: int) -> float:
     return 1.2 * d * (d + 1) / FLOPS + 3 * TOUCH * d
 
 
-def packs(k: int, d: int) -> bool:
+def packs(k: int, d: int, loops: Loops) -> bool:
     """Whether phi is the cheaper way to compute with all rows and components."""
-    fits = n_packed(d) <= LARGEST_PACKED
-    return fits and packed_e(k, d) + packed_m(k, d) < cholesky_e(k, d) + cholesky_m(k, d)
+    packed = packed_e(k, d, loops) + packed_m(k, d, loops)
+    return n_packed(d) <= LARGEST_PACKED and packed < cholesky_e(k, d) + min(1.0, loops.picking) * cholesky_m(k, d)
 
 
 def bounded_e(k: int, d: int, leading: FloatArray, call: float) -> tuple[FloatArray, FloatArray]:

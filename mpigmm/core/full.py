@@ -45,12 +45,13 @@ class Full(Covariance):
     def kernel(self, parameters: Parameters) -> Kernel:
         k, d = parameters.means.shape
         variances = np.diagonal(parameters.covariances, axis1=1, axis2=2)
-        packs = costs.packs(k, d) and matrices.leaves_digits(parameters, variances, parameters.precisions_cholesky)
+        factors = parameters.precisions_cholesky
+        packs = costs.packs(k, d, parameters.loops) and matrices.leaves_digits(parameters, variances, factors)
         dense = FullPackedKernel if packs else CholeskyKernel
         if d < costs.LEAST_FEATURES or not np.isfinite(parameters.reach).all():
             return dense(parameters)
         extents = np.abs(parameters.means) + parameters.reach
-        farthest = float(self.distance_bounds(parameters.precisions_cholesky, extents).max())
+        farthest = float(self.distance_bounds(factors, extents).max())
         return SparseKernel(parameters, dense, packed=packs, farthest=farthest)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:

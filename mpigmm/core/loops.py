@@ -51,7 +51,11 @@ class Loops:
     call : float
         Nanoseconds to pick some rows of a tile and compute with them, however few they are.
     picking : float
-        What the moments of a row that is picked cost, in those of one that is not.
+        What the moments of a row that is picked cost, in those of one that NumPy does not pick.
+    thin : float
+        Components that would cost what a product with few of them costs beyond its operations.
+    phi : float
+        Nanoseconds to make one product of features.
     fuses : bool
         Whether there is `packed_sums`.
     """
@@ -59,6 +63,8 @@ class Loops:
     name = "numpy"
     call = 20e3
     picking = 1.3
+    thin = 5.0
+    phi = 0.3
     fuses = False
 
     def turn(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:

@@ -52,10 +52,10 @@ class SparseKernel(Kernel):
         self.log_constants = parameters.log_constants.astype(parameters.dtype)
         factors = parameters.precisions_cholesky
         k, d = self.means.shape
-        self._e_cost, self._m_cost = (
-            (costs.packed_e(k, d), costs.packed_m(k, d)) if packed else (costs.cholesky_e(k, d), costs.cholesky_m(k, d))
-        )
-        self._call, self._picked_m = parameters.loops.call, parameters.loops.picking * costs.pair_m(d)
+        loops = parameters.loops
+        self._e_cost = costs.packed_e(k, d, loops) if packed else costs.cholesky_e(k, d)
+        self._m_cost = costs.packed_m(k, d, loops) if packed else costs.cholesky_m(k, d)
+        self._call, self._picked_m = loops.call, loops.picking * costs.pair_m(d)
         self._least_resp = math.exp(-NATS) / max(1.0, farthest)
         self.n_leading = self._choose_leading(factors)
         self._is_dense = packed and not self.n_leading and self._expect_dense(factors, farthest)
