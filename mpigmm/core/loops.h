@@ -262,6 +262,12 @@ static void NAME(append)(
         }
 }
 
+/* A line of n numbers times the rows' weights, if there are any, and zero up to `whole`. */
+static void NAME(weigh)(REAL *restrict line, const REAL *restrict weights, ptrdiff_t n, ptrdiff_t whole) {
+    for (ptrdiff_t i = 0; weights && i < n; i++) line[i] *= weights[i];
+    for (ptrdiff_t i = n; i < whole; i++) line[i] = 0;
+}
+
 /* Loops.packed_sums, `step` rows at a time, a multiple of WIDTH; returns the log-likelihood.
  *
  * whiten, weights, scatter: null where there are none; whiten is a lower triangle, scatter is
@@ -272,7 +278,8 @@ double NAME(packed_sums)(
     const REAL *weights, int kind, const REAL *whiten, const REAL *lines, ptrdiff_t n_components, ptrdiff_t n_lines,
     REAL least, ptrdiff_t step, REAL *work, double *blocks, double *sums, double *scatter
 ) {
-    double log_likelihood = 0, *scatter_blocks = blocks + NAME(room)(n_components, n_lines);
+    WIDE log_likelihood = {0};
+    double *scatter_blocks = blocks + NAME(room)(n_components, n_lines);
     memset(blocks, 0, NAME(room)(n_components, n_lines) * sizeof *blocks);
     if (scatter) memset(scatter_blocks, 0, NAME(room)(n_features, n_features) * sizeof *blocks);
     for (ptrdiff_t start = 0; start < n_rows; start += step) {
@@ -287,37 +294,26 @@ double NAME(packed_sums)(
         NAME(append)(kind, rows, whiten ? whitened : rows, rows + n_features * stride, n_features, whole, stride);
         NAME(multiply)(lines, phi, resp, n_components, n_lines, whole, stride, 0, ahead, raw_bytes);
         NAME(normalise)(resp, n_components, n, stride, log_density, least);
-        for (ptrdiff_t k = 0; k < n_components; k++) {
-            REAL *line = resp + k * stride;
-            if (weights)
-                for (ptrdiff_t i = 0; i < n; i++) line[i] *= weights[start + i];
-            for (ptrdiff_t i = n; i < whole; i++) line[i] = 0;
-        }
-        double part = 0;
-        if (weights)
-            _Pragma("omp simd reduction(+ : part)")
-            for (ptrdiff_t i = 0; i < n; i++) part += (double)log_density[i] * weights[start + i];
-        else
-            _Pragma("omp simd reduction(+ : part)")
-            for (ptrdiff_t i = 0; i < n; i++) part += log_density[i];
-        log_likelihood += part;
+        NAME(weigh)(log_density, weights ? weights + start : NULL, n, whole);
+        for (ptrdiff_t k = 0; k < n_components; k++)
+            NAME(weigh)(resp + k * stride, weights ? weights + start : NULL, n, whole);
+        for (ptrdiff_t i = 0; i < whole; i += LANES)
+            log_likelihood += __builtin_convertvector(NAME(load)(log_density + i), WIDE);
         NAME(add_product)(resp, phi, blocks, n_components, n_lines, whole, stride, 0);
         if (scatter) {
-            const REAL *weighted = rows;
-            if (weights) {
-                for (ptrdiff_t d = 0; d < n_features; d++)
-                    for (ptrdiff_t i = 0; i < whole; i++)
-                        whitened[d * stride + i] = i < n ? rows[d * stride + i] * weights[start + i] : 0;
-                weighted = whitened;
-            }
-            NAME(add_product)(weighted, rows, scatter_blocks, n_features, n_features, whole, stride, 1);
+            memcpy(whitened, rows, n_features * stride * sizeof *rows);
+            for (ptrdiff_t d = 0; weights && d < n_features; d++)
+                NAME(weigh)(whitened + d * stride, weights + start, n, whole);
+            NAME(add_product)(whitened, rows, scatter_blocks, n_features, n_features, whole, stride, 1);
         }
     }
     NAME(unpack)(blocks, sums, n_components, n_lines);
     if (scatter) NAME(unpack)(scatter_blocks, scatter, n_features, n_features);
     for (ptrdiff_t d = 0; scatter && d < n_features; d++)
         for (ptrdiff_t j = 0; j < d; j++) scatter[j * n_features + d] = scatter[d * n_features + j];
-    return log_likelihood;
+    double total = 0;
+    for (ptrdiff_t i = 0; i < LANES; i++) total += log_likelihood[i];
+    return total;
 }
 
 /* Loops.subtract_lengths, with lines (K, h, width). work: width * WIDTH numbers. */

@@ -60,11 +60,17 @@ class SparseKernel(Kernel):
         self.n_leading = self._choose_leading(factors)
         self._is_dense = packed and not self.n_leading and self._expect_dense(factors, farthest)
         if self.n_leading:
-            lines = matrices.whitening(parameters.means, factors).astype(parameters.dtype, copy=False)
-            self._leading = np.ascontiguousarray(lines[:, : self.n_leading, : self.n_leading + 1])
-            rest = lines[:, self.n_leading :].transpose(0, 2, 1)
-            self._rest = np.zeros((k, 1 + d, padded(d - self.n_leading)), parameters.dtype)
-            self._rest[:, :, : d - self.n_leading] = rest
+            self._split(parameters)
+
+    def _split(self, parameters: Parameters) -> None:
+        """The lines of the leading whitened coordinates, and the columns of the others."""
+        (k, d), n = self.means.shape, self.n_leading
+        self._leading = np.empty((k, n, n + 1), parameters.dtype)
+        self._rest = np.zeros((k, 1 + d, padded(d - n)), parameters.dtype)
+        for j in range(k):  # one by one: all of them would be as large as the mixture
+            (lines,) = matrices.whitening(parameters.means[j : j + 1], parameters.precisions_cholesky[j : j + 1])
+            self._leading[j] = lines[:n, : n + 1]
+            self._rest[j, :, : d - n] = lines[n:].T
 
     @cached_property
     def dense(self) -> Kernel:
