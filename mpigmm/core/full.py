@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -98,11 +99,16 @@ class CholeskyKernel(Kernel):
     def __init__(self, parameters: Parameters) -> None:
         self.means = parameters.means.astype(parameters.dtype)
         self.log_constants = parameters.log_constants.astype(parameters.dtype)
-        n_features = self.means.shape[1]
+        self._parameters = parameters
+
+    @cached_property
+    def _blocks(self) -> list[FloatArray]:
+        """Lines (K, h, 1 + d) of the whitened coordinates, some at a time; not wanted where moments alone are."""
+        parameters, n_features = self._parameters, self.means.shape[1]
         lines = matrices.whitening(parameters.means, parameters.precisions_cholesky)
         lines = lines.astype(parameters.dtype, copy=False)
         edges = np.linspace(0, n_features, max(1, n_features // BLOCK_HEIGHT) + 1).astype(int)
-        self._blocks = [np.ascontiguousarray(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
+        return [np.ascontiguousarray(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for i, block in enumerate(self._blocks):
