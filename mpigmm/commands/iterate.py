@@ -201,10 +201,11 @@ class Loop:
     def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, dtype: np.dtype[Any]) -> None:
         """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""
         e_step = EStep(mixture, self.survey.centre, self.survey.reach, dtype, self.team.loops)
-        room = [total]
+        _ = form.quanta  # once, and not by every thread
+        room = iter([total])
 
         def visit(tile: Tile, tiles: Tiles) -> ExactSum:
-            statistics, moments = ExactSum(form, room.pop() if room else None), Moments.empty(mixture)
+            statistics, moments = ExactSum(form, next(room, None)), Moments.empty(mixture)
             for _, rows, weights in tiles:
                 tile.fill(rows, weights, self.survey.centre, mask=self.survey.masked, dtype=dtype)
                 e_step(tile, moments)

@@ -15,7 +15,7 @@ import numpy as np
 from mpigmm import __version__
 from mpigmm.commands.iterate import goes_on
 from mpigmm.commands.job import Job, identity, load_start, reopened, shape_text
-from mpigmm.core.loops import best_loops
+from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import default_rows
@@ -82,6 +82,11 @@ class Recorder:
                 else default_rows(header.n_features, model.n_components, np.dtype(self.options.compute.precision))
             )
         loops = found.loops if found else best_loops()
+        if found is None and loops == NUMPY.name:
+            self.reporter.say(
+                "warning: mpigmm was installed without a C compiler, and computes up to three times as slowly with "
+                "NumPy; install it anew where there is one"
+            )
         self.checkpoint = Checkpoint(
             Progress(), identity(self.options, tile_rows, start), "", tile_rows, loops, self.order.config
         )

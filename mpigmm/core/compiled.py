@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COMPILED = LOOPS[1:]
 """Names of the libraries, a set of instructions each, by the number that `level` in loops.c returns."""
 
+INTERFACE = 1
+"""Of the libraries: what their functions take, and how much room; the same number stands in loops.c."""
+
 RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 """Types of rows that need no conversion first, in the order of WITH_RAW in loops.c."""
 
@@ -50,9 +53,12 @@ def library(name: str) -> ctypes.CDLL:
         path = Path(__file__).with_name(f"_loops_{name.removeprefix('compiled-')}{suffix}")
         if path.exists():
             try:
-                return ctypes.CDLL(str(path))
-            except OSError as error:
+                found = ctypes.CDLL(str(path))
+                if found.interface() == INTERFACE:
+                    return found
+            except (OSError, AttributeError) as error:
                 raise ImportError(str(error)) from None
+            raise ImportError(f"{path.name} is another version's; install mpigmm anew")
     raise ImportError("mpigmm was installed without a C compiler, or with one that does not know these instructions")
 
 
@@ -80,7 +86,7 @@ def rows_at_once(n_lines: int, n_components: int, itemsize: int) -> int:
 
 def pointer(array: NDArray[Any]) -> int:
     """Where a contiguous array that is not empty starts; numpy's own attribute takes three times as long."""
-    if not array.flags.writeable:
+    if not array.flags.writeable and array.flags.c_contiguous:
         return int(array.ctypes.data)
     return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
 
@@ -147,7 +153,7 @@ class CompiledLoops(Loops):
         rows, whitens = readable(tile.raw), bool(whiten.size)
         step = rows_at_once(n_lines, k, lines.itemsize)
         work = tile.array("work", 1 + n_lines + k + d, step + WIDEST)
-        blocks = tile.array("blocks", 2, room(k, n_lines) + room(d, d))
+        blocks = tile.array("blocks", 8 // lines.itemsize, room(k, n_lines) + (room(d, d) if whitens else 0))
         weights = None if tile.weights is None else pointer(tile.weights)
         log_likelihood: float = self._functions["packed_sums", tile.dtype](
             pointer(rows), kind_of(rows), rows.strides[0], *rows.shape, pointer(tile.centre), weights,
@@ -157,7 +163,8 @@ class CompiledLoops(Loops):
         return log_likelihood
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
-        self._add(pointer(limbs), *limbs.shape, pointer(values), pointer(form.quanta), LIMB_UNIT)
+        quanta = form.quanta  # held: another thread may make its own, and this one go
+        self._add(pointer(limbs), *limbs.shape, pointer(values), pointer(quanta), LIMB_UNIT)
 
     def pick_distances(
         self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
@@ -194,7 +201,7 @@ def function(own: ctypes.CDLL, name: str, letters: str, real: Any, result: Any =
 
 def readable(raw: NDArray[Any]) -> NDArray[Any]:
     """Rows of a type and layout that the library reads."""
-    return np.ascontiguousarray(raw, raw.dtype if raw.dtype.str[1:] in RAW_TYPES else np.float64)
+    return np.ascontiguousarray(raw, raw.dtype if raw.dtype.isnative and raw.dtype.str[1:] in RAW_TYPES else np.float64)
 
 
 def kind_of(rows: NDArray[Any]) -> int:

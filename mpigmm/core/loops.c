@@ -3,22 +3,23 @@
  * loops.h holds the functions of one precision, twice included. Every sum has an order of its own that follows from
  * the shape alone. Compiled once a set of instructions: see pyproject.toml and compiled.py.
  */
+#ifdef __FAST_MATH__
+#error "exp and log here rest on rounding, which -ffast-math does away with"
+#endif
+#if defined(__x86_64__) && !defined(__clang__) /* whatever the environment's flags allow */
+#if VECTOR_BYTES == 16
+#pragma GCC target("no-avx")
+#elif VECTOR_BYTES == 32
+#pragma GCC target("no-avx512f")
+#endif
+#endif
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#define TALLEST 12
-#else
-#define TALLEST 6
-#if defined(__AVX2__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif
-#endif
+#define TALLEST (VECTOR_BYTES == 64 ? 12 : 6)
 /* A block of a product is up to TALLEST lines by two vectors, whose sums fill the registers. */
 
 #define INLINE static inline __attribute__((always_inline))
@@ -28,7 +29,17 @@
 #define NAME(name) JOIN(name, PRECISION)
 
 /* Calls F(n, ...) with a constant n, 1 to TALLEST. */
-#if TALLEST == 12
+#if VECTOR_BYTES == 64
+#define BEYOND_SIX(F, ...) \
+    case 7: F(7, __VA_ARGS__); break; \
+    case 8: F(8, __VA_ARGS__); break; \
+    case 9: F(9, __VA_ARGS__); break; \
+    case 10: F(10, __VA_ARGS__); break; \
+    case 11: F(11, __VA_ARGS__); break; \
+    case 12: F(12, __VA_ARGS__); break;
+#else
+#define BEYOND_SIX(F, ...)
+#endif
 #define WITH_HEIGHT(n, F, ...) \
     switch (n) { \
     case 1: F(1, __VA_ARGS__); break; \
@@ -37,24 +48,8 @@
     case 4: F(4, __VA_ARGS__); break; \
     case 5: F(5, __VA_ARGS__); break; \
     case 6: F(6, __VA_ARGS__); break; \
-    case 7: F(7, __VA_ARGS__); break; \
-    case 8: F(8, __VA_ARGS__); break; \
-    case 9: F(9, __VA_ARGS__); break; \
-    case 10: F(10, __VA_ARGS__); break; \
-    case 11: F(11, __VA_ARGS__); break; \
-    default: F(12, __VA_ARGS__); \
+    BEYOND_SIX(F, __VA_ARGS__) \
     }
-#else
-#define WITH_HEIGHT(n, F, ...) \
-    switch (n) { \
-    case 1: F(1, __VA_ARGS__); break; \
-    case 2: F(2, __VA_ARGS__); break; \
-    case 3: F(3, __VA_ARGS__); break; \
-    case 4: F(4, __VA_ARGS__); break; \
-    case 5: F(5, __VA_ARGS__); break; \
-    default: F(6, __VA_ARGS__); \
-    }
-#endif
 
 /* Products of a row's features: Products in loops.py. */
 enum { PAIRS, SQUARES, LENGTH };
@@ -103,7 +98,7 @@ INLINE double exponential_double(double x) {
     p = 0.0013888888917196719 + r * (0.00019841269863040545 + r * p);
     p = 0.041666666666624164 + r * (0.008333333333330065 + r * p);
     p = 0.5 + r * (0.16666666666666669 + r * p);
-    return number_of(bits_of(1.0 + (r + r * r * p)) + (int64_t)((uint64_t)bits_of(shifted) << 52));
+    return number_of((int64_t)((uint64_t)bits_of(1.0 + (r + r * r * p)) + ((uint64_t)bits_of(shifted) << 52)));
 }
 
 INLINE float exponential_single(float x) {
@@ -112,7 +107,7 @@ INLINE float exponential_single(float x) {
     float p = 0.041666554662050534f + r * (0.008363173074513711f + r * 0.001392617611993558f);
     p = 0.5f + r * (0.1666657702559799f + r * p);
     return number_of_single(
-        bits_of_single(1.0f + (r + r * r * p)) + (int32_t)((uint32_t)bits_of_single(shifted) << 23));
+        (int32_t)((uint32_t)bits_of_single(1.0f + (r + r * r * p)) + ((uint32_t)bits_of_single(shifted) << 23)));
 }
 
 /* log of a number from 1 on, to the last place or two, without a branch; NaN of what is not finite.
@@ -174,6 +169,9 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
         }
     }
 }
+
+/* INTERFACE in compiled.py. */
+int interface(void) { return 1; }
 
 /* Which of the libraries suits this processor: 2 with AVX-512, 1 with AVX2, else 0. */
 int level(void) {

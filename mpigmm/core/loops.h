@@ -406,8 +406,8 @@ static void NAME(complete)(
     }
 }
 
-/* Loops.pick_distances: 0 where more than `most` pairs matter. work: n + TALLEST * D numbers; places: 2 n + K + 1;
- * best: 2 n numbers of REAL_BYTES. */
+/* Loops.pick_distances: 0 where more than `most` pairs matter. work: n + TALLEST * D numbers; chosen: n + K + 1;
+ * best: 2 n. */
 int NAME(pick_distances)(
     const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *rest, ptrdiff_t n_rest, ptrdiff_t stride,
     ptrdiff_t n_components, REAL highest, REAL nats, ptrdiff_t most, REAL *out, REAL *work, INDEX *best, int32_t *chosen
