@@ -78,8 +78,7 @@ def best_compiled() -> str | None:
 
 
 def rows_at_once(n_lines: int, n_components: int, itemsize: int) -> int:
-    """Rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache, beside as many rows of the file to
-    come; a multiple of `WIDEST`."""
+    """Rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache; a multiple of `WIDEST`."""
     fit = CACHED // (itemsize * (n_lines + n_components))
     return int(max(LEAST_ROWS, min(MOST_ROWS * 8 // itemsize, fit // WIDEST * WIDEST)))
 

@@ -142,7 +142,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
-        """Add reg_covar to every variance on the diagonal."""
+        """Add reg_covar to every variance on the diagonal, maybe in place."""
 
     @abstractmethod
     def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
