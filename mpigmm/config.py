@@ -241,7 +241,10 @@ def _refused(section: str, values: Any, given: dict[str, Any]) -> Iterator[str]:
             if rule in field.metadata and isinstance(value, (int, float))
         )
         raw = given.get(field.name)
-        if outside or any(isinstance(part, bool) for part in (raw if isinstance(raw, list) else [raw])):
+        is_switch = bool in get_args(get_type_hints(type(values))[field.name])
+        parts = raw if isinstance(raw, list) else [raw]
+        mistaken = raw in (0, 1) and not isinstance(raw, bool) if is_switch else any(isinstance(p, bool) for p in parts)
+        if outside or mistaken:
             yield _invalid(section, type(values), field, raw)
         if available is not None and value not in available:
             choices = " or ".join(_yaml(choice) for choice in available)
@@ -273,6 +276,7 @@ def _values(options: type[Any], field: Any) -> str:
 
 def _type_words(hint: Any, bounds: str) -> str:
     names = {int: "a whole number" + bounds, float: "a number" + bounds, str: "a text", type(None): "null"}
+    names[bool] = "true or false"
     if get_origin(hint) is Literal:
         return ", ".join(str(value) for value in get_args(hint))
     if get_origin(hint) in (types.UnionType, typing.Union):

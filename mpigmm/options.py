@@ -72,7 +72,15 @@ class EmOptions:
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    device: str = option("Where the E-step runs.", "auto", available=("auto", "cpu"))
+    device: Literal["auto", "cpu", "gpu"] = option(
+        "Where the E-step runs; gpu: a GPU for every rank, shared where there are fewer; auto: a GPU for each rank "
+        "that finds one of its own.",
+        "auto",
+    )
+    gpu_aware_mpi: bool | Literal["auto"] = option(
+        "Whether MPI sums what lies on GPUs itself, without a copy to the host; auto: where it says that it can.",
+        "auto",
+    )
     precision: Literal["float64", "float32"] = option(
         "Precision of rows and products; sums are float64. Where float32 would cost more than 1e-4 of a row's "
         "log-likelihood, an iteration is computed in float64, and the log says so.",

@@ -18,13 +18,14 @@ import h5py
 import numpy as np
 import yaml
 
+from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import EStep, Safeguards, m_step
 from mpigmm.core.exact import ExactSum
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey, SurveyStatistics
-from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.core.tile import Tile
 
 TYPES = ("full", "tied", "diag", "spherical")
 

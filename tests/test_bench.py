@@ -38,7 +38,7 @@ def test_a_report_in_words() -> None:
     ("options", "message"),
     [
         (["--precision", "float16"], "compute.precision: 'float16' is not valid"),
-        (["--device", "gpu"], "compute.device: 'gpu' is not available yet"),
+        (["--device", "tpu"], "compute.device: 'tpu' is not valid"),
         (["--covariance-type", "round"], "model.covariance_type: 'round' is not valid"),
         (["compute.thread=2"], "did you mean compute.threads"),
         (["em.max_iter=3"], "em: has no meaning here; the sections that have are model, compute"),

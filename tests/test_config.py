@@ -18,7 +18,7 @@ data:    {path: photo.h5, dataset: /X, weights: null, columns: null, rows: null,
 model:   {n_components: 8, covariance_type: full, reg_covar: 1.0e-6, variance_floor: 1.0e-12}
 init:    {method: kmeans, n_init: 1, seed: 0, file: null}
 em:      {algorithm: batch, max_iter: 100, tol: 1.0e-4, accelerate: none}
-compute: {device: auto, precision: float64, threads: auto, memory: auto, tile_rows: auto}
+compute: {device: auto, gpu_aware_mpi: auto, precision: float64, threads: auto, memory: auto, tile_rows: auto}
 output:  {dir: runs/photo, checkpoint_iterations: 10, checkpoint_seconds: 300, walltime: null}
 """
 
@@ -95,7 +95,9 @@ def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int
         ("em.tol=.nan", "em.tol: nan"),
         ("em.algorithm=stepwise", "em.algorithm: 'stepwise' is not available yet .* use batch"),
         ("em.accelerate=squarem", "em.accelerate: .* not available yet"),
-        ("compute.device=gpu", "compute.device: 'gpu' is not available yet .* auto or cpu"),
+        ("compute.device=tpu", "compute.device: 'tpu' is not valid; auto, cpu, gpu expected"),
+        ("compute.gpu_aware_mpi=1", "compute.gpu_aware_mpi: 1 is not valid; true or false or auto expected"),
+        ("compute.gpu_aware_mpi=maybe", "compute.gpu_aware_mpi: 'maybe' is not valid; true or false or auto"),
         ("compute.precision=float16", "compute.precision: .* is not valid; .*float32 expected"),
         ("compute.threads=0", "compute.threads: 0"),
         ("compute.tile_rows=-5", "compute.tile_rows: -5"),

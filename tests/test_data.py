@@ -122,15 +122,25 @@ def test_a_glob_is_not_taken_where_a_file_has_that_very_name(tmp_path: Path) -> 
 @pytest.mark.parametrize("n_tiles", [0, 1, 5, 64, 1000])
 @pytest.mark.parametrize("size", [1, 2, 3, 64, 100])
 def test_every_tile_has_one_owner(n_tiles: int, size: int) -> None:
-    runs = [own_tiles(n_tiles, rank, size) for rank in range(size)]
+    runs = [own_tiles(n_tiles, rank, [1] * size) for rank in range(size)]
     assert [tile for run in runs for tile in run] == list(range(n_tiles))
     assert max(map(len, runs)) - min(map(len, runs)) <= 1
+
+
+@pytest.mark.parametrize("n_tiles", [0, 1, 5, 64, 1000])
+@pytest.mark.parametrize("speeds", [[1, 2], [100, 1, 100], [7] * 5 + [300] * 3, [10**12, 1]])
+def test_unlike_ranks_are_done_at_about_the_same_time(n_tiles: int, speeds: list[int]) -> None:
+    runs = [own_tiles(n_tiles, rank, speeds) for rank in range(len(speeds))]
+    assert [tile for run in runs for tile in run] == list(range(n_tiles))
+    latest = max(len(run) / speed for run, speed in zip(runs, speeds, strict=True))
+    for run, speed in zip(runs, speeds, strict=True):
+        assert latest <= (len(run) + 1) / speed * (1 + 1e-12), "another rank would have been done sooner"
 
 
 @pytest.mark.parametrize("memory", [0, 10**9])
 def test_threads_share_the_tiles_of_a_block(tmp_path: Path, memory: int) -> None:
     source = Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
-    block = Block(source, own_tiles(count_tiles(100, 16), 1, 2), 16, memory)
+    block = Block(source, own_tiles(count_tiles(100, 16), 1, [1, 1]), 16, memory)
     block.load(lambda: None)
     assert block.resident == (memory > 0)
     tiles = sorted([tile for worker in range(3) for tile in block.share(worker, 3)], key=lambda tile: tile[0])
@@ -149,7 +159,7 @@ def test_streamed_tiles_are_whole_and_in_order(tmp_path: Path, tile_rows: int) -
 
 def test_an_empty_block_has_no_tiles(tmp_path: Path) -> None:
     source = Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
-    block = Block(source, own_tiles(2, 5, 64), 50, 10**9)
+    block = Block(source, own_tiles(2, 5, [1] * 64), 50, 10**9)
     block.load(lambda: None)
     assert list(block.share(0, 1)) == []
 

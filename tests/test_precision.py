@@ -20,12 +20,12 @@ from support import (
     write_rows,
 )
 
+from mpigmm.core.backend import DOUBLE, SINGLE
 from mpigmm.core.em import Safeguards, m_step
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import LARGEST_RATIO, fits_single, keeps_digits
 from mpigmm.core.statistics import Moments
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import DOUBLE, SINGLE
 
 DEFAULTS = Safeguards(1e-6, 1e-12)
 

@@ -97,7 +97,7 @@ def test_a_run_that_srun_starts(slurm: Cluster, problem: Path, world: str) -> No
 def test_a_mistake_ends_the_job_with_its_message(slurm: Cluster, problem: Path) -> None:
     job = slurm.submit(*ONE_NODE, "--gpus-per-node=0", str(JOBS / "fit-gpu.sbatch"), *fit(problem, "gpu"))
     assert slurm.ended(job) == "FAILED", slurm.output()
-    assert slurm.output().count("compute.device: 'gpu' is not available yet") == 1
+    assert slurm.output().count("compute.device: gpu cannot be had on") == 1
 
 
 @needs_slurm

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.commands.devices import choose_devices
 from mpigmm.commands.iterate import Loop, empty_buffer
 from mpigmm.commands.survey import survey_rows
 from mpigmm.commands.team import Team, Tiles, build_team, common_loops
@@ -19,7 +20,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import precisions_that_do
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import Tile, default_rows
+from mpigmm.core.tile import Tile
 from mpigmm.data.block import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import EXIT_DONE
@@ -30,6 +31,7 @@ from mpigmm.parallel.threads import run_workers, single_threaded_blas
 
 PRODUCT_SIZE = 1024
 STREAM_BYTES = 1 << 26
+GPU_PRODUCT_SIZE, GPU_STREAM_BYTES = 8192, 1 << 30
 PROBES = 5
 
 
@@ -46,12 +48,13 @@ def run(comm: Comm, order: BenchOrder, stop: StopRequest) -> int:
             order.separation,
             correlated=model.covariance_type == "full",
         )
+    devices = choose_devices(comm, options.compute.device)
     tile_rows = options.compute.tile_rows
     if tile_rows == "auto":
-        tile_rows = default_rows(order.n_features, model.n_components, np.dtype(options.compute.precision))
+        tile_rows = devices.default_rows(order.n_features, model.n_components, np.dtype(options.compute.precision))
     loops = common_loops(comm) if order.kernels == "auto" else order.kernels
     with single_threaded_blas():
-        team = build_team(comm, source, tile_rows, options.compute, stop, loops)
+        team = build_team(comm, source, tile_rows, options.compute, stop, loops, devices)
         report = measure(team, source, options, order.iterations)
     if comm.is_root:
         print(json.dumps(report, indent=2) if order.json else describe(report), flush=True)
@@ -88,8 +91,9 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
         "n_components": mixture.n_components,
         "covariance_type": mixture.covariance.name,
         "precision": dtype.name,
-        "device": "cpu",
-        "kernels": team.loops.name,
+        "device": team.devices.device,
+        "devices": team.devices.counts(),
+        "kernels": team.engine.name,
         "n_ranks": comm.size,
         "threads_per_rank": team.n_threads,
         "tile_rows": team.block.tile_rows,
@@ -137,21 +141,25 @@ def row_flops(mixture: Mixture) -> float:
 
 def machine_limits(team: Team, dtype: np.dtype[Any]) -> tuple[float, float]:
     """Flop/s of matrix products and bytes/s of reading, all threads of all ranks at once, summed. Collective."""
-    matrix = np.ones((PRODUCT_SIZE, PRODUCT_SIZE), dtype)
-    stream = np.ones(STREAM_BYTES // 8)
+    backend, is_gpu = team.engine.backend, team.stage is not None
+    size, n_bytes = (GPU_PRODUCT_SIZE, GPU_STREAM_BYTES) if is_gpu else (PRODUCT_SIZE, STREAM_BYTES)
+    with team.comm.together(), team.guarded():
+        matrix, stream = backend.xp.ones((size, size), dtype), backend.xp.ones(n_bytes // 8)
 
     def product(worker: int) -> None:
-        np.matmul(matrix, matrix, out=np.empty_like(matrix))
+        backend.xp.matmul(matrix, matrix, out=backend.xp.empty_like(matrix))
+        backend.synchronize()
 
     def read(worker: int) -> None:
-        np.add.reduce(stream)
+        stream.sum()
+        backend.synchronize()
 
     def rate(work: Callable[[int], object], amount: float) -> float:
-        taken = [seconds_of(team.comm, lambda: run_workers(team.n_threads, work)) for _ in range(PROBES)]
-        return float(workers * amount / median(taken))
+        taken = [seconds_of(team.comm, lambda: run_workers(n_workers, work)) for _ in range(PROBES)]
+        return float(team.comm.sum(np.array([int(n_workers * amount)]))[0] / median(taken))
 
-    workers = int(team.comm.sum(np.array([team.n_threads]))[0])
-    return rate(product, 2.0 * PRODUCT_SIZE**3), rate(read, STREAM_BYTES)
+    n_workers = 1 if is_gpu else team.n_threads
+    return rate(product, 2.0 * size**3), rate(read, n_bytes)
 
 
 def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
@@ -165,16 +173,20 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
 
 def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, dtype: np.dtype[Any]) -> None:
     """Responsibilities of this rank's rows, and nothing else; with their sums where one sweep yields both."""
-    e_step = EStep(mixture, survey.centre, survey.reach, dtype, team.loops)
+    backend = team.engine.backend
 
     def visit(tile: Tile, tiles: Tiles) -> None:
-        moments = Moments.empty(mixture)
+        moments = Moments.empty(mixture, backend)
         for _, rows, weights in tiles:
-            tile.fill(rows, weights, survey.centre, mask=False, dtype=dtype)
+            tile.fill(rows, weights, centre, mask=False, dtype=dtype)
             if not e_step.at_once(tile, moments):
                 e_step.posterior(tile)
 
-    team.sweep(visit)
+    with team.guarded():
+        e_step = EStep(mixture, survey.centre, survey.reach, dtype, team.engine)
+        centre = backend.put(survey.centre)
+        team.sweep_engine(visit)
+        backend.synchronize()
 
 
 def reduction_seconds(loop: Loop, mixture: Mixture) -> tuple[float, int]:

@@ -7,17 +7,20 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
+from mpigmm.commands.devices import Devices, choose_devices
 from mpigmm.commands.iterate import Loop, converged
 from mpigmm.commands.job import Job
 from mpigmm.commands.record import Recorder
+from mpigmm.commands.speeds import measured_speeds
 from mpigmm.commands.survey import Sample, far_row, survey_rows
-from mpigmm.commands.team import gather_team
+from mpigmm.commands.team import build_team
 from mpigmm.core.covariance import SingularCovarianceError, covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
 from mpigmm.core.loops import NUMPY
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.block import peak_memory
+from mpigmm.data.source import Source
 from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import Comm, host
@@ -35,12 +38,13 @@ def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
     stop.advice = f"run the same command again{', without --restart,' if order.restart else ''} to go on"
     with ExitStack() as stack:
         stack.enter_context(single_threaded_blas())
-        recorder, job = open_job(comm, order, stack)
+        devices = choose_devices(comm, options.compute.device)
+        recorder, job = open_job(comm, order, devices, stack)
         stop.deadline = time.monotonic() + job.seconds_left - RESERVE_SECONDS
         if recorder is not None:
             recorder.allowance.deadline = stop.deadline
         try:
-            fit_job(comm, options, job, recorder, stop, begin)
+            fit_job(comm, options, job, devices, recorder, stop, begin)
         except AgreedError as error:
             if error.exit_code == EXIT_INTERRUPTED:
                 with comm.together():
@@ -51,21 +55,32 @@ def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
 
 
 def fit_job(
-    comm: Comm, options: FitOptions, job: Job, recorder: Recorder | None, stop: StopRequest, begin: float
+    comm: Comm,
+    options: FitOptions,
+    job: Job,
+    devices: Devices,
+    recorder: Recorder | None,
+    stop: StopRequest,
+    begin: float,
 ) -> None:
     """Survey the rows, run all starts, write the results. Collective."""
-    loops = NUMPY.name if job.complete else job.loops
-    team = gather_team(comm, job.header, job.tile_rows, options.compute, stop, loops)
+    loops, source = NUMPY.name if job.complete else job.loops, Source(job.header)
+    speeds = None
+    if devices.mixed and not job.complete:
+        speeds, known = measured_speeds(comm, options, job, devices, stop)
+        job = replace(job, speeds=known)
+    team = build_team(comm, source, job.tile_rows, options.compute, stop, loops, devices, speeds)
     survey, sample = survey_rows(team, options, sample_size(options.model.n_components, job.header.n_features))
     warning = far_row(team, survey, sample)
     with comm.together():
         if recorder is not None:
-            recorder.begin(job, survey, [warning, team.warning])
+            recorder.begin(job, survey, devices, [warning, team.warning, devices.note])
     if job.complete:
         return
     safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
     is_spent = recorder.allowance.is_spent if recorder else lambda: False
-    loop = Loop(team, survey, safeguards, options.compute.precision, is_spent)
+    say = recorder.reporter.say if recorder else lambda text: None
+    loop = Loop(team, survey, safeguards, options.compute.precision, is_spent, say)
     starts = Starts(options, job.start, sample)
     del sample
     progress = fit_starts(loop, options, job, starts, recorder)
@@ -75,13 +90,13 @@ def fit_job(
             recorder.finish(progress, survey, {"resumed_from": job.resumed_from, **used})
 
 
-def open_job(comm: Comm, order: FitOrder, stack: ExitStack) -> tuple[Recorder | None, Job]:
+def open_job(comm: Comm, order: FitOrder, devices: Devices, stack: ExitStack) -> tuple[Recorder | None, Job]:
     """Root's recorder, and the job for all ranks. Collective."""
     recorder = job = None
     with comm.together():
         if comm.is_root:
             recorder = stack.enter_context(closing(Recorder(order)))
-            job = recorder.open_job()
+            job = recorder.open_job(devices)
     return recorder, comm.bcast(job)
 
 
@@ -180,8 +195,8 @@ def usage(loop: Loop, begin: float) -> dict[str, Any]:
     comm, clock = loop.team.comm, loop.clock
     ranks = comm.gather((host(), peak_memory()))
     return {
-        "reproducible": True,
-        "device": "cpu",
+        "device": loop.team.devices.device,
+        "devices": loop.team.devices.counts(),
         "n_ranks": comm.size,
         "threads_per_rank": loop.team.n_threads,
         "hosts": sorted({name for name, _ in ranks}),

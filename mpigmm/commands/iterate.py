@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from mpigmm.commands.team import Team, Tiles
+from mpigmm.core.backend import DOUBLE, HOST, Array, Backend, DeviceMemoryError
 from mpigmm.core.covariance import SingularCovarianceError
-from mpigmm.core.em import EStep, Repairs, Safeguards, m_step
-from mpigmm.core.exact import ExactSum, FixedPoint, IntArray, carry
+from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
+from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import keeps_digits, precisions_that_do
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.core.tile import Tile
 from mpigmm.data.block import keep_freed_memory
 from mpigmm.errors import EXIT_FAULT, AgreedError, DegenerateError
 from mpigmm.options import EmOptions
@@ -26,7 +27,8 @@ from mpigmm.runs.checkpoint import Progress
 CLOCKS = FixedPoint(np.full(3, 60, np.int32), 3)
 """Format of the sums over ranks of compute seconds, their squares, and read seconds."""
 
-N_FLAGS = 4
+N_FLAGS = 5
+N_CLOCKS = CLOCKS.n_limbs * CLOCKS.top.size
 Record = Callable[[Progress, dict[str, Any]], None]
 
 
@@ -80,6 +82,8 @@ class Loop:
         float32 or float64: of the tiles, where the mixture leaves the digits for it.
     is_spent : callable
         Asked on this rank before each reduction: is there no time for another iteration?
+    say : callable
+        Called with what the user should know, on all ranks alike.
     """
 
     def __init__(
@@ -89,14 +93,17 @@ class Loop:
         safeguards: Safeguards,
         precision: str,
         is_spent: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.team = team
         self.survey = survey
         self.safeguards = safeguards
         self.precision = np.dtype(precision)
         self.is_spent = is_spent
+        self.say = say
         self.clock = Clock()
         self._error: Exception | None = None
+        self._no_room: DeviceMemoryError | None = None
         keep_freed_memory()
 
     def run(self, progress: Progress, em: EmOptions, record: Record) -> Progress:
@@ -162,18 +169,18 @@ class Loop:
         except OverflowError as error:
             message = f"{error}; raise model.reg_covar or model.variance_floor, or rescale the data"
             raise AgreedError(message, DegenerateError.exit_code) from None
-        clock = Clock()
-        begin, read = time.perf_counter(), self.team.block.seconds_read
-        packed = self._pack(form, mixture, dtype)
-        clock.read = self.team.block.seconds_read - read
-        clock.compute = time.perf_counter() - begin - clock.read
-        seconds = np.array([clock.compute, clock.compute**2, clock.read])
-        CLOCKS.add(packed[-CLOCKS.zeros().size :].reshape(CLOCKS.n_limbs, -1), seconds)
-        begin = time.perf_counter()
-        self.team.comm.sum(packed)
-        clock.communicate = time.perf_counter() - begin
-        self._spend(clock)
-        return self._unpack(packed, form, mixture, dtype, clock.communicate)
+        while True:
+            clock = Clock()
+            begin, read = time.perf_counter(), self.team.block.seconds_read
+            packed = self._own_sums(form, mixture, dtype)
+            clock.read = self.team.block.seconds_read - read
+            clock.compute = time.perf_counter() - begin - clock.read
+            begin = time.perf_counter()
+            packed = self._reduced(packed, self._tail(mixture, clock))
+            clock.communicate = time.perf_counter() - begin
+            self._spend(clock)
+            if not self._is_short(packed):
+                return self._unpack(packed, form, mixture, dtype, clock.communicate)
 
     def maximise(self, mixture: Mixture, moments: Moments, iteration: int) -> tuple[Mixture, Repairs]:
         """The M-step, identical on all ranks, errors included."""
@@ -188,39 +195,96 @@ class Loop:
             raise AgreedError(message, DegenerateError.exit_code) from None
         return new, repairs
 
-    def _pack(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The reduction's buffer: statistics, flags and checksums; the clocks are still to come."""
-        n_limbs = form.n_limbs * form.top.size
-        packed = empty_buffer(form)
+    def _own_sums(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> Array:
+        """The reduction's buffer with the statistics of this rank's tiles, where MPI is to sum it; zero after an error.
+
+        An error of the GPU for lack of memory is kept apart: less may be staged, and the iteration done again.
+        """
+        self._no_room = None
         if self._error is None:
-            self._note(lambda: self._add_own(form, packed[:n_limbs].reshape(form.n_limbs, -1), mixture, dtype))
-        checksum = mixture.checksum()
-        packed[n_limbs : n_limbs + N_FLAGS] = self._error is not None, self.is_spent(), checksum, checksum**2
+            try:
+                with self.team.guarded():
+                    return self._summed(form, mixture, dtype)
+            except DeviceMemoryError as error:
+                self._no_room = error
+            except Exception as error:
+                self._error = error
+        return empty_buffer(form)
+
+    def _summed(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> Array:
+        """The same, or the error."""
+        backend = self.team.engine.backend
+        packed = empty_buffer(form, backend)
+        self._add_own(form, packed[: form.n_limbs * form.top.size].reshape(form.n_limbs, -1), mixture, dtype)
+        if not self.team.sums_on_gpu:
+            return backend.get(packed)
+        backend.synchronize()
         return packed
+
+    def _reduced(self, packed: Array, tail: IntArray) -> IntArray:
+        """The one reduction, of a buffer with this tail, on the host or on a GPU."""
+        backend = HOST if isinstance(packed, np.ndarray) else self.team.engine.backend
+        packed[-tail.size :] = backend.put(tail)
+        backend.synchronize()
+        self.team.comm.sum(packed)
+        return backend.get(packed)
 
     def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, dtype: np.dtype[Any]) -> None:
         """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""
-        e_step = EStep(mixture, self.survey.centre, self.survey.reach, dtype, self.team.loops)
+        engine = self.team.engine
+        e_step = EStep(mixture, self.survey.centre, self.survey.reach, dtype, engine)
+        centre = engine.backend.put(self.survey.centre)
         _ = form.quanta  # once, and not by every thread
         room = iter([total])
 
-        def visit(tile: Tile, tiles: Tiles) -> ExactSum:
-            statistics, moments = ExactSum(form, next(room, None)), Moments.empty(mixture)
+        def visit(tile: Tile, tiles: Tiles) -> tuple[ExactSum, FloatArray]:
+            statistics, moments = ExactSum(form, next(room, None)), Moments.empty(mixture, engine.backend)
+            seen = engine.backend.zeros(1, DOUBLE)
             for _, rows, weights in tiles:
-                tile.fill(rows, weights, self.survey.centre, mask=self.survey.masked, dtype=dtype)
+                tile.fill(rows, weights, centre, mask=self.survey.masked, dtype=dtype)
                 e_step(tile, moments)
-                statistics.add(moments.flat, tile.loops)
-            return statistics
+                seen += moments.log_likelihood
+                statistics.add(moments.flat, engine)
+            return statistics, seen
 
-        for statistics in self.team.sweep(visit):
-            carry(statistics.limbs)
+        for statistics, seen in self.team.sweep_engine(visit):
+            check_log_likelihood(engine.backend.get(seen))
+            engine.carry(statistics.limbs)
             if statistics.limbs is not total:
                 total += statistics.limbs
-        carry(total)
+        engine.carry(total)
+
+    def _tail(self, mixture: Mixture, clock: Clock) -> IntArray:
+        """What the reduction carries besides the statistics: flags, checksums, clocks."""
+        tail = np.zeros(N_FLAGS + N_CLOCKS, np.int64)
+        checksum = mixture.checksum()
+        tail[:N_FLAGS] = (
+            self._error is not None,
+            self.is_spent(),
+            self._no_room is not None,
+            checksum,
+            checksum**2,
+        )
+        seconds = np.array([clock.compute, clock.compute**2, clock.read])
+        CLOCKS.add(tail[N_FLAGS:].reshape(CLOCKS.n_limbs, -1), seconds)
+        return tail
+
+    def _is_short(self, packed: IntArray) -> bool:
+        """Whether some GPU had no room for what was staged; all ranks stage less from then on.
+
+        Raises `AgreedError` where none can.
+        """
+        failed, _, short = packed[-N_FLAGS - N_CLOCKS :][:3]
+        if failed or not short:
+            return False
+        if not self.team.can_stage_less:
+            self.team.comm.agree(self._no_room)
+        self.say(f"a GPU is out of memory: from here on {self.team.stage_less()}")
+        return True
 
     def _unpack(
         self,
-        packed: np.ndarray[Any, np.dtype[np.int64]],
+        packed: IntArray,
         form: FixedPoint,
         mixture: Mixture,
         dtype: np.dtype[Any],
@@ -228,7 +292,7 @@ class Loop:
     ) -> Reduced:
         size = self.team.comm.size
         n_limbs = form.n_limbs * form.top.size
-        failed, spent, checksums, squares = (int(value) for value in packed[n_limbs : n_limbs + N_FLAGS])
+        failed, spent, _, checksums, squares = (int(value) for value in packed[n_limbs : n_limbs + N_FLAGS])
         if failed:
             self.team.comm.agree(self._error)
         if size * squares != checksums**2:
@@ -256,9 +320,9 @@ class Loop:
         self.clock.communicate += clock.communicate
 
 
-def empty_buffer(form: FixedPoint) -> np.ndarray[Any, np.dtype[np.int64]]:
+def empty_buffer(form: FixedPoint, backend: Backend = HOST) -> Array:
     """Room for what one reduction carries: statistics, flags, clocks."""
-    return np.zeros(form.n_limbs * form.top.size + N_FLAGS + CLOCKS.zeros().size, np.int64)
+    return backend.zeros(form.n_limbs * form.top.size + N_FLAGS + N_CLOCKS, np.dtype(np.int64))
 
 
 def goes_on(iteration: int, change: float | None, em: EmOptions) -> bool:

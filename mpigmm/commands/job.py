@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Job:
         Whether an earlier run of the same settings has left nothing to do, if the data are the same too.
     seconds_left : float
         Until the run has to have stopped by itself.
+    speeds : dict
+        Rows a second of kinds of ranks, as far as they have been measured.
     """
 
     header: Header
@@ -50,6 +52,7 @@ class Job:
     start: Mixture | None = None
     complete: bool = False
     seconds_left: float = math.inf
+    speeds: dict[str, int] = field(default_factory=dict)
 
     @property
     def resumed_from(self) -> int | None:

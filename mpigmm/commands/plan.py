@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mpigmm.commands.bench import measure
+from mpigmm.commands.devices import Devices, choose_devices
 from mpigmm.commands.team import build_team, common_loops
 from mpigmm.core.covariance import covariance_class
-from mpigmm.core.tile import default_rows
 from mpigmm.data.block import memory_budget
 from mpigmm.data.source import Header, read_header
 from mpigmm.data.synthetic import SyntheticSource
@@ -87,15 +87,17 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
     """Print the plan; returns the exit code. Collective."""
     options = order.options
     covariance_class(options.model.covariance_type)
+    devices = choose_devices(comm, options.compute.device)
     header = tile_rows = None
     with comm.together():
         if comm.is_root:
-            header, tile_rows = shape_of(order)
+            header, tile_rows = shape_of(order, devices)
     header, tile_rows = comm.bcast((header, tile_rows))
     assert header is not None and tile_rows is not None
     with single_threaded_blas():
-        rates, network = measured_rates(comm, order, header, tile_rows, stop), measured_network(comm, order)
-    n_threads = count_threads(options.compute.threads, comm.ranks_on_node())
+        rates = measured_rates(comm, order, devices, header, tile_rows, stop)
+        network = measured_network(comm, order)
+    n_threads = count_threads(options.compute.threads, comm.ranks_on_node()) if devices.gpu is None else 1
     if comm.is_root:
         memory = memory_budget(options.compute.memory, 1)
         plan = {
@@ -104,6 +106,7 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
             "n_components": options.model.n_components,
             "covariance_type": options.model.covariance_type,
             "precision": options.compute.precision,
+            "device": devices.device,
             "threads_per_rank": n_threads,
             "tile_rows": tile_rows,
             "bytes_reduced": rates.reduced_bytes,
@@ -116,7 +119,7 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def shape_of(order: PlanOrder) -> tuple[Header, int]:
+def shape_of(order: PlanOrder, devices: Devices) -> tuple[Header, int]:
     """Header of the input and rows of a tile. Root alone; raises `DataError`."""
     data, model, compute = order.options.data, order.options.model, order.options.compute
     header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
@@ -124,10 +127,12 @@ def shape_of(order: PlanOrder) -> tuple[Header, int]:
         raise DataError(f"model.n_components: {model.n_components} components, but {header.n_rows} rows; lower it")
     if compute.tile_rows != "auto":
         return header, int(compute.tile_rows)
-    return header, default_rows(header.n_features, model.n_components, np.dtype(compute.precision))
+    return header, devices.default_rows(header.n_features, model.n_components, np.dtype(compute.precision))
 
 
-def measured_rates(comm: Comm, order: PlanOrder, header: Header, tile_rows: int, stop: StopRequest) -> Rates:
+def measured_rates(
+    comm: Comm, order: PlanOrder, devices: Devices, header: Header, tile_rows: int, stop: StopRequest
+) -> Rates:
     """Iterations on a few synthetic tiles, one thread a rank. Collective."""
     model, compute = order.options.model, replace(order.options.compute, threads=1, memory="auto")
     options = replace(order.options, compute=compute)
@@ -139,7 +144,7 @@ def measured_rates(comm: Comm, order: PlanOrder, header: Header, tile_rows: int,
         correlated = model.covariance_type == "full"
         with comm.together():
             source = SyntheticSource(n_rows, header.n_features, model.n_components, separation, correlated=correlated)
-        team = build_team(comm, source, tile_rows, compute, stop, loops)
+        team = build_team(comm, source, tile_rows, compute, stop, loops, devices)
         reports.append(measure(team, source, options, iterations=3))
     apart, overlapping = reports
     return Rates(
@@ -213,7 +218,8 @@ def describe(plan: dict[str, Any]) -> str:
     network = plan["network"]
     lines = [
         f"{plan['n_samples']:,} x {plan['n_features']}, K = {plan['n_components']}, {plan['covariance_type']}, "
-        f"{plan['precision']}; tiles of {plan['tile_rows']} rows, {plan['threads_per_rank']} threads a rank",
+        f"{plan['precision']}, {plan['device']}; tiles of {plan['tile_rows']} rows, {plan['threads_per_rank']} threads "
+        "a rank",
         f"{plan['bytes_reduced']:,} bytes reduced an iteration; a message takes {network['latency'] * 1e6:.3g} us, and "
         f"{network['bandwidth'] / 1e9:.3g} GB/s ({network['origin']})",
         f"rows beyond {plan['memory_bytes'] / 1e6:,.0f} MB a rank stream (compute.memory; auto: half of the free)",

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from mpigmm import __version__
+from mpigmm.commands.devices import Devices
 from mpigmm.commands.iterate import goes_on
 from mpigmm.commands.job import Job, identity, load_start, reopened, shape_text
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import default_rows
 from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError
 from mpigmm.options import FitOrder
@@ -63,7 +63,7 @@ class Recorder:
         finally:
             self.directory.close()
 
-    def open_job(self) -> Job:
+    def open_job(self, devices: Devices) -> Job:
         """Read the input's header and what an earlier run left. Raises `UserError`."""
         data, model = self.options.data, self.options.model
         header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
@@ -76,11 +76,8 @@ class Recorder:
         found = None if self.order.restart else self._load()
         tile_rows = self.options.compute.tile_rows
         if tile_rows == "auto":
-            tile_rows = (
-                found.tile_rows
-                if found
-                else default_rows(header.n_features, model.n_components, np.dtype(self.options.compute.precision))
-            )
+            shape = header.n_features, model.n_components, np.dtype(self.options.compute.precision)
+            tile_rows = found.tile_rows if found else devices.default_rows(*shape)
         loops = found.loops if found else best_loops()
         if found is None and loops == NUMPY.name:
             self.reporter.say(
@@ -93,19 +90,19 @@ class Recorder:
         left, warning = seconds_left(self.options.output.walltime)
         if warning:
             self.reporter.say(warning)
-        job = Job(header, tile_rows, loops, start=start, seconds_left=left)
+        job = Job(header, tile_rows, loops, start=start, seconds_left=left, speeds=found.speeds if found else {})
         return job if found is None else self._resumed(job, found)
 
     def _resumed(self, job: Job, found: Checkpoint) -> Job:
         """The job that goes on from a checkpoint; raises `OutputError` where it is another problem's."""
         self._check_same(found, job.header)
         self._check_ended(found.progress)
-        self.checkpoint = replace(self.checkpoint, history=found.history)
+        self.checkpoint = replace(self.checkpoint, history=found.history, devices=found.devices)
         progress = reopened(found.progress, self.options)
         whole = all((self.directory / name).exists() for name in ("model.h5", "summary.json"))
         return replace(job, progress=progress, fingerprint=found.fingerprint, complete=progress.finished and whole)
 
-    def begin(self, job: Job, survey: Survey, warnings: Sequence[str | None]) -> None:
+    def begin(self, job: Job, survey: Survey, devices: Devices, warnings: Sequence[str | None]) -> None:
         """Start or take up the run's files once the data are known. Raises `UserError` where the data have changed."""
         fingerprint = f"{shape_text(job.header)} {survey.fingerprint:016x}"
         if job.fingerprint not in (None, fingerprint):
@@ -119,7 +116,8 @@ class Recorder:
             return
         if self.order.restart:
             self.directory.clear()
-        self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint)
+        kinds = tuple(sorted({*self.checkpoint.devices, *devices.kinds}))
+        self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint, devices=kinds, speeds=job.speeds)
         write_whole(self.directory / "config.yaml", self.order.config.encode())
         self._log = ConvergenceLog(self.directory / "convergence.jsonl", self.checkpoint.history)
         self.reporter.say(
@@ -193,7 +191,15 @@ class Recorder:
         try:
             self._log.sync()
             save_model(self.directory / "model.h5", model)
-            self.directory.write_json("summary.json", {**describe_fit(best, survey), **summary, **versions()})
+            self.directory.write_json(
+                "summary.json",
+                {
+                    **describe_fit(best, survey),
+                    "reproducible": len(self.checkpoint.devices) == 1,
+                    **summary,
+                    **versions(),
+                },
+            )
             self._save(progress)
         except OutputError as error:
             raise OutputError(f"{error}, and run the same command again to go on") from None

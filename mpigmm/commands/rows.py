@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpigmm.commands.survey import explain
-from mpigmm.commands.team import Team, Tiles, common_loops, gather_team
+from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile, default_rows
-from mpigmm.data.source import Header, read_header
+from mpigmm.data.source import Header, Source, read_header
 from mpigmm.errors import DataError
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm
@@ -60,7 +60,7 @@ def recorded_columns(model: Model, header: Header) -> list[int] | None:
 def stream_team(comm: Comm, task: Task, stop: StopRequest) -> Team:
     """Tiles and threads for one pass, in which nothing is held. Collective."""
     tile_rows = default_rows(task.mixture.n_features, task.mixture.n_components)
-    return gather_team(comm, task.header, tile_rows, ComputeOptions(memory=0), stop, common_loops(comm))
+    return build_team(comm, Source(task.header), tile_rows, ComputeOptions(memory=0), stop, common_loops(comm))
 
 
 def sweep_posterior(team: Team, task: Task, visit: Callable[[], Visit]) -> None:

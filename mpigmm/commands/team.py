@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
+from mpigmm.commands.devices import Devices
+from mpigmm.core.backend import DeviceError, DeviceMemoryError
+from mpigmm.core.cuda import CudaLoops
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
+from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import Block, memory_budget, return_freed_memory
 from mpigmm.data.source import Header, Rows, Source
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import UserError
 from mpigmm.options import ComputeOptions
-from mpigmm.parallel.comm import Comm, host
+from mpigmm.parallel.comm import Comm, gpu_aware, host
 from mpigmm.parallel.partition import count_tiles, own_tiles
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads, crowding, hold_blas, run_workers
@@ -38,19 +44,29 @@ class Team:
     loops : Loops
     warning : str or None
         What this node's user should know.
+    devices : Devices
+        Those of all ranks.
+    stage : Stage or None
+        Of this rank's GPU, where it has one.
+    sums_on_gpu : bool
+        Whether MPI sums what lies there.
     """
 
     comm: Comm
     block: Block
     n_threads: int
     stop: StopRequest
-    loops: Loops = NUMPY
-    warning: str | None = None
+    loops: Loops
+    warning: str | None
+    devices: Devices
+    stage: Stage | None
+    sums_on_gpu: bool
 
     def __post_init__(self) -> None:
         header = self.block.source.header
         most = min(self.block.tile_rows, header.n_rows)
         self.block.n_readers = self.n_threads
+        self._level = 0
         self._tiles = [Tile(header.n_features, most, self.loops) for _ in range(self.n_threads)]
 
     @property
@@ -64,17 +80,56 @@ class Team:
             lambda worker: visit(self._tiles[worker], self._watched(self.block.share(worker, self.n_threads))),
         )
 
+    @cached_property
+    def engine(self) -> Loops:
+        """What the E-step computes with: the GPU's loops where there is one, else `loops`."""
+        return self.loops if self.stage is None else CudaLoops(self.stage.gpu)
+
+    def sweep_engine(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
+        """The same of the engine's tiles: those of a GPU, by one thread, where there is one."""
+        if self.stage is None:
+            return self.sweep(visit)
+        tile = Tile(self.header.n_features, min(self.block.tile_rows, self.header.n_rows), self.engine)
+        return [visit(tile, self._watched(self.stage.tiles(self.block.share(0, 1, self.stage.held))))]
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Work with the engine, whose GPU may fail: `DeviceMemoryError` and `DeviceError` say what to do about it."""
+        if self.stage is None:
+            yield
+            return
+        gpu, rank = self.stage.gpu, self.comm.rank
+        try:
+            with gpu.guarded():
+                yield
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"the GPU of rank {rank} ({gpu.name} on {host()}) has no room for a tile of {self.block.tile_rows} "
+                f"rows ({error}); lower compute.tile_rows and add --restart, let fewer ranks share it, or set "
+                "compute.device: cpu"
+            ) from None
+        except DeviceError as error:
+            raise DeviceError(
+                f"the GPU of rank {rank} ({gpu.name} on {host()}) failed: {error}; run the same command again to go on "
+                "from the last checkpoint, on another node if it fails again"
+            ) from None
+
+    @property
+    def can_stage_less(self) -> bool:
+        """Whether GPUs can do with less room; the same on all ranks."""
+        return self._level + 1 < len(LEVELS)
+
+    def stage_less(self) -> str:
+        """Have GPUs do with less room, and say how. All ranks at once."""
+        self._level += 1
+        if self.stage is not None:
+            self.stage.stage_less(self._level)
+        return LEVELS[self._level]
+
     def _watched(self, tiles: Tiles) -> Tiles:
         for tile in tiles:
             self.stop.check()
             yield tile
-
-
-def gather_team(
-    comm: Comm, header: Header, tile_rows: int, compute: ComputeOptions, stop: StopRequest, loops: str = NUMPY.name
-) -> Team:
-    """`build_team` for the rows of files. Collective."""
-    return build_team(comm, Source(header), tile_rows, compute, stop, loops)
 
 
 def build_team(
@@ -84,20 +139,53 @@ def build_team(
     compute: ComputeOptions,
     stop: StopRequest,
     loops: str = NUMPY.name,
+    devices: Devices | None = None,
+    speeds: Sequence[int] | None = None,
 ) -> Team:
-    """Give this rank its tiles, threads and loops, and load its rows if they fit. Collective."""
+    """Give this rank its tiles, threads, loops and device, and load its rows if they fit. Collective.
+
+    Parameters
+    ----------
+    comm, source, tile_rows, compute, stop
+    loops : str
+        Name of the loops on processors.
+    devices : Devices, optional
+        Processors where left out.
+    speeds : sequence of int, optional
+        Of all ranks, in proportion to which they share the tiles; equal where left out.
+    """
     return_freed_memory()
     ranks_on_node = comm.ranks_on_node()
     n_threads = count_threads(compute.threads, ranks_on_node)
-    tiles = own_tiles(count_tiles(source.header.n_rows, tile_rows), comm.rank, comm.size)
+    tiles = own_tiles(count_tiles(source.header.n_rows, tile_rows), comm.rank, speeds or [1] * comm.size)
     with comm.together():
         memory = memory_budget(compute.memory, ranks_on_node)
+        stage = stage_of(devices, comm.rank, compute.memory) if devices else None
         block = Block(source, tiles, tile_rows, memory)
+        if stage is not None and block.n_bytes <= stage.budget:
+            block.resident = False
         block.load(stop.check)
-        team = Team(comm, block, max(1, min(n_threads, len(tiles))), stop, load_loops(loops))
+        team = Team(
+            comm,
+            block,
+            max(1, min(n_threads, len(tiles))),
+            stop,
+            load_loops(loops),
+            crowding(n_threads, ranks_on_node),
+            devices or Devices.cpus(comm.size),
+            stage,
+            stage is not None and (gpu_aware() if compute.gpu_aware_mpi == "auto" else compute.gpu_aware_mpi),
+        )
         hold_blas()
-        team.warning = crowding(n_threads, ranks_on_node)
         return team
+
+
+def stage_of(devices: Devices, rank: int, memory: int | str) -> Stage | None:
+    """A stage that holds what `compute.memory` grants; `auto` is this rank's share of half of what the GPU has free."""
+    if devices.gpu is None:
+        return None
+    free, _ = devices.gpu.memory()
+    return Stage(devices.gpu, free // 2 // devices.sharing[rank] if memory == "auto" else int(memory))
 
 
 def common_loops(comm: Comm) -> str:

@@ -1,4 +1,4 @@
-"""What the kernels of `full` cost, in nanoseconds a row on one core of a present-day server.
+"""What the kernels of `full` cost, in nanoseconds a row on one core of a present-day server, or on a GPU.
 
 A choice by these formulae is the same on every rank and in every run; a choice by timing would not be.
 """
@@ -17,12 +17,6 @@ LEAST_FEATURES = 16
 LARGEST_PACKED = 4096
 """Lines of phi that a tile has room for."""
 
-FLOPS = 45.0
-"""Of a matrix product, a nanosecond."""
-
-TOUCH = 0.3
-"""To read and write one number that is in the cache."""
-
 
 def n_packed(n_features: int) -> int:
     """Lines of phi(x) = [1, x, x_i x_j]."""
@@ -36,38 +30,38 @@ def packed_e(k: int, d: int, loops: Loops) -> float:
 
 def packed_m(k: int, d: int, loops: Loops) -> float:
     """The M-step; a product with few lines is as dear as one with a few more."""
-    return 2 * n_packed(d) * (k + loops.thin) / FLOPS
+    return 2 * n_packed(d) * (k + loops.thin) / loops.flops
 
 
-def cholesky_e(k: int, d: int) -> float:
-    return k * (d * (d + 1) / FLOPS + TOUCH * d)
+def cholesky_e(k: int, d: int, loops: Loops) -> float:
+    return k * (d * (d + 1) / loops.flops + loops.touch * d)
 
 
-def cholesky_m(k: int, d: int) -> float:
-    return k * pair_m(d)
+def cholesky_m(k: int, d: int, loops: Loops) -> float:
+    return k * pair_m(d, loops)
 
 
-def pair_m(d: int) -> float:
+def pair_m(d: int, loops: Loops) -> float:
     """Statistics of one row for one component, by a symmetric product."""
-    return 1.2 * d * (d + 1) / FLOPS + 3 * TOUCH * d
+    return 1.2 * d * (d + 1) / loops.flops + 3 * loops.touch * d
 
 
 def packs(k: int, d: int, loops: Loops) -> bool:
     """Whether phi is the cheaper way to compute with all rows and components."""
     packed = packed_e(k, d, loops) + packed_m(k, d, loops)
-    return n_packed(d) <= LARGEST_PACKED and packed < cholesky_e(k, d) + min(1.0, loops.picking) * cholesky_m(k, d)
+    one_by_one = cholesky_e(k, d, loops) + min(1.0, loops.picking) * cholesky_m(k, d, loops)
+    return n_packed(d) <= LARGEST_PACKED and packed < one_by_one
 
 
-def bounded_e(k: int, d: int, leading: FloatArray, call: float) -> tuple[FloatArray, FloatArray]:
+def bounded_e(k: int, d: int, leading: FloatArray, loops: Loops) -> tuple[FloatArray, FloatArray]:
     """An E-step that bounds distances by the leading features, and what each pair computed in full adds.
 
     Parameters
     ----------
     k, d : int
     leading : ndarray of shape (n,)
-    call : float
-        Nanoseconds to pick some rows of a tile, however few.
+    loops : Loops
     """
-    bound = k * (2 * leading * (leading + 1) / FLOPS + TOUCH * leading + 5 * TOUCH)
-    rest = 2 * (d - leading) * (d + 1) / FLOPS + 2 * TOUCH * d
-    return np.asarray(bound + 2 * k * call / default_rows(d, k)), np.asarray(rest)
+    bound = k * (2 * leading * (leading + 1) / loops.flops + loops.touch * leading + 5 * loops.touch)
+    rest = 2 * (d - leading) * (d + 1) / loops.flops + 2 * loops.touch * d
+    return np.asarray(bound + 2 * k * loops.call / default_rows(d, k)), np.asarray(rest)

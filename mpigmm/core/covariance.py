@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpigmm.core.backend import DOUBLE
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
-from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
     from mpigmm.core.statistics import Moments
@@ -71,9 +72,17 @@ class Parameters:
     dtype: np.dtype[Any] = DOUBLE
     loops: Loops = NUMPY
 
+    def put(self, array: FloatArray, dtype: np.dtype[Any] | None = None) -> FloatArray:
+        """An array in the precision of the tiles or another, where they are."""
+        moved: FloatArray = self.loops.backend.put(np.ascontiguousarray(array, dtype or self.dtype))
+        return moved
+
 
 class Kernel(ABC):
-    """The part of an E-step that depends on the covariance type: made once an iteration, shared by all threads."""
+    """The part of an E-step that depends on the covariance type: made once an iteration, shared by all threads.
+
+    Arrays of tiles, and those that the methods fill, are of the tiles' backend.
+    """
 
     @abstractmethod
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
@@ -182,12 +191,6 @@ def covariance_class(name: str) -> type[Covariance]:
 def packing_error(terms: FloatArray) -> float:
     """What rounding costs a row's log density in float32, where the terms (..., n) of its distance are summed."""
     return float(SUM_UNIT * np.sqrt(np.square(terms).sum(axis=-1).max()))
-
-
-def finish(distances: FloatArray, log_constants: FloatArray) -> None:
-    """Turn squared Mahalanobis distances (K, n) into weighted log-densities, in place."""
-    distances *= -0.5
-    distances += log_constants[:, None]
 
 
 def first_singular(variances: FloatArray) -> int | None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpigmm.core.backend import SINGLE
 from mpigmm.core.covariance import (
     PACKING_TOLERANCE,
     Covariance,
     Kernel,
     Parameters,
     SingularCovarianceError,
-    finish,
     first_singular,
     packing_error,
 )
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import Products
 from mpigmm.core.packed import PackedKernel
-from mpigmm.core.tile import SINGLE, Tile
+from mpigmm.core.tile import Tile
 
 LARGEST_RATIO = 4096.0
 """Squared distance from the centre over variance up to which products of the rows leave about twelve digits."""
@@ -102,9 +102,6 @@ class DiagPackedKernel(PackedKernel):
     def __init__(self, parameters: Parameters, precisions: FloatArray) -> None:
         super().__init__(parameters, precisions, precisions * parameters.means)
 
-    def multiply(self, tile: Tile, out: FloatArray) -> None:
-        np.multiply(tile.rows, tile.rows, out=out)
-
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
@@ -121,24 +118,22 @@ class DiagKernel(Kernel):
     """
 
     def __init__(self, parameters: Parameters, precisions: FloatArray) -> None:
-        self.means = parameters.means.astype(parameters.dtype)
-        self.precisions = precisions.astype(parameters.dtype)
-        self.log_constants = parameters.log_constants.astype(parameters.dtype)
+        self.means = parameters.put(parameters.means)
+        self.precisions = parameters.put(precisions)
+        self.log_constants = parameters.put(parameters.log_constants)
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        for k, mean in enumerate(self.means):
-            centred = centre(tile, mean)
-            np.matmul(self.precisions[k], np.multiply(centred, centred, out=centred), out=out[k])
-        finish(out, self.log_constants)
+        tile.loops.distances(tile, tile.rows, self.means, self.precisions, self.log_constants, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        packed = second.reshape(self.means.shape)
+        xp, packed = tile.loops.xp, second.reshape(self.means.shape)
         for k, mean in enumerate(self.means):
             centred = centre(tile, mean)
-            np.matmul(centred, resp[k], out=first[k])
-            np.matmul(np.multiply(centred, centred, out=centred), resp[k], out=packed[k])
+            first[k] = xp.matmul(centred, resp[k])
+            packed[k] = xp.matmul(xp.multiply(centred, centred, out=centred), resp[k])
 
 
 def centre(tile: Tile, mean: FloatArray) -> FloatArray:
     """The tile's rows less a mean (D,), (D, n); overwritten by the next call."""
-    return np.subtract(tile.rows, mean[:, None], out=tile.array("scaled", *tile.rows.shape))
+    centred: FloatArray = tile.loops.xp.subtract(tile.rows, mean[:, None], out=tile.array("scaled", *tile.rows.shape))
+    return centred

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, precision_diagonals
 from mpigmm.core.statistics import Moments
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import DOUBLE, Tile
+from mpigmm.core.tile import Tile
 from mpigmm.errors import DataError
 
 EMPTY_COUNT = 1e-8
@@ -61,11 +62,6 @@ class EStep:
         """Overwrite moments with those of a tile."""
         if not self.at_once(tile, moments):
             self._one_by_one(tile, moments)
-        if not np.isfinite(moments.log_likelihood[0]):
-            raise DataError(
-                "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
-                "input alone while it is read, and add --restart"
-            )
 
     def at_once(self, tile: Tile, moments: Moments) -> bool:
         """Overwrite moments in one sweep, if there is a way."""
@@ -73,13 +69,21 @@ class EStep:
 
     def _one_by_one(self, tile: Tile, moments: Moments) -> None:
         resp, log_density = self.posterior(tile)
-        if tile.weights is None:
-            moments.log_likelihood[0] = log_density.sum(dtype=np.float64)
-        else:
+        if tile.weights is not None:
             resp *= tile.weights
-            moments.log_likelihood[0] = np.multiply(log_density, tile.weights, out=log_density).sum(dtype=np.float64)
-        np.add.reduce(resp, axis=1, dtype=np.float64, out=moments.counts)
+            log_density *= tile.weights
+        moments.log_likelihood[:] = log_density.sum(dtype=np.float64)
+        moments.counts[:] = resp.sum(axis=1, dtype=np.float64)
         self._kernel.accumulate(tile, resp, moments.first_moments, moments.second_moments)
+
+
+def check_log_likelihood(total: FloatArray) -> None:
+    """Raise `DataError` where the sum of the log-likelihoods of tiles (1,) is not finite."""
+    if not np.isfinite(total[0]):
+        raise DataError(
+            "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
+            "input alone while it is read, and add --restart"
+        )
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ class FixedPoint:
                     quantum /= LIMB_UNIT
                     per *= LIMB_UNIT
                 np.rint(np.multiply(rest, per, out=part), out=part)
-                np.copyto(own, part, casting="unsafe")
+                with np.errstate(invalid="ignore"):  # what is not finite is told by who adds it
+                    np.copyto(own, part, casting="unsafe")
                 limbs[limb, some] += own
                 rest -= np.multiply(part, quantum, out=part)
 

@@ -16,9 +16,6 @@ from mpigmm.core.sparse import SparseKernel
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle, unpack
 
-BLOCK_HEIGHT = 16
-"""Whitened coordinates of a component computed together."""
-
 
 class Full(Covariance):
     name = "full"
@@ -49,7 +46,7 @@ class Full(Covariance):
         factors = parameters.precisions_cholesky
         packs = costs.packs(k, d, parameters.loops) and matrices.leaves_digits(parameters, variances, factors)
         dense = FullPackedKernel if packs else CholeskyKernel
-        if d < costs.LEAST_FEATURES or not np.isfinite(parameters.reach).all():
+        if d < costs.LEAST_FEATURES or not parameters.loops.picks or not np.isfinite(parameters.reach).all():
             return dense(parameters)
         extents = np.abs(parameters.means) + parameters.reach
         farthest = float(self.distance_bounds(factors, extents).max())
@@ -97,8 +94,8 @@ class CholeskyKernel(Kernel):
     """
 
     def __init__(self, parameters: Parameters) -> None:
-        self.means = parameters.means.astype(parameters.dtype)
-        self.log_constants = parameters.log_constants.astype(parameters.dtype)
+        self.means = parameters.put(parameters.means)
+        self.log_constants = parameters.put(parameters.log_constants)
         self._parameters = parameters
 
     @cached_property
@@ -106,20 +103,18 @@ class CholeskyKernel(Kernel):
         """Lines (K, h, 1 + d) of the whitened coordinates, some at a time; not wanted where moments alone are."""
         parameters, n_features = self._parameters, self.means.shape[1]
         lines = matrices.whitening(parameters.means, parameters.precisions_cholesky)
-        lines = lines.astype(parameters.dtype, copy=False)
-        edges = np.linspace(0, n_features, max(1, n_features // BLOCK_HEIGHT) + 1).astype(int)
-        return [np.ascontiguousarray(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
+        n_blocks = max(1, n_features // parameters.loops.block_height)
+        edges = np.linspace(0, n_features, n_blocks + 1).astype(int)
+        return [parameters.put(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for i, block in enumerate(self._blocks):
             tile.loops.subtract_lengths(tile, block, out, None if i else self.log_constants)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        lower = lower_triangle(tile.n_features)
         packed = second.reshape(len(self.means), -1)
         for k, mean in enumerate(self.means):
-            scatter = matrices.scatter(tile, resp[k], mean, first[k])
-            np.take(scatter.reshape(-1), lower, out=packed[k], mode="clip")
+            matrices.pack(tile, matrices.scatter(tile, resp[k], mean, first[k]), packed[k])
 
 
 class FullPackedKernel(PackedKernel):
@@ -132,16 +127,11 @@ class FullPackedKernel(PackedKernel):
         precisions = factors @ factors.transpose(0, 2, 1)
         n_features = factors.shape[1]
         lower = lower_triangle(n_features)
-        self._row, self._column = np.divmod(lower, n_features)
-        products = precisions.reshape(len(factors), -1)[:, lower] * np.where(self._row == self._column, 1.0, 2.0)
+        row, column = np.divmod(lower, n_features)
+        self._row, self._column = parameters.put(row, row.dtype), parameters.put(column, row.dtype)
+        products = precisions.reshape(len(factors), -1)[:, lower] * np.where(row == column, 1.0, 2.0)
         linear = (precisions @ parameters.means[:, :, None])[:, :, 0]
         super().__init__(parameters, products, linear)
-
-    def multiply(self, tile: Tile, out: FloatArray) -> None:
-        end = 0
-        for i, row in enumerate(tile.rows):
-            start, end = end, end + i + 1
-            np.multiply(row, tile.rows[: i + 1], out=out[start:end])
 
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray

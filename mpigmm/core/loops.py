@@ -1,4 +1,4 @@
-"""The loops over a tile that no BLAS has: in NumPy, and the place where compiled ones come in."""
+"""The loops over a tile that no BLAS has: in NumPy, and the place where compiled ones and those of GPUs come in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
+from mpigmm.core.backend import HOST, Backend
+from mpigmm.core.exact import FixedPoint, FloatArray, IntArray, carry
 from mpigmm.core.triangle import lower_triangle
 from mpigmm.options import Kernels
 
@@ -48,24 +49,42 @@ class Loops:
     ----------
     name : str
         Part of what decides a fit's bits.
+    backend : Backend
+        In whose memory the arrays are that the loops take and make.
+    block_height : int
+        Whitened coordinates of a component computed together.
+    flops, touch : float
+        Operations of a matrix product a nanosecond, and nanoseconds to read and write a number.
     call : float
-        Nanoseconds to pick some rows of a tile and compute with them, however few they are.
+        Nanoseconds to begin with some rows of a tile and one component, however few they are.
     picking : float
         What the moments of a row that is picked cost, in those of one that NumPy does not pick.
     thin : float
         Components that would cost what a product with few of them costs beyond its operations.
     phi : float
         Nanoseconds to make one product of features.
+    picks : bool
+        Whether there are `pick_distances` and `pick_moments`.
     fuses : bool
         Whether there is `packed_sums`.
     """
 
     name = "numpy"
+    backend: Backend = HOST
+    block_height = 16
+    flops = 45.0
+    touch = 0.3
     call = 20e3
     picking = 1.3
     thin = 5.0
     phi = 0.3
+    picks = True
     fuses = False
+
+    @property
+    def xp(self) -> Any:
+        """The backend's array library."""
+        return self.backend.xp
 
     def turn(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
         """Rows (n, D) of any real dtype, less the centre (D,), into out (D, n)."""
@@ -81,6 +100,60 @@ class Loops:
     def subtract(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
         """Rows (n, D) of any real dtype, less the centre (D,), into out (n, D)."""
         np.subtract(raw, centre, out=out, casting="same_kind")
+
+    def multiply(self, kind: Products, rows: FloatArray, out: FloatArray) -> None:
+        """Products of rows (D, n) into out (Q, n)."""
+        if kind is Products.SQUARES:
+            np.multiply(rows, rows, out=out)
+        elif kind is Products.LENGTH:
+            np.einsum("dn,dn->n", rows, rows, out=out[0])
+        else:
+            end = 0
+            for i, row in enumerate(rows):
+                start, end = end, end + i + 1
+                np.multiply(row, rows[: i + 1], out=out[start:end])
+
+    def distances(
+        self,
+        tile: Tile,
+        rows: FloatArray,
+        means: FloatArray,
+        precisions: FloatArray,
+        start: FloatArray,
+        out: FloatArray,
+    ) -> None:
+        """start (K,) less half the squared distances of rows (D, n) from means (K, D), into out (K, n).
+
+        Precisions are (K, D), or (K, 1) where all features of a component share one.
+        """
+        centred, shared = tile.array("scaled", *rows.shape), precisions.shape[1] < len(rows)
+        for k, mean in enumerate(means):
+            np.subtract(rows, mean[:, None], out=centred)
+            if shared:
+                np.einsum("dn,dn->n", centred, centred, out=out[k])
+            else:
+                np.matmul(precisions[k], np.multiply(centred, centred, out=centred), out=out[k])
+        if shared:
+            out *= precisions
+        out *= -0.5
+        out += start[:, None]
+
+    def scale(self, tile: Tile, weights: FloatArray, mean: FloatArray, out: FloatArray) -> FloatArray:
+        """A tile's rows less a mean (D,), times the roots of weights (n,), into out (D, n); returns the roots (n,)."""
+        root = np.sqrt(weights, out=tile.vector("root"))
+        np.subtract(tile.rows, mean[:, None], out=out)
+        np.multiply(out, root, out=out)
+        return root
+
+    def sums(self, tile: Tile, name: str, left: FloatArray, right: FloatArray) -> FloatArray:
+        """Sums over rows of left (p, n) times right (q, n), in float64 (p, q); overwritten by the next call of that
+        name."""
+        sums = np.matmul(left, right.T, out=tile.array(name, len(left), len(right)))
+        return sums.astype(np.float64, copy=False)
+
+    def lower_triangle(self, n_features: int) -> Indices:
+        """`triangle.lower_triangle`."""
+        return lower_triangle(n_features)
 
     def normalise(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Turn weighted log-densities (K, n) into responsibilities in place; returns them and log densities (n,)."""
@@ -113,6 +186,10 @@ class Loops:
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         """`FixedPoint.add`."""
         form.add(limbs, values)
+
+    def carry(self, limbs: IntArray) -> None:
+        """`exact.carry`."""
+        carry(limbs)
 
     def packed_sums(
         self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dtrtri
 
+from mpigmm.core.backend import SINGLE
 from mpigmm.core.covariance import PACKING_TOLERANCE, Parameters, SingularCovarianceError, packing_error
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.tile import SINGLE, Tile
+from mpigmm.core.tile import Tile
 
 LARGEST_TERMS = 2.0**24
 """Terms of a squared distance up to which their sum keeps about nine digits after the point."""
@@ -111,15 +112,12 @@ def scatter(tile: Tile, weights: FloatArray, mean: FloatArray, first: FloatArray
 
     The result is overwritten by the next call with the same tile.
     """
-    root = np.sqrt(weights, out=tile.vector("root"))
     scaled = tile.array("scaled", *tile.rows.shape)
-    np.subtract(tile.rows, mean[:, None], out=scaled)
-    np.multiply(scaled, root, out=scaled)
-    np.matmul(scaled, root, out=first)
-    return product(scaled, tile)
+    root = tile.loops.scale(tile, weights, mean, scaled)
+    first[:] = tile.loops.xp.matmul(scaled, root)
+    return tile.loops.sums(tile, "scatter", scaled, scaled)
 
 
-def product(scaled: FloatArray, tile: Tile) -> FloatArray:
-    """scaled (D, n) times its transpose, in float64 (D, D); overwritten by the next call with the same tile."""
-    scatter = np.matmul(scaled, scaled.T, out=tile.array("scatter", tile.n_features, tile.n_features))
-    return scatter.astype(np.float64, copy=False)
+def pack(tile: Tile, matrix: FloatArray, out: FloatArray) -> None:
+    """The lower triangle of a symmetric matrix (D, D) into out (D (D + 1) / 2,)."""
+    out[:] = matrix.reshape(-1)[tile.loops.lower_triangle(tile.n_features)]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import Covariance, Parameters, SingularCovarianceError, covariance_class
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
-from mpigmm.core.tile import DOUBLE
 
 GOLDEN = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio, odd: mixes bits upwards (Knuth, The Art of Computer Programming, vol. 3, section 6.4)."""

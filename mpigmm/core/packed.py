@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import Kernel, Parameters
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import Products
@@ -36,22 +37,21 @@ class PackedKernel(Kernel):
     kind : Products
         Which products they are.
     whiten : ndarray of shape (D, D) or (0, 0)
-        What rows are multiplied by before their lengths are taken, if anything.
+        What rows are multiplied by before their products are taken, if anything.
     """
 
     kind: Products
 
     def __init__(self, parameters: Parameters, products: FloatArray, linear: FloatArray) -> None:
-        self.means = parameters.means
+        self.means = parameters.put(parameters.means, DOUBLE)
         self.whiten = np.empty((0, 0), parameters.dtype)
         self._n_products = products.shape[1]
-        constants = parameters.log_constants - 0.5 * (self.means * linear).sum(axis=1)
-        lines = np.concatenate([constants[:, None], linear, -0.5 * products], axis=1)
-        self._lines = lines.astype(parameters.dtype)
+        constants = parameters.log_constants - 0.5 * (parameters.means * linear).sum(axis=1)
+        self._lines = parameters.put(np.concatenate([constants[:, None], linear, -0.5 * products], axis=1))
 
-    @abstractmethod
     def multiply(self, tile: Tile, out: FloatArray) -> None:
         """Products of a tile's rows into out (Q, n)."""
+        tile.loops.multiply(self.kind, tile.rows, out)
 
     @abstractmethod
     def second_moments(
@@ -74,12 +74,11 @@ class PackedKernel(Kernel):
         return np.empty((0, 0))
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        np.matmul(self._lines, tile.extended(self._n_products, self.multiply), out=out)
+        tile.loops.xp.matmul(self._lines, tile.extended(self._n_products, self.multiply), out=out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         phi = tile.extended(self._n_products, self.multiply)
-        sums = np.matmul(resp, phi.T, out=tile.array("sums", *self._lines.shape)).astype(np.float64, copy=False)
-        self._move(sums, self.scatter(tile), first, second)
+        self._move(tile.loops.sums(tile, "sums", resp, phi), self.scatter(tile), first, second)
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
         if not tile.loops.fuses:
@@ -94,5 +93,5 @@ class PackedKernel(Kernel):
         """From the sums (K, 1 + D + Q) of phi to moments about the means."""
         end = 1 + self.means.shape[1]
         counts, about_centre, products = sums[:, :1], sums[:, 1:end], sums[:, end:]
-        np.subtract(about_centre, counts * self.means, out=first)
+        first[:] = about_centre - counts * self.means
         second[:] = self.second_moments(products, about_centre, first, scatter).reshape(-1)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.core.backend import DOUBLE, SINGLE
 from mpigmm.core.mixture import Mixture, precision_diagonals, variances
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import DOUBLE, SINGLE
 
 UNIT = 2.0**-24
 """Rounding error of float32, relative."""

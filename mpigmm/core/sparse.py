@@ -53,9 +53,9 @@ class SparseKernel(Kernel):
         factors = parameters.precisions_cholesky
         k, d = self.means.shape
         loops = parameters.loops
-        self._e_cost = costs.packed_e(k, d, loops) if packed else costs.cholesky_e(k, d)
-        self._m_cost = costs.packed_m(k, d, loops) if packed else costs.cholesky_m(k, d)
-        self._call, self._picked_m = loops.call, loops.picking * costs.pair_m(d)
+        self._e_cost = costs.packed_e(k, d, loops) if packed else costs.cholesky_e(k, d, loops)
+        self._m_cost = costs.packed_m(k, d, loops) if packed else costs.cholesky_m(k, d, loops)
+        self._call, self._picked_m = loops.call, loops.picking * costs.pair_m(d, loops)
         self._least_resp = math.exp(-NATS) / max(1.0, farthest)
         self.n_leading = self._choose_leading(factors)
         self._is_dense = packed and not self.n_leading and self._expect_dense(factors, farthest)
@@ -82,7 +82,7 @@ class SparseKernel(Kernel):
         leading = np.array([n for n in (4, 8, 12, 16, 24, 32, 48, 64) if 2 * n <= d])
         typical = self.log_constants - 0.5 * d - NATS - np.log(1.0 + d)
         share = expected_share(self.means, factors, self.log_constants, typical, leading)
-        bound, pair = costs.bounded_e(k, d, leading, self._call)
+        bound, pair = costs.bounded_e(k, d, leading, self._parameters.loops)
         best = int((bound + k * share * pair).argmin())
         self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
         return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0

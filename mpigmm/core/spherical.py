@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish, first_singular
+from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, first_singular
 from mpigmm.core.diag import DiagKernel, DiagPackedKernel, centre, leaves_digits
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import Products
@@ -71,28 +71,20 @@ class SphericalPackedKernel(DiagPackedKernel):
 
     kind = Products.LENGTH
 
-    def multiply(self, tile: Tile, out: FloatArray) -> None:
-        np.einsum("dn,dn->n", tile.rows, tile.rows, out=out[0])
-
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
-        return np.asarray(products - (self.means * (about_centre + first)).sum(axis=1, keepdims=True))
+        shift: FloatArray = (self.means * (about_centre + first)).sum(axis=1, keepdims=True)
+        return products - shift
 
 
 class SphericalKernel(DiagKernel):
     """Squared lengths of the rows less each mean in turn: slower than the packed one, and good for any rows."""
 
-    def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        for k, mean in enumerate(self.means):
-            centred = centre(tile, mean)
-            np.einsum("dn,dn->n", centred, centred, out=out[k])
-        out *= self.precisions
-        finish(out, self.log_constants)
-
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        xp, lengths = tile.loops.xp, tile.array("lengths", 1, tile.n_rows)
         for k, mean in enumerate(self.means):
             centred = centre(tile, mean)
-            np.matmul(centred, resp[k], out=first[k])
-            lengths = np.einsum("dn,dn->n", centred, centred, out=tile.vector("lengths"))
-            second[k] = lengths @ resp[k]
+            first[k] = xp.matmul(centred, resp[k])
+            tile.loops.multiply(Products.LENGTH, centred, lengths)
+            second[k] = xp.matmul(lengths[0], resp[k])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpigmm.core.backend import HOST, Backend
 from mpigmm.core.exact import FixedPoint, FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
-from mpigmm.core.tile import aligned_empty
 
 LARGEST_TOP, LEAST_TOP = 960, -750
 """Exponents of sums between which every limb's unit is a normal number."""
@@ -45,10 +45,10 @@ class Moments:
         return cls(flat, flat[:1], flat[1 : 1 + k], flat[1 + k : 1 + k + k * d].reshape(k, d), flat[1 + k + k * d :])
 
     @classmethod
-    def empty(cls, mixture: Mixture) -> Moments:
-        """Uninitialised moments for the shape of mixture."""
+    def empty(cls, mixture: Mixture, backend: Backend = HOST) -> Moments:
+        """Uninitialised moments for the shape of mixture, in a backend's memory."""
         k, d = mixture.means.shape
-        return cls.of(aligned_empty(1 + k + k * d + mixture.covariance.n_second(k, d)), mixture)
+        return cls.of(backend.empty(1 + k + k * d + mixture.covariance.n_second(k, d)), mixture)
 
 
 def statistics_format(mixture: Mixture, survey: Survey) -> FixedPoint:

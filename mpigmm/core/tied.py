@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.core import matrices
-from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, finish
+from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import Products
 from mpigmm.core.packed import PackedKernel
@@ -90,44 +90,45 @@ class TiedPackedKernel(PackedKernel):
         factor = parameters.precisions_cholesky
         linear = parameters.means @ factor @ factor.T
         super().__init__(parameters, np.ones((len(linear), 1)), linear)
-        self.whiten = np.ascontiguousarray(factor.T, parameters.dtype)
+        self.whiten = parameters.put(factor.T)
+        self._lower = parameters.loops.lower_triangle(len(factor))
 
     def multiply(self, tile: Tile, out: FloatArray) -> None:
-        whitened = np.matmul(self.whiten, tile.rows, out=tile.array("whitened", *tile.rows.shape))
-        np.einsum("dn,dn->n", whitened, whitened, out=out[0])
+        whitened = tile.array("whitened", *tile.rows.shape)
+        tile.loops.xp.matmul(self.whiten, tile.rows, out=whitened)
+        tile.loops.multiply(self.kind, whitened, out)
 
     def scatter(self, tile: Tile) -> FloatArray:
-        if tile.weights is None:
-            return matrices.product(tile.rows, tile)
-        root = np.sqrt(tile.weights, out=tile.vector("root"))
-        return matrices.product(np.multiply(tile.rows, root, out=tile.array("scaled", *tile.rows.shape)), tile)
+        xp, rows = tile.loops.xp, tile.rows
+        if tile.weights is not None:
+            root = xp.sqrt(tile.weights, out=tile.vector("root"))
+            rows = xp.multiply(rows, root, out=tile.array("scaled", *rows.shape))
+        return tile.loops.sums(tile, "scatter", rows, rows)
 
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
         within = scatter - (about_centre.T @ self.means + self.means.T @ first)
-        return np.asarray(within.reshape(-1)[lower_triangle(len(within))])
+        return within.reshape(-1)[self._lower]
 
 
 class TiedKernel(Kernel):
     """Whitened rows less each whitened mean in turn: slower than `TiedPackedKernel`, and good for any rows."""
 
     def __init__(self, parameters: Parameters) -> None:
-        self.means = parameters.means.astype(parameters.dtype)
-        self.log_constants = parameters.log_constants.astype(parameters.dtype)
-        self._whiten = np.ascontiguousarray(parameters.precisions_cholesky.T, parameters.dtype)
-        self._whitened_means = (parameters.means @ parameters.precisions_cholesky).astype(parameters.dtype)
+        self.means = parameters.put(parameters.means)
+        self.log_constants = parameters.put(parameters.log_constants)
+        self._whiten = parameters.put(parameters.precisions_cholesky.T)
+        self._whitened_means = parameters.put(parameters.means @ parameters.precisions_cholesky)
+        self._units = parameters.put(np.ones((len(self.means), 1)))
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        whitened = np.matmul(self._whiten, tile.rows, out=tile.array("whitened", *tile.rows.shape))
-        centred = tile.array("scaled", *tile.rows.shape)
-        for k, mean in enumerate(self._whitened_means):
-            np.subtract(whitened, mean[:, None], out=centred)
-            np.einsum("dn,dn->n", centred, centred, out=out[k])
-        finish(out, self.log_constants)
+        whitened = tile.array("whitened", *tile.rows.shape)
+        tile.loops.xp.matmul(self._whiten, tile.rows, out=whitened)
+        tile.loops.distances(tile, whitened, self._whitened_means, self._units, self.log_constants, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        total = np.zeros((tile.n_features, tile.n_features))
+        total = tile.loops.xp.zeros((tile.n_features, tile.n_features))
         for k, mean in enumerate(self.means):
             total += matrices.scatter(tile, resp[k], mean, first[k])
-        np.take(total.reshape(-1), lower_triangle(tile.n_features), out=second, mode="clip")
+        matrices.pack(tile, total, second)

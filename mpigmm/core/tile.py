@@ -8,22 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.core.backend import ALIGNMENT, DOUBLE, Array
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
 
-ALIGNMENT = 64
-"""Bytes; vector kernels may sum in another order where an array starts elsewhere."""
-
-
-DOUBLE = np.dtype(np.float64)
-SINGLE = np.dtype(np.float32)
-
-
-def aligned_empty(size: int, dtype: np.dtype[np.generic] = DOUBLE) -> NDArray[Any]:
-    """An uninitialised vector that starts on a multiple of 64 bytes."""
-    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)
+BYTE = np.dtype(np.uint8)
+LEAST_GPU_ROWS, MOST_GPU_ROWS, GPU_BYTES = 1 << 14, 1 << 16, 1 << 28
+"""What a tile of a GPU's may be: as many rows as it has threads, or as many as fill some of its memory."""
 
 
 def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
@@ -37,6 +28,12 @@ def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic]
     return int(min(16384, 2 ** (wanted.bit_length() - 1))) - ALIGNMENT // dtype.itemsize
 
 
+def default_gpu_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
+    """The same where every rank has a GPU, which wants more rows at a time than a cache."""
+    fit = GPU_BYTES // dtype.itemsize // (n_features + n_components)
+    return int(max(LEAST_GPU_ROWS, min(MOST_GPU_ROWS, 2 ** (fit.bit_length() - 1))))
+
+
 class Tile:
     """Work space of one thread for one tile of rows.
 
@@ -47,6 +44,7 @@ class Tile:
     max_rows : int
         Rows of a whole tile; the last tile of the data may be shorter.
     loops : Loops
+        With their backend, in whose memory all arrays lie.
 
     Attributes
     ----------
@@ -63,7 +61,7 @@ class Tile:
         self.max_rows = max_rows
         self.loops = loops
         self.dtype = DOUBLE
-        self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self._buffers: dict[str, Array] = {}
         self._made: set[str] = set()
         self.weights: FloatArray | None = None
         self.raw: NDArray[Any] = np.empty((0, n_features))
@@ -96,8 +94,9 @@ class Tile:
         n_bytes = height * width * self.dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < n_bytes:
-            buffer = self._buffers[name] = aligned_empty(n_bytes, np.dtype(np.uint8))
-        return np.asarray(buffer[:n_bytes].view(self.dtype).reshape(height, width))
+            buffer = self._buffers[name] = self.loops.backend.empty(n_bytes, BYTE)
+        array: FloatArray = buffer[:n_bytes].view(self.dtype).reshape(height, width)
+        return array
 
     def vector(self, name: str) -> FloatArray:
         """A vector of one number a row, from the buffer of that name."""
@@ -108,11 +107,12 @@ class Tile:
 
         make(tile, more) writes them into more (n_more, n), once for each time that the tile is filled.
         """
-        height = self.n_features + 1
+        height, augmented = self.n_features + 1, self.augmented
+        place = self._buffers["augmented"]
         whole = self.array("augmented", height + n_more, self.n_rows)
         if "more" not in self._made:
-            if not np.shares_memory(whole, self.augmented):
-                whole[:height] = self.augmented
+            if self._buffers["augmented"] is not place:
+                whole[:height] = augmented
                 self._augmented = whole[:height]
             make(self, whole[height:])
             self._made.add("more")
@@ -141,6 +141,7 @@ class Tile:
         Parameters
         ----------
         raw : ndarray of shape (n, D), any real dtype
+            Of the backend, as the others are.
         weights : ndarray of shape (n,) or None
         centre : ndarray of shape (D,), float64
             Subtracted from every row.
@@ -158,11 +159,11 @@ class Tile:
             self.mask()
 
     def mask(self) -> None:
-        rows = self.by_row()
-        used = np.isfinite(rows).all(axis=1)
+        xp, rows = self.loops.xp, self.by_row()
+        used = xp.isfinite(rows).all(axis=1)
         if self.weights is not None:
             used &= self.weights > 0
-        self.weights = np.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
+        self.weights = xp.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
         rows[~used] = 0.0
-        self.raw, self.centre = rows, np.zeros(self.n_features)
+        self.raw, self.centre = rows, xp.zeros(self.n_features)
         self._made -= {"augmented", "more"}

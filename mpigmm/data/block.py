@@ -8,7 +8,7 @@ import re
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 
@@ -42,6 +42,10 @@ class Block:
 
     Attributes
     ----------
+    n_bytes : int
+        Of the rank's rows and weights.
+    resident : bool
+        Whether `load` is to load them; may be set before.
     seconds_read : float
         Spent on waiting for rows so far.
     n_readers : int
@@ -54,7 +58,8 @@ class Block:
         self.tile_rows = tile_rows
         self.start = min(tiles.start * tile_rows, source.header.n_rows)
         self.stop = min(tiles.stop * tile_rows, source.header.n_rows)
-        self.resident = (self.stop - self.start) * source.header.row_bytes <= memory
+        self.n_bytes = (self.stop - self.start) * source.header.row_bytes
+        self.resident = self.n_bytes <= memory
         self.seconds_read = 0.0
         self.n_readers = 1
         self._rows: Rows | None = None
@@ -78,19 +83,20 @@ class Block:
                 self._weights[part] = weights
         self.seconds_read += time.perf_counter() - begin
 
-    def share(self, worker: int, n_workers: int) -> Iterator[tuple[int, Rows, Rows | None]]:
-        """First row, rows and weights of every n_workers-th tile, in ascending order."""
-        tiles = self.tiles[worker::n_workers]
+    def share(self, worker: int, n_workers: int, held: Container[int] = ()) -> Iterator[tuple[int, Rows, Rows | None]]:
+        """First row, rows and weights of every n_workers-th tile, in ascending order, but for those held elsewhere, by
+        their first rows."""
+        tiles = [tile for tile in self.tiles[worker::n_workers] if tile * self.tile_rows not in held]
         return self._resident(tiles) if self._rows is not None else self._streamed(tiles)
 
-    def _resident(self, tiles: range) -> Iterator[tuple[int, Rows, Rows | None]]:
+    def _resident(self, tiles: Sequence[int]) -> Iterator[tuple[int, Rows, Rows | None]]:
         assert self._rows is not None
         for tile in tiles:
             first, stop = self._extent(tile)
             part = slice(first - self.start, stop - self.start)
             yield first, self._rows[part], None if self._weights is None else self._weights[part]
 
-    def _streamed(self, tiles: range) -> Iterator[tuple[int, Rows, Rows | None]]:
+    def _streamed(self, tiles: Sequence[int]) -> Iterator[tuple[int, Rows, Rows | None]]:
         """Tiles as they are read, by a thread that keeps some tiles ahead; each is overwritten once it is done with."""
         header = self.source.header
         waiting: deque[tuple[int, Future[tuple[Rows, Rows | None]]]] = deque()

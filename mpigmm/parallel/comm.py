@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import time
@@ -19,6 +20,8 @@ from mpigmm.parallel.launcher import launched
 T = TypeVar("T")
 ROOT = 0
 LEAVING_SECONDS = 0.2
+GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MPIR_CVAR_ENABLE_GPU", "MV2_USE_CUDA", "I_MPI_OFFLOAD")
+"""Of Cray's MPICH, MPICH, MVAPICH and Intel's."""
 
 try:
     import mpi4py
@@ -70,6 +73,10 @@ class Comm:
         """Every rank's value, in order, on root; an empty list elsewhere."""
         return self.mpi.gather(value, root=ROOT) or []
 
+    def allgather(self, value: T) -> list[T]:
+        """Every rank's value, in order, on every rank."""
+        return list(self.mpi.allgather(value))
+
     def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Every rank's rows (n, ...), one after another, on root; none elsewhere."""
         if self.size == 1:
@@ -80,7 +87,7 @@ class Comm:
         return whole
 
     def sum(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sum of integer vectors over ranks, in place."""
+        """Sum of integer vectors over ranks, in place; they may lie on a GPU where MPI is `gpu_aware`."""
         self.mpi.Allreduce(MPI.IN_PLACE, values, op=MPI.SUM)
         return values
 
@@ -153,6 +160,12 @@ def describe(error: BaseException, rank: int) -> tuple[str, int]:
 def library() -> str:
     """Name and version of the MPI library."""
     return MPI.Get_library_version().split(",")[0].strip("\x00\n ")
+
+
+def gpu_aware() -> bool:
+    """Whether MPI says that it takes memory of GPUs: Open MPI by a function, others by what switches it on."""
+    query = getattr(ctypes.CDLL(MPI.__file__), "MPIX_Query_cuda_support", None)
+    return any(os.environ.get(name) == "1" for name in GPU_SWITCHES) or (query is not None and bool(query()))
 
 
 def host() -> str:

@@ -95,6 +95,10 @@ class Checkpoint:
         The convergence log up to this point.
     version : str
         Of the program that wrote it.
+    devices : tuple of str
+        Kinds that have taken part so far, in alphabetical order; of processors ``cpu``, of GPUs their names.
+    speeds : dict
+        Rows a second of kinds of ranks, where they shared the tiles by it.
     """
 
     progress: Progress
@@ -105,6 +109,8 @@ class Checkpoint:
     config: str = ""
     history: NDArray[np.float64] = field(default_factory=lambda: NO_LINES)
     version: str = __version__
+    devices: tuple[str, ...] = ()
+    speeds: dict[str, int] = field(default_factory=dict)
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
@@ -125,6 +131,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "fingerprint": checkpoint.fingerprint,
         "tile_rows": checkpoint.tile_rows,
         "loops": checkpoint.loops,
+        "devices": json.dumps([checkpoint.devices, checkpoint.speeds]),
     }
     arrays: dict[str, NDArray[Any]] = {
         "history": checkpoint.history,
@@ -177,6 +184,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if "best" in attributes:
             best = Fitted(mixture_of(content, path, "best_"), ended[attributes["best"]])
             progress = replace(progress, best=best)
+        devices, speeds = json.loads(attributes.get("devices", '[["cpu"], {}]'))
         return Checkpoint(
             progress=progress,
             identity=json.loads(_as_text(arrays["identity"])),
@@ -186,6 +194,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             config=_as_text(arrays["config"]),
             history=arrays["history"].reshape(-1, len(COLUMNS)),
             version=str(attributes["version"]),
+            devices=tuple(devices),
+            speeds=speeds,
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a whole checkpoint ({error!r})") from None

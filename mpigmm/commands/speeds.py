@@ -1,0 +1,59 @@
+"""How fast ranks of unlike devices are, so that each takes its share of the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+from mpigmm.commands.bench import true_mixture
+from mpigmm.commands.devices import Devices, label
+from mpigmm.commands.iterate import Loop
+from mpigmm.commands.job import Job
+from mpigmm.commands.survey import survey_rows
+from mpigmm.commands.team import build_team
+from mpigmm.core.em import Safeguards
+from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.options import FitOptions
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.threads import count_threads
+
+SEPARATION = 1.0
+"""Of the synthetic components: some overlap."""
+
+SAMPLE = 1024
+
+
+def measured_speeds(
+    comm: Comm, options: FitOptions, job: Job, devices: Devices, stop: StopRequest
+) -> tuple[list[int], dict[str, int]]:
+    """Rows a second of every rank, and of every kind of rank, measured unless a checkpoint tells them. Collective."""
+    n_threads = count_threads(options.compute.threads, comm.ranks_on_node())
+    labels = comm.allgather(label(devices, comm.rank, n_threads))
+    known = dict(job.speeds)
+    if not known.keys() >= set(labels):
+        taken = comm.allgather(own_speed(comm, options, job, devices, max(comm.allgather(n_threads)), stop))
+        for kind in set(labels):
+            known[kind] = int(median(speed for speed, own in zip(taken, labels, strict=True) if own == kind))
+    return [known[kind] for kind in labels], known
+
+
+def own_speed(comm: Comm, options: FitOptions, job: Job, devices: Devices, n_threads: int, stop: StopRequest) -> int:
+    """Rows a second of this rank with synthetic rows, a tile a thread, while the others do the same. Collective."""
+    model, rows = options.model, job.tile_rows * n_threads
+    correlated = model.covariance_type == "full"
+    with comm.together():
+        source = SyntheticSource(
+            rows * comm.size, job.header.n_features, model.n_components, SEPARATION, correlated=correlated
+        )
+        mixture = true_mixture(source, model.covariance_type)
+    compute = replace(options.compute, memory="auto")
+    team = build_team(comm, source, job.tile_rows, compute, stop, job.loops, devices)
+    survey, _ = survey_rows(team, options, SAMPLE)
+    loop = Loop(team, survey, Safeguards(model.reg_covar, model.variance_floor), options.compute.precision)
+    loop.expect(mixture, np.dtype(options.compute.precision))
+    spent = loop.clock.compute
+    loop.expect(mixture, np.dtype(options.compute.precision))
+    return max(1, int(rows / (loop.clock.compute - spent)))

@@ -1,0 +1,147 @@
+/* The loops over a tile on a GPU: what CuPy has no fast function for. `mpigmm/core/cuda.py` launches them; REAL, the
+   precision of the tile, is defined by the compiler's options, and so is LEAST, where responsibilities stop.
+
+   Each thread writes numbers of its own and none waits for another, so that nothing depends on the order in which
+   threads run: no atomics, no shared memory, no barriers. Threads that are neighbours take neighbouring rows of a tile,
+   which lie side by side in memory. */
+
+typedef long long Size;
+typedef unsigned long long Bits;
+
+#define ROW ((Size)blockIdx.x * blockDim.x + threadIdx.x)
+#define LINE ((Size)blockIdx.y)
+#define KERNEL extern "C" __global__ void
+
+#define GROUP 16
+/* Features that one thread takes together. */
+
+#define END_OF(group, n) ((group + 1) * GROUP < n ? (group + 1) * GROUP : n)
+
+/* Rows (n, d) less the centre (d), in double, into out (d, n): a thread a row and group of features. */
+#define TURN(suffix, RAW)                                                                          \
+    KERNEL turn_##suffix(const RAW *rows, Size n, Size d, const double *centre, REAL *out)         \
+    {                                                                                              \
+        if (ROW < n)                                                                               \
+            for (Size j = LINE * GROUP; j < END_OF(LINE, d); j++)                                  \
+                out[j * n + ROW] = (REAL)((double)rows[ROW * d + j] - centre[j]);                  \
+    }
+
+TURN(f8, double)
+TURN(f4, float)
+TURN(i1, signed char)
+TURN(i2, short)
+TURN(i4, int)
+TURN(i8, long long)
+TURN(u1, unsigned char)
+TURN(u2, unsigned short)
+TURN(u4, unsigned int)
+TURN(u8, unsigned long long)
+
+/* Products x_i x_j, j <= i, of rows (d, n) into out (d (d + 1) / 2, n): a thread a row and feature i. */
+KERNEL pairs(const REAL *rows, Size n, REAL *out)
+{
+    if (ROW < n) {
+        const REAL own = rows[LINE * n + ROW];
+        REAL *products = out + LINE * (LINE + 1) / 2 * n + ROW;
+        for (Size j = 0; j <= LINE; j++)
+            products[j * n] = own * rows[j * n + ROW];
+    }
+}
+
+/* keep out (k, n) + factor times the sums over d of the squares of lines (k, d, n), into out: a thread a row and k. */
+KERNEL lengths(const REAL *lines, Size d, Size n, REAL keep, REAL factor, REAL *out)
+{
+    if (ROW < n) {
+        const REAL *own = lines + LINE * d * n + ROW;
+        REAL sum = 0;
+        for (Size j = 0; j < d; j++)
+            sum += own[j * n] * own[j * n];
+        sum *= factor;
+        out[LINE * n + ROW] = keep == 0 ? sum : keep * out[LINE * n + ROW] + sum;
+    }
+}
+
+/* Log-constant less half the distance sum_d p_kd (x_d - m_kd)^2 of rows (d, n), into out (k, n): a thread a row and k.
+   The precisions p_kd stand step * d after p_k0; step is 0 where all features share one. */
+KERNEL distances(const REAL *rows, Size d, Size n, const REAL *means, const REAL *precisions, Size step,
+                 const REAL *constants, REAL *out)
+{
+    if (ROW < n) {
+        const REAL *mean = means + LINE * d, *precision = precisions + LINE * (step ? d : 1);
+        REAL sum = 0;
+        for (Size j = 0; j < d; j++) {
+            const REAL apart = rows[j * n + ROW] - mean[j];
+            sum += precision[step * j] * (apart * apart);
+        }
+        out[LINE * n + ROW] = constants[LINE] - sum / 2;
+    }
+}
+
+/* Rows (d, n) less the mean (d), times the root of the weights (n), into out (d, n); the root itself into root (n): a
+   thread a row and group of features. */
+KERNEL scale(const REAL *rows, Size d, Size n, const REAL *weights, const REAL *mean, REAL *root, REAL *out)
+{
+    if (ROW < n) {
+        const REAL own = sqrt(weights[ROW]);
+        if (LINE == 0)
+            root[ROW] = own;
+        for (Size j = LINE * GROUP; j < END_OF(LINE, d); j++)
+            out[j * n + ROW] = (rows[j * n + ROW] - mean[j]) * own;
+    }
+}
+
+/* Log-sum-exp in two steps, each with a thread a row and slice of `some` components: first the slices' greatest
+   log-density and sum of exponentials, top and sum (slices, n) ... */
+KERNEL sum_slices(const REAL *log_prob, Size k, Size n, Size some, REAL *top, REAL *sum)
+{
+    if (ROW < n) {
+        const Size start = LINE * some, stop = start + some < k ? start + some : k;
+        REAL greatest = log_prob[start * n + ROW], total = 0;
+        for (Size j = start + 1; j < stop; j++)
+            greatest = fmax(greatest, log_prob[j * n + ROW]);
+        for (Size j = start; j < stop; j++)
+            total += log_prob[j * n + ROW] == greatest ? 1 : exp(log_prob[j * n + ROW] - greatest);
+        top[LINE * n + ROW] = greatest;
+        sum[LINE * n + ROW] = total;
+    }
+}
+
+/* ... and then, from those of all slices, responsibilities in place of log_prob (k, n), and log densities (n). What is
+   not a number shows in the log density: fmax passes over it, sums do not. */
+KERNEL normalise(REAL *log_prob, Size k, Size n, Size some, Size slices, const REAL *top, const REAL *sum,
+                 REAL *log_density)
+{
+    if (ROW < n) {
+        const Size start = LINE * some, stop = start + some < k ? start + some : k;
+        REAL greatest = top[ROW], total = 0;
+        for (Size s = 1; s < slices; s++)
+            greatest = fmax(greatest, top[s * n + ROW]);
+        for (Size s = 0; s < slices; s++)
+            total += sum[s * n + ROW] * (top[s * n + ROW] == greatest ? 1 : exp(top[s * n + ROW] - greatest));
+        if (LINE == 0)
+            log_density[ROW] = greatest + log(total);
+        for (Size j = start; j < stop; j++)
+            log_prob[j * n + ROW] = exp(fmax(log_prob[j * n + ROW] - greatest, (REAL)LEAST)) / total;
+    }
+}
+
+/* Values (size) rounded to fixed point and added to limbs (n_limbs, size) of `bits` bits; quanta (size) are units of
+   the first limb, powers of two. Every limb but the first is brought back to its own bits. A thread a value. */
+KERNEL add(Size *limbs, Size n_limbs, Size size, const double *values, const double *quanta, int bits)
+{
+    if (ROW < size) {
+        const double down = 1.0 / ((Size)1 << bits);
+        double rest = values[ROW], unit = quanta[ROW];
+        for (Size limb = 0; limb < n_limbs; limb++) {
+            const double digits = rint(rest / unit);
+            rest -= digits * unit;
+            limbs[limb * size + ROW] += (Size)digits;
+            unit *= down;
+        }
+        for (Size limb = n_limbs - 1; limb > 0; limb--) {
+            const Size up = (limbs[limb * size + ROW] + ((Size)1 << (bits - 1))) >> bits;
+            limbs[limb * size + ROW] -= (Size)((Bits)up << bits);
+            limbs[(limb - 1) * size + ROW] += up;
+        }
+    }
+}

@@ -1,0 +1,268 @@
+"""The E-step on a GPU, as far as a machine without one can show it, and where there is one, on that."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from functools import reduce
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from strict import StrictGpu, check_signature, kernel_names
+from support import TYPES, blobs, start_mixture, survey_of
+
+from mpigmm.core import backend
+from mpigmm.core.backend import DOUBLE, SINGLE, Gpu
+from mpigmm.core.cuda import REALS, CudaLoops, compiler_options, source
+from mpigmm.core.em import EStep
+from mpigmm.core.exact import FixedPoint, carry
+from mpigmm.core.loops import NUMPY, Loops, Products
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.statistics import Moments
+from mpigmm.core.survey import Survey
+from mpigmm.core.tile import Tile
+
+PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
+GPU = CudaLoops(StrictGpu())
+
+
+def filled(loops: Loops, rows: np.ndarray, weights: np.ndarray | None, dtype: np.dtype, mask: bool = False) -> Tile:
+    """A tile of the loops' backend."""
+    put = loops.backend.put
+    tile = Tile(rows.shape[1], len(rows), loops)
+    centre = np.full(rows.shape[1], 0.25)
+    tile.fill(put(rows), None if weights is None else put(weights), put(centre), mask=mask, dtype=dtype)
+    return tile
+
+
+def close(found: object, expected: np.ndarray, dtype: np.dtype, factor: float = 8) -> None:
+    values = GPU.backend.get(found)
+    assert values.dtype == expected.dtype and values.shape == expected.shape
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=1e-300)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=factor * np.finfo(dtype).eps * scale)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("raw", ["f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+@pytest.mark.parametrize("shape", [(1, 1), (15, 3), (300, 16), (1000, 33)])
+def test_rows_are_turned_round(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
+    rows = (100 * np.random.default_rng(0).random(shape)).astype(raw)
+    ours, theirs = (filled(loops, rows, None, dtype) for loops in (GPU, NUMPY))
+    assert GPU.backend.get(ours.rows).tobytes() == theirs.rows.tobytes()
+    assert GPU.backend.get(ours.by_row()).tobytes() == theirs.by_row().tobytes()
+
+
+@PRECISIONS
+@pytest.mark.parametrize("kind", Products)
+@pytest.mark.parametrize("shape", [(1, 1), (300, 5), (257, 20)])
+def test_products(kind: Products, shape: tuple[int, int], dtype: np.dtype) -> None:
+    rows = np.random.default_rng(1).standard_normal(shape)
+    n, d = shape
+    n_products = {Products.PAIRS: d * (d + 1) // 2, Products.SQUARES: d, Products.LENGTH: 1}[kind]
+    made = []
+    for loops in (GPU, NUMPY):
+        tile = filled(loops, rows, None, dtype)
+        loops.multiply(kind, tile.rows, tile.array("out", n_products, n))
+        made.append(tile.array("out", n_products, n))
+    close(made[0], made[1], dtype)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("shared", [True, False])
+def test_distances(shared: bool, dtype: np.dtype) -> None:
+    random = np.random.default_rng(2)
+    rows, k, d = random.standard_normal((300, 20)), 3, 20
+    means, precisions, start = random.random((k, d)), random.random((k, 1 if shared else d)), random.random(k)
+    made = []
+    for loops in (GPU, NUMPY):
+        tile = filled(loops, rows, None, dtype)
+        out = tile.array("out", k, 300)
+        of_tile = [loops.backend.put(values.astype(dtype)) for values in (means, precisions, start)]
+        loops.distances(tile, tile.rows, *of_tile, out)
+        made.append(out)
+    close(made[0], made[1], dtype, 32)
+
+
+@PRECISIONS
+def test_scaled_rows_and_sums(dtype: np.dtype) -> None:
+    random = np.random.default_rng(3)
+    rows, weights, mean = random.standard_normal((9001, 18)), random.random(9001), random.random(18)
+    made = []
+    for loops in (GPU, NUMPY):
+        tile = filled(loops, rows, None, dtype)
+        scaled = tile.array("scaled", 18, 9001)
+        own_weights, own_mean = (loops.backend.put(values.astype(dtype)) for values in (weights, mean))
+        root = loops.scale(tile, own_weights, own_mean, scaled)
+        made.append((root, scaled, loops.sums(tile, "sums", scaled[:4], scaled)))
+    for found, expected in zip(*made, strict=True):
+        close(found, expected, dtype, 64)
+    assert made[0][2].dtype == DOUBLE
+
+
+@PRECISIONS
+@pytest.mark.parametrize("n_components", [1, 2, 32, 33, 100])
+def test_responsibilities(n_components: int, dtype: np.dtype) -> None:
+    log_prob = (np.random.default_rng(4).standard_normal((n_components, 777)) * 300 - 500).astype(dtype)
+    log_prob[0, 3] = -np.inf if n_components > 1 else -1e4
+    made = []
+    for loops in (GPU, NUMPY):
+        tile = filled(loops, np.zeros((777, 40)), None, dtype)
+        made.append(loops.normalise(loops.backend.put(log_prob.copy()), tile))
+    for found, expected in zip(*made, strict=True):
+        np.testing.assert_allclose(GPU.backend.get(found), expected, rtol=8 * np.finfo(dtype).eps, atol=1e-30)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+@pytest.mark.parametrize("where", [0, 39, slice(None)])
+def test_what_is_not_finite_is_seen(value: float, where: int | slice) -> None:
+    log_prob = np.zeros((40, 9))
+    log_prob[slice(None) if value < 0 else where, 4] = value
+    _, log_density = GPU.normalise(GPU.backend.put(log_prob), filled(GPU, np.zeros((9, 2)), None, DOUBLE))
+    found = GPU.backend.get(log_density)
+    assert not np.isfinite(found[4]) and np.isfinite(np.delete(found, 4)).all()
+
+
+@PRECISIONS
+@pytest.mark.parametrize("height", [1, 16, 300])
+def test_whitened_lengths(height: int, dtype: np.dtype) -> None:
+    random = np.random.default_rng(5)
+    rows, lines, start = random.standard_normal((333, 20)), random.random((5, height, 17)), random.random(5)
+    made = []
+    for loops in (GPU, NUMPY):
+        tile = filled(loops, rows, None, dtype)
+        out = tile.array("out", 5, 333)
+        own_lines, own_start = (loops.backend.put(values.astype(dtype)) for values in (lines, start))
+        loops.subtract_lengths(tile, own_lines, out, own_start)
+        loops.subtract_lengths(tile, own_lines, out)
+        made.append(out)
+    close(made[0], made[1], dtype, 32)
+
+
+@pytest.mark.parametrize("n_limbs", [1, 2, 5])
+def test_fixed_point_sums_are_those_of_the_host_to_the_last_bit(n_limbs: int) -> None:
+    random = np.random.default_rng(6)
+    form = FixedPoint(random.integers(-600, 600, 1000).astype(np.int32), n_limbs)
+    ours, theirs = GPU.backend.zeros(n_limbs * 1000, np.dtype(np.int64)).reshape(n_limbs, 1000), form.zeros()
+    for _ in range(20):
+        values = random.uniform(-1, 1, 1000) * 2.0 ** (form.top - random.integers(6, 90, 1000))
+        GPU.add(form, ours, GPU.backend.put(values))
+        form.add(theirs, values)
+        carry(theirs)
+    assert GPU.backend.get(ours).tobytes() == theirs.tobytes()
+
+
+def statistics(loops: Loops, mixture: Mixture, survey: Survey, rows: np.ndarray, weights: np.ndarray | None,
+               dtype: np.dtype, reach: bool) -> Moments:  # fmt: skip
+    """Moments of one tile, on the host."""
+    put = loops.backend.put
+    tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
+    own_weights = None if weights is None else put(weights)
+    tile.fill(put(rows), own_weights, put(survey.centre), mask=survey.masked, dtype=dtype)
+    EStep(mixture, survey.centre, survey.reach if reach else None, dtype, loops)(tile, moments)
+    return Moments.of(loops.backend.get(moments.flat), mixture)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("weighted", ["", "weights", "masked"])
+@pytest.mark.parametrize("reach", [True, False], ids=["products", "differences"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (500, 3, 4), (700, 30, 3), (300, 70, 2)])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_statistics_are_those_of_the_host(
+    covariance_type: str, shape: tuple[int, int, int], reach: bool, weighted: str, dtype: np.dtype
+) -> None:
+    n, d, k = shape
+    rows = blobs(n, d, k, separation=1.0)
+    if n == 1:
+        rows, mixture = np.ones((1, 1)), start_mixture(covariance_type, blobs(9, 1, 1), 1)
+    else:
+        mixture = start_mixture(covariance_type, rows + 0.1 * np.random.default_rng(9).standard_normal(rows.shape), k)
+    weights = np.random.default_rng(8).random(n) + 0.1 if weighted else None
+    if weighted == "masked" and n > 1:
+        weights[::7] = 0
+        rows[3, 0] = np.nan
+        weights[3] = 0
+    survey = survey_of(rows, weights, tile_rows=n)
+    ours = statistics(GPU, mixture, survey, rows, weights, dtype, reach)
+    theirs = statistics(NUMPY, mixture, survey, rows, weights, dtype, reach)
+    tolerance = 1e-12 if dtype == DOUBLE else 1e-4
+    for name in ("log_likelihood", "counts", "first_moments", "second_moments"):
+        found, expected = getattr(ours, name), getattr(theirs, name)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", REALS, ids=["float64", "float32"])
+def test_kernels_compile(architecture: str, dtype: np.dtype) -> None:
+    """For V100, A100 and H100, without a warning; sums that depend on the order of threads would be atomic."""
+    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", exc_type=ImportError)
+    options = (*compiler_options(dtype), "--std=c++17", f"--gpu-architecture={architecture}")
+    program = nvrtc.createProgram(source(), "kernels.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, options)
+    finally:
+        log = nvrtc.getProgramLog(program)
+    assert "kernels.cu(" not in log, log
+    code = nvrtc.getPTX(program).decode()
+    assert all(f".entry {name}(" in code for name in kernel_names())
+    assert not re.search(r"\b(atom|red)\.", code)
+    assert len(nvrtc.getCUBIN(program)) > 1000
+
+
+def known(cupy: ModuleType) -> dict[str, Any]:
+    """What stands behind the names of backend.py that come from CuPy."""
+    return {
+        "cupy": cupy,
+        "self.xp": cupy,
+        "gpu.xp": cupy,
+        "self._cuda": cupy.cuda,
+        "runtime": cupy.cuda.runtime,
+        "self._work": cupy.cuda.Stream,
+        "self._copies": cupy.cuda.Stream,
+        "self._cuda.Device(number)": cupy.cuda.Device,
+        "self._modules[options]": cupy.RawModule,
+        "self.xp.get_default_memory_pool()": cupy.cuda.MemoryPool,
+        "self.xp.get_default_pinned_memory_pool()": cupy.cuda.PinnedMemoryPool,
+        "array": cupy.ndarray,
+        "target": cupy.ndarray,
+        "sent": cupy.cuda.Event,
+    }
+
+
+def owner_of(node: ast.Attribute, names: dict[str, Any]) -> Any:
+    """The module or class of CuPy's whose attribute this is, if any."""
+    parts = ast.unparse(node.value).split(".")
+    for i in range(len(parts), 0, -1):
+        root = names.get(".".join(parts[:i]))
+        if root is not None and "(" not in "".join(parts[i:]):
+            return reduce(getattr, parts[i:], root)
+    return None
+
+
+def test_cupy_has_what_the_backend_calls() -> None:
+    """With such arguments. (What `core` calls besides is checked at each call, by the stand-in.)"""
+    names = known(pytest.importorskip("cupy"))
+    used = set()
+    for node in ast.walk(ast.parse(inspect.getsource(backend))):
+        if isinstance(node, ast.Attribute) and (owner := owner_of(node, names)) is not None:
+            assert hasattr(owner, node.attr), ast.unparse(node)
+            used.add(ast.unparse(node))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = owner_of(node.func, names)
+            if owner is not None:
+                values = (None,) * (inspect.isclass(owner) + len(node.args))
+                options = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+                check_signature(getattr(owner, node.func.attr), values, options)
+    assert {"self.xp.RawModule", "self._cuda.memory.OutOfMemoryError", "self._copies.wait_event"} <= used
+
+
+def test_the_stand_in_is_called_as_the_gpu_is() -> None:
+    for name, method in inspect.getmembers(Gpu, inspect.isfunction):
+        if not name.startswith("_"):
+            own = inspect.signature(getattr(StrictGpu, name))
+            assert [*own.parameters] == [*inspect.signature(method).parameters], name
