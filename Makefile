@@ -24,7 +24,7 @@ WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
 
-.PHONY: help install demo test test-kill test-soak test-slurm test-matrix apt-packages check bench docs clean
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-gpu docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ test-slurm: $(STAMP) .venv-debian/.installed  ## the job scripts under a real SL
 test-matrix: $(WORLDS:%=.venv-%/.installed)  ## all tests with Open MPI's wheel, MPICH's, and Debian's MPI and HDF5
 	set -e; for world in $(WORLDS); do echo "=== $$world"; $(MAKE) test VENV=.venv-$$world; done
 
+test-gpu: $(STAMP)  ## the parallel tests with compute.device=gpu, where there is a GPU
+	python tests/gpu.py $@
+
 apt-packages:  ## what test-slurm and test-matrix need of Debian
 	@echo $(SLURM_PACKAGES) $(DEBIAN_PACKAGES)
 
@@ -84,6 +87,9 @@ check: $(STAMP)  ## ruff, mypy --strict, and the rules of the layers
 
 bench: $(STAMP)  ## seconds an iteration on two ranks against scikit-learn on the same cores
 	python tests/bench.py
+
+bench-gpu: $(STAMP)  ## an iteration on a GPU against its limits, scikit-learn and torchgmm; adds to docs/performance.md
+	python tests/gpu.py $@
 
 docs: $(STAMP)  ## make docs/configuration.md from the options
 	python -c "from mpigmm.config import reference; print(reference(), end='')" > docs/configuration.md

@@ -212,9 +212,13 @@ def compare(name: str, separation: float, precision: str) -> list[str]:
     ]
 
 
-def print_table(titles: list[str], lines: Iterable[list[str]]) -> None:
+def print_table(titles: list[str], lines: Iterable[list[str]]) -> str:
+    """Print a table line by line; returns it."""
+    printed = []
     for cells in chain((titles, ["---"] * len(titles)), lines):
-        print("|", " | ".join(cells), "|", flush=True)
+        printed.append(f"| {' | '.join(cells)} |\n")
+        print(printed[-1], end="", flush=True)
+    return "".join(printed)
 
 
 def main() -> None:

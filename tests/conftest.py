@@ -6,15 +6,34 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from strict import StrictGpu
 
+from mpigmm import config
+from mpigmm.commands import devices
 from mpigmm.parallel.comm import Comm
 
 WORLD = Comm()
+DEVICE = os.environ.get("MPIGMM_TEST_DEVICE")
+"""gpu: ``compute.device`` where a config leaves it out; stand-in: the same, with the stand-in as the GPU."""
+
+
+def read_with_gpu(path: str, read: Callable[[str], dict[str, Any]] = config.read_yaml) -> dict[str, Any]:
+    raw = read(path)
+    compute = raw.get("compute") or {}
+    return raw | {"compute": {"device": "gpu"} | compute} if isinstance(compute, dict) else raw
+
+
+if DEVICE:
+    config.read_yaml = read_with_gpu
+if DEVICE == "stand-in":
+    devices.visible_gpus = lambda: ["stand-in"]
+    devices.open_gpu = lambda number: StrictGpu()
 
 
 @pytest.hookimpl(tryfirst=True)
