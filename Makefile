@@ -56,9 +56,11 @@ demo: $(STAMP)  ## segment a photograph on two ranks
 		--out runs/segmentation/labels.h5
 	python configs/segmentation.py picture runs/segmentation/labels.h5 runs/segmentation/segmented.png
 
-test: $(STAMP)  ## all tests: serial, then those for several ranks under 2, 3 and 4
+test: $(STAMP)  ## all tests: serial, then those for several ranks under 2, 3 and 4, and with a stand-in for a GPU
 	python -m pytest
 	set -e; for n in 2 3 4; do echo "== $$n ranks"; mpirun -n $$n python -m pytest -p no:cacheprovider -m parallel; done
+	@echo "== 2 ranks on a stand-in for a GPU"
+	MPIGMM_TEST_DEVICE=stand-in mpirun -n 2 python -m pytest -p no:cacheprovider -m parallel
 
 test-kill: $(STAMP)  ## a hundred kills and a hundred signals at random moments
 	python tests/faults.py kills 100

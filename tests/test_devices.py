@@ -55,6 +55,7 @@ def offer(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> Offer:
                 raise NoDeviceError(gpu)
             return [] if gpu is None else GPUS
 
+        monkeypatch.setattr(devices, "has_driver", lambda: True)
         monkeypatch.setattr(devices, "visible_gpus", see)
         monkeypatch.setattr(devices, "open_gpu", lambda number: gpu)
 

@@ -227,7 +227,6 @@ def known(cupy: ModuleType) -> dict[str, Any]:
         "self._work": cupy.cuda.Stream,
         "self._copies": cupy.cuda.Stream,
         "self._cuda.Device(number)": cupy.cuda.Device,
-        "self._modules[options]": cupy.RawModule,
         "self.xp.get_default_memory_pool()": cupy.cuda.MemoryPool,
         "self.xp.get_default_pinned_memory_pool()": cupy.cuda.PinnedMemoryPool,
         "array": cupy.ndarray,
@@ -260,7 +259,7 @@ def test_cupy_has_what_the_backend_calls() -> None:
                 values = (None,) * (inspect.isclass(owner) + len(node.args))
                 options = {keyword.arg: None for keyword in node.keywords if keyword.arg}
                 check_signature(getattr(owner, node.func.attr), values, options)
-    assert {"self.xp.RawModule", "self._cuda.memory.OutOfMemoryError", "self._copies.wait_event"} <= used
+    assert {"self.xp.RawKernel", "self._cuda.memory.OutOfMemoryError", "self._copies.wait_event"} <= used
 
 
 def test_the_stand_in_is_called_as_the_gpu_is() -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mpigmm.core.backend import DOUBLE, Gpu, NoDeviceError, expects_gpu, open_gpu, visible_gpus
+from mpigmm.core.backend import (
+    DOUBLE,
+    DeviceError,
+    DeviceMemoryError,
+    NoDeviceError,
+    has_cupy,
+    has_driver,
+    open_gpu,
+    visible_gpus,
+)
+from mpigmm.core.cuda import CudaLoops
 from mpigmm.core.tile import default_gpu_rows, default_rows
 from mpigmm.errors import UserError
 from mpigmm.parallel.comm import Comm, host
@@ -27,15 +37,18 @@ class Devices:
         Of each rank: ``cpu``, or the name of its GPU.
     sharing : tuple of int
         Ranks among which each rank's GPU is shared; 1 for processors.
-    gpu : Gpu or None
-        This rank's own.
+    engine : CudaLoops or None
+        The loops of this rank's own GPU.
+    cupy : str or None
+        Version of CuPy, where a rank uses it.
     note : str or None
         What the user should know.
     """
 
     kinds: tuple[str, ...]
     sharing: tuple[int, ...]
-    gpu: Gpu | None = None
+    engine: CudaLoops | None = None
+    cupy: str | None = None
     note: str | None = None
 
     @classmethod
@@ -74,37 +87,38 @@ def choose_devices(comm: Comm, wanted: str) -> Devices:
     addresses = assign(places, share=wanted == "gpu")
     mine = addresses[comm.rank]
     with comm.together():
-        gpu, reason = (None, reason) if mine is None else take(seen.index(mine), wanted)
-    told = comm.allgather((gpu.name if gpu else CPU, reason and f"{host()}: {reason}"))
-    kinds, reasons = tuple(kind for kind, _ in told), [reason for _, reason in told if reason]
+        engine, reason = (None, reason) if mine is None else take(seen.index(mine), wanted)
+    gpu = engine and engine.backend
+    told = comm.allgather((gpu.name, gpu.version, None) if gpu else (CPU, None, reason and f"{host()}: {reason}"))
+    kinds, reasons = tuple(kind for kind, _, _ in told), [reason for _, _, reason in told if reason]
     users = Counter(zip((node for node, _ in places), addresses, strict=True))
     sharing = tuple(
         users[node, address] if kind != CPU else 1
         for (node, _), address, kind in zip(places, addresses, kinds, strict=True)
     )
-    devices = Devices(kinds, sharing, gpu)
-    return Devices(kinds, sharing, gpu, describe(devices, reasons))
+    devices = Devices(kinds, sharing, engine, max((version for _, version, _ in told if version), default=None))
+    return replace(devices, note=describe(devices, reasons))
 
 
 def look(wanted: str) -> tuple[list[str], str | None]:
     """Addresses of the GPUs that this rank sees, and why there are none where some may be expected."""
-    if wanted == "auto" and not expects_gpu():
-        return [], None
+    if wanted == "auto" and not has_driver():
+        return [], "no driver of NVIDIA's is there" if has_cupy() else None
     try:
         return visible_gpus(), None
     except NoDeviceError as error:
         return [], refused(error, wanted)
 
 
-def take(number: int, wanted: str) -> tuple[Gpu | None, str | None]:
-    """This rank's GPU, or why it cannot be had."""
+def take(number: int, wanted: str) -> tuple[CudaLoops | None, str | None]:
+    """The loops of this rank's GPU, or why they cannot be had."""
     try:
-        return open_gpu(number), None
-    except NoDeviceError as error:
+        return CudaLoops(open_gpu(number)), None
+    except (NoDeviceError, DeviceError, DeviceMemoryError) as error:
         return None, refused(error, wanted)
 
 
-def refused(error: NoDeviceError, wanted: str) -> str:
+def refused(error: Exception, wanted: str) -> str:
     """The reason in words, where the processors can do instead; raises `UserError` where a GPU was asked for."""
     if wanted == "gpu":
         raise UserError(f"compute.device: gpu cannot be had on {host()}: {error}; or set compute.device: cpu")

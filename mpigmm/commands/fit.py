@@ -87,7 +87,7 @@ def fit_job(
     used = usage(loop, begin)
     with comm.together():
         if recorder is not None:
-            recorder.finish(progress, survey, {"resumed_from": job.resumed_from, **used})
+            recorder.finish(progress, survey, devices, {"resumed_from": job.resumed_from, **used})
 
 
 def open_job(comm: Comm, order: FitOrder, devices: Devices, stack: ExitStack) -> tuple[Recorder | None, Job]:
@@ -195,8 +195,6 @@ def usage(loop: Loop, begin: float) -> dict[str, Any]:
     comm, clock = loop.team.comm, loop.clock
     ranks = comm.gather((host(), peak_memory()))
     return {
-        "device": loop.team.devices.device,
-        "devices": loop.team.devices.counts(),
         "n_ranks": comm.size,
         "threads_per_rank": loop.team.n_threads,
         "hosts": sorted({name for name, _ in ranks}),

@@ -97,7 +97,7 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
     with single_threaded_blas():
         rates = measured_rates(comm, order, devices, header, tile_rows, stop)
         network = measured_network(comm, order)
-    n_threads = count_threads(options.compute.threads, comm.ranks_on_node()) if devices.gpu is None else 1
+    n_threads = count_threads(options.compute.threads, comm.ranks_on_node()) if devices.engine is None else 1
     if comm.is_root:
         memory = memory_budget(options.compute.memory, 1)
         plan = {

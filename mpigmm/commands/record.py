@@ -182,7 +182,7 @@ class Recorder:
         else:
             self._failing.discard(what)
 
-    def finish(self, progress: Progress, survey: Survey, summary: dict[str, Any]) -> None:
+    def finish(self, progress: Progress, survey: Survey, devices: Devices, summary: dict[str, Any]) -> None:
         """Write the results, and last the checkpoint that calls the run finished. Raises `OutputError`."""
         best = progress.best
         assert best is not None and self._log is not None
@@ -196,8 +196,10 @@ class Recorder:
                 {
                     **describe_fit(best, survey),
                     "reproducible": len(self.checkpoint.devices) == 1,
+                    "device": devices.device,
+                    "devices": devices.counts(),
                     **summary,
-                    **versions(),
+                    **versions(devices.cupy),
                 },
             )
             self._save(progress)
@@ -278,14 +280,15 @@ def criteria(mixture: Mixture, log_likelihood: float, total_weight: float) -> di
     }
 
 
-def versions() -> dict[str, Any]:
-    """Versions of what the numbers depend on."""
+def versions(cupy: str | None) -> dict[str, Any]:
+    """Versions of what the numbers depend on, CuPy's among them where it is used."""
     return {
         "versions": {
             "mpigmm": __version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
             "hdf5": hdf5_version(),
+            **({"cupy": cupy} if cupy else {}),
         },
         "mpi_library": library(),
     }

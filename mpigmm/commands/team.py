@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from mpigmm.commands.devices import Devices
 from mpigmm.core.backend import DeviceError, DeviceMemoryError
-from mpigmm.core.cuda import CudaLoops
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
@@ -80,10 +78,10 @@ class Team:
             lambda worker: visit(self._tiles[worker], self._watched(self.block.share(worker, self.n_threads))),
         )
 
-    @cached_property
+    @property
     def engine(self) -> Loops:
         """What the E-step computes with: the GPU's loops where there is one, else `loops`."""
-        return self.loops if self.stage is None else CudaLoops(self.stage.gpu)
+        return self.devices.engine or self.loops
 
     def sweep_engine(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """The same of the engine's tiles: those of a GPU, by one thread, where there is one."""
@@ -182,10 +180,11 @@ def build_team(
 
 def stage_of(devices: Devices, rank: int, memory: int | str) -> Stage | None:
     """A stage that holds what `compute.memory` grants; `auto` is this rank's share of half of what the GPU has free."""
-    if devices.gpu is None:
+    if devices.engine is None:
         return None
-    free, _ = devices.gpu.memory()
-    return Stage(devices.gpu, free // 2 // devices.sharing[rank] if memory == "auto" else int(memory))
+    gpu = devices.engine.backend
+    free, _ = gpu.memory()
+    return Stage(gpu, free // 2 // devices.sharing[rank] if memory == "auto" else int(memory))
 
 
 def common_loops(comm: Comm) -> str:

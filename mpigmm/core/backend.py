@@ -98,7 +98,7 @@ class Gpu(Backend):
         self.xp = cupy = import_cupy()
         self.version: str = cupy.__version__
         self._cuda = cupy.cuda
-        self._modules: dict[tuple[str, ...], Any] = {}
+        self._kernels: dict[tuple[str, tuple[str, ...]], Kernel] = {}
         with self.guarded():
             self._cuda.Device(number).use()
             self.name = device_name(cupy.cuda.runtime.getDeviceProperties(number))
@@ -123,9 +123,9 @@ class Gpu(Backend):
 
     def kernel(self, name: str, source: str, options: tuple[str, ...]) -> Kernel:
         """A kernel of CUDA source, compiled once for each set of options and kept on disk by CuPy."""
-        if options not in self._modules:
-            self._modules[options] = self.xp.RawModule(code=source, options=options)
-        return self._modules[options].get_function(name)  # type: ignore[no-any-return]
+        if (name, options) not in self._kernels:
+            self._kernels[name, options] = self.xp.RawKernel(source, name, options=options)
+        return self._kernels[name, options]
 
     def pinned(self, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """An uninitialised vector of the host's memory that copies can be made from while work goes on."""
@@ -171,12 +171,11 @@ class Gpu(Backend):
             yield
         except self._cuda.memory.OutOfMemoryError as error:
             raise DeviceMemoryError(str(error)) from error
-        except RuntimeError as error:
+        except Exception as error:
             if not type(error).__module__.startswith("cupy"):
                 raise
-            if "ALLOC" in str(error).upper() or "OUT_OF_MEMORY" in str(error).upper():
-                raise DeviceMemoryError(str(error)) from error
-            raise DeviceError(str(error)) from error
+            lacks = any(word in str(error).upper() for word in ("ALLOC", "OUT OF MEMORY", "OUT_OF_MEMORY"))
+            raise (DeviceMemoryError if lacks else DeviceError)(str(error).strip().splitlines()[0]) from error
 
 
 def import_cupy() -> Any:
@@ -184,8 +183,7 @@ def import_cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        missing = importlib.util.find_spec("cupy") is None
-        reason = "CuPy is not installed" if missing else f"CuPy cannot be loaded ({error})"
+        reason = f"CuPy cannot be loaded ({error})" if has_cupy() else "CuPy is not installed"
         raise NoDeviceError(f"{reason}; pip install cupy-cuda12x, or the wheel for the CUDA of your driver") from None
     if int(cupy.__version__.split(".")[0]) < OLDEST_CUPY:
         raise NoDeviceError(f"CuPy {cupy.__version__} is too old; install {OLDEST_CUPY} or later")
@@ -230,9 +228,14 @@ def open_gpu(number: int) -> Gpu:
     return gpu
 
 
-def expects_gpu() -> bool:
-    """Whether something here, a device or CuPy, says that a GPU is to be looked for."""
-    return any(Path(node).exists() for node in NODES) or importlib.util.find_spec("cupy") is not None
+def has_driver() -> bool:
+    """Whether there is a sign of a GPU's driver: looked for ahead of CuPy, which takes a while to import."""
+    return any(Path(node).exists() for node in NODES)
+
+
+def has_cupy() -> bool:
+    """Whether CuPy is installed."""
+    return importlib.util.find_spec("cupy") is not None
 
 
 def address(runtime: Any, number: int) -> str:

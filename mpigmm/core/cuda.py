@@ -60,7 +60,10 @@ class CudaLoops(Loops):
         self._form: FixedPoint | None = None
         self._quanta: Array = None
         self.lower_triangle = cache(self._lower_triangle)  # type: ignore[method-assign]
-        self._kernel("add", DOUBLE)
+        with gpu.guarded():  # a first kernel: whether they compile here
+            length = gpu.zeros(1, DOUBLE).reshape(1, 1)
+            self.multiply(Products.LENGTH, length, length)
+            gpu.get(length)
 
     def turn(self, raw: Array, centre: Array, out: Array) -> None:
         n, d = raw.shape
