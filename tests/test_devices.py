@@ -138,11 +138,12 @@ def test_mixed_ranks(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.M
         pytest.skip("takes two ranks")
     offer(StrictGpu() if comm.rank else None)
     cpu = fit(comm, case, "cpu", "compute.device=cpu")
-    mixed = fit(comm, case, "mixed", "em.max_iter=3")
+    auto = "compute.device=auto"
+    mixed = fit(comm, case, "mixed", auto, "em.max_iter=3")
     found, _ = load_checkpoint(mixed)
     assert found is not None and found.devices == ("cpu", "strict") and len(found.speeds) == 2
     monkeypatch.setattr(speeds, "own_speed", lambda *arguments: pytest.fail("measured again"))
-    assert_close(fit(comm, case, "mixed"), cpu)
+    assert_close(fit(comm, case, "mixed", auto), cpu)
     told = summary(mixed)
     assert told["device"] == "mixed" and told["reproducible"] is False
     assert told["devices"] == {"cpu": 1, "strict": comm.size - 1}
@@ -218,7 +219,7 @@ def test_without_a_gpu(comm: Comm, case: Path, offer: Offer, capfd: pytest.Captu
     assert "compute.device: gpu cannot be had on " in message and reason in message
     offer(reason)
     capfd.readouterr()
-    auto = fit(comm, case, "auto")
+    auto = fit(comm, case, "auto", "compute.device=auto")
     told = comm.bcast(capfd.readouterr().err)
     assert told.count(reason) == 1 and "the processors compute" in told
     assert summary(auto)["device"] == "cpu" and summary(auto)["reproducible"] is True
