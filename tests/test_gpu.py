@@ -91,11 +91,11 @@ def test_distances(shared: bool, dtype: np.dtype) -> None:
 @PRECISIONS
 def test_scaled_rows_and_sums(dtype: np.dtype) -> None:
     random = np.random.default_rng(3)
-    rows, weights, mean = random.standard_normal((9001, 18)), random.random(9001), random.random(18)
+    rows, weights, mean = random.standard_normal((40_001, 18)), random.random(40_001), random.random(18)
     made = []
     for loops in (GPU, NUMPY):
         tile = filled(loops, rows, None, dtype)
-        scaled = tile.array("scaled", 18, 9001)
+        scaled = tile.array("scaled", 18, 40_001)
         own_weights, own_mean = (loops.backend.put(values.astype(dtype)) for values in (weights, mean))
         root = loops.scale(tile, own_weights, own_mean, scaled)
         made.append((root, scaled, loops.sums(tile, "sums", scaled[:4], scaled)))

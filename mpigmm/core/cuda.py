@@ -29,7 +29,7 @@ SLICE = 32
 LINES_AT_ONCE = 256
 """Whitened coordinates that one product computes, of as many components as they suffice for."""
 
-SUM_ROWS = 4096
+SUM_ROWS = 16384
 """Rows whose float32 products are summed in float32."""
 
 RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
