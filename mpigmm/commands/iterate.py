@@ -206,7 +206,7 @@ class Loop:
                 with self.team.guarded():
                     return self._summed(form, mixture, dtype)
             except DeviceMemoryError as error:
-                self._no_room = error
+                self._no_room = DeviceMemoryError(str(error))  # without the frames, and what they hold of the GPU
             except Exception as error:
                 self._error = error
         return empty_buffer(form)
