@@ -66,13 +66,17 @@ def guard(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
         if comm.is_root:
             say(str(error))
         code = error.exit_code
-    except BaseException:
+    except BaseException as error:
         # Nobody agreed to this one: the other ranks may be waiting for us.
-        sys.stderr.write(f"mpigmm: rank {comm.rank} failed:\n{traceback.format_exc()}")
-        sys.stderr.flush()
-        if comm.size > 1:
-            comm.abort(EXIT_FAULT)
         code = EXIT_FAULT
+        if isinstance(error, MpigmmError):
+            code = error.exit_code
+            say(str(error))
+        else:
+            sys.stderr.write(f"mpigmm: rank {comm.rank} failed:\n{traceback.format_exc()}")
+            sys.stderr.flush()
+        if comm.size > 1:
+            comm.abort(code)
     return code
 
 

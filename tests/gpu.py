@@ -21,7 +21,7 @@ from bench import WORKLOADS, apart, own_bench, print_table, write_workload
 from support import clean_environment
 
 from mpigmm.commands.bench import true_mixture
-from mpigmm.core.backend import Gpu, NoDeviceError, open_gpu, visible_gpus
+from mpigmm.core.backend import Gpu, NoDeviceError, open_gpu, usable, visible_gpus
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.runs.model_file import Model, save_model
 
@@ -47,7 +47,8 @@ def gpu_here() -> Gpu | str:
     """A GPU, or why there is none."""
     try:
         visible_gpus()
-        return open_gpu(0)
+        with usable():
+            return open_gpu(0)
     except NoDeviceError as error:
         return str(error)
 

@@ -179,6 +179,9 @@ class StrictGpu(Gpu):
 
     def own_key(self, key: Any) -> Any:
         parts = key if isinstance(key, tuple) else (key,)
+        for part in parts:
+            kind = getattr(getattr(part, "dtype", None), "kind", "")
+            assert kind != "b", "CuPy waits for the device where a mask is an index"
         plain = (slice, int, type(None), type(Ellipsis), np.integer)
         found = tuple(part if isinstance(part, plain) else self.own(part) for part in parts)
         return found if isinstance(key, tuple) else found[0]
@@ -203,7 +206,7 @@ class StrictGpu(Gpu):
             return value if isinstance(value, (np.dtype, type, tuple, str, type(None))) else self.own(value)
 
         found = function(*map(plain, arguments), **{name: plain(value) for name, value in options.items()})
-        return self.wrapped(np.asarray(found), memory)
+        return None if found is None else self.wrapped(np.asarray(found), memory)
 
     def put(self, array: Any) -> StrictArray:
         return array if isinstance(array, StrictArray) else self._new(np.array(array))
@@ -267,8 +270,8 @@ class StrictGpu(Gpu):
     def finish(self, sent: int) -> None:
         self.await_copy(sent)
 
-    def memory(self) -> tuple[int, int]:
-        return 1 << 30, 1 << 31
+    def memory(self) -> int:
+        return 1 << 30
 
     def release(self) -> None:
         pass

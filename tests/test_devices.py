@@ -13,7 +13,7 @@ from strict import StrictGpu, too_little
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.commands import devices, speeds
+from mpigmm.commands import bench, devices, speeds
 from mpigmm.commands.devices import assign
 from mpigmm.core.backend import DeviceError, NoDeviceError
 from mpigmm.errors import AgreedError
@@ -149,6 +149,37 @@ def test_mixed_ranks(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.M
     assert told["devices"] == {"cpu": 1, "strict": comm.size - 1}
 
 
+def test_mixed_ranks_of_few_rows(comm: Comm, case: Path, offer: Offer) -> None:
+    offer(StrictGpu() if comm.rank else None)
+    arguments = ["compute.device=auto", "model.n_components=50", "compute.tile_rows=10", "data.rows=[0, 100]"]
+    few = fit(comm, case, "few", *arguments, "compute.threads=1")
+    assert summary(few)["n_samples"] == 100
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plan", "run.yaml", "--ranks", "8", "compute.device=auto"],
+        ["bench", "--n-samples=3000", "--n-features=4", "--n-components=3", "--device=auto"],
+    ],
+    ids=["plan", "bench"],
+)
+def test_mixed_ranks_plan_and_measure(
+    comm: Comm,
+    case: Path,
+    offer: Offer,
+    command: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offer(StrictGpu() if comm.rank else None)
+    monkeypatch.setattr(bench, "GPU_PRODUCT_SIZE", 64)
+    monkeypatch.setattr(bench, "GPU_STREAM_BYTES", 1 << 16)
+    words = [str(case / word) if word.endswith(".yaml") else word for word in command]
+    assert serve(comm, words, StopRequest()) == 0
+    assert "K = 3, full" in comm.bcast(capfd.readouterr().out)
+
+
 def test_another_device_goes_on(comm: Comm, case: Path, offer: Offer) -> None:
     """And what it ends with is no longer promised to the last bit, whatever ran last."""
     cpu = fit(comm, case, "cpu", "compute.device=cpu")
@@ -159,8 +190,9 @@ def test_another_device_goes_on(comm: Comm, case: Path, offer: Offer) -> None:
     assert summary(changed)["device"] == "cpu" and summary(changed)["reproducible"] is False
 
 
+@pytest.mark.parametrize("aware", ["true", "false"])
 def test_a_gpu_out_of_memory_stages_less(
-    comm: Comm, case: Path, offer: Offer, capfd: pytest.CaptureFixture[str]
+    comm: Comm, case: Path, offer: Offer, capfd: pytest.CaptureFixture[str], aware: str
 ) -> None:
     """On one rank for some iterations: all agree, say so, and end in the same bits."""
     offer(StrictGpu())
@@ -171,14 +203,15 @@ def test_a_gpu_out_of_memory_stages_less(
 
         def fails(n_bytes: int, gpu: StrictGpu = gpu) -> None:
             nonlocal left
-            if gpu.n_launched > 100 and left:
+            if gpu.n_launched > 100 and left and n_bytes > 4096:
                 left -= 1
                 too_little(0)(n_bytes)
 
         gpu.fails = fails
         offer(gpu)
         capfd.readouterr()
-        assert_same_bits(read_model(fit(comm, case, f"short{n_failures}", "compute.device=gpu") / "model.h5"), whole)
+        arguments = ["compute.device=gpu", f"compute.gpu_aware_mpi={aware}"]
+        assert_same_bits(read_model(fit(comm, case, f"short{n_failures}", *arguments) / "model.h5"), whole)
         told = comm.bcast(capfd.readouterr().err)
         assert told.count("from here on rows no longer stay on GPUs") == 1
         assert told.count("from here on tiles are no longer copied ahead to GPUs") == n_failures - 1

@@ -191,7 +191,7 @@ def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, dtype: np.dtype[A
 
 def reduction_seconds(loop: Loop, mixture: Mixture) -> tuple[float, int]:
     """Seconds of the reduction alone, and the bytes of a rank in it. Collective."""
-    buffer = empty_buffer(statistics_format(mixture, loop.survey))
+    buffer = empty_buffer(statistics_format(mixture, loop.survey), loop.team.summing_backend)
     taken = []
     for _ in range(PROBES):
         loop.team.comm.agree(None)

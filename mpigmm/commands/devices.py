@@ -11,12 +11,11 @@ import numpy as np
 
 from mpigmm.core.backend import (
     DOUBLE,
-    DeviceError,
-    DeviceMemoryError,
     NoDeviceError,
     has_cupy,
     has_driver,
     open_gpu,
+    usable,
     visible_gpus,
 )
 from mpigmm.core.cuda import CudaLoops
@@ -113,12 +112,13 @@ def look(wanted: str) -> tuple[list[str], str | None]:
 def take(number: int, wanted: str) -> tuple[CudaLoops | None, str | None]:
     """The loops of this rank's GPU, or why they cannot be had."""
     try:
-        return CudaLoops(open_gpu(number)), None
-    except (NoDeviceError, DeviceError, DeviceMemoryError) as error:
+        with usable():
+            return CudaLoops(open_gpu(number)), None
+    except NoDeviceError as error:
         return None, refused(error, wanted)
 
 
-def refused(error: Exception, wanted: str) -> str:
+def refused(error: NoDeviceError, wanted: str) -> str:
     """The reason in words, where the processors can do instead; raises `UserError` where a GPU was asked for."""
     if wanted == "gpu":
         raise UserError(f"compute.device: gpu cannot be had on {host()}: {error}; or set compute.device: cpu")

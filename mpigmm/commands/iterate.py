@@ -201,33 +201,39 @@ class Loop:
         An error of the GPU for lack of memory is kept apart: less may be staged, and the iteration done again.
         """
         self._no_room = None
+        with self.team.guarded():
+            packed = empty_buffer(form, self.team.summing_backend)  # ahead of what may take all room
         if self._error is None:
             try:
                 with self.team.guarded():
-                    return self._summed(form, mixture, dtype)
+                    self._sum_own(packed, form, mixture, dtype)
+                return packed
             except DeviceMemoryError as error:
                 self._no_room = DeviceMemoryError(str(error))  # without the frames, and what they hold of the GPU
             except Exception as error:
                 self._error = error
-        return empty_buffer(form)
-
-    def _summed(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> Array:
-        """The same, or the error."""
-        backend = self.team.engine.backend
-        packed = empty_buffer(form, backend)
-        self._add_own(form, packed[: form.n_limbs * form.top.size].reshape(form.n_limbs, -1), mixture, dtype)
-        if not self.team.sums_on_gpu:
-            return backend.get(packed)
-        backend.synchronize()
+            with self.team.guarded():
+                packed[:] = 0
         return packed
+
+    def _sum_own(self, packed: Array, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> None:
+        """Fill the buffer, by way of one of the engine's if it is not."""
+        backend = self.team.engine.backend
+        own = packed if backend is self.team.summing_backend else empty_buffer(form, backend)
+        self._add_own(form, own[: form.n_limbs * form.top.size].reshape(form.n_limbs, -1), mixture, dtype)
+        if own is not packed:
+            packed[:] = backend.get(own)
+        backend.synchronize()
 
     def _reduced(self, packed: Array, tail: IntArray) -> IntArray:
         """The one reduction, of a buffer with this tail, on the host or on a GPU."""
-        backend = HOST if isinstance(packed, np.ndarray) else self.team.engine.backend
-        packed[-tail.size :] = backend.put(tail)
-        backend.synchronize()
+        backend = self.team.summing_backend
+        with self.team.guarded():
+            packed[-tail.size :] = backend.put(tail)
+            backend.synchronize()
         self.team.comm.sum(packed)
-        return backend.get(packed)
+        with self.team.guarded():
+            return backend.get(packed)
 
     def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, dtype: np.dtype[Any]) -> None:
         """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mpigmm.commands.bench import measure
-from mpigmm.commands.devices import Devices, choose_devices
-from mpigmm.commands.team import build_team, common_loops
+from mpigmm.commands.devices import CPU, Devices, choose_devices
+from mpigmm.commands.team import build_team, common_loops, stage_of
 from mpigmm.core.covariance import covariance_class
 from mpigmm.data.block import memory_budget
 from mpigmm.data.source import Header, read_header
@@ -97,9 +97,12 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
     with single_threaded_blas():
         rates = measured_rates(comm, order, devices, header, tile_rows, stop)
         network = measured_network(comm, order)
-    n_threads = count_threads(options.compute.threads, comm.ranks_on_node()) if devices.engine is None else 1
+    n_threads = count_threads(options.compute.threads, comm.ranks_on_node())
+    n_threads = n_threads if devices.device == CPU else 1
+    with comm.together():
+        stage = stage_of(devices, comm.rank, options.compute.memory)
     if comm.is_root:
-        memory = memory_budget(options.compute.memory, 1)
+        memory = stage.budget if stage else memory_budget(options.compute.memory, 1)
         plan = {
             "n_samples": header.n_rows,
             "n_features": header.n_features,

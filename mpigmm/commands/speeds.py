@@ -8,11 +8,11 @@ from statistics import median
 import numpy as np
 
 from mpigmm.commands.bench import true_mixture
-from mpigmm.commands.devices import Devices, label
+from mpigmm.commands.devices import CPU, Devices, label
 from mpigmm.commands.iterate import Loop
 from mpigmm.commands.job import Job
 from mpigmm.commands.survey import survey_rows
-from mpigmm.commands.team import build_team
+from mpigmm.commands.team import build_team, stage_of
 from mpigmm.core.em import Safeguards
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.options import FitOptions
@@ -34,26 +34,38 @@ def measured_speeds(
     labels = comm.allgather(label(devices, comm.rank, n_threads))
     known = dict(job.speeds)
     if not known.keys() >= set(labels):
-        taken = comm.allgather(own_speed(comm, options, job, devices, max(comm.allgather(n_threads)), stop))
+        own = own_speed(comm, options, job, devices, max(comm.allgather(n_threads)), stop)
+        if devices.engine is not None:
+            devices.engine.backend.release()
+        taken = comm.allgather(own)
         for kind in set(labels):
             known[kind] = int(median(speed for speed, own in zip(taken, labels, strict=True) if own == kind))
     return [known[kind] for kind in labels], known
 
 
 def own_speed(comm: Comm, options: FitOptions, job: Job, devices: Devices, n_threads: int, stop: StopRequest) -> int:
-    """Rows a second of this rank with synthetic rows, a tile a thread, while the others do the same. Collective."""
+    """Rows a second of this rank with synthetic rows, a tile a thread, while the others do the same. Collective.
+
+    A GPU that will not hold its rank's rows is sent these each time, too.
+    """
     model, rows = options.model, job.tile_rows * n_threads
     correlated = model.covariance_type == "full"
+    n_rows = max(rows * comm.size, model.n_components)
     with comm.together():
-        source = SyntheticSource(
-            rows * comm.size, job.header.n_features, model.n_components, SEPARATION, correlated=correlated
-        )
+        source = SyntheticSource(n_rows, job.header.n_features, model.n_components, SEPARATION, correlated=correlated)
         mixture = true_mixture(source, model.covariance_type)
-    compute = replace(options.compute, memory="auto")
+    compute = replace(options.compute, memory="auto" if holds_rows(job, devices, comm.rank, options) else 1)
     team = build_team(comm, source, job.tile_rows, compute, stop, job.loops, devices)
     survey, _ = survey_rows(team, options, SAMPLE)
     loop = Loop(team, survey, Safeguards(model.reg_covar, model.variance_floor), options.compute.precision)
     loop.expect(mixture, np.dtype(options.compute.precision))
     spent = loop.clock.compute
     loop.expect(mixture, np.dtype(options.compute.precision))
-    return max(1, int(rows / (loop.clock.compute - spent)))
+    return max(1, int((team.block.stop - team.block.start) / (loop.clock.compute - spent)))
+
+
+def holds_rows(job: Job, devices: Devices, rank: int, options: FitOptions) -> bool:
+    """Whether this rank's GPU will hold its rows, were the GPUs to share them all."""
+    stage, header = stage_of(devices, rank, options.compute.memory), job.header
+    n_rows = -(-header.n_rows // max(1, len(devices.kinds) - devices.kinds.count(CPU)))
+    return stage is None or stage.holds(np.dtype(header.dtype), n_rows, header.n_features, header.weights is not None)

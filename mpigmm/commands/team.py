@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from mpigmm.commands.devices import Devices
-from mpigmm.core.backend import DeviceError, DeviceMemoryError
+from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
@@ -63,7 +63,6 @@ class Team:
     def __post_init__(self) -> None:
         header = self.block.source.header
         most = min(self.block.tile_rows, header.n_rows)
-        self.block.n_readers = self.n_threads
         self._level = 0
         self._tiles = [Tile(header.n_features, most, self.loops) for _ in range(self.n_threads)]
 
@@ -73,6 +72,7 @@ class Team:
 
     def sweep(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """Results of visit(work space, tiles), one a thread; together the threads see each tile of the rank once."""
+        self.block.n_readers = self.n_threads
         return run_workers(
             self.n_threads,
             lambda worker: visit(self._tiles[worker], self._watched(self.block.share(worker, self.n_threads))),
@@ -83,10 +83,17 @@ class Team:
         """What the E-step computes with: the GPU's loops where there is one, else `loops`."""
         return self.devices.engine or self.loops
 
+    @property
+    def summing_backend(self) -> Backend:
+        """In whose memory MPI finds what it sums."""
+        return self.engine.backend if self.sums_on_gpu else HOST
+
     def sweep_engine(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """The same of the engine's tiles: those of a GPU, by one thread, where there is one."""
         if self.stage is None:
             return self.sweep(visit)
+        self.block.load(self.stop.check)
+        self.block.n_readers = 1
         tile = Tile(self.header.n_features, min(self.block.tile_rows, self.header.n_rows), self.engine)
         return [visit(tile, self._watched(self.stage.tiles(self.block.share(0, 1, self.stage.held))))]
 
@@ -121,7 +128,9 @@ class Team:
         """Have GPUs do with less room, and say how. All ranks at once."""
         self._level += 1
         if self.stage is not None:
-            self.stage.stage_less(self._level)
+            with self.guarded():
+                self.stage.stage_less(self._level)
+            self.block.resident = self.block.fits
         return LEVELS[self._level]
 
     def _watched(self, tiles: Tiles) -> Tiles:
@@ -156,11 +165,15 @@ def build_team(
     ranks_on_node = comm.ranks_on_node()
     n_threads = count_threads(compute.threads, ranks_on_node)
     tiles = own_tiles(count_tiles(source.header.n_rows, tile_rows), comm.rank, speeds or [1] * comm.size)
+    sums_on_gpu = devices is not None and devices.device == "gpu" and all_aware(comm, compute)
     with comm.together():
         memory = memory_budget(compute.memory, ranks_on_node)
         stage = stage_of(devices, comm.rank, compute.memory) if devices else None
         block = Block(source, tiles, tile_rows, memory)
-        if stage is not None and block.n_bytes <= stage.budget:
+        header = source.header
+        if stage is not None and stage.holds(
+            np.dtype(header.dtype), block.stop - block.start, header.n_features, header.weights is not None
+        ):
             block.resident = False
         block.load(stop.check)
         team = Team(
@@ -172,19 +185,28 @@ def build_team(
             crowding(n_threads, ranks_on_node),
             devices or Devices.cpus(comm.size),
             stage,
-            stage is not None and (gpu_aware() if compute.gpu_aware_mpi == "auto" else compute.gpu_aware_mpi),
+            sums_on_gpu,
         )
         hold_blas()
         return team
 
 
+def all_aware(comm: Comm, compute: ComputeOptions) -> bool:
+    """Whether MPI is to sum what lies on GPUs: on all ranks or on none, for one that brings memory of the host to a sum
+    of GPUs' may wait for ever. Collective."""
+    aware = compute.gpu_aware_mpi
+    return all(comm.allgather(gpu_aware() if aware == "auto" else aware))
+
+
 def stage_of(devices: Devices, rank: int, memory: int | str) -> Stage | None:
-    """A stage that holds what `compute.memory` grants; `auto` is this rank's share of half of what the GPU has free."""
+    """A stage that holds what `compute.memory` grants, and no more than this rank's share of half of what the GPU has
+    free."""
     if devices.engine is None:
         return None
     gpu = devices.engine.backend
-    free, _ = gpu.memory()
-    return Stage(gpu, free // 2 // devices.sharing[rank] if memory == "auto" else int(memory))
+    with gpu.guarded():
+        share = gpu.memory() // 2 // devices.sharing[rank]
+    return Stage(gpu, share if memory == "auto" else min(int(memory), share))
 
 
 def common_loops(comm: Comm) -> str:

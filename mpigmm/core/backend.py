@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,12 +92,12 @@ class Gpu(Backend):
     name : str
         Of the device, such as ``NVIDIA H100 80GB HBM3``.
     version : str
-        Of CuPy.
+        Of CuPy, and of the CUDA that it runs with.
     """
 
     def __init__(self, number: int) -> None:
         self.xp = cupy = import_cupy()
-        self.version: str = cupy.__version__
+        self.version = f"{cupy.__version__} for CUDA {cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
         self._cuda = cupy.cuda
         self._kernels: dict[tuple[str, tuple[str, ...]], Kernel] = {}
         with self.guarded():
@@ -151,11 +152,11 @@ class Gpu(Backend):
         """Wait for a copy, so that its source may be overwritten."""
         sent.synchronize()
 
-    def memory(self) -> tuple[int, int]:
-        """Bytes free, and all bytes of the device."""
+    def memory(self) -> int:
+        """Bytes free on the device."""
         self.release()
-        free, total = self._cuda.runtime.memGetInfo()
-        return int(free), int(total)
+        free, _ = self._cuda.runtime.memGetInfo()
+        return int(free)
 
     def release(self) -> None:
         """Give back to the device what no array holds any more."""
@@ -172,21 +173,24 @@ class Gpu(Backend):
         except self._cuda.memory.OutOfMemoryError as error:
             raise DeviceMemoryError(str(error)) from error
         except Exception as error:
-            if not type(error).__module__.startswith("cupy"):
+            if not type(error).__module__.startswith(("cupy", "cuda")):
                 raise
             lacks = any(word in str(error).upper() for word in ("ALLOC", "OUT OF MEMORY", "OUT_OF_MEMORY"))
-            raise (DeviceMemoryError if lacks else DeviceError)(str(error).strip().splitlines()[0]) from error
+            raise (DeviceMemoryError if lacks else DeviceError)(first_line(error)) from error
 
 
 def import_cupy() -> Any:
     """CuPy; raises `NoDeviceError`."""
     try:
         import cupy
-    except ImportError as error:
-        reason = f"CuPy cannot be loaded ({error})" if has_cupy() else "CuPy is not installed"
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error  # CuPy wraps it in a banner
+        reason = f"CuPy cannot be loaded ({first_line(cause)})" if has_cupy() else "CuPy is not installed"
         raise NoDeviceError(f"{reason}; pip install cupy-cuda12x, or the wheel for the CUDA of your driver") from None
     if int(cupy.__version__.split(".")[0]) < OLDEST_CUPY:
         raise NoDeviceError(f"CuPy {cupy.__version__} is too old; install {OLDEST_CUPY} or later")
+    if os.environ.get("CUPY_TF32", "0") != "0":
+        raise NoDeviceError("CUPY_TF32 is set, which rounds float32 products to three digits; unset it")
     return cupy
 
 
@@ -210,22 +214,31 @@ def visible_gpus() -> list[str]:
 
 
 def open_gpu(number: int) -> Gpu:
-    """A GPU that has shown that it can compute; raises `NoDeviceError`."""
-    try:
-        gpu = Gpu(number)
-        with gpu.guarded():
-            ones = gpu.xp.ones((2, 2))
-            gpu.get(gpu.xp.matmul(ones, ones))
-    except (DeviceError, DeviceMemoryError) as error:
-        raise NoDeviceError(
-            f"its GPU cannot be used ({error}); see nvidia-smi whether another program holds it"
-        ) from None
-    except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise NoDeviceError(
-            f"CuPy lacks a library of CUDA's ({reason}); load your site's CUDA module, or pip install cupy-cuda12x[ctk]"
-        ) from None
+    """A GPU that has shown that it multiplies matrices; what it raises is for `usable` to explain."""
+    gpu = Gpu(number)
+    with gpu.guarded():
+        ones = gpu.xp.ones((2, 2))
+        gpu.get(gpu.xp.matmul(ones, ones))
     return gpu
+
+
+@contextmanager
+def usable() -> Iterator[None]:
+    """What is raised where a GPU is first used, as a `NoDeviceError` with the remedy."""
+    try:
+        yield
+    except DeviceMemoryError as error:
+        raise NoDeviceError(f"the GPU is full ({error}); see nvidia-smi whether another program holds it") from None
+    except (DeviceError, ImportError, OSError, RuntimeError, AssertionError) as error:
+        raise NoDeviceError(
+            f"CUDA does not work ({first_line(error)}); see nvidia-smi, and where CuPy lacks a library load "
+            "your site's CUDA module or pip install cupy-cuda12x[ctk]"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def has_driver() -> bool:
@@ -239,8 +252,9 @@ def has_cupy() -> bool:
 
 
 def address(runtime: Any, number: int) -> str:
-    """Where a GPU sits, and which part of it this is."""
-    return f"{runtime.deviceGetPCIBusId(number)} {runtime.getDeviceProperties(number).get('uuid', '')}"
+    """Where a GPU sits, and which slice of it this process sees, if it does not see the whole."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"{runtime.deviceGetPCIBusId(number)} {seen if seen.startswith('MIG-') else ''}"
 
 
 def device_name(properties: dict[str, Any]) -> str:

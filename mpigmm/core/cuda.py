@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpigmm.core.backend import DOUBLE, SINGLE, Array, Gpu
 from mpigmm.core.exact import LIMB_BITS, FixedPoint
 from mpigmm.core.loops import LEAST_EXPONENT, LEAST_SINGLE_EXPONENT, Indices, Loops, Products
+from mpigmm.core.tile import MOST_SINGLE_ROWS, Tile
 from mpigmm.core.triangle import lower_triangle
 
-if TYPE_CHECKING:
-    from mpigmm.core.tile import Tile
+MOST_LINES = 65535
+"""Blocks that a grid has in its second direction."""
 
 THREADS = 256
 """Of a block; neighbours take neighbouring rows."""
@@ -28,9 +28,6 @@ SLICE = 32
 
 LINES_AT_ONCE = 256
 """Whitened coordinates that one product computes, of as many components as they suffice for."""
-
-SUM_ROWS = 16384
-"""Rows whose float32 products are summed in float32."""
 
 RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 """Types of rows that need no conversion first; the kernels `turn` are called by these."""
@@ -84,7 +81,10 @@ class CudaLoops(Loops):
 
     def distances(self, tile: Tile, rows: Array, means: Array, precisions: Array, start: Array, out: Array) -> None:
         (d, n), step = rows.shape, int(precisions.shape[1] > 1)
-        self._launch("distances", rows.dtype, n, len(means), rows, d, n, means, precisions, step, start, out)
+        for first in range(0, len(means), MOST_LINES):
+            some = slice(first, first + MOST_LINES)
+            of_some = means[some], precisions[some], step, start[some], out[some]
+            self._launch("distances", rows.dtype, n, len(means[some]), rows, d, n, *of_some)
 
     def scale(self, tile: Tile, weights: Array, mean: Array, out: Array) -> Array:
         root, (d, n) = tile.vector("root"), out.shape
@@ -94,10 +94,10 @@ class CudaLoops(Loops):
     def sums(self, tile: Tile, name: str, left: Array, right: Array) -> Array:
         if tile.dtype == DOUBLE:
             return self.xp.matmul(left, right.T, out=tile.array(name, len(left), len(right)))
-        starts = range(0, tile.n_rows, SUM_ROWS)
+        starts = range(0, tile.n_rows, MOST_SINGLE_ROWS)
         parts = tile.array(name, len(starts), len(left) * len(right)).reshape(len(starts), len(left), len(right))
         for part, start in zip(parts, starts, strict=True):
-            some = slice(start, start + SUM_ROWS)
+            some = slice(start, start + MOST_SINGLE_ROWS)  # CuPy copies the parts of a larger tile
             self.xp.matmul(left[:, some], right[:, some].T, out=part)
         return parts.sum(axis=0, dtype=DOUBLE)
 
@@ -155,6 +155,6 @@ def compiler_options(dtype: np.dtype[Any]) -> tuple[str, ...]:
     return f"-DREAL={real}", f"-DLEAST={least}"
 
 
-def readable(rows: NDArray[Any]) -> np.dtype[Any]:
-    """The type in which rows are sent to a GPU."""
-    return rows.dtype if rows.dtype.isnative and rows.dtype.str[1:] in RAW_TYPES else DOUBLE
+def readable(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which rows of a type are sent to a GPU."""
+    return dtype if dtype.isnative and dtype.str[1:] in RAW_TYPES else DOUBLE

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.backend import DOUBLE, Array, Gpu
@@ -72,6 +73,10 @@ class Stage:
         self.held: dict[int, Place] = {}
         self._room = budget
 
+    def holds(self, dtype: np.dtype[Any], n_rows: int, n_features: int, weighted: bool) -> bool:
+        """Whether so many rows may stay."""
+        return n_rows * (n_features * readable(dtype).itemsize + 8 * weighted) <= self._room
+
     def stage_less(self, level: int) -> None:
         """Go to a level, and let go of what the GPU holds."""
         self.level = level
@@ -103,7 +108,7 @@ class Stage:
         """Room in pinned memory; the first tile of a sweep has as many rows as any."""
         if len(ring) < (ring.maxlen or 0):
             _, rows, weights = tile
-            vector = self.gpu.pinned(rows.size, readable(rows)).reshape(rows.shape)
+            vector = self.gpu.pinned(rows.size, readable(rows.dtype)).reshape(rows.shape)
             ring.append(Passage(vector, None if weights is None else self.gpu.pinned(len(weights), DOUBLE)))
         else:
             ring.rotate(-1)

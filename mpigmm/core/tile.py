@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import ALIGNMENT, DOUBLE, Array
+from mpigmm.core.backend import ALIGNMENT, DOUBLE, SINGLE, Array
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
 
 BYTE = np.dtype(np.uint8)
 LEAST_GPU_ROWS, MOST_GPU_ROWS, GPU_BYTES = 1 << 14, 1 << 16, 1 << 28
 """What a tile of a GPU's may be: as many rows as it has threads, or as many as fill some of its memory."""
+
+MOST_SINGLE_ROWS = 1 << 15
+"""Rows of a GPU's tile whose products are summed in float32."""
 
 
 def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
@@ -31,7 +34,8 @@ def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic]
 def default_gpu_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
     """The same where every rank has a GPU, which wants more rows at a time than a cache."""
     fit = GPU_BYTES // dtype.itemsize // (n_features + n_components)
-    return int(max(LEAST_GPU_ROWS, min(MOST_GPU_ROWS, 2 ** (fit.bit_length() - 1))))
+    most = MOST_SINGLE_ROWS if dtype == SINGLE else MOST_GPU_ROWS
+    return int(max(LEAST_GPU_ROWS, min(most, 2 ** (fit.bit_length() - 1))))
 
 
 class Tile:
@@ -164,6 +168,6 @@ class Tile:
         if self.weights is not None:
             used &= self.weights > 0
         self.weights = xp.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
-        rows[~used] = 0.0
+        xp.copyto(rows, 0.0, where=xp.broadcast_to(~used[:, None], rows.shape))
         self.raw, self.centre = rows, xp.zeros(self.n_features)
         self._made -= {"augmented", "more"}

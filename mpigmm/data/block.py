@@ -42,10 +42,10 @@ class Block:
 
     Attributes
     ----------
-    n_bytes : int
-        Of the rank's rows and weights.
+    fits : bool
+        Whether the rank's rows and weights do.
     resident : bool
-        Whether `load` is to load them; may be set before.
+        Whether `load` is to load them; may be changed before.
     seconds_read : float
         Spent on waiting for rows so far.
     n_readers : int
@@ -58,16 +58,17 @@ class Block:
         self.tile_rows = tile_rows
         self.start = min(tiles.start * tile_rows, source.header.n_rows)
         self.stop = min(tiles.stop * tile_rows, source.header.n_rows)
-        self.n_bytes = (self.stop - self.start) * source.header.row_bytes
-        self.resident = self.n_bytes <= memory
+        self.fits = (self.stop - self.start) * source.header.row_bytes <= memory
+        self.resident = self.fits
         self.seconds_read = 0.0
         self.n_readers = 1
         self._rows: Rows | None = None
         self._weights: Rows | None = None
 
     def load(self, check: Callable[[], None]) -> None:
-        """Read the rows into memory, if they are to be resident; check() is called before every read and may raise."""
-        if not self.resident or self.start == self.stop:
+        """Read the rows into memory, if they are to be resident and are not yet there; check() is called before every
+        read and may raise."""
+        if not self.resident or self.start == self.stop or self._rows is not None:
             return
         header = self.source.header
         begin = time.perf_counter()

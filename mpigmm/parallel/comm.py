@@ -20,8 +20,8 @@ from mpigmm.parallel.launcher import launched
 T = TypeVar("T")
 ROOT = 0
 LEAVING_SECONDS = 0.2
-GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MPIR_CVAR_ENABLE_GPU", "MV2_USE_CUDA", "I_MPI_OFFLOAD")
-"""Of Cray's MPICH, MPICH, MVAPICH and Intel's."""
+GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
+"""Of Cray's MPICH and of MVAPICH."""
 
 try:
     import mpi4py
@@ -163,9 +163,10 @@ def library() -> str:
 
 
 def gpu_aware() -> bool:
-    """Whether MPI says that it takes memory of GPUs: Open MPI by a function, others by what switches it on."""
+    """Whether MPI says that it takes memory of GPUs: Open MPI and newer MPICH by a function, others by what switches it
+    on."""
     query = getattr(ctypes.CDLL(MPI.__file__), "MPIX_Query_cuda_support", None)
-    return any(os.environ.get(name) == "1" for name in GPU_SWITCHES) or (query is not None and bool(query()))
+    return bool(query()) if query is not None else any(os.environ.get(name) == "1" for name in GPU_SWITCHES)
 
 
 def host() -> str:
