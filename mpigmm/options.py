@@ -90,8 +90,8 @@ class ComputeOptions:
         "Threads a rank; auto: what the affinity or batch system grants.", "auto", ge=1, le=4096
     )
     memory: int | str = option(
-        "What a rank may hold of rows, in bytes or as 256MB; the rest streams. auto: half of the node's free memory. On "
-        "a GPU no more than half of what that has free.",
+        "What a rank may hold of rows, in bytes or as 256MB; the rest streams. auto: half of the node's free memory. "
+        "On a GPU no more than half of what that has free.",
         "auto",
     )
     tile_rows: int | Literal["auto"] = option(
