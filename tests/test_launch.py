@@ -146,9 +146,9 @@ def test_ranks_other_than_root_import_no_user_interface() -> None:
         "import sys; from mpigmm.__main__ import serve, StopRequest; from mpigmm.parallel.comm import Comm; c = Comm();"
         "serve(c, ['--version'], StopRequest());"
         "found = {m for m in sys.modules} & {'typer', 'rich', 'yaml', 'pydantic', 'matplotlib', 'sklearn'};"
-        "print(c.rank, 'loaded', sorted(found))"
+        "sys.stdout.write(f'{c.rank} loaded {sorted(found)}\\n')"  # at once: ranks may run into one another
     )
-    assert "1 loaded []" in launch(2, [sys.executable, "-c", code], 60).stdout  # ranks' lines may run into one another
+    assert "1 loaded []" in launch(2, [sys.executable, "-c", code], 60).stdout
 
 
 @pytest.mark.parametrize(
