@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 from functools import reduce
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from strict import StrictGpu, check_signature, kernel_names
 from support import TYPES, blobs, start_mixture, survey_of
 
 from mpigmm.core import backend
-from mpigmm.core.backend import DOUBLE, SINGLE, Gpu, open_gpu
+from mpigmm.core.backend import DOUBLE, SINGLE, Gpu, NoDeviceError, open_gpu, visible_gpus
 from mpigmm.core.cuda import REALS, CudaLoops, compiler_options, source
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FixedPoint, carry
@@ -214,6 +214,43 @@ def test_kernels_compile(architecture: str, dtype: np.dtype) -> None:
     assert all(f".entry {name}(" in code for name in kernel_names())
     assert not re.search(r"\b(atom|red)\.", code)
     assert len(nvrtc.getCUBIN(program)) > 1000
+
+
+class FakeRuntime:
+    """A runtime of CUDA that finds nothing, and why."""
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def __init__(self, driver: int, error: str | None) -> None:
+        self.driver, self.error = driver, error
+
+    def getDeviceCount(self) -> int:  # noqa: N802
+        if self.error:
+            raise self.CUDARuntimeError(self.error)
+        return 0
+
+    def driverGetVersion(self) -> int:  # noqa: N802
+        return self.driver
+
+    def runtimeGetVersion(self) -> int:  # noqa: N802
+        return 12090
+
+
+@pytest.mark.parametrize(
+    ("driver", "error", "message"),
+    [
+        (0, "cudaErrorInsufficientDriver: ...", "no driver of NVIDIA's is installed"),
+        (11040, "cudaErrorInsufficientDriver: ...", "the driver knows CUDA 11.4, but this CuPy needs 12.9; .* CUDA 11"),
+        (12090, "cudaErrorNoDevice: no CUDA-capable device is detected", "no GPU is visible .*cudaErrorNoDevice"),
+        (12090, None, "no GPU is visible .*CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_why_there_is_no_gpu(driver: int, error: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=FakeRuntime(driver, error)))
+    monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
+    with pytest.raises(NoDeviceError, match=message):
+        visible_gpus()
 
 
 def known(cupy: ModuleType) -> dict[str, Any]:

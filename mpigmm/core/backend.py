@@ -197,8 +197,9 @@ def import_cupy() -> Any:
 def visible_gpus() -> list[str]:
     """Addresses of the GPUs that this process sees, by number; raises `NoDeviceError` where there are none."""
     runtime = import_cupy().cuda.runtime
+    reason = "CUDA counts none"
     try:
-        return [address(runtime, number) for number in range(runtime.getDeviceCount())]
+        found = [address(runtime, number) for number in range(runtime.getDeviceCount())]
     except runtime.CUDARuntimeError as error:
         knows, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         if not knows:
@@ -208,9 +209,12 @@ def visible_gpus() -> list[str]:
                 f"the driver knows CUDA {cuda_version(knows)}, but this CuPy needs {cuda_version(needs)}; install the "
                 f"CuPy for CUDA {knows // 1000}, or a newer driver"
             ) from None
+        found, reason = [], str(error)
+    if not found:
         raise NoDeviceError(
-            f"no GPU is visible ({error}); ask the batch system for one (--gpus-per-node), and see CUDA_VISIBLE_DEVICES"
-        ) from None
+            f"no GPU is visible ({reason}); ask the batch system for one (--gpus-per-node); see CUDA_VISIBLE_DEVICES"
+        )
+    return found
 
 
 def open_gpu(number: int) -> Gpu:
