@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-SOURCES := pyproject.toml mpigmm/core/loops.c mpigmm/core/loops.h
+SOURCES := pyproject.toml $(wildcard mpigmm/core/*.[ch])
 INSTALL := bin/pip install --quiet --disable-pip-version-check
 RANKS ?= 2
 

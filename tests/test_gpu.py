@@ -20,7 +20,8 @@ from mpigmm.core.backend import DOUBLE, SINGLE, Gpu, NoDeviceError, open_gpu, vi
 from mpigmm.core.cuda import REALS, CudaLoops, compiler_options, source
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FixedPoint, carry
-from mpigmm.core.loops import NUMPY, Loops, Products
+from mpigmm.core.groups import Products
+from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments
 from mpigmm.core.survey import Survey

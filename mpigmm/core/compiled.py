@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.core.backend import DOUBLE
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
-from mpigmm.core.loops import LOOPS, Loops, Products, least_exponent, padded
+from mpigmm.core.groups import DifferenceGroup, ProductGroup, Sums, Wanted
+from mpigmm.core.loops import LOOPS, Loops, least_exponent, padded
 
 if TYPE_CHECKING:
     from mpigmm.core.tile import Tile
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 COMPILED = LOOPS[1:]
 """Names of the libraries, a set of instructions each, by the number that `level` in loops.c returns."""
 
-INTERFACE = 1
+INTERFACE = 2
 """Of the libraries: what their functions take, and how much room; the same number stands in loops.c."""
 
 RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
@@ -29,22 +32,66 @@ TALLEST, WIDEST = 12, 32
 """Most lines and numbers of a block in loops.h."""
 
 PICKED_BYTES = 1 << 18
-CACHED, LEAST_ROWS, MOST_ROWS = 2**18, 128, 256
-"""Bytes to work on at a time, and what their rows may be: few waste the ends of sums, many leave the cache."""
+CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
+"""Bytes to work on at a time, and what their rows may be: few waste the ends of sums, if there are products, and many
+leave the cache."""
 
 ARGUMENTS = {
     "turn": "PINNPPN",
     "subtract": "PINNPP",
     "normalise": "PNNNPR",
-    "packed_sums": "PINNNPPIPPNNRNPPPP",
+    "sweep": "PPPRNPPPP",
+    "difference_log_prob": "PPNPP",
+    "difference_moments": "PPNPPP",
     "subtract_lengths": "PNPNNNPPP",
     "pick_distances": "PNNPNNNRRNPPPP",
-    "pick_moments": "PNNPPNRPNPNPPPP",
+    "pick_moments": "PNNPPNPPNPNPPPP",
 }
 """Of the functions in loops.h: P a pointer, N a size, I an int, R a number of the precision."""
 
-RESULTS = {"packed_sums": ctypes.c_double, "pick_distances": ctypes.c_int}
+RESULTS = {"sweep": ctypes.c_double, "pick_distances": ctypes.c_int}
 PRECISIONS = {"double": (np.dtype(np.float64), ctypes.c_double), "single": (np.dtype(np.float32), ctypes.c_float)}
+
+
+class RowsStructure(ctypes.Structure):
+    """struct rows in loops.c."""
+
+    _fields_ = (
+        ("raw", ctypes.c_void_p),
+        ("kind", ctypes.c_int),
+        ("row_bytes", ctypes.c_ssize_t),
+        ("n_rows", ctypes.c_ssize_t),
+        ("n_features", ctypes.c_ssize_t),
+        ("centre", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("heaviest", ctypes.c_double),
+    )
+
+
+class ProductsStructure(ctypes.Structure):
+    """struct products in loops.c."""
+
+    _fields_ = (
+        ("n_components", ctypes.c_ssize_t),
+        ("n_lines", ctypes.c_ssize_t),
+        ("kind", ctypes.c_int),
+        *((name, ctypes.c_void_p) for name in ("whiten", "lines", "sums", "scatter")),
+    )
+
+
+DIFFERENCE_ARRAYS = ("means", "factors", "offsets", "whiten", "constants", "least")
+SCALED, SHARED, FACTORED = range(3)
+
+
+class DifferencesStructure(ctypes.Structure):
+    """struct differences in differences.h."""
+
+    _fields_ = (
+        ("n_components", ctypes.c_ssize_t),
+        ("form", ctypes.c_int),
+        ("wanted", ctypes.c_int),
+        *((name, ctypes.c_void_p) for name in (*DIFFERENCE_ARRAYS, "counts", "first", "second")),
+    )
 
 
 def library(name: str) -> ctypes.CDLL:
@@ -77,10 +124,10 @@ def best_compiled() -> str | None:
     return None
 
 
-def rows_at_once(n_lines: int, n_components: int, itemsize: int) -> int:
+def rows_at_once(n_lines: int, n_components: int, itemsize: int, least: int = LEAST_ROWS) -> int:
     """Rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache; a multiple of `WIDEST`."""
     fit = CACHED // (itemsize * (n_lines + n_components))
-    return int(max(LEAST_ROWS, min(MOST_ROWS * 8 // itemsize, fit // WIDEST * WIDEST)))
+    return int(max(least, min(MOST_ROWS * 8 // itemsize, fit // WIDEST * WIDEST)))
 
 
 def pointer(array: NDArray[Any]) -> int:
@@ -116,6 +163,7 @@ class CompiledLoops(Loops):
             raise ImportError("the processor lacks these instructions")
         own = library(name)
         self._add = function(own, "add", "PNNPPR", ctypes.c_double)
+        self._difference_room = function(own, "difference_room", "PNN", None, ctypes.c_ssize_t)
         self._functions = {
             (name, dtype): function(own, f"{name}_{precision}", letters, real, RESULTS.get(name))
             for precision, (dtype, real) in PRECISIONS.items()
@@ -145,21 +193,76 @@ class CompiledLoops(Loops):
             None if start is None else pointer(start), pointer(work), pointer(out),
         )  # fmt: skip
 
-    def packed_sums(
-        self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
-    ) -> float:
-        (k, n_lines), d = lines.shape, tile.n_features
-        rows, whitens = readable(tile.raw), bool(whiten.size)
-        step = rows_at_once(n_lines, k, lines.itemsize)
-        work = tile.array("work", 1 + n_lines + k + d, step + WIDEST)
-        blocks = tile.array("blocks", 8 // lines.itemsize, room(k, n_lines) + (room(d, d) if whitens else 0))
-        weights = None if tile.weights is None else pointer(tile.weights)
-        log_likelihood: float = self._functions["packed_sums", tile.dtype](
-            pointer(rows), kind_of(rows), rows.strides[0], *rows.shape, pointer(tile.centre), weights,
-            kind, pointer(whiten) if whitens else None, pointer(lines), k, n_lines, least_exponent(lines), step,
-            pointer(work), pointer(blocks), pointer(sums), pointer(scatter) if whitens else None,
+    def sweep(self, tile: Tile, products: ProductGroup | None, differences: DifferenceGroup | None) -> Sums:
+        d, itemsize = tile.n_features, tile.dtype.itemsize
+        k, n_lines = (0, 0) if products is None else products.lines.shape
+        n_others = 0 if differences is None else len(differences.means)
+        rows, raw = rows_structure(tile)
+        sums, scatter = np.empty((k, n_lines)), np.empty((0, 0))
+        own = ProductsStructure(k, n_lines)
+        if products is not None:
+            scatter = np.empty(products.whiten.shape)
+            own.kind, own.lines, own.sums = products.kind, pointer(products.lines), pointer(sums)
+            if scatter.size:
+                own.whiten, own.scatter = pointer(products.whiten), pointer(scatter)
+        others, moments = self._differences(differences, d)
+        step = rows_at_once(max(n_lines, 1 + d), k + n_others, itemsize, LEAST_ROWS if k else FEWEST_ROWS)
+        work = tile.array("work", 1 + n_lines + k + n_others + d, step + WIDEST)
+        blocks = tile.array("blocks", 1, room(k, n_lines) + room(d, d), DOUBLE)
+        log_likelihood = self._functions["sweep", tile.dtype](
+            ctypes.byref(rows), ctypes.byref(own), ctypes.byref(others), least_exponent(work), step,
+            pointer(work), self._wide(tile, others, step), pointer(blocks), chosen_room(tile, n_others, step),
         )  # fmt: skip
-        return log_likelihood
+        del raw
+        return Sums(log_likelihood, sums, scatter, *moments)
+
+    def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
+        (rows, raw), (own, _) = rows_structure(tile), self._differences(group, tile.n_features)
+        step = rows_at_once(2 * tile.n_features, len(out), DOUBLE.itemsize, FEWEST_ROWS)
+        self._functions["difference_log_prob", tile.dtype](
+            ctypes.byref(rows), ctypes.byref(own), step, self._wide(tile, own, step), pointer(out)
+        )
+        del raw
+
+    def difference_moments(
+        self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        (rows, raw), (own, moments) = rows_structure(tile), self._differences(group, tile.n_features)
+        step = rows_at_once(2 * tile.n_features, len(resp), DOUBLE.itemsize, FEWEST_ROWS)
+        self._functions["difference_moments", tile.dtype](
+            ctypes.byref(rows),
+            ctypes.byref(own),
+            step,
+            self._wide(tile, own, step),
+            chosen_room(tile, len(resp), step),
+            pointer(resp),
+        )
+        del raw
+        first[:], second[:] = moments[1], moments[2].reshape(second.shape)
+
+    def _wide(self, tile: Tile, group: DifferencesStructure, step: int) -> int:
+        """Room for a group of differences."""
+        size = self._difference_room(ctypes.byref(group), tile.n_features, step + WIDEST)
+        return pointer(tile.array("wide", 1, size, DOUBLE))
+
+    def _differences(
+        self, group: DifferenceGroup | None, n_features: int
+    ) -> tuple[DifferencesStructure, tuple[FloatArray, FloatArray, FloatArray]]:
+        """The structure of a group, of no components where there is none, and its moments, which are zero."""
+        if group is None:
+            return DifferencesStructure(), (np.empty(0), np.empty((0, n_features)), np.empty(0))
+        k, d = group.means.shape
+        pairs = d * (d + 1) // 2
+        second = {
+            Wanted.EACH_FEATURE: (k, d),
+            Wanted.ALL_FEATURES: (k,),
+            Wanted.PAIRS_OF_EACH: (k, pairs),
+            Wanted.PAIRS_SUMMED: (1, pairs),
+        }[group.wanted]
+        moments = np.zeros(k), np.zeros((k, d)), np.zeros(second)
+        form, arrays = prepared(group)
+        places = [None if array is None else pointer(array) for array in (*arrays, *moments)]
+        return DifferencesStructure(k, form, group.wanted, *places), moments
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         quanta = form.quanta  # held: another thread may make its own, and this one go
@@ -178,15 +281,16 @@ class CompiledLoops(Loops):
         )  # fmt: skip
 
     def pick_moments(
-        self, tile: Tile, resp: FloatArray, means: FloatArray, least: float, first: FloatArray, second: FloatArray
+        self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
         rows, stride = tile.by_row(), padded(tile.n_features)
         at_once = max(TALLEST, PICKED_BYTES // (stride * rows.itemsize))
         picked, scatter = tile.array("picked", at_once, stride), tile.array("scatter", tile.n_features, 2 * stride)
         matters, chosen = tile.array("best", 2, tile.n_rows), np.empty(tile.n_rows, np.int32)
         self._functions["pick_moments", tile.dtype](
-            pointer(rows), *rows.shape, pointer(resp), pointer(means), len(means), least, pointer(picked), at_once,
-            pointer(scatter), stride, pointer(matters), pointer(chosen), pointer(first), pointer(second),
+            pointer(rows), *rows.shape, pointer(resp), pointer(means), len(means), pointer(least),
+            pointer(picked), at_once, pointer(scatter), stride, pointer(matters), pointer(chosen),
+            pointer(first), pointer(second),
         )  # fmt: skip
 
 
@@ -196,6 +300,32 @@ def function(own: ctypes.CDLL, name: str, letters: str, real: Any, result: Any =
     found = getattr(own, name)
     found.argtypes, found.restype = [types[letter] for letter in letters], result
     return found
+
+
+def chosen_room(tile: Tile, n_components: int, step: int) -> int:
+    """Room for the numbers of the rows that components of a group are responsible for."""
+    return pointer(tile.array("chosen", 1, n_components * (step + WIDEST) + n_components + 1, np.dtype(np.int32)))
+
+
+def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
+    """A tile's rows for the library, and the array that has to be there as long as they are read."""
+    raw = readable(tile.raw)
+    weights, heaviest = (None, 1.0) if tile.weights is None else (pointer(tile.weights), float(tile.weights.max()))
+    return RowsStructure(
+        pointer(raw), kind_of(raw), raw.strides[0], *raw.shape, pointer(tile.centre), weights, heaviest
+    ), raw
+
+
+@lru_cache(maxsize=1)
+def prepared(group: DifferenceGroup) -> tuple[int, tuple[FloatArray | None, ...]]:
+    """Form and arrays of a group, as struct differences has them."""
+    if group.lines.size:
+        return FACTORED, (group.means, group.lines, None, None, group.constants, group.least)
+    if group.wanted is Wanted.EACH_FEATURE:
+        roots = np.sqrt(group.precisions)
+        return SCALED, (group.means, roots, roots * group.subtracted, None, group.constants, group.least)
+    whiten = group.whiten if group.whiten.size else None
+    return SHARED, (group.means, group.subtracted, group.precisions, whiten, group.constants, group.least)
 
 
 def readable(raw: NDArray[Any]) -> NDArray[Any]:

@@ -7,10 +7,11 @@ spherical (K,). A precision's Cholesky factor U is upper triangular with U U^T =
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.exact import FloatArray
@@ -25,6 +26,9 @@ PACKING_TOLERANCE = 3e-5
 
 SUM_UNIT = 2.0**-23
 """Rounding error of float32 sums, relative to the root of the sum of their terms' squares."""
+
+
+BoolArray = NDArray[np.bool_]
 
 
 class SingularCovarianceError(Exception):
@@ -62,6 +66,10 @@ class Parameters:
         Of the tiles.
     loops : Loops
         Those of the tiles.
+    exact : ndarray of bool, (K,), optional
+        Components to compute in float64, by differences; none where left out.
+    partial : bool
+        Whether these are some components of a mixture, so that a row's responsibilities do not add up to its weight.
     """
 
     means: FloatArray
@@ -71,6 +79,13 @@ class Parameters:
     reach: FloatArray
     dtype: np.dtype[Any] = DOUBLE
     loops: Loops = NUMPY
+    exact: BoolArray | None = None
+    partial: bool = False
+
+    @property
+    def inexact(self) -> BoolArray:
+        """Components (K,) that may be computed in the precision of the tiles."""
+        return np.ones(len(self.means), bool) if self.exact is None else ~self.exact
 
     def put(self, array: FloatArray, dtype: np.dtype[Any] | None = None) -> FloatArray:
         """An array in the precision of the tiles or another, where they are."""
@@ -127,7 +142,23 @@ class Covariance(ABC):
 
     @abstractmethod
     def kernel(self, parameters: Parameters) -> Kernel:
-        """The E-step of a mixture: the fastest way that leaves the digits needed."""
+        """The E-step of a mixture: for each component the fastest way that leaves the digits needed."""
+
+    def part(self, parameters: Parameters, places: NDArray[np.intp]) -> Parameters:
+        """Those of some components."""
+        return replace(
+            parameters,
+            means=parameters.means[places],
+            covariances=self.of_components(parameters.covariances, places),
+            precisions_cholesky=self.of_components(parameters.precisions_cholesky, places),
+            log_constants=parameters.log_constants[places],
+            exact=None if parameters.exact is None else parameters.exact[places],
+            partial=True,
+        )
+
+    def of_components(self, arrays: FloatArray, places: NDArray[np.intp]) -> FloatArray:
+        """Covariances or factors of some components."""
+        return arrays[places]
 
     @abstractmethod
     def second_bounds(self, extents: FloatArray) -> FloatArray:
@@ -136,6 +167,12 @@ class Covariance(ABC):
     @abstractmethod
     def distance_bounds(self, precisions_cholesky: FloatArray, extents: FloatArray) -> FloatArray:
         """Upper bounds (K,) of the squared Mahalanobis distances of any row in the data's box."""
+
+    def farthest(self, parameters: Parameters) -> FloatArray:
+        """Upper bounds (K,) of the squared Mahalanobis distances of the rows; infinite where nothing bounds them."""
+        if not np.isfinite(parameters.reach).all():
+            return np.full(len(parameters.means), np.inf)
+        return self.distance_bounds(parameters.precisions_cholesky, np.abs(parameters.means) + parameters.reach)
 
     @abstractmethod
     def diagonals(self, covariances: FloatArray) -> FloatArray:
@@ -188,9 +225,9 @@ def covariance_class(name: str) -> type[Covariance]:
     raise ValueError(f"covariance type {name!r} is none of full, tied, diag, spherical")
 
 
-def packing_error(terms: FloatArray) -> float:
-    """What rounding costs a row's log density in float32, where the terms (..., n) of its distance are summed."""
-    return float(SUM_UNIT * np.sqrt(np.square(terms).sum(axis=-1).max()))
+def packing_error(terms: FloatArray) -> FloatArray:
+    """What rounding costs a row's log density in float32, where the terms (K, n) of its distance are summed; (K,)."""
+    return np.asarray(SUM_UNIT * np.sqrt(np.square(terms).sum(axis=-1)))
 
 
 def first_singular(variances: FloatArray) -> int | None:

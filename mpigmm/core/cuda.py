@@ -10,7 +10,8 @@ import numpy as np
 
 from mpigmm.core.backend import DOUBLE, SINGLE, Array, Gpu
 from mpigmm.core.exact import LIMB_BITS, FixedPoint
-from mpigmm.core.loops import LEAST_EXPONENT, LEAST_SINGLE_EXPONENT, Indices, Loops, Products
+from mpigmm.core.groups import DifferenceGroup, Products, Wanted
+from mpigmm.core.loops import LEAST_EXPONENT, LEAST_SINGLE_EXPONENT, Indices, Loops
 from mpigmm.core.tile import MOST_SINGLE_ROWS, Tile
 from mpigmm.core.triangle import lower_triangle
 
@@ -25,6 +26,9 @@ GROUP = 16
 
 SLICE = 32
 """Components of a thread in a log-sum-exp."""
+
+ROWS_OF_A_SUM = 256
+"""Rows that a thread adds up."""
 
 LINES_AT_ONCE = 256
 """Whitened coordinates that one product computes, of as many components as they suffice for."""
@@ -85,6 +89,14 @@ class CudaLoops(Loops):
             some = slice(first, first + MOST_LINES)
             of_some = means[some], precisions[some], step, start[some], out[some]
             self._launch("distances", rows.dtype, n, len(means[some]), rows, d, n, *of_some)
+
+    def add_squares(self, tile: Tile, group: DifferenceGroup, resp: Array, first: Array, second: Array) -> None:
+        (k, d), n = group.means.shape, tile.n_rows
+        slices = -(-n // ROWS_OF_A_SUM)
+        parts = [tile.array(name, slices, k * d) for name in ("first_parts", "second_parts")]
+        self._launch("moments", DOUBLE, k * d, slices, tile.rows, d, n, resp, k, group.means, ROWS_OF_A_SUM, *parts)
+        first[:], squares = (part.sum(axis=0).reshape(k, d) for part in parts)
+        second[:] = squares if group.wanted is Wanted.EACH_FEATURE else squares.sum(axis=1)
 
     def scale(self, tile: Tile, weights: Array, mean: Array, out: Array) -> Array:
         root, (d, n) = tile.vector("root"), out.shape

@@ -7,6 +7,7 @@ import numpy as np
 from mpigmm.core.backend import SINGLE
 from mpigmm.core.covariance import (
     PACKING_TOLERANCE,
+    BoolArray,
     Covariance,
     Kernel,
     Parameters,
@@ -14,13 +15,14 @@ from mpigmm.core.covariance import (
     first_singular,
     packing_error,
 )
+from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import Products
+from mpigmm.core.groups import DifferenceGroup, Products, Wanted
 from mpigmm.core.packed import PackedKernel
-from mpigmm.core.tile import Tile
 
 LARGEST_RATIO = 4096.0
-"""Squared distance from the centre over variance up to which products of the rows leave about twelve digits."""
+"""Squared distance of a mean from the centre, over the variance, up to which products of the rows leave about twelve
+digits."""
 
 
 class Diag(Covariance):
@@ -46,8 +48,12 @@ class Diag(Covariance):
 
     def kernel(self, parameters: Parameters) -> Kernel:
         precisions = np.square(parameters.precisions_cholesky)
-        kind = DiagPackedKernel if leaves_digits(precisions, parameters, np.square(parameters.reach)) else DiagKernel
-        return kind(parameters, precisions)
+        by_products = leaves_digits(parameters, precisions * np.square(parameters.means))
+        return split(self, parameters, by_products, DiagPackedKernel, self._differences)
+
+    def _differences(self, parameters: Parameters) -> DifferenceGroup:
+        precisions = np.square(parameters.precisions_cholesky)
+        return difference_group(parameters, Wanted.EACH_FEATURE, self.farthest(parameters), precisions=precisions)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         return np.square(extents).reshape(-1)
@@ -78,62 +84,32 @@ class Diag(Covariance):
         return axis
 
 
-def leaves_digits(precisions: FloatArray, parameters: Parameters, squared_reach: FloatArray) -> bool:
-    """Whether rows within the reach (D,) or, summed over features, (), may be treated as products.
-
-    In float32, whether that costs little for rows that are one standard deviation from their component's mean.
-    """
-    if parameters.dtype == SINGLE:
-        return packing_error(precisions * np.square(parameters.means) + 1.0) <= PACKING_TOLERANCE
-    return bool((precisions * squared_reach).max() <= LARGEST_RATIO)
-
-
-class DiagPackedKernel(PackedKernel):
-    """The products are squares.
+def leaves_digits(parameters: Parameters, terms: FloatArray) -> BoolArray:
+    """Components (K,) whose squared distances may be taken from products of the rows.
 
     Parameters
     ----------
     parameters : Parameters
-    precisions : ndarray of shape (K, D), or (K, 1) where all features share one
+    terms : ndarray of shape (K, D), or (K, 1) where their sum is one product
+        Squared distances of the means from the tiles' centre, in units of the variances.
     """
+    if not np.isfinite(parameters.reach).all():
+        return np.zeros(len(terms), bool)  # nothing is known of the mixture's fit to the rows
+    if parameters.dtype == SINGLE:
+        return parameters.inexact & (packing_error(terms + 1.0) <= PACKING_TOLERANCE)
+    return np.asarray(parameters.inexact & (terms.max(axis=1) <= LARGEST_RATIO))
+
+
+class DiagPackedKernel(PackedKernel):
+    """The products are squares."""
 
     kind = Products.SQUARES
 
-    def __init__(self, parameters: Parameters, precisions: FloatArray) -> None:
+    def __init__(self, parameters: Parameters) -> None:
+        precisions = np.square(parameters.precisions_cholesky)
         super().__init__(parameters, precisions, precisions * parameters.means)
 
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
         return products - self.means * (about_centre + first)
-
-
-class DiagKernel(Kernel):
-    """Squares of the rows less each mean in turn: slower than `DiagPackedKernel`, and good for any rows.
-
-    Parameters
-    ----------
-    parameters : Parameters
-    precisions : ndarray of shape (K, D), or (K, 1) where all features share one
-    """
-
-    def __init__(self, parameters: Parameters, precisions: FloatArray) -> None:
-        self.means = parameters.put(parameters.means)
-        self.precisions = parameters.put(precisions)
-        self.log_constants = parameters.put(parameters.log_constants)
-
-    def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        tile.loops.distances(tile, tile.rows, self.means, self.precisions, self.log_constants, out)
-
-    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        xp, packed = tile.loops.xp, second.reshape(self.means.shape)
-        for k, mean in enumerate(self.means):
-            centred = centre(tile, mean)
-            first[k] = xp.matmul(centred, resp[k])
-            packed[k] = xp.matmul(xp.multiply(centred, centred, out=centred), resp[k])
-
-
-def centre(tile: Tile, mean: FloatArray) -> FloatArray:
-    """The tile's rows less a mean (D,), (D, n); overwritten by the next call."""
-    centred: FloatArray = tile.loops.xp.subtract(tile.rows, mean[:, None], out=tile.array("scaled", *tile.rows.shape))
-    return centred

@@ -9,8 +9,9 @@ import numpy as np
 
 from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError
+from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import Products
+from mpigmm.core.groups import DifferenceGroup, Products, Wanted
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.sparse import SparseKernel
 from mpigmm.core.tile import Tile
@@ -41,16 +42,28 @@ class Full(Covariance):
         return np.asarray(np.log(np.diagonal(precisions_cholesky, axis1=1, axis2=2)).sum(axis=1))
 
     def kernel(self, parameters: Parameters) -> Kernel:
-        k, d = parameters.means.shape
-        variances = np.diagonal(parameters.covariances, axis1=1, axis2=2)
-        factors = parameters.precisions_cholesky
-        packs = costs.packs(k, d, parameters.loops) and matrices.leaves_digits(parameters, variances, factors)
-        dense = FullPackedKernel if packs else CholeskyKernel
-        if d < costs.LEAST_FEATURES or not parameters.loops.picks or not np.isfinite(parameters.reach).all():
+        return split(self, parameters, parameters.inexact, self._sparse, self._differences)
+
+    def _sparse(self, parameters: Parameters) -> Kernel:
+        """A kernel that leaves out what is zero, where there are features enough for that to pay."""
+        (k, d), loops = parameters.means.shape, parameters.loops
+        packs = costs.packs(k, d, loops)
+        dense = self._dense if packs else CholeskyKernel
+        if d < costs.LEAST_FEATURES or not loops.picks or not np.isfinite(parameters.reach).all():
             return dense(parameters)
-        extents = np.abs(parameters.means) + parameters.reach
-        farthest = float(self.distance_bounds(factors, extents).max())
-        return SparseKernel(parameters, dense, packed=packs, farthest=farthest)
+        return SparseKernel(parameters, dense, packed=packs, farthest=self.farthest(parameters))
+
+    def _dense(self, parameters: Parameters) -> Kernel:
+        """A kernel for all pairs of row and component, where products of the rows pay where they leave the digits."""
+        variances = np.diagonal(parameters.covariances, axis1=1, axis2=2)
+        by_products = matrices.leaves_digits(parameters, variances, parameters.precisions_cholesky)
+        if not (by_products.any() or parameters.loops.fuses):
+            return CholeskyKernel(parameters)
+        return split(self, parameters, by_products, FullPackedKernel, self._differences)
+
+    def _differences(self, parameters: Parameters) -> DifferenceGroup:
+        lines = matrices.whitening(parameters.means, parameters.precisions_cholesky)
+        return difference_group(parameters, Wanted.PAIRS_OF_EACH, self.farthest(parameters), lines=lines)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         lower = lower_triangle(extents.shape[1])
@@ -114,7 +127,7 @@ class CholeskyKernel(Kernel):
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         packed = second.reshape(len(self.means), -1)
         for k, mean in enumerate(self.means):
-            matrices.pack(tile, matrices.scatter(tile, resp[k], mean, first[k]), packed[k])
+            matrices.pack(tile, tile.loops.scatter(tile, resp[k], mean, first[k]), packed[k])
 
 
 class FullPackedKernel(PackedKernel):

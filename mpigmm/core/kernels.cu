@@ -106,8 +106,11 @@ KERNEL sum_slices(const REAL *log_prob, Size k, Size n, Size some, REAL *top, RE
     }
 }
 
-/* ... and then, from those of all slices, responsibilities in place of log_prob (k, n), and log densities (n). What is
-   not a number shows in the log density: fmax passes over it, sums do not. */
+#define LARGEST (sizeof(REAL) == 8 ? (REAL)1.7e308 : (REAL)3.4e38)
+/* Of finite numbers, nearly. */
+
+/* ... and then, from those of all slices, responsibilities in place of log_prob (k, n), and log densities (n): zero and -inf
+   where no component has a density. What is not a number shows in the log density: fmax passes over it, sums do not. */
 KERNEL normalise(REAL *log_prob, Size k, Size n, Size some, Size slices, const REAL *top, const REAL *sum,
                  REAL *log_density)
 {
@@ -120,12 +123,37 @@ KERNEL normalise(REAL *log_prob, Size k, Size n, Size some, Size slices, const R
             total += sum[s * n + ROW] * (top[s * n + ROW] == greatest ? 1 : exp(top[s * n + ROW] - greatest));
         if (LINE == 0)
             log_density[ROW] = greatest + log(total);
-        for (Size j = start; j < stop; j++)
-            log_prob[j * n + ROW] = exp(fmax(log_prob[j * n + ROW] - greatest, (REAL)LEAST)) / total;
+        const REAL from = greatest < -LARGEST ? 0 : greatest;
+        for (Size j = start; j < stop; j++) {
+            const REAL below = log_prob[j * n + ROW] - from;
+            log_prob[j * n + ROW] = below < LEAST ? 0 : exp(below) / total;
+        }
     }
 }
 
-/* Values (size) rounded to fixed point and added to limbs (n_limbs, size) of `bits` bits; quanta (size) are units of
+/* Sums over `some` rows of responsibilities (k, n) times the differences of rows (d, n) from means (k, d), and times their
+   squares, into first and second (slices, k, d): a thread a component, feature and slice of rows. */
+KERNEL moments(const REAL *rows, Size d, Size n, const REAL *resp, Size k, const REAL *means, Size some, REAL *first,
+               REAL *second)
+{
+    if (ROW < k * d) {
+        const REAL *line = rows + ROW % d * n, *own = resp + ROW / d * n, mean = means[ROW];
+        const Size start = LINE * some, stop = start + some < n ? start + some : n;
+        REAL sum = 0, squares = 0;
+        for (Size i = start; i < stop; i++) {
+            const REAL apart = line[i] - mean, weighted = own[i] * apart;
+            sum += weighted;
+            squares += weighted * apart;
+        }
+        first[LINE * k * d + ROW] = sum;
+        second[LINE * k * d + ROW] = squares;
+    }
+}
+
+#define MOST_DIGITS 9.2e18
+/* Of an integer of 64 bits. */
+
+/* Values (size), zero where they have no room, rounded to fixed point and added to limbs (n_limbs, size) of `bits` bits; quanta (size) are units of
    the first limb, powers of two. Every limb but the first is brought back to its own bits. A thread a value. */
 KERNEL add(Size *limbs, Size n_limbs, Size size, const double *values, const double *quanta, int bits)
 {
@@ -133,7 +161,7 @@ KERNEL add(Size *limbs, Size n_limbs, Size size, const double *values, const dou
         const double down = 1.0 / ((Size)1 << bits);
         double rest = values[ROW], unit = quanta[ROW];
         for (Size limb = 0; limb < n_limbs; limb++) {
-            const double digits = rint(rest / unit);
+            const double scaled = rest / unit, digits = fabs(scaled) < MOST_DIGITS ? rint(scaled) : 0;
             rest -= digits * unit;
             limbs[limb * size + ROW] += (Size)digits;
             unit *= down;

@@ -54,6 +54,21 @@
 /* Products of a row's features: Products in loops.py. */
 enum { PAIRS, SQUARES, LENGTH };
 
+/* Calls F(n, ...) with a constant n, 1 to MOST_MEANS. */
+#define WITH_FEW(n, F, ...) \
+    switch (n) { \
+    case 1: F(1, __VA_ARGS__); break; \
+    case 2: F(2, __VA_ARGS__); break; \
+    BEYOND_TWO(F, __VA_ARGS__) \
+    }
+#if VECTOR_BYTES == 64
+#define BEYOND_TWO(F, ...) \
+    case 3: F(3, __VA_ARGS__); break; \
+    case 4: F(4, __VA_ARGS__); break;
+#else
+#define BEYOND_TWO(F, ...)
+#endif
+
 enum { CACHE_LINE = 64 };
 
 /* Rows normalised, and sums rounded, together: few enough for the cache. */
@@ -84,30 +99,29 @@ INLINE double number_of(int64_t x) { union { int64_t bits; double number; } u = 
 INLINE int32_t bits_of_single(float x) { union { float number; int32_t bits; } u = {x}; return u.bits; }
 INLINE float number_of_single(int32_t x) { union { int32_t bits; float number; } u = {x}; return u.number; }
 
-/* exp of a number whose result is a normal number, to the last place or two, without a branch.
+/* exp of a number whose result is a normal number, to the last place or two, without a branch; NaN of NaN.
  *
  * exp(x) = 2^n exp(r) with n = round(x / ln 2), and a polynomial for |r| <= ln 2 / 2, (exp(r) - 1 - r) / r^2
  * interpolated in Chebyshev's nodes: right to 2e-17, and to 1e-8 in single precision (Muller, Elementary Functions,
  * 3rd ed., 2016, ch. 11).
  */
 INLINE double exponential_double(double x) {
-    double shifted = x * 1.4426950408889634 + ROUND, n = shifted - ROUND;
+    double shifted = x * 1.4426950408889634 + (ROUND + 1023), n = shifted - (ROUND + 1023);
     double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
     double p = 2.7620075879983367e-07 + 2.5100375832561234e-08 * r;
     p = 2.4801521322368692e-05 + r * (2.7557268480310024e-06 + r * p);
     p = 0.0013888888917196719 + r * (0.00019841269863040545 + r * p);
     p = 0.041666666666624164 + r * (0.008333333333330065 + r * p);
     p = 0.5 + r * (0.16666666666666669 + r * p);
-    return number_of((int64_t)((uint64_t)bits_of(1.0 + (r + r * r * p)) + ((uint64_t)bits_of(shifted) << 52)));
+    return (1.0 + (r + r * r * p)) * number_of((int64_t)((uint64_t)bits_of(shifted) << 52));
 }
 
 INLINE float exponential_single(float x) {
-    float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    float shifted = x * 1.44269504f + (12582912.0f + 127), n = shifted - (12582912.0f + 127);
     float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     float p = 0.041666554662050534f + r * (0.008363173074513711f + r * 0.001392617611993558f);
     p = 0.5f + r * (0.1666657702559799f + r * p);
-    return number_of_single(
-        (int32_t)((uint32_t)bits_of_single(1.0f + (r + r * r * p)) + ((uint32_t)bits_of_single(shifted) << 23)));
+    return (1.0f + (r + r * r * p)) * number_of_single((int32_t)((uint32_t)bits_of_single(shifted) << 23));
 }
 
 /* log of a number from 1 on, to the last place or two, without a branch; NaN of what is not finite.
@@ -115,9 +129,9 @@ INLINE float exponential_single(float x) {
  * log(x) = n ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 artanh((m - 1) / (m + 1)) (Muller, ibid.).
  */
 INLINE double logarithm(double x) {
-    int64_t n_bits = (bits_of(x) - bits_of(0.70710678118654757)) >> 52;
+    int64_t n_bits = (int64_t)((uint64_t)bits_of(x) - (uint64_t)bits_of(0.70710678118654757)) >> 52;
     double n = number_of(n_bits + bits_of(ROUND)) - ROUND;
-    double f = number_of(bits_of(x) - (int64_t)((uint64_t)n_bits << 52)) - 1.0;
+    double f = number_of((int64_t)((uint64_t)bits_of(x) - ((uint64_t)n_bits << 52))) - 1.0;
     double s = f / (2.0 + f), z = s * s;
     double p = 2.0 / 19 + z * (2.0 / 21);
     p = 2.0 / 15 + z * (2.0 / 17 + z * p);
@@ -141,7 +155,9 @@ void logarithms(const double *x, ptrdiff_t n, double *out) {
     for (ptrdiff_t i = 0; i < n; i++) out[i] = logarithm(x[i]);
 }
 
-/* FixedPoint.add: values (size,) rounded to limbs (n_limbs, size) with these units of the first; uses up the values. */
+static const double MOST_DIGITS = 9.2e18; /* of an integer of 64 bits */
+
+/* FixedPoint.add: values (size,), zero where they have no room, rounded to limbs (n_limbs, size) with these units of the first; uses up the values. */
 void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, const double *quanta, double limb_unit) {
     double unit[ADDED_AT_ONCE], per_unit[ADDED_AT_ONCE];
     for (ptrdiff_t start = 0; start < size; start += ADDED_AT_ONCE) {
@@ -153,7 +169,7 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
         }
         int64_t *restrict line = limbs + start;
         for (ptrdiff_t i = 0; i < n; i++) {
-            double whole = rint(rest[i] * per_unit[i]);
+            double scaled = rest[i] * per_unit[i], whole = fabs(scaled) < MOST_DIGITS ? rint(scaled) : 0;
             line[i] += (int64_t)whole;
             rest[i] -= whole * unit[i];
         }
@@ -163,7 +179,7 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
                 unit[i] /= limb_unit;
                 per_unit[i] *= limb_unit;
                 double shifted = rest[i] * per_unit[i] + ROUND;
-                line[i] += bits_of(shifted) - bits_of(ROUND);
+                line[i] += (int64_t)((uint64_t)bits_of(shifted) - (uint64_t)bits_of(ROUND));
                 rest[i] -= (shifted - ROUND) * unit[i];
             }
         }
@@ -171,7 +187,7 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
 }
 
 /* INTERFACE in compiled.py. */
-int interface(void) { return 1; }
+int interface(void) { return 2; }
 
 /* Which of the libraries suits this processor: 2 with AVX-512, 1 with AVX2, else 0. */
 int level(void) {
@@ -184,6 +200,24 @@ int level(void) {
     return 0;
 #endif
 }
+
+/* Rows of a tile (n, D) as they stand in a file, of the type `kind`, and what they are less by. */
+struct rows {
+    const char *raw;
+    int kind;
+    ptrdiff_t row_bytes, n_rows, n_features;
+    const double *centre;
+    const void *weights; /* (n,) of the precision, or null */
+    double heaviest; /* the greatest of them */
+};
+
+/* Some components, by the products `kind` of the rows' features: coefficients (K, L) of phi in their log-densities. */
+struct products {
+    ptrdiff_t n_components, n_lines;
+    int kind;
+    const void *whiten, *lines; /* whiten: what rows are multiplied by before their lengths are taken, (D, D), or null */
+    double *sums, *scatter; /* sums over rows of responsibilities times phi (K, L), and of the rows' products (D, D) or null */
+};
 
 #define REAL double
 #define REAL_BYTES 8

@@ -129,30 +129,32 @@ void NAME(subtract)(
     WITH_RAW(kind, SUBTRACT, 0)
 }
 
-/* Weighted log-densities of up to NORMALISED_AT_ONCE rows, lines `stride` apart, to responsibilities. */
+/* Weighted log-densities of up to NORMALISED_AT_ONCE rows, lines `stride` apart, to responsibilities: all zero, and the
+ * log-density -inf, where no component has a density. */
 static void NAME(normalise_some)(
     REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
 ) {
-    REAL sums[NORMALISED_AT_ONCE];
-    for (ptrdiff_t i = 0; i < n; i++) {
-        log_density[i] = log_prob[i];
-        sums[i] = 0;
-    }
+    REAL sums[NORMALISED_AT_ONCE], top[NORMALISED_AT_ONCE];
+    for (ptrdiff_t i = 0; i < n; i++) log_density[i] = log_prob[i];
     for (ptrdiff_t k = 1; k < n_components; k++) {
         const REAL *restrict line = log_prob + k * stride;
         for (ptrdiff_t i = 0; i < n; i++) log_density[i] = line[i] > log_density[i] ? line[i] : log_density[i];
     }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        top[i] = log_density[i] == -(REAL)INFINITY ? 0 : log_density[i];
+        sums[i] = 0;
+    }
     for (ptrdiff_t k = 0; k < n_components; k++) {
         REAL *restrict line = log_prob + k * stride;
         for (ptrdiff_t i = 0; i < n; i++) {
-            REAL below = line[i] - log_density[i];
-            line[i] = NAME(exponential)(least > below ? least : below); /* which is NaN where it was */
+            REAL below = line[i] - top[i], resp = NAME(exponential)(least > below ? least : below);
+            line[i] = least > below ? 0 : resp; /* NaN where it was */
             sums[i] += line[i];
         }
     }
     for (ptrdiff_t i = 0; i < n; i++) {
         log_density[i] = (REAL)(log_density[i] + logarithm(sums[i]));
-        sums[i] = 1 / sums[i];
+        sums[i] = sums[i] == 0 ? 0 : 1 / sums[i];
     }
     for (ptrdiff_t k = 0; k < n_components; k++) {
         REAL *restrict line = log_prob + k * stride;
@@ -268,52 +270,133 @@ static void NAME(weigh)(REAL *restrict line, const REAL *restrict weights, ptrdi
     for (ptrdiff_t i = n; i < whole; i++) line[i] = 0;
 }
 
-/* Loops.packed_sums, `step` rows at a time, a multiple of WIDTH; returns the log-likelihood.
+/* The sum of lines of n numbers, into out, which it returns. */
+static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdiff_t height, ptrdiff_t n, ptrdiff_t stride) {
+    memset(out, 0, n * sizeof *out);
+    for (ptrdiff_t r = 0; r < height; r++)
+        for (ptrdiff_t i = 0; i < n; i++) out[i] += lines[r * stride + i];
+    return out;
+}
+
+#if REAL_BYTES == 8
+#include "differences.h"
+#endif
+
+/* Some rows in double precision, as the group of differences wants them: a line of ones, the rows, and their whitened
+ * coordinates where these are what distances are taken of. Returns what they are taken of. */
+static const double *NAME(widen)(
+    const struct rows *tile, ptrdiff_t start, ptrdiff_t n, const struct differences *group, double *phi, ptrdiff_t stride
+) {
+    ptrdiff_t d = tile->n_features;
+    double *rows = phi + stride, *whitened = rows + d * stride;
+    for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
+    turn_double(tile->raw + start * tile->row_bytes, tile->kind, n, d, tile->centre, rows, stride);
+    if (!group->whiten) return rows;
+    multiply_double(group->whiten, rows, whitened, d, d, stride - WIDTH, stride, 1, NULL, 0);
+    return whitened;
+}
+
+/* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH: some components by products of the rows, the
+ * others by differences from their means. Returns the log-likelihood; overwrites the products' sums, adds to the group's.
  *
- * whiten, weights, scatter: null where there are none; whiten is a lower triangle, scatter is
- * symmetric. work: (step + WIDTH) (1 + L + K + D) numbers; blocks: room for the sums, then for the scatter's.
+ * work: (step + WIDTH) (1 + L + K + D) numbers; wide: `difference_room`; blocks: room for the sums, then for the scatter's.
  */
-double NAME(packed_sums)(
-    const char *raw, int raw_kind, ptrdiff_t raw_bytes, ptrdiff_t n_rows, ptrdiff_t n_features, const double *centre,
-    const REAL *weights, int kind, const REAL *whiten, const REAL *lines, ptrdiff_t n_components, ptrdiff_t n_lines,
-    REAL least, ptrdiff_t step, REAL *work, double *blocks, double *sums, double *scatter
+double NAME(sweep)(
+    const struct rows *tile, const struct products *products, const struct differences *group, REAL least, ptrdiff_t step,
+    REAL *work, double *wide, double *blocks, int32_t *chosen
 ) {
     WIDE log_likelihood = {0};
-    double *scatter_blocks = blocks + NAME(room)(n_components, n_lines);
-    memset(blocks, 0, NAME(room)(n_components, n_lines) * sizeof *blocks);
-    if (scatter) memset(scatter_blocks, 0, NAME(room)(n_features, n_features) * sizeof *blocks);
-    for (ptrdiff_t start = 0; start < n_rows; start += step) {
-        ptrdiff_t n = n_rows - start < step ? n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+    ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
+    ptrdiff_t n_components = n_products + group->n_components;
+    const REAL *whiten = products->whiten, *weights = tile->weights;
+    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(room)(n_products, n_lines);
+    memset(blocks, 0, NAME(room)(n_products, n_lines) * sizeof *blocks);
+    if (scatter) memset(scatter_blocks, 0, NAME(room)(d, d) * sizeof *blocks);
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH; /* lines a power of two apart fall into few places of the cache */
         REAL *log_density = work, *phi = log_density + stride, *rows = phi + stride, *resp = phi + n_lines * stride;
-        REAL *whitened = resp + n_components * stride;
-        for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
-        NAME(turn)(raw + start * raw_bytes, raw_kind, n, n_features, centre, rows, stride);
-        const char *ahead = raw + (start + n) * raw_bytes;
-        if (whiten) NAME(multiply)(whiten, rows, whitened, n_features, n_features, whole, stride, 1, ahead, raw_bytes);
-        NAME(append)(kind, rows, whiten ? whitened : rows, rows + n_features * stride, n_features, whole, stride);
-        NAME(multiply)(lines, phi, resp, n_components, n_lines, whole, stride, 0, ahead, raw_bytes);
+        REAL *whitened = resp + n_components * stride, *others = resp + n_products * stride;
+        const REAL *own_weights = weights ? weights + start : NULL;
+        const char *ahead = tile->raw + (start + n) * tile->row_bytes;
+        double *wide_resp = wide + (1 + 2 * d) * stride, *squares = wide_resp + group->n_components * stride;
+        double *wide_work = squares + group->n_components * stride;
+        if (n_products) {
+            for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
+            NAME(turn)(tile->raw + start * tile->row_bytes, tile->kind, n, d, tile->centre, rows, stride);
+            if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, ahead, tile->row_bytes);
+            NAME(append)(products->kind, rows, whiten ? whitened : rows, rows + d * stride, d, whole, stride);
+            NAME(multiply)(products->lines, phi, resp, n_products, n_lines, whole, stride, 0, ahead, tile->row_bytes);
+        }
+        if (group->n_components) {
+            const double *of = NAME(widen)(tile, start, n, group, wide, stride);
+            double *length = group->wanted == ALL_FEATURES ? squares : NULL;
+            subtract_means(group, wide, of, d, whole, stride, ahead, tile->row_bytes, length, wide_resp);
+            for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
+        }
         NAME(normalise)(resp, n_components, n, stride, log_density, least);
-        NAME(weigh)(log_density, weights ? weights + start : NULL, n, whole);
-        for (ptrdiff_t k = 0; k < n_components; k++)
-            NAME(weigh)(resp + k * stride, weights ? weights + start : NULL, n, whole);
+        NAME(weigh)(log_density, own_weights, n, whole);
+        for (ptrdiff_t k = 0; k < n_components; k++) NAME(weigh)(resp + k * stride, own_weights, n, whole);
         for (ptrdiff_t i = 0; i < whole; i += LANES)
             log_likelihood += __builtin_convertvector(NAME(load)(log_density + i), WIDE);
-        NAME(add_product)(resp, phi, blocks, n_components, n_lines, whole, stride, 0);
-        if (scatter) {
-            memcpy(whitened, rows, n_features * stride * sizeof *rows);
-            for (ptrdiff_t d = 0; weights && d < n_features; d++)
-                NAME(weigh)(whitened + d * stride, weights + start, n, whole);
-            NAME(add_product)(whitened, rows, scatter_blocks, n_features, n_features, whole, stride, 1);
+        if (n_products) NAME(add_product)(resp, phi, blocks, n_products, n_lines, whole, stride, 0);
+        if (scatter && n_products) {
+            const REAL *shares = own_weights;
+            if (group->n_components) shares = NAME(add_lines)(resp, log_density, n_products, whole, stride);
+            memcpy(whitened, rows, d * stride * sizeof *rows);
+            for (ptrdiff_t j = 0; j < d; j++) NAME(weigh)(whitened + j * stride, shares, n, whole);
+            NAME(add_product)(whitened, rows, scatter_blocks, d, d, whole, stride, 1);
+        }
+        if (group->n_components) {
+            for (ptrdiff_t i = 0; i < group->n_components * stride; i++) wide_resp[i] = others[i];
+            add_moments(group, tile, start, wide, wide_resp, squares, whole, stride, wide_work, chosen);
         }
     }
-    NAME(unpack)(blocks, sums, n_components, n_lines);
-    if (scatter) NAME(unpack)(scatter_blocks, scatter, n_features, n_features);
-    for (ptrdiff_t d = 0; scatter && d < n_features; d++)
-        for (ptrdiff_t j = 0; j < d; j++) scatter[j * n_features + d] = scatter[d * n_features + j];
+    if (n_products) NAME(unpack)(blocks, products->sums, n_products, n_lines);
+    if (scatter) NAME(unpack)(scatter_blocks, scatter, d, d);
+    for (ptrdiff_t i = 0; scatter && i < d; i++)
+        for (ptrdiff_t j = 0; j < i; j++) scatter[j * d + i] = scatter[i * d + j];
     double total = 0;
     for (ptrdiff_t i = 0; i < LANES; i++) total += log_likelihood[i];
     return total;
+}
+
+/* Log-densities (K, n) of a tile's rows under the group's components, `step` rows at a time. */
+void NAME(difference_log_prob)(
+    const struct rows *tile, const struct differences *group, ptrdiff_t step, double *wide, REAL *out
+) {
+    ptrdiff_t d = tile->n_features;
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH;
+        double *log_prob = wide + (1 + 2 * d) * stride;
+        const double *of = NAME(widen)(tile, start, n, group, wide, stride);
+        const char *ahead = tile->raw + (start + n) * tile->row_bytes;
+        subtract_means(group, wide, of, d, whole, stride, ahead, tile->row_bytes, NULL, log_prob);
+        for (ptrdiff_t k = 0; k < group->n_components; k++)
+            for (ptrdiff_t i = 0; i < n; i++) out[k * tile->n_rows + start + i] = (REAL)log_prob[k * stride + i];
+    }
+}
+
+/* Adds the group's moments of a tile's rows with these responsibilities (K, n), `step` rows at a time. */
+void NAME(difference_moments)(
+    const struct rows *tile, const struct differences *group, ptrdiff_t step, double *wide, int32_t *chosen, const REAL *resp
+) {
+    ptrdiff_t d = tile->n_features;
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH;
+        double *wide_resp = wide + (1 + 2 * d) * stride, *squares = wide_resp + group->n_components * stride;
+        const double *of = NAME(widen)(tile, start, n, group, wide, stride);
+        const char *ahead = tile->raw + (start + n) * tile->row_bytes;
+        if (group->wanted == ALL_FEATURES)
+            subtract_means(group, wide, of, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp);
+        for (ptrdiff_t k = 0; k < group->n_components; k++)
+            for (ptrdiff_t i = 0; i < whole; i++)
+                wide_resp[k * stride + i] = i < n ? (double)resp[k * tile->n_rows + start + i] : 0;
+        double *wide_work = squares + group->n_components * stride;
+        add_moments(group, tile, start, wide, wide_resp, squares, whole, stride, wide_work, chosen);
+    }
 }
 
 /* Loops.subtract_lengths, with lines (K, h, width). work: width * WIDTH numbers. */
@@ -487,11 +570,11 @@ static void NAME(add_squares)(const REAL *picked, ptrdiff_t count, ptrdiff_t n_f
 
 void NAME(pick_moments)(
     const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *resp, const REAL *means, ptrdiff_t n_components,
-    REAL least, REAL *picked, ptrdiff_t at_once, double *scatter, ptrdiff_t stride, INDEX *restrict matters, int32_t *chosen, double *first_moments,
-    double *second_moments
+    const REAL *least, REAL *picked, ptrdiff_t at_once, double *scatter, ptrdiff_t stride, INDEX *restrict matters,
+    int32_t *chosen, double *first_moments, double *second_moments
 ) {
     for (ptrdiff_t k = 0; k < n_components; k++, resp += n_rows, means += n_features, first_moments += n_features) {
-        for (ptrdiff_t i = 0; i < n_rows; i++) matters[i] = resp[i] > least;
+        for (ptrdiff_t i = 0; i < n_rows; i++) matters[i] = resp[i] > least[k];
         ptrdiff_t count = NAME(choose)(matters, n_rows, chosen);
         memset(first_moments, 0, n_features * sizeof *first_moments);
         memset(scatter, 0, n_features * stride * sizeof *scatter);

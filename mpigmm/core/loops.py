@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from mpigmm.core.backend import HOST, Backend
 from mpigmm.core.exact import FixedPoint, FloatArray, IntArray, carry
+from mpigmm.core.groups import DifferenceGroup, ProductGroup, Products, Sums, Wanted
 from mpigmm.core.triangle import lower_triangle
 from mpigmm.options import Kernels
 
@@ -32,14 +32,6 @@ WIDEST = 16
 """Numbers that a vector of a processor holds at most."""
 
 Indices = NDArray[np.intp]
-
-
-class Products(IntEnum):
-    """Products of a row's features: all of two, each with itself, and the sum of those."""
-
-    PAIRS = 0
-    SQUARES = 1
-    LENGTH = 2
 
 
 class Loops:
@@ -66,7 +58,7 @@ class Loops:
     picks : bool
         Whether there are `pick_distances` and `pick_moments`.
     fuses : bool
-        Whether there is `packed_sums`.
+        Whether there is `sweep`.
     """
 
     name = "numpy"
@@ -191,23 +183,62 @@ class Loops:
         """`exact.carry`."""
         carry(limbs)
 
-    def packed_sums(
-        self, tile: Tile, kind: Products, whiten: FloatArray, lines: FloatArray, sums: FloatArray, scatter: FloatArray
-    ) -> float:
-        """The whole E-step by phi(x) = [1, x, products of x], some rows at a time; returns the log-likelihood.
-
-        Parameters
-        ----------
-        tile : Tile
-        kind : Products
-        whiten : ndarray of shape (D, D) or (0, 0)
-            What rows are multiplied by before their lengths are taken, if anything.
-        lines : ndarray of shape (K, L)
-            Coefficients of phi in the weighted log-densities.
-        sums, scatter : ndarrays of shape (K, L) and (D, D) or (0, 0), float64
-            Overwritten by the sums over rows of responsibilities times phi, and of all rows' products.
-        """
+    def sweep(self, tile: Tile, products: ProductGroup | None, differences: DifferenceGroup | None) -> Sums:
+        """The whole E-step of the components of both groups, some rows at a time."""
         raise NotImplementedError(f"{self.name} takes one step after another")
+
+    def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
+        """Weighted log-densities of a group into out (K, n), of any precision."""
+        wide = tile.widened()
+        found = out if tile is wide else wide.array("found", *out.shape)
+        if group.lines.size:
+            self.subtract_lengths(wide, group.lines, found, group.constants)
+        else:
+            rows = wide.rows
+            if group.whiten.size:
+                rows = self.xp.matmul(group.whiten, wide.rows, out=wide.array("whitened", *wide.rows.shape))
+            self.distances(wide, rows, group.subtracted, group.precisions, group.constants, found)
+        if found is not out:
+            out[:] = found
+
+    def difference_moments(
+        self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        """Moments of a group about its means, weighted with resp (K, n), into first (K, D) and second, as wanted."""
+        wide = tile.widened()
+        resp = resp.astype(wide.dtype, copy=False)
+        if group.wanted in (Wanted.EACH_FEATURE, Wanted.ALL_FEATURES):
+            self.add_squares(wide, group, resp, first, second)
+            return
+        lower, pairs = self.lower_triangle(tile.n_features), second.reshape(-1, second.shape[-1])
+        pairs[:] = 0
+        for k, mean in enumerate(group.means):
+            scatter = self.scatter(wide, resp[k], mean, first[k])
+            pairs[k if len(pairs) > 1 else 0] += scatter.reshape(-1)[lower]
+
+    def add_squares(
+        self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        """The same of a group whose second moments are squares, summed over features or not; tile is of float64."""
+        xp, lengths = self.xp, tile.array("lengths", 1, tile.n_rows)
+        for k, mean in enumerate(group.means):
+            differences = xp.subtract(tile.rows, mean[:, None], out=tile.array("scaled", *tile.rows.shape))
+            first[k] = xp.matmul(differences, resp[k])
+            if group.wanted is Wanted.EACH_FEATURE:
+                second[k] = xp.matmul(xp.multiply(differences, differences, out=differences), resp[k])
+            else:
+                self.multiply(Products.LENGTH, differences, lengths)
+                second[k] = xp.matmul(lengths[0], resp[k])
+
+    def scatter(self, tile: Tile, weights: FloatArray, mean: FloatArray, first: FloatArray) -> FloatArray:
+        """Sum of w z z^T over a tile's rows, z = row - mean, as (D, D); the sum of w z goes into first (D,).
+
+        The result is overwritten by the next call with the same tile.
+        """
+        scaled = tile.array("scaled", *tile.rows.shape)
+        root = self.scale(tile, weights, mean, scaled)
+        first[:] = self.xp.matmul(scaled, root)
+        return self.sums(tile, "scatter", scaled, scaled)
 
     def pick_distances(
         self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
@@ -254,12 +285,12 @@ class Loops:
         return True
 
     def pick_moments(
-        self, tile: Tile, resp: FloatArray, means: FloatArray, least: float, first: FloatArray, second: FloatArray
+        self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        """Moments (K, D) and (K, D (D + 1) / 2) about the means (K, D) of the rows with resp (K, n) above least."""
+        """Moments (K, D) and (K, D (D + 1) / 2) about the means (K, D), of rows with resp (K, n) above least (K,)."""
         lower = lower_triangle(tile.n_features)
         for k, mean in enumerate(means):
-            rows = np.flatnonzero(resp[k] > least)
+            rows = np.flatnonzero(resp[k] > least[k])
             root = np.sqrt(resp[k, rows])
             picked = pick(tile, rows)
             picked -= mean

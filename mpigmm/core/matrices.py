@@ -6,12 +6,12 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dtrtri
 
 from mpigmm.core.backend import SINGLE
-from mpigmm.core.covariance import PACKING_TOLERANCE, Parameters, SingularCovarianceError, packing_error
+from mpigmm.core.covariance import PACKING_TOLERANCE, BoolArray, Parameters, SingularCovarianceError, packing_error
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.tile import Tile
 
-LARGEST_TERMS = 2.0**24
-"""Terms of a squared distance up to which their sum keeps about nine digits after the point."""
+LARGEST_TERMS = 2.0**14
+"""Terms of a squared distance up to which their sum keeps about twelve digits after the point."""
 
 SYMMETRY = 1e-5
 """How far, in correlation, the triangles of a matrix from outside may be apart."""
@@ -83,11 +83,11 @@ def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:
     return np.concatenate([-(whiten @ means[:, :, None]), whiten], axis=2)
 
 
-def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatArray) -> bool:
-    """Whether products of a tile's rows may stand for their distances.
+def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatArray) -> BoolArray:
+    """Components (K,) whose squared distances may be taken from products of the rows.
 
-    For rows within six standard deviations of a component, the terms whose sum is the distance from it must not be too
-    large. False where the reach of the rows is not known: then nothing is known of the mixture's fit to them either.
+    For rows about a standard deviation from a component, the terms whose sum is the distance must not be too large.
+    None where the reach of the rows is not known: then nothing is known of the mixture's fit to them either.
 
     Parameters
     ----------
@@ -96,26 +96,16 @@ def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatA
     factors : ndarray of shape (K, D, D) or (1, D, D)
     """
     if not np.isfinite(parameters.reach).all():
-        return False
+        return np.zeros(len(parameters.means), bool)
     if parameters.dtype == SINGLE:
         squares = np.square(parameters.means) + variances
         terms = np.square(factors @ factors.transpose(0, 2, 1))
-        return packing_error(np.sqrt(squares[:, None, :] @ terms @ squares[:, :, None])) <= PACKING_TOLERANCE
-    largest = np.minimum(np.abs(parameters.means) + 6 * np.sqrt(variances), parameters.reach)
+        error = packing_error(np.sqrt(squares[:, None, :] @ terms @ squares[:, :, None])[:, :, 0])
+        return parameters.inexact & (error <= PACKING_TOLERANCE)
+    largest = np.minimum(np.abs(parameters.means) + np.sqrt(variances), parameters.reach)
     terms = np.abs(factors @ factors.transpose(0, 2, 1))
-    sums = largest[:, None, :] @ terms @ largest[:, :, None]
-    return bool(sums.max() <= LARGEST_TERMS)
-
-
-def scatter(tile: Tile, weights: FloatArray, mean: FloatArray, first: FloatArray) -> FloatArray:
-    """Sum of w z z^T over a tile's rows, z = row - mean, as (D, D); the sum of w z goes into first (D,).
-
-    The result is overwritten by the next call with the same tile.
-    """
-    scaled = tile.array("scaled", *tile.rows.shape)
-    root = tile.loops.scale(tile, weights, mean, scaled)
-    first[:] = tile.loops.xp.matmul(scaled, root)
-    return tile.loops.sums(tile, "scatter", scaled, scaled)
+    sums = (largest[:, None, :] @ terms @ largest[:, :, None]).reshape(-1)
+    return np.asarray(parameters.inexact & (sums <= LARGEST_TERMS))
 
 
 def pack(tile: Tile, matrix: FloatArray, out: FloatArray) -> None:

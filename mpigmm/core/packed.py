@@ -11,7 +11,7 @@ import numpy as np
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import Kernel, Parameters
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import Products
+from mpigmm.core.groups import ProductGroup, Products
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
@@ -36,18 +36,21 @@ class PackedKernel(Kernel):
     ----------
     kind : Products
         Which products they are.
-    whiten : ndarray of shape (D, D) or (0, 0)
-        What rows are multiplied by before their products are taken, if anything.
+    group : ProductGroup
     """
 
     kind: Products
 
     def __init__(self, parameters: Parameters, products: FloatArray, linear: FloatArray) -> None:
         self.means = parameters.put(parameters.means, DOUBLE)
-        self.whiten = np.empty((0, 0), parameters.dtype)
         self._n_products = products.shape[1]
         constants = parameters.log_constants - 0.5 * (parameters.means * linear).sum(axis=1)
-        self._lines = parameters.put(np.concatenate([constants[:, None], linear, -0.5 * products], axis=1))
+        lines = parameters.put(np.concatenate([constants[:, None], linear, -0.5 * products], axis=1))
+        self.group = ProductGroup(self.kind, self.whitening(parameters), lines)
+
+    def whitening(self, parameters: Parameters) -> FloatArray:
+        """What rows are multiplied by before their products are taken, (D, D), or (0, 0)."""
+        return np.empty((0, 0), parameters.dtype)
 
     def multiply(self, tile: Tile, out: FloatArray) -> None:
         """Products of a tile's rows into out (Q, n)."""
@@ -69,29 +72,29 @@ class PackedKernel(Kernel):
             What `scatter` yields.
         """
 
-    def scatter(self, tile: Tile) -> FloatArray:
+    def scatter(self, tile: Tile, resp: FloatArray) -> FloatArray:
         """Sums (D, D) over a tile's rows that the second moments need besides, or (0, 0)."""
         return np.empty((0, 0))
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        tile.loops.xp.matmul(self._lines, tile.extended(self._n_products, self.multiply), out=out)
+        tile.loops.xp.matmul(self.group.lines, tile.extended(self._n_products, self.multiply), out=out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         phi = tile.extended(self._n_products, self.multiply)
-        self._move(tile.loops.sums(tile, "sums", resp, phi), self.scatter(tile), first, second)
+        self.move(tile.loops.sums(tile, "sums", resp, phi), self.scatter(tile, resp), first, second)
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
         if not tile.loops.fuses:
             return False
-        sums, scatter = np.empty(self._lines.shape), np.empty(self.whiten.shape)
-        moments.log_likelihood[0] = tile.loops.packed_sums(tile, self.kind, self.whiten, self._lines, sums, scatter)
-        moments.counts[:] = sums[:, 0]
-        self._move(sums, scatter, moments.first_moments, moments.second_moments)
+        sums = tile.loops.sweep(tile, self.group, None)
+        moments.log_likelihood[0] = sums.log_likelihood
+        moments.counts[:] = sums.products[:, 0]
+        self.move(sums.products, sums.scatter, moments.first_moments, moments.second_moments)
         return True
 
-    def _move(self, sums: FloatArray, scatter: FloatArray, first: FloatArray, second: FloatArray) -> None:
+    def move(self, sums: FloatArray, scatter: FloatArray, first: FloatArray, second: FloatArray) -> None:
         """From the sums (K, 1 + D + Q) of phi to moments about the means."""
         end = 1 + self.means.shape[1]
         counts, about_centre, products = sums[:, :1], sums[:, 1:end], sums[:, end:]
         first[:] = about_centre - counts * self.means
-        second[:] = self.second_moments(products, about_centre, first, scatter).reshape(-1)
+        second[:] = self.second_moments(products, about_centre, first, scatter).reshape(second.shape)

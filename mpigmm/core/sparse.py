@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,15 +11,13 @@ from numpy.typing import NDArray
 
 from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Kernel, Parameters
+from mpigmm.core.differences import NATS, least_responsibilities
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import padded
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
     from mpigmm.core.statistics import Moments
-
-NATS = 42.0
-"""exp(-42) is below 1e-18; divided by a row's squared distance, the moments that are left out cannot be seen either."""
 
 Indices = NDArray[np.intp]
 
@@ -39,12 +36,12 @@ class SparseKernel(Kernel):
         Makes the kernel for tiles in which too much matters, when the first of them comes.
     packed : bool
         Whether that is `FullPackedKernel`.
-    farthest : float
-        Upper bound of the squared Mahalanobis distance of any row from any component.
+    farthest : ndarray of shape (K,)
+        Upper bounds of the squared Mahalanobis distances of any row from the components.
     """
 
     def __init__(
-        self, parameters: Parameters, dense_kind: Callable[[Parameters], Kernel], *, packed: bool, farthest: float
+        self, parameters: Parameters, dense_kind: Callable[[Parameters], Kernel], *, packed: bool, farthest: FloatArray
     ) -> None:
         self._parameters = parameters
         self._dense_kind = dense_kind
@@ -56,7 +53,7 @@ class SparseKernel(Kernel):
         self._e_cost = costs.packed_e(k, d, loops) if packed else costs.cholesky_e(k, d, loops)
         self._m_cost = costs.packed_m(k, d, loops) if packed else costs.cholesky_m(k, d, loops)
         self._call, self._picked_m = loops.call, loops.picking * costs.pair_m(d, loops)
-        self._least_resp = math.exp(-NATS) / max(1.0, farthest)
+        self._least_resp = least_responsibilities(farthest).astype(parameters.dtype)
         self.n_leading = self._choose_leading(factors)
         self._is_dense = packed and not self.n_leading and self._expect_dense(factors, farthest)
         if self.n_leading:
@@ -87,10 +84,10 @@ class SparseKernel(Kernel):
         self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
         return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
 
-    def _expect_dense(self, factors: FloatArray, farthest: float) -> bool:
+    def _expect_dense(self, factors: FloatArray, farthest: FloatArray) -> bool:
         """Whether nearly all pairs of row and component matter, were the rows those of the mixture."""
         k, d = self.means.shape
-        least = self.log_constants - NATS - math.log(max(1.0, farthest))
+        least = self.log_constants - NATS - np.log(np.maximum(1.0, farthest))
         share = expected_share(self.means, factors, self.log_constants, least, np.array([d]))[0]
         return bool(k * share * self._picked_m > self._m_cost)
 
@@ -109,10 +106,9 @@ class SparseKernel(Kernel):
         return tile.loops.pick_distances(tile, self._rest, tile.n_features - self.n_leading, highest, NATS, most, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        heaviest = 1.0 if tile.weights is None else float(tile.weights.max())
-        least = self._least_resp * heaviest
+        least = self._least_resp if tile.weights is None else self._least_resp * tile.weights.max()
         k = len(self.means)
-        if np.count_nonzero(resp > least) * self._picked_m + k * self._call > tile.n_rows * self._m_cost:
+        if np.count_nonzero(resp > least[:, None]) * self._picked_m + k * self._call > tile.n_rows * self._m_cost:
             self.dense.accumulate(tile, resp, first, second)
         else:
             tile.loops.pick_moments(tile, resp, self.means, least, first, second.reshape(k, -1))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, first_singular
-from mpigmm.core.diag import DiagKernel, DiagPackedKernel, centre, leaves_digits
+from mpigmm.core.diag import leaves_digits
+from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import Products
-from mpigmm.core.tile import Tile
+from mpigmm.core.groups import DifferenceGroup, Products, Wanted
+from mpigmm.core.packed import PackedKernel
 
 
 class Spherical(Covariance):
@@ -33,10 +34,13 @@ class Spherical(Covariance):
         return n_features * np.log(precisions_cholesky)
 
     def kernel(self, parameters: Parameters) -> Kernel:
+        terms = np.square(parameters.precisions_cholesky) * np.square(parameters.means).sum(axis=1)
+        by_products = leaves_digits(parameters, terms[:, None])
+        return split(self, parameters, by_products, SphericalPackedKernel, self._differences)
+
+    def _differences(self, parameters: Parameters) -> DifferenceGroup:
         precisions = np.square(parameters.precisions_cholesky)[:, None]
-        packs = leaves_digits(precisions, parameters, np.square(parameters.reach).sum())
-        kind = SphericalPackedKernel if packs else SphericalKernel
-        return kind(parameters, precisions)
+        return difference_group(parameters, Wanted.ALL_FEATURES, self.farthest(parameters), precisions=precisions)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         return np.asarray(np.square(extents).sum(axis=1))
@@ -66,25 +70,17 @@ class Spherical(Covariance):
         return axis
 
 
-class SphericalPackedKernel(DiagPackedKernel):
+class SphericalPackedKernel(PackedKernel):
     """The only product is the squared length."""
 
     kind = Products.LENGTH
+
+    def __init__(self, parameters: Parameters) -> None:
+        precisions = np.square(parameters.precisions_cholesky)[:, None]
+        super().__init__(parameters, precisions, precisions * parameters.means)
 
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
         shift: FloatArray = (self.means * (about_centre + first)).sum(axis=1, keepdims=True)
         return products - shift
-
-
-class SphericalKernel(DiagKernel):
-    """Squared lengths of the rows less each mean in turn: slower than the packed one, and good for any rows."""
-
-    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        xp, lengths = tile.loops.xp, tile.array("lengths", 1, tile.n_rows)
-        for k, mean in enumerate(self.means):
-            centred = centre(tile, mean)
-            first[k] = xp.matmul(centred, resp[k])
-            tile.loops.multiply(Products.LENGTH, centred, lengths)
-            second[k] = xp.matmul(lengths[0], resp[k])

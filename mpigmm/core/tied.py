@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core import matrices
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError
+from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import Products
+from mpigmm.core.groups import DifferenceGroup, Products, Wanted
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle, unpack
@@ -39,10 +41,23 @@ class Tied(Covariance):
         return np.asarray(np.log(np.diagonal(precisions_cholesky)).sum())
 
     def kernel(self, parameters: Parameters) -> Kernel:
-        packs = matrices.leaves_digits(
-            parameters, np.diagonal(parameters.covariances), parameters.precisions_cholesky[None]
+        variances, factors = np.diagonal(parameters.covariances), parameters.precisions_cholesky[None]
+        by_products = matrices.leaves_digits(parameters, variances, factors)
+        return split(self, parameters, by_products, TiedPackedKernel, self._differences)
+
+    def _differences(self, parameters: Parameters) -> DifferenceGroup:
+        factor, k = parameters.precisions_cholesky, len(parameters.means)
+        return difference_group(
+            parameters,
+            Wanted.PAIRS_SUMMED,
+            self.farthest(parameters),
+            precisions=np.ones((k, 1)),
+            whiten=factor.T,
+            subtracted=parameters.means @ factor,
         )
-        return TiedPackedKernel(parameters) if packs else TiedKernel(parameters)
+
+    def of_components(self, arrays: FloatArray, places: NDArray[np.intp]) -> FloatArray:
+        return arrays
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         widest = extents.max(axis=0)
@@ -80,8 +95,8 @@ class Tied(Covariance):
 class TiedPackedKernel(PackedKernel):
     """The only product is the squared length of the whitened row, the same for all components.
 
-    So is the sum over components of the second moments about the tile's centre: that of all rows, since a row's
-    responsibilities add up to its weight.
+    So is the sum over components of the second moments about the tile's centre: that of all rows, weighted with the sum
+    of the responsibilities, which for the components of a whole mixture is the row's weight.
     """
 
     kind = Products.LENGTH
@@ -90,18 +105,22 @@ class TiedPackedKernel(PackedKernel):
         factor = parameters.precisions_cholesky
         linear = parameters.means @ factor @ factor.T
         super().__init__(parameters, np.ones((len(linear), 1)), linear)
-        self.whiten = parameters.put(factor.T)
         self._lower = parameters.loops.lower_triangle(len(factor))
+        self._partial = parameters.partial
+
+    def whitening(self, parameters: Parameters) -> FloatArray:
+        return parameters.put(parameters.precisions_cholesky.T)
 
     def multiply(self, tile: Tile, out: FloatArray) -> None:
         whitened = tile.array("whitened", *tile.rows.shape)
-        tile.loops.xp.matmul(self.whiten, tile.rows, out=whitened)
+        tile.loops.xp.matmul(self.group.whiten, tile.rows, out=whitened)
         tile.loops.multiply(self.kind, whitened, out)
 
-    def scatter(self, tile: Tile) -> FloatArray:
+    def scatter(self, tile: Tile, resp: FloatArray) -> FloatArray:
         xp, rows = tile.loops.xp, tile.rows
-        if tile.weights is not None:
-            root = xp.sqrt(tile.weights, out=tile.vector("root"))
+        shares = resp.sum(axis=0) if self._partial else tile.weights
+        if shares is not None:
+            root = xp.sqrt(shares, out=tile.vector("root"))
             rows = xp.multiply(rows, root, out=tile.array("scaled", *rows.shape))
         return tile.loops.sums(tile, "scatter", rows, rows)
 
@@ -110,25 +129,3 @@ class TiedPackedKernel(PackedKernel):
     ) -> FloatArray:
         within = scatter - (about_centre.T @ self.means + self.means.T @ first)
         return within.reshape(-1)[self._lower]
-
-
-class TiedKernel(Kernel):
-    """Whitened rows less each whitened mean in turn: slower than `TiedPackedKernel`, and good for any rows."""
-
-    def __init__(self, parameters: Parameters) -> None:
-        self.means = parameters.put(parameters.means)
-        self.log_constants = parameters.put(parameters.log_constants)
-        self._whiten = parameters.put(parameters.precisions_cholesky.T)
-        self._whitened_means = parameters.put(parameters.means @ parameters.precisions_cholesky)
-        self._units = parameters.put(np.ones((len(self.means), 1)))
-
-    def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        whitened = tile.array("whitened", *tile.rows.shape)
-        tile.loops.xp.matmul(self._whiten, tile.rows, out=whitened)
-        tile.loops.distances(tile, whitened, self._whitened_means, self._units, self.log_constants, out)
-
-    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        total = tile.loops.xp.zeros((tile.n_features, tile.n_features))
-        for k, mean in enumerate(self.means):
-            total += matrices.scatter(tile, resp[k], mean, first[k])
-        matrices.pack(tile, total, second)

@@ -67,6 +67,7 @@ class Tile:
         self.dtype = DOUBLE
         self._buffers: dict[str, Array] = {}
         self._made: set[str] = set()
+        self._wide: Tile | None = None
         self.weights: FloatArray | None = None
         self.raw: NDArray[Any] = np.empty((0, n_features))
         self.centre = np.zeros(n_features)
@@ -93,13 +94,17 @@ class Tile:
         rows: FloatArray = self.augmented[1:]
         return rows
 
-    def array(self, name: str, height: int, width: int) -> FloatArray:
-        """A contiguous (height, width) array from the buffer of that name, which keeps its memory."""
-        n_bytes = height * width * self.dtype.itemsize
+    def array(self, name: str, height: int, width: int, dtype: np.dtype[Any] | None = None) -> FloatArray:
+        """A contiguous (height, width) array from the buffer of that name, which keeps its memory.
+
+        It has the tile's dtype, or the one given.
+        """
+        dtype = dtype or self.dtype
+        n_bytes = height * width * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < n_bytes:
             buffer = self._buffers[name] = self.loops.backend.empty(n_bytes, BYTE)
-        array: FloatArray = buffer[:n_bytes].view(self.dtype).reshape(height, width)
+        array: FloatArray = buffer[:n_bytes].view(dtype).reshape(height, width)
         return array
 
     def vector(self, name: str) -> FloatArray:
@@ -163,11 +168,26 @@ class Tile:
             self.mask()
 
     def mask(self) -> None:
-        xp, rows = self.loops.xp, self.by_row()
+        """Give rows of weight zero or with values that are not finite weight zero and the centre's place."""
+        xp = self.loops.xp
+        rows = self.array("masked", self.n_rows, self.n_features, DOUBLE)
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.loops.subtract(self.raw, self.centre, rows)
         used = xp.isfinite(rows).all(axis=1)
         if self.weights is not None:
             used &= self.weights > 0
         self.weights = xp.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
         xp.copyto(rows, 0.0, where=xp.broadcast_to(~used[:, None], rows.shape))
         self.raw, self.centre = rows, xp.zeros(self.n_features)
-        self._made -= {"augmented", "more"}
+        self._made.clear()
+
+    def widened(self) -> Tile:
+        """The same rows in float64; their weights are those of whoever asks for it."""
+        if self.dtype == DOUBLE:
+            return self
+        if self._wide is None:
+            self._wide = Tile(self.n_features, self.max_rows, self.loops)
+        if "wide" not in self._made:
+            self._wide.fill(self.raw, None, self.centre, mask=False)
+            self._made.add("wide")
+        return self._wide

@@ -1,0 +1,317 @@
+/* Log-densities and moments of some components by differences from their means, in double precision: good for any rows.
+ *
+ * Included by loops.h for double precision alone. Lines hold features or components by rows, `stride` apart; numbers of
+ * rows are multiples of WIDTH, and what is beyond the rows has responsibility zero.
+ */
+
+/* How a squared distance is summed: of features with precisions of their own, scaled first; of features that share one
+ * precision, scaled at the end; of whitened coordinates, a triangular factor a component. */
+enum { SCALED, SHARED, FACTORED };
+
+/* Which second moments are wanted: of each feature; the sum over features; of all pairs of features, for each component
+ * or summed over them. */
+enum { EACH_FEATURE, ALL_FEATURES, PAIRS_OF_EACH, PAIRS_SUMMED };
+
+struct differences {
+    ptrdiff_t n_components;
+    int form, wanted;
+    const double *means; /* (K, D), less the rows' centre */
+    const double *factors; /* SCALED: roots of precisions (K, D); SHARED: means (K, D) of whitened rows; FACTORED: (K, D, 1 + D) */
+    const double *offsets; /* SCALED: factors times means (K, D); SHARED: precisions (K,) */
+    const double *whiten; /* SHARED: (D, D), a lower triangle, or null */
+    const double *constants; /* (K,) */
+    const double *least; /* (K,): responsibilities up to which moments leave rows out */
+    double *counts, *first, *second; /* sums (K,), (K, D), and as wanted: (K, D), (K,), (K or 1, D (D + 1) / 2) */
+};
+
+/* The share of all pairs of row and component up to which it pays to take the rows of each component alone. */
+static const double MOST_CHOSEN = 0.5;
+
+enum { MOST_MEANS = VECTOR_BYTES == 64 ? 4 : 2, MOST_FEATURES = VECTOR_BYTES == 64 ? 3 : 2 };
+/* Components and features whose moments are summed together, in registers. */
+
+/* Numbers that `add_moments` needs to work with. */
+static ptrdiff_t moments_room(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
+    ptrdiff_t k = group->n_components, width = 1 + n_features, height = k > width ? k : width;
+    return 2 * width * stride + room_double(height, width) + height * width;
+}
+
+/* Numbers that `sweep` and the functions beside it need for the group, of rows whose lines are `stride` apart: a line of
+ * ones, the rows, their whitened coordinates, responsibilities, sums of squares, and the moments' own. */
+ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
+    return (1 + 2 * n_features + 2 * group->n_components) * stride + moments_room(group, n_features, stride);
+}
+
+/* Constants less half the squared distances of two vectors of rows; sums of squares into `squares` where wanted. */
+#define STORE_DISTANCES(HEIGHT) \
+    UNROLLED for (int r = 0; r < HEIGHT; r++) \
+        UNROLLED for (int c = 0; c < 2; c++) { \
+            double precision = group->form == SHARED ? group->offsets[first + r] : 1; \
+            if (squares) *(VECTOR *)(squares + (first + r) * stride + at + c * LANES) = sums[r][c]; \
+            *(VECTOR *)(out + (first + r) * stride + at + c * LANES) \
+                = group->constants[first + r] - 0.5 * precision * sums[r][c]; \
+        }
+
+#define SUBTRACT_SCALED(HEIGHT, unused) \
+    do { \
+        const double *factor = group->factors + first * n_features, *offset = group->offsets + first * n_features; \
+        VECTOR sums[TALLEST][2]; \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
+        for (ptrdiff_t d = 0; d < n_features; d++) { \
+            if (part == 0) { /* the bytes of one feature of as many rows to come */ \
+                __builtin_prefetch(next + d * fetch, 0, 2); \
+                if (fetch > CACHE_LINE) __builtin_prefetch(next + d * fetch + CACHE_LINE, 0, 2); \
+            } \
+            VECTOR x = load_double(rows + d * stride + at), y = load_double(rows + d * stride + at + LANES); \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+                VECTOR one = factor[r * n_features + d] * x - offset[r * n_features + d]; \
+                VECTOR other = factor[r * n_features + d] * y - offset[r * n_features + d]; \
+                sums[r][0] += one * one; \
+                sums[r][1] += other * other; \
+            } \
+        } \
+        STORE_DISTANCES(HEIGHT) \
+    } while (0)
+
+#define SUBTRACT_SHARED(HEIGHT, unused) \
+    do { \
+        const double *mean = group->factors + first * n_features; \
+        VECTOR sums[TALLEST][2]; \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
+        for (ptrdiff_t d = 0; d < n_features; d++) { \
+            if (part == 0) { /* the bytes of one feature of as many rows to come */ \
+                __builtin_prefetch(next + d * fetch, 0, 2); \
+                if (fetch > CACHE_LINE) __builtin_prefetch(next + d * fetch + CACHE_LINE, 0, 2); \
+            } \
+            VECTOR x = load_double(rows + d * stride + at), y = load_double(rows + d * stride + at + LANES); \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+                VECTOR one = x - mean[r * n_features + d], other = y - mean[r * n_features + d]; \
+                sums[r][0] += one * one; \
+                sums[r][1] += other * other; \
+            } \
+        } \
+        STORE_DISTANCES(HEIGHT) \
+    } while (0)
+
+#define WHITEN_GROUP(HEIGHT, unused) \
+    do { \
+        VECTOR whitened[TALLEST][2]; \
+        block_double(HEIGHT, 2, lines + low * width, width, 1, phi + at, stride, low + HEIGHT + 1, NULL, whitened); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < 2; c++) sums[0][c] += whitened[r][c] * whitened[r][c]; \
+    } while (0)
+
+/* Log-densities (K, n) of the group's components, and in `squares`, unless it is null, sums of squares; phi is a line of
+ * ones and the rows; rows are those that distances are taken of, whitened where they are to be. From `ahead` on stand the
+ * rows that will be wanted, so many bytes each: meanwhile the processor fetches them. */
+static void subtract_means(
+    const struct differences *group, const double *phi, const double *rows, ptrdiff_t n_features, ptrdiff_t n,
+    ptrdiff_t stride, const char *ahead, ptrdiff_t each, double *squares, double *out
+) {
+    ptrdiff_t fetch = WIDTH * each / n_features;
+    ptrdiff_t k = group->n_components, width = 1 + n_features, groups = (k + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t at = 0; at < n; at += WIDTH)
+        for (ptrdiff_t part = 0; group->form != FACTORED && part < groups; part++) {
+            ptrdiff_t first = part * k / groups, last = (part + 1) * k / groups;
+            const char *next = ahead + at * each;
+            if (group->form == SCALED)
+                WITH_HEIGHT(last - first, SUBTRACT_SCALED, 0)
+            else
+                WITH_HEIGHT(last - first, SUBTRACT_SHARED, 0)
+        }
+    ptrdiff_t parts = (n_features + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t first = 0; group->form == FACTORED && first < k; first++)
+        for (ptrdiff_t at = 0; at < n; at += WIDTH) {
+            const double *lines = group->factors + first * n_features * width;
+            VECTOR sums[1][2] = {{{0}, {0}}};
+            for (ptrdiff_t part = 0; part < parts; part++) {
+                ptrdiff_t low = part * n_features / parts, high = (part + 1) * n_features / parts;
+                WITH_HEIGHT(high - low, WHITEN_GROUP, 0)
+            }
+            STORE_DISTANCES(1)
+        }
+}
+
+/* Sums over rows of responsibilities times differences, and times their squares, of some components and features. */
+#define ADD_SQUARED(HEIGHT, unused) \
+    do { \
+        VECTOR sums[2][MOST_MEANS * MOST_FEATURES + VECTOR_BYTES / 8] = {{{0}}}; \
+        for (ptrdiff_t i = 0; i < n; i += LANES) { \
+            VECTOR own[HEIGHT]; \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) own[r] = load_double(resp + (first + r) * stride + i); \
+            UNROLLED for (int c = 0; c < MOST_FEATURES; c++) { \
+                VECTOR x = load_double(rows + (d + c < n_features ? d + c : d) * stride + i); \
+                UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+                    VECTOR z = x - mean[r][c], t = own[r] * z; \
+                    sums[0][r * MOST_FEATURES + c] += t; \
+                    sums[1][r * MOST_FEATURES + c] += t * z; \
+                } \
+            } \
+        } \
+        UNROLLED for (int moment = 0; moment < 2; moment++) \
+            UNROLLED for (int start = 0; start < HEIGHT * MOST_FEATURES; start += LANES) { \
+                VECTOR total = totals_double(sums[moment] + start); \
+                for (int i = start; i < HEIGHT * MOST_FEATURES && i < start + LANES; i++) { \
+                    int r = i / MOST_FEATURES, c = i % MOST_FEATURES; \
+                    double *out = (moment ? group->second : group->first) + (first + r) * n_features; \
+                    if (d + c < n_features) out[d + c] += total[i - start]; \
+                } \
+            } \
+    } while (0)
+
+static void add_squared(
+    const struct differences *group, const double *rows, const double *resp, ptrdiff_t n_features, ptrdiff_t n, ptrdiff_t stride
+) {
+    ptrdiff_t k = group->n_components, groups = (k + MOST_MEANS - 1) / MOST_MEANS;
+    for (ptrdiff_t d = 0; d < n_features; d += MOST_FEATURES)
+        for (ptrdiff_t part = 0; part < groups; part++) {
+            ptrdiff_t first = part * k / groups, last = (part + 1) * k / groups;
+            VECTOR mean[MOST_MEANS][MOST_FEATURES] __attribute__((aligned(VECTOR_BYTES)));
+            for (ptrdiff_t r = 0; r < last - first; r++)
+                for (ptrdiff_t c = 0; c < MOST_FEATURES; c++)
+                    mean[r][c] = (VECTOR){0} + (d + c < n_features ? group->means[(first + r) * n_features + d + c] : 0);
+            WITH_FEW(last - first, ADD_SQUARED, 0)
+        }
+}
+
+/* Adds sums of responsibilities times differences, which are those of responsibilities times rows less the counts times
+ * the means: this costs a mean no more than the rounding of its own place. */
+static void add_differences(
+    const struct differences *group, const double *rows, const double *resp, ptrdiff_t n_features, ptrdiff_t n,
+    ptrdiff_t stride, double *blocks, double *sums
+) {
+    memset(blocks, 0, room_double(group->n_components, n_features) * sizeof *blocks);
+    add_product_double(resp, rows, blocks, group->n_components, n_features, n, stride, 0);
+    unpack_double(blocks, sums, group->n_components, n_features);
+    for (ptrdiff_t k = 0; k < group->n_components; k++, sums += n_features) {
+        double count = 0;
+        for (ptrdiff_t i = 0; i < n; i++) count += resp[k * stride + i];
+        for (ptrdiff_t d = 0; d < n_features; d++)
+            group->first[k * n_features + d] += sums[d] - count * group->means[k * n_features + d];
+    }
+}
+
+/* Places of the responsibilities (n,) above `least`; returns how many. */
+static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int32_t *chosen) {
+    ptrdiff_t count = 0;
+    for (ptrdiff_t start = 0; start < n; start += LANES) {
+        INDICES above = load_double(resp + start) > least;
+        int64_t any = 0;
+        for (ptrdiff_t i = 0; i < LANES; i++) any |= above[i];
+        for (ptrdiff_t i = 0; any && i < LANES; i++) {
+            chosen[count] = (int32_t)(start + i);
+            count += above[i] != 0;
+        }
+    }
+    return count;
+}
+
+/* Sums over some rows, as they stand in a file, of responsibilities times differences, and times their squares. */
+#define ADD_CHOSEN(RAW, squares) \
+    do { \
+        const RAW *raw = (const RAW *)(tile->raw + start * tile->row_bytes); \
+        for (ptrdiff_t c = 0; c < count; c += AT_ONCE) { \
+            const RAW *row[AT_ONCE]; \
+            double own[AT_ONCE]; \
+            UNROLLED for (int r = 0; r < AT_ONCE; r++) { \
+                row[r] = raw + chosen[c + r < count ? c + r : c] * n_features; \
+                own[r] = c + r < count ? resp[chosen[c + r]] : 0; \
+            } \
+            for (ptrdiff_t d = 0; d < n_features; d++) { \
+                double sum = 0, sum_of_squares = 0; \
+                UNROLLED for (int r = 0; r < AT_ONCE; r++) { \
+                    double z = ((double)row[r][d] - centre[d]) - mean[d], t = own[r] * z; \
+                    sum += t; \
+                    sum_of_squares += t * z; \
+                } \
+                first[d] += sum; \
+                if (squares) second[d] += sum_of_squares; \
+            } \
+        } \
+    } while (0)
+
+enum { AT_ONCE = 4 };
+
+static void add_chosen(
+    const struct differences *group, ptrdiff_t k, const struct rows *tile, ptrdiff_t start, const double *resp,
+    const int32_t *chosen, ptrdiff_t count
+) {
+    ptrdiff_t n_features = tile->n_features;
+    const double *restrict centre = tile->centre, *restrict mean = group->means + k * n_features;
+    double *restrict first = group->first + k * n_features, *restrict second = group->second + k * n_features;
+    if (group->wanted == EACH_FEATURE)
+        WITH_RAW(tile->kind, ADD_CHOSEN, 1)
+    else
+        WITH_RAW(tile->kind, ADD_CHOSEN, 0)
+}
+
+/* The same of one component whose sums of all pairs of features are wanted. */
+static void add_pairs(
+    const struct differences *group, ptrdiff_t k, const double *rows, const double *resp, const int32_t *chosen,
+    ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t stride, double *work, double *blocks, double *sums
+) {
+    ptrdiff_t width = 1 + n_features, whole = (count + LANES - 1) / LANES * LANES;
+    double *weighted = work + width * stride;
+    for (ptrdiff_t i = 0; i < whole; i++) {
+        work[i] = 1;
+        weighted[i] = i < count ? resp[chosen[i]] : 0;
+    }
+    for (ptrdiff_t d = 0; d < n_features; d++) {
+        const double *line = rows + d * stride, mean = group->means[k * n_features + d];
+        double *difference = work + (1 + d) * stride, *product = weighted + (1 + d) * stride;
+        for (ptrdiff_t i = 0; i < whole; i++) difference[i] = i < count ? line[chosen[i]] - mean : 0;
+        for (ptrdiff_t i = 0; i < whole; i++) product[i] = weighted[i] * difference[i];
+    }
+    memset(blocks, 0, room_double(width, width) * sizeof *blocks);
+    add_product_double(weighted, work, blocks, width, width, whole, stride, 1);
+    unpack_double(blocks, sums, width, width);
+    double *second = group->second + (group->wanted == PAIRS_OF_EACH ? k * n_features * width / 2 : 0);
+    for (ptrdiff_t d = 1; d < width; d++) {
+        group->first[k * n_features + d - 1] += sums[d * width];
+        for (ptrdiff_t j = 1; j <= d; j++) *second++ += sums[d * width + j];
+    }
+}
+
+/* Adds responsibilities (K, n), and where the second moments are of all features, these times the `squares`. */
+static void add_counts(
+    const struct differences *group, const double *resp, const double *squares, ptrdiff_t n, ptrdiff_t stride
+) {
+    for (ptrdiff_t k = 0; k < group->n_components; k++) {
+        VECTOR counts = {0}, lengths = {0};
+        for (ptrdiff_t i = 0; i < n; i += LANES) {
+            VECTOR own = load_double(resp + k * stride + i);
+            counts += own;
+            if (group->wanted == ALL_FEATURES) lengths += own * load_double(squares + k * stride + i);
+        }
+        for (ptrdiff_t i = 0; i < LANES; i++) group->counts[k] += counts[i];
+        for (ptrdiff_t i = 0; group->wanted == ALL_FEATURES && i < LANES; i++) group->second[k] += lengths[i];
+    }
+}
+
+/* Adds the group's moments of rows of a tile with these responsibilities (K, n). `squares` are those of
+ * `subtract_means`, for ALL_FEATURES. work: `moments_room` numbers; chosen: K + 1 and K times n numbers. */
+static void add_moments(
+    const struct differences *group, const struct rows *tile, ptrdiff_t start, const double *phi, const double *resp,
+    const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen
+) {
+    const double *rows = phi + stride;
+    ptrdiff_t k = group->n_components, n_features = tile->n_features, width = 1 + n_features;
+    double *blocks = work + 2 * width * stride, *sums = blocks + room_double(k > width ? k : width, width);
+    int32_t *ends = chosen + k * n;
+    ends[0] = 0;
+    for (ptrdiff_t j = 0; j < k; j++)
+        ends[j + 1] = ends[j] + choose_above(resp + j * stride, n, group->least[j] * tile->heaviest, chosen + ends[j]);
+    add_counts(group, resp, squares, n, stride);
+    int is_dense = ends[k] > MOST_CHOSEN * k * n;
+    if (is_dense && group->wanted == EACH_FEATURE) add_squared(group, rows, resp, n_features, n, stride);
+    if (is_dense && group->wanted == ALL_FEATURES) add_differences(group, rows, resp, n_features, n, stride, blocks, sums);
+    if (is_dense && group->wanted < PAIRS_OF_EACH) return;
+    for (ptrdiff_t j = 0; j < k; j++) {
+        ptrdiff_t count = ends[j + 1] - ends[j];
+        if (group->wanted == EACH_FEATURE || group->wanted == ALL_FEATURES)
+            add_chosen(group, j, tile, start, resp + j * stride, chosen + ends[j], count);
+        else if (count)
+            add_pairs(
+                group, j, rows, resp + j * stride, chosen + ends[j], count, n_features, stride, work, blocks, sums);
+    }
+}

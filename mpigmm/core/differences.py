@@ -1,0 +1,183 @@
+"""Components by differences from their means, in float64; and components some of which are computed so, and the others
+faster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.core.backend import DOUBLE
+from mpigmm.core.covariance import BoolArray, Covariance, Kernel, Parameters
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.groups import DifferenceGroup, Wanted
+from mpigmm.core.packed import PackedKernel
+from mpigmm.core.tile import Tile
+
+if TYPE_CHECKING:
+    from mpigmm.core.statistics import Moments
+
+
+NATS = 42.0
+"""exp(-42) is below 1e-18; divided by a row's squared distance, the moments that are left out cannot be seen either."""
+
+NO_MATRIX, NO_LINES = np.empty((0, 0)), np.empty((0, 0, 0))
+
+
+def split(
+    covariance: Covariance,
+    parameters: Parameters,
+    is_ready: BoolArray,
+    ready: Callable[[Parameters], Kernel],
+    differences: Callable[[Parameters], DifferenceGroup],
+) -> Kernel:
+    """A kernel for the components (K,) that are ready for it, and differences for the others."""
+    if is_ready.all():
+        return ready(parameters)
+    if not is_ready.any():
+        return DifferenceKernel(differences(parameters))
+    chosen, left, put = np.flatnonzero(is_ready), np.flatnonzero(~is_ready), parameters.loops.backend.put
+    return SplitKernel(
+        ready(covariance.part(parameters, chosen)),
+        DifferenceKernel(differences(covariance.part(parameters, left))),
+        put(chosen),
+        put(left),
+    )
+
+
+def least_responsibilities(farthest: FloatArray) -> FloatArray:
+    """What moments of pairs may leave out, (K,), where no row is farther, squared, from the components than (K,)."""
+    return np.asarray(math.exp(-NATS) / np.maximum(1.0, farthest))
+
+
+def difference_group(
+    parameters: Parameters,
+    wanted: Wanted,
+    farthest: FloatArray,
+    *,
+    precisions: FloatArray = NO_MATRIX,
+    whiten: FloatArray = NO_MATRIX,
+    subtracted: FloatArray | None = None,
+    lines: FloatArray = NO_LINES,
+) -> DifferenceGroup:
+    """A group in the tiles' memory, none of whose rows are farther, squared, from the components than (K,).
+
+    Where nothing else is given to be subtracted, the means are.
+    """
+    means = parameters.means
+    arrays = (
+        means,
+        parameters.log_constants,
+        least_responsibilities(farthest),
+        precisions,
+        whiten,
+        means if subtracted is None else subtracted,
+        lines,
+    )
+    return DifferenceGroup(wanted, *(parameters.put(array, DOUBLE) for array in arrays))
+
+
+class DifferenceKernel(Kernel):
+    """Good for any rows; of tiles in float32 the rows are taken in float64.
+
+    Parameters
+    ----------
+    group : DifferenceGroup
+    """
+
+    def __init__(self, group: DifferenceGroup) -> None:
+        self.group = group
+
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        tile.loops.difference_log_prob(tile, self.group, out)
+
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        tile.loops.difference_moments(tile, self.group, resp, first, second.reshape(self.second_shape))
+
+    def fused(self, tile: Tile, moments: Moments) -> bool:
+        if not tile.loops.fuses:
+            return False
+        sums = tile.loops.sweep(tile, None, self.group)
+        moments.log_likelihood[0] = sums.log_likelihood
+        moments.counts[:], moments.first_moments[:] = sums.counts, sums.first
+        moments.second_moments[:] = sums.second.reshape(-1)
+        return True
+
+    @property
+    def second_shape(self) -> tuple[int, ...]:
+        """Of the second moments."""
+        k, d = self.group.means.shape
+        pairs = d * (d + 1) // 2
+        return {
+            Wanted.EACH_FEATURE: (k, d),
+            Wanted.ALL_FEATURES: (k,),
+            Wanted.PAIRS_OF_EACH: (k, pairs),
+            Wanted.PAIRS_SUMMED: (1, pairs),
+        }[self.group.wanted]
+
+
+class SplitKernel(Kernel):
+    """Some components by one kernel, the others by differences.
+
+    Parameters
+    ----------
+    ready : Kernel
+        Of the former.
+    others : DifferenceKernel
+    chosen, left : ndarray of int
+        Numbers of the components of either, on the tiles' backend.
+    """
+
+    def __init__(
+        self, ready: Kernel, others: DifferenceKernel, chosen: NDArray[np.intp], left: NDArray[np.intp]
+    ) -> None:
+        self.ready, self.others = ready, others
+        self._places = chosen, left
+        self._summed = others.group.wanted is Wanted.PAIRS_SUMMED
+
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        for kernel, places in zip((self.ready, self.others), self._places, strict=True):
+            part = tile.array("part", len(places), tile.n_rows)
+            kernel.log_prob(tile, part)
+            out[places] = part
+
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        seconds = []
+        for kernel, places in zip((self.ready, self.others), self._places, strict=True):
+            own_first, own_second = self._room(tile, len(places), len(first), second)
+            kernel.accumulate(tile, resp[places], own_first, own_second)
+            first[places] = own_first
+            seconds.append(own_second)
+        self._combine(seconds, len(first), second)
+
+    def fused(self, tile: Tile, moments: Moments) -> bool:
+        if not (tile.loops.fuses and isinstance(self.ready, PackedKernel)):
+            return False
+        chosen, left = self._places
+        n_components, second = len(moments.counts), moments.second_moments
+        sums = tile.loops.sweep(tile, self.ready.group, self.others.group)
+        own_first, own_second = self._room(tile, len(chosen), n_components, second)
+        self.ready.move(sums.products, sums.scatter, own_first, own_second)
+        moments.log_likelihood[0] = sums.log_likelihood
+        moments.counts[chosen], moments.counts[left] = sums.products[:, 0], sums.counts
+        moments.first_moments[chosen], moments.first_moments[left] = own_first, sums.first
+        self._combine([own_second, sums.second], n_components, second)
+        return True
+
+    def _room(self, tile: Tile, n_own: int, n_components: int, second: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """First and second moments of some components, uninitialised, on the tiles' backend."""
+        size = second.shape[0] if self._summed else second.shape[0] // n_components * n_own
+        empty = tile.loops.backend.empty
+        return empty(n_own * tile.n_features, DOUBLE).reshape(n_own, tile.n_features), empty(size, DOUBLE)
+
+    def _combine(self, seconds: list[FloatArray], n_components: int, second: FloatArray) -> None:
+        """Second moments of all components, or their sum, from those of either part."""
+        if self._summed:
+            second[:] = seconds[0] + seconds[1].reshape(-1)
+            return
+        by_component = second.reshape(n_components, -1)
+        for places, own in zip(self._places, seconds, strict=True):
+            by_component[places] = own.reshape(len(places), -1)
