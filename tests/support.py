@@ -159,10 +159,11 @@ def statistics_of(
     weights: np.ndarray | None = None,
     tile_rows: int = 256,
     dtype: np.dtype = DOUBLE,
+    exact: np.ndarray | None = None,
 ) -> ExactSum:
     """An E-step over rows in memory."""
     statistics, moments = ExactSum(statistics_format(mixture, survey)), Moments.empty(mixture)
-    tile, e_step = Tile(rows.shape[1], tile_rows), EStep(mixture, survey.centre, survey.reach, dtype)
+    tile, e_step = Tile(rows.shape[1], tile_rows), EStep(mixture, survey.centre, survey.reach, dtype, exact=exact)
     for start in range(0, len(rows), tile_rows):
         part = slice(start, start + tile_rows)
         chosen = None if weights is None else weights[part]

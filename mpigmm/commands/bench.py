@@ -17,7 +17,7 @@ from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import EStep, Safeguards
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.precision import precisions_that_do
+from mpigmm.core.precision import Precision, choose_precision
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
@@ -68,19 +68,20 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
     safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
     loop = Loop(team, survey, safeguards, options.compute.precision)
     mixture = true_mixture(source, options.model.covariance_type)
-    dtype = precisions_that_do(loop.precision, mixture, survey)[0]
+    precision = choose_precision(loop.precision, mixture, survey)
+    dtype = precision.dtype
     flops_at_most, bytes_at_most = machine_limits(team, dtype)
-    loop.expect(mixture, dtype)
+    loop.expect(mixture, precision)
     taken = []
     for _ in range(iterations):
         begin, spent = time.perf_counter(), loop.clock.communicate
-        reduced = loop.expect(mixture, dtype)
+        reduced = loop.expect(mixture, precision)
         m_begin = time.perf_counter()
         loop.maximise(mixture, reduced.moments, 1)
         end = time.perf_counter()
         taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
     seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
-    e_step = seconds_of(comm, lambda: sweep_e_step(team, mixture, survey, dtype))
+    e_step = seconds_of(comm, lambda: sweep_e_step(team, mixture, survey, precision))
     reduction, n_bytes = reduction_seconds(loop, mixture)
     flops = header.n_rows * row_flops(mixture)
     floor = max(flops / flops_at_most, header.n_rows * header.row_bytes / bytes_at_most)
@@ -171,19 +172,19 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, dtype: np.dtype[Any]) -> None:
+def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, precision: Precision) -> None:
     """Responsibilities of this rank's rows, and nothing else; with their sums where one sweep yields both."""
     backend = team.engine.backend
 
     def visit(tile: Tile, tiles: Tiles) -> None:
         moments = Moments.empty(mixture, backend)
         for _, rows, weights in tiles:
-            tile.fill(rows, weights, centre, mask=False, dtype=dtype)
+            tile.fill(rows, weights, centre, mask=False, dtype=precision.dtype)
             if not e_step.at_once(tile, moments):
                 e_step.posterior(tile)
 
     with team.guarded():
-        e_step = EStep(mixture, survey.centre, survey.reach, dtype, team.engine)
+        e_step = EStep(mixture, survey.centre, survey.reach, precision.dtype, team.engine, precision.exact)
         centre = backend.put(survey.centre)
         team.sweep_engine(visit)
         backend.synchronize()

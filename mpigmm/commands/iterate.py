@@ -15,7 +15,7 @@ from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.precision import keeps_digits, precisions_that_do
+from mpigmm.core.precision import Precision, choose_precision, finer_precision
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
@@ -142,27 +142,27 @@ class Loop:
 
     def mean_log_likelihood(self, mixture: Mixture) -> float:
         """Of a mixture over all rows, per unit of weight. Collective."""
-        dtype = precisions_that_do(self.precision, mixture, self.survey)[0]
-        return float(self.expect(mixture, dtype).moments.log_likelihood[0]) / self.survey.total_weight
+        precision = choose_precision(self.precision, mixture, self.survey)
+        return float(self.expect(mixture, precision).moments.log_likelihood[0]) / self.survey.total_weight
 
     def advance(self, mixture: Mixture, iteration: int) -> tuple[Reduced, Mixture, Repairs]:
         """One iteration: what its reduction brought, and the new mixture. Collective.
 
-        Where float32 turns out to leave too few digits for the new mixture, it is taken again in float64.
+        Where float32 turns out to leave too few digits for the new mixture, it is taken again in finer precision.
         """
-        for dtype in precisions_that_do(self.precision, mixture, self.survey):
-            reduced = self.expect(mixture, dtype)
+        precision: Precision | None = choose_precision(self.precision, mixture, self.survey)
+        while precision is not None:
+            used, reduced = precision, self.expect(mixture, precision)
             try:
                 new, repairs = self.maximise(mixture, reduced.moments, iteration)
+                precision = finer_precision(used, mixture, new, reduced.moments, self.survey)
             except AgreedError:
-                if dtype == DOUBLE:
+                if used.dtype == DOUBLE:
                     raise
-            else:
-                if dtype == DOUBLE or keeps_digits(mixture, new):
-                    break
+                precision = Precision.of(DOUBLE, used.exact)
         return reduced, new, repairs
 
-    def expect(self, mixture: Mixture, dtype: np.dtype[Any]) -> Reduced:
+    def expect(self, mixture: Mixture, precision: Precision) -> Reduced:
         """The E-step over all rows: this rank's tiles, then the one reduction. Collective."""
         try:
             form = statistics_format(mixture, self.survey)
@@ -172,7 +172,7 @@ class Loop:
         while True:
             clock = Clock()
             begin, read = time.perf_counter(), self.team.block.seconds_read
-            packed = self._own_sums(form, mixture, dtype)
+            packed = self._own_sums(form, mixture, precision)
             clock.read = self.team.block.seconds_read - read
             clock.compute = time.perf_counter() - begin - clock.read
             begin = time.perf_counter()
@@ -180,7 +180,7 @@ class Loop:
             clock.communicate = time.perf_counter() - begin
             self._spend(clock)
             if not self._is_short(packed):
-                return self._unpack(packed, form, mixture, dtype, clock.communicate)
+                return self._unpack(packed, form, mixture, precision.dtype, clock.communicate)
 
     def maximise(self, mixture: Mixture, moments: Moments, iteration: int) -> tuple[Mixture, Repairs]:
         """The M-step, identical on all ranks, errors included."""
@@ -195,7 +195,7 @@ class Loop:
             raise AgreedError(message, DegenerateError.exit_code) from None
         return new, repairs
 
-    def _own_sums(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> Array:
+    def _own_sums(self, form: FixedPoint, mixture: Mixture, precision: Precision) -> Array:
         """The reduction's buffer with the statistics of this rank's tiles, where MPI is to sum it; zero after an error.
 
         An error of the GPU for lack of memory is kept apart: less may be staged, and the iteration done again.
@@ -206,7 +206,7 @@ class Loop:
         if self._error is None:
             try:
                 with self.team.guarded():
-                    self._sum_own(packed, form, mixture, dtype)
+                    self._sum_own(packed, form, mixture, precision)
                 return packed
             except DeviceMemoryError as error:
                 self._no_room = DeviceMemoryError(str(error))  # without the frames, and what they hold of the GPU
@@ -216,11 +216,11 @@ class Loop:
                 packed[:] = 0
         return packed
 
-    def _sum_own(self, packed: Array, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> None:
+    def _sum_own(self, packed: Array, form: FixedPoint, mixture: Mixture, precision: Precision) -> None:
         """Fill the buffer, by way of one of the engine's if it is not."""
         backend = self.team.engine.backend
         own = packed if backend is self.team.summing_backend else empty_buffer(form, backend)
-        self._add_own(form, own[: form.n_limbs * form.top.size].reshape(form.n_limbs, -1), mixture, dtype)
+        self._add_own(form, own[: form.n_limbs * form.top.size].reshape(form.n_limbs, -1), mixture, precision)
         if own is not packed:
             packed[:] = backend.get(own)
         backend.synchronize()
@@ -235,11 +235,12 @@ class Loop:
         with self.team.guarded():
             return backend.get(packed)
 
-    def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, dtype: np.dtype[Any]) -> None:
+    def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, precision: Precision) -> None:
         """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""
         engine = self.team.engine
-        e_step = EStep(mixture, self.survey.centre, self.survey.reach, dtype, engine)
-        centre = engine.backend.put(self.survey.centre)
+        survey, dtype = self.survey, precision.dtype
+        e_step = EStep(mixture, survey.centre, survey.reach, dtype, engine, precision.exact)
+        centre = engine.backend.put(survey.centre)
         _ = form.quanta  # once, and not by every thread
         room = iter([total])
 
@@ -247,7 +248,7 @@ class Loop:
             statistics, moments = ExactSum(form, next(room, None)), Moments.empty(mixture, engine.backend)
             seen = engine.backend.zeros(1, DOUBLE)
             for _, rows, weights in tiles:
-                tile.fill(rows, weights, centre, mask=self.survey.masked, dtype=dtype)
+                tile.fill(rows, weights, centre, mask=survey.masked, dtype=dtype)
                 e_step(tile, moments)
                 seen += moments.log_likelihood
                 statistics.add(moments.flat, engine)

@@ -14,6 +14,7 @@ from mpigmm.commands.job import Job
 from mpigmm.commands.survey import survey_rows
 from mpigmm.commands.team import build_team, stage_of
 from mpigmm.core.em import Safeguards
+from mpigmm.core.precision import Precision
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
@@ -58,9 +59,10 @@ def own_speed(comm: Comm, options: FitOptions, job: Job, devices: Devices, n_thr
     team = build_team(comm, source, job.tile_rows, compute, stop, job.loops, devices)
     survey, _ = survey_rows(team, options, SAMPLE)
     loop = Loop(team, survey, Safeguards(model.reg_covar, model.variance_floor), options.compute.precision)
-    loop.expect(mixture, np.dtype(options.compute.precision))
+    precision = Precision(loop.precision, np.zeros(model.n_components, bool))
+    loop.expect(mixture, precision)
     spent = loop.clock.compute
-    loop.expect(mixture, np.dtype(options.compute.precision))
+    loop.expect(mixture, precision)
     return max(1, int((team.block.stop - team.block.start) / (loop.clock.compute - spent)))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import SingularCovarianceError
@@ -39,6 +40,8 @@ class EStep:
         Of the tiles.
     loops : Loops
         Those of the tiles.
+    exact : ndarray of bool, (K,), optional
+        Components to compute in float64 whatever the dtype.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class EStep:
         reach: FloatArray | None = None,
         dtype: np.dtype[Any] = DOUBLE,
         loops: Loops = NUMPY,
+        exact: NDArray[np.bool_] | None = None,
     ) -> None:
         self.mixture = mixture
-        self._kernel = mixture.covariance.kernel(mixture.parameters(centre, reach, dtype, loops))
+        self._kernel = mixture.covariance.kernel(mixture.parameters(centre, reach, dtype, loops, exact))
 
     def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Responsibilities (K, n) and log densities (n,) of a tile's rows; overwritten by the next call."""

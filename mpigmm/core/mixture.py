@@ -89,11 +89,15 @@ class Mixture:
         reach: FloatArray | None = None,
         dtype: np.dtype[Any] = DOUBLE,
         loops: Loops = NUMPY,
+        exact: NDArray[np.bool_] | None = None,
     ) -> Parameters:
-        """What a kernel wants, for tiles that hold rows less centre (D,) and no entry above reach (D,), if known."""
+        """What a kernel wants, for tiles that hold rows less centre (D,) and no entry above reach (D,), if known.
+
+        exact (K,) are components to compute in float64 whatever the dtype of the tiles.
+        """
         reach = np.full(self.n_features, np.inf) if reach is None else reach
         means, factors = self.means - centre, self.precisions_cholesky
-        return Parameters(means, self.covariances, factors, self.log_constants, reach, dtype, loops)
+        return Parameters(means, self.covariances, factors, self.log_constants, reach, dtype, loops, exact)
 
     def digest(self) -> str:
         """64 bits, in hexadecimal, that differ where any bit of the parameters differs."""

@@ -1,0 +1,180 @@
+"""Components whose rows need differences from their means, beside others for which products of the rows will do."""
+
+from __future__ import annotations
+
+from ctypes import c_ssize_t, c_void_p
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from strict import StrictGpu
+from support import TYPES, blobs, start_mixture, survey_of
+
+from mpigmm.core.backend import DOUBLE, SINGLE
+from mpigmm.core.compiled import COMPILED, CompiledLoops, best_compiled, library
+from mpigmm.core.cuda import CudaLoops
+from mpigmm.core.differences import DifferenceKernel, SplitKernel
+from mpigmm.core.em import EStep
+from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.packed import PackedKernel
+from mpigmm.core.precision import choose_precision
+from mpigmm.core.statistics import Moments
+from mpigmm.core.survey import Survey
+from mpigmm.core.tile import Tile
+from mpigmm.core.triangle import lower_triangle
+
+
+def built_here() -> list[str]:
+    best = best_compiled()
+    assert best is not None, "the tests need a C compiler: make clean install"
+    return list(COMPILED[: COMPILED.index(best) + 1])
+
+
+@pytest.fixture(scope="module", params=["numpy", *built_here(), "cuda"])
+def loops(request: pytest.FixtureRequest) -> Loops:
+    if request.param == "cuda":
+        return CudaLoops(StrictGpu())
+    return NUMPY if request.param == "numpy" else CompiledLoops(request.param)
+
+
+def uneven(covariance_type: str, rows: np.ndarray, n_tight: int, scale: float = 1e-6) -> Mixture:
+    """A start some of whose components have collapsed onto rows; of `tied` the means are far away."""
+    mixture = start_mixture(covariance_type, rows, 6)
+    if covariance_type == "tied":
+        mixture.means[:n_tight] += 1e4
+        return mixture
+    mixture.covariances[:n_tight] *= scale**2
+    return replace(mixture)
+
+
+def near(mixture: Mixture, rows: np.ndarray, n_tight: int) -> np.ndarray:
+    """The rows, of which every tenth lies near one of the components that have collapsed."""
+    random, rows = np.random.default_rng(5), rows.copy()
+    for i in range(0, len(rows), 10):
+        k = i // 10 % n_tight
+        covariance = mixture.covariances if mixture.covariance.name == "tied" else mixture.covariances[k]
+        deviations = np.sqrt(np.diag(covariance) if covariance.ndim == 2 else covariance)
+        rows[i] = mixture.means[k] + 0.7 * deviations * random.standard_normal(rows.shape[1])
+    return rows
+
+
+def expected_moments(mixture: Mixture, rows: np.ndarray, weights: np.ndarray) -> tuple[float, list[np.ndarray]]:
+    """Mean log-likelihood, counts, first and second moments by their definitions, in extended precision."""
+    wide = np.longdouble
+    factors, kind = mixture.precisions_cholesky, mixture.covariance.name
+    centred = [rows.astype(wide) - mean for mean in mixture.means]
+    log_prob = np.empty((mixture.n_components, len(rows)), wide)
+    for k, z in enumerate(centred):
+        factor = factors if kind == "tied" else factors[k]
+        y = z @ factor.astype(wide) if kind in ("full", "tied") else z * factor
+        log_prob[k] = mixture.log_constants[k] - np.square(y).sum(axis=1) / 2
+    top = log_prob.max(axis=0)
+    log_density = top + np.log(np.exp(log_prob - top).sum(axis=0))
+    resp = np.exp(log_prob - log_density) * weights
+    first = np.array([r @ z for r, z in zip(resp, centred, strict=True)])
+    if kind in ("full", "tied"):
+        pairs = np.array([(z * r[:, None]).T @ z for r, z in zip(resp, centred, strict=True)])
+        lower = lower_triangle(rows.shape[1])
+        second = (pairs.sum(axis=0)[None] if kind == "tied" else pairs).reshape(-1, rows.shape[1] ** 2)[:, lower]
+    else:
+        second = np.array([r @ np.square(z) for r, z in zip(resp, centred, strict=True)])
+        second = second.sum(axis=1) if kind == "spherical" else second
+    return float(log_density @ weights), [np.asarray(a, float) for a in (resp.sum(axis=1), first, second.reshape(-1))]
+
+
+def found_moments(
+    loops: Loops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: Survey, dtype: np.dtype
+) -> Moments:
+    put = loops.backend.put
+    exact = choose_precision(dtype, mixture, survey).exact
+    tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
+    tile.fill(put(rows), weights if weights is None else put(weights), put(survey.centre), mask=False, dtype=dtype)
+    EStep(mixture, survey.centre, survey.reach, dtype, loops, exact)(tile, moments)
+    return Moments.of(loops.backend.get(moments.flat), mixture)
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_tight", [1, 5, 6])
+@pytest.mark.parametrize("n_features", [1, 5, 18])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_moments_are_those_of_the_definition(
+    loops: Loops, covariance_type: str, n_features: int, n_tight: int, weighted: bool, dtype: np.dtype
+) -> None:
+    rows = blobs(333, n_features, 3)
+    mixture = uneven(covariance_type, rows, n_tight)
+    rows = near(mixture, rows, n_tight)
+    weights = np.random.default_rng(7).random(len(rows)) + 0.1 if weighted else None
+    survey = survey_of(rows, weights, tile_rows=len(rows))
+    if dtype == SINGLE and choose_precision(SINGLE, mixture, survey).dtype == DOUBLE:
+        pytest.skip("computed in float64")
+    moments = found_moments(loops, mixture, rows, weights, survey, dtype)
+    log_likelihood, expected = expected_moments(mixture, rows, np.ones(len(rows)) if weights is None else weights)
+    # relative to the size that the parts of a sum have: a row's own place is rounded to one unit in its last
+    deviations = np.sqrt(np.broadcast_to(mixture.covariance.diagonals(mixture.covariances), mixture.means.shape))
+    tolerance = 1e-9 if dtype == DOUBLE else 2e-3
+    unit = 1e-14 if dtype == DOUBLE else 1e-7
+    allowed = (1e-9 if dtype == DOUBLE else 1e-4) * len(rows) + unit * abs(log_likelihood)
+    assert abs(moments.log_likelihood[0] - log_likelihood) <= allowed
+    np.testing.assert_allclose(moments.counts, expected[0], rtol=tolerance, atol=tolerance)
+    error = np.abs(moments.first_moments - expected[1]) / deviations / (1 + moments.counts[:, None])
+    assert error.max() <= tolerance
+    if covariance_type == "tied":
+        scale = np.abs(expected[2]).max()
+    else:
+        size = {"full": deviations[:, :, None] * deviations[:, None, :], "diag": deviations**2}
+        size["spherical"] = (deviations**2).sum(axis=1)
+        whole = size[covariance_type].reshape(6, -1) * (1 + moments.counts[:, None])
+        scale = whole[:, lower_triangle(n_features)] if covariance_type == "full" else whole
+        scale = np.maximum(scale.reshape(-1), np.abs(expected[2]))
+    assert (np.abs(moments.second_moments - expected[2]) / scale).max() <= tolerance
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_component_does_not_decide_for_all(covariance_type: str) -> None:
+    rows = blobs(500, 5, 3)
+    mixture = uneven(covariance_type, rows, 1)
+    survey = survey_of(near(mixture, rows, 1))
+    kernel = EStep(mixture, survey.centre, survey.reach)._kernel
+    assert isinstance(kernel, SplitKernel) and isinstance(kernel.ready, PackedKernel)
+    assert len(kernel.ready.means) == 5 and len(kernel.others.group.means) == 1
+    regular = EStep(start_mixture(covariance_type, rows, 6), survey.centre, survey.reach)._kernel
+    assert isinstance(regular, PackedKernel)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_row_does_not_decide_for_all(covariance_type: str) -> None:
+    rows = blobs(500, 5, 3)
+    rows[17] = 1e6
+    survey = survey_of(rows)
+    kernel = EStep(start_mixture(covariance_type, blobs(500, 5, 3), 6), survey.centre, survey.reach)._kernel
+    assert isinstance(kernel, PackedKernel)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_rows_that_nothing_is_known_of_are_taken_by_differences(covariance_type: str) -> None:
+    rows = blobs(500, 5, 3)
+    kernel = EStep(start_mixture(covariance_type, rows, 6), rows[0], loops=CompiledLoops(built_here()[-1]))._kernel
+    assert isinstance(kernel, DifferenceKernel)
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
+def test_a_row_without_a_density_has_no_responsibilities(loops: Loops, dtype: np.dtype) -> None:
+    log_prob = np.zeros((3, 40), dtype)
+    log_prob[:, 7] = -np.inf
+    tile = Tile(2, 40, loops)
+    tile.fill(loops.backend.put(np.zeros((40, 2))), None, loops.backend.put(np.zeros(2)), mask=False, dtype=dtype)
+    resp, log_density = map(loops.backend.get, loops.normalise(loops.backend.put(log_prob), tile))
+    assert log_density[7] == -np.inf and (resp[:, 7] == 0).all()
+    assert np.isfinite(np.delete(log_density, 7)).all() and np.allclose(np.delete(resp, 7, axis=1), 1 / 3)
+
+
+@pytest.mark.parametrize("name", built_here())
+def test_every_nan_stays_one(name: str) -> None:
+    bits = np.array([0x7FF0000000000001, 0x7FF8000000000000, 0xFFF00000000FFFFF, 0x7FFFFFFFFFFFFFFF], np.uint64)
+    values = np.concatenate([bits.view(float), np.array([-700.0, -0.0])])
+    for function in ("exponentials_double", "logarithms"):
+        out = np.empty_like(values)
+        getattr(library(name), function)(c_void_p(values.ctypes.data), c_ssize_t(6), c_void_p(out.ctypes.data))
+        assert np.isnan(out[:4]).all(), function
