@@ -34,6 +34,19 @@ def test_an_emptied_component_takes_half_of_the_heaviest(covariance_type: str) -
     assert (np.diff(history) > -1e-10).all()
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_an_emptied_component_keeps_its_covariance_and_no_other(covariance_type: str) -> None:
+    """With as many components as features, where the shapes do not tell whose a line of the covariances is."""
+    rows = blobs(400, 2, 2) @ np.array([[2.0, 0.0], [1.0, 3.0]])
+    start = start_mixture(covariance_type, rows, 2)
+    start.means[0] = 1e6
+    mixture, _, repaired = fit_in_memory(start, rows, 1)
+    assert repaired == 1
+    expected = {"full": np.cov(rows.T, bias=True), "diag": rows.var(axis=0), "spherical": rows.var(axis=0).mean()}
+    whole = expected.get(covariance_type, expected["full"])
+    np.testing.assert_allclose(mixture.covariances, np.broadcast_to(whole, mixture.covariances.shape), rtol=1e-10)
+
+
 def test_splitting_keeps_weight_and_mean() -> None:
     mixture = start_mixture("full", ROWS, 3)
     mixture.weights[:] = [0.7, 0.3, 0.0]

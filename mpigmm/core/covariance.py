@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.exact import FloatArray
@@ -161,6 +162,10 @@ class Covariance(ABC):
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
         """Direction (D,) of the component's largest variance, as long as its standard deviation; where it has no such
         direction, that of the data's largest variance (D,)."""
+
+    def keep_components(self, covariances: FloatArray, previous: FloatArray, which: NDArray[np.bool_]) -> None:
+        """Give components which (K,) their previous covariances, in place."""
+        covariances[which] = previous[which]
 
     def copy_component(self, covariances: FloatArray, source: int, target: int) -> None:
         """Give target the covariance of source, in place."""

@@ -137,8 +137,7 @@ def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeg
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         deltas = np.where(empty[:, None], 0.0, moments.first_moments / moments.counts[:, None])
         covariances = covariance.estimate(moments.counts, deltas, moments.second_moments)
-    if empty.any() and covariances.shape[:1] == empty.shape:
-        covariances[empty] = mixture.covariances[empty]
+    covariance.keep_components(covariances, mixture.covariances, empty)
     covariances = covariance.regularise(covariances, safeguards.reg_covar)
     weights = np.where(empty, 0.0, moments.counts)
     new, floored = Mixture(covariance, weights / weights.sum(), mixture.means + deltas, covariances), 0

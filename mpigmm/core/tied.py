@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core import matrices
 from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError
@@ -72,6 +73,9 @@ class Tied(Covariance):
 
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
         return matrices.main_axis(covariances)
+
+    def keep_components(self, covariances: FloatArray, previous: FloatArray, which: NDArray[np.bool_]) -> None:
+        """Nothing to keep: the covariance is shared."""
 
     def copy_component(self, covariances: FloatArray, source: int, target: int) -> None:
         """Nothing to copy: the covariance is shared."""
