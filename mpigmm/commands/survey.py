@@ -10,7 +10,8 @@ from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.survey import BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
 from mpigmm.core.tile import Tile
-from mpigmm.data.source import Header
+from mpigmm.data.source import Header, Source
+from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import DataError
 from mpigmm.options import FitOptions
 
@@ -26,7 +27,7 @@ def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Surv
     """
     comm, header = team.comm, team.header
     with comm.together():
-        centre = first_centre(team) if comm.is_root else None
+        centre = first_centre(team.block.source) if comm.is_root else None
     centre = comm.bcast(centre)
     sampler = RowSampler(options.init.seed, sample_size / header.n_rows)
     with comm.together():
@@ -41,18 +42,18 @@ def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Surv
     return replace(survey, centre=middle), (rows, weights)
 
 
-def first_centre(team: Team) -> FloatArray:
+def first_centre(source: Source | SyntheticSource) -> FloatArray:
     """A point amid the rows: the median of the first ones that count for something."""
-    start, count = 0, FIRST_ROWS
-    while start < team.header.n_rows:
-        rows, weights = team.block.source.read(start, min(start + count, team.header.n_rows))
+    start, count, n_rows = 0, FIRST_ROWS, source.header.n_rows
+    while start < n_rows:
+        rows, weights = source.read(start, min(start + count, n_rows))
         used = np.isfinite(rows).all(axis=1)
         if weights is not None:
             used &= weights.astype(np.float64) > 0
         if used.any():
             return np.asarray(np.median(rows[used].astype(np.float64), axis=0))
         start, count = start + count, min(2 * count, MOST_ROWS)
-    return np.zeros(team.header.n_features)
+    return np.zeros(source.header.n_features)
 
 
 def _survey_own(
