@@ -55,7 +55,8 @@ class EStep:
     def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Responsibilities (K, n) and log densities (n,) of a tile's rows; overwritten by the next call."""
         log_prob = tile.array("log_prob", self.mixture.n_components, tile.n_rows)
-        self._kernel.log_prob(tile, log_prob)
+        with np.errstate(over="ignore"):  # a distance that is too large is infinite, and the density zero
+            self._kernel.log_prob(tile, log_prob)
         return tile.loops.normalise(log_prob, tile)
 
     def __call__(self, tile: Tile, moments: Moments) -> None:
