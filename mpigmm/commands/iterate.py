@@ -14,9 +14,9 @@ from mpigmm.core.backend import DOUBLE, HOST, Array, Backend, DeviceMemoryError
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
-from mpigmm.core.mixture import Mixture
+from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.precision import keeps_digits, precisions_that_do
-from mpigmm.core.statistics import Moments, statistics_format
+from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import keep_freed_memory
@@ -51,6 +51,8 @@ class Reduced:
         Of all rows.
     dtype : dtype
         Of the tiles that they come from.
+    n_limbs : int
+        Of the sums.
     compute, read : float
         Mean seconds a rank.
     imbalance : float
@@ -63,6 +65,7 @@ class Reduced:
 
     moments: Moments
     dtype: np.dtype[Any]
+    n_limbs: int
     compute: float
     read: float
     imbalance: float
@@ -142,7 +145,7 @@ class Loop:
 
     def mean_log_likelihood(self, mixture: Mixture) -> float:
         """Of a mixture over all rows, per unit of weight. Collective."""
-        dtype = precisions_that_do(self.precision, mixture, self.survey)[0]
+        dtype = precisions_that_do(self.precision, mixture, self._survey(mixture))[0]
         return float(self.expect(mixture, dtype).moments.log_likelihood[0]) / self.survey.total_weight
 
     def advance(self, mixture: Mixture, iteration: int) -> tuple[Reduced, Mixture, Repairs]:
@@ -150,10 +153,9 @@ class Loop:
 
         Where float32 turns out to leave too few digits for the new mixture, it is taken again in float64.
         """
-        for dtype in precisions_that_do(self.precision, mixture, self.survey):
-            reduced = self.expect(mixture, dtype)
+        for dtype in precisions_that_do(self.precision, mixture, self._survey(mixture)):
             try:
-                new, repairs = self.maximise(mixture, reduced.moments, iteration)
+                reduced, new, repairs = self._resolved(mixture, dtype, iteration)
             except AgreedError:
                 if dtype == DOUBLE:
                     raise
@@ -162,10 +164,26 @@ class Loop:
                     break
         return reduced, new, repairs
 
-    def expect(self, mixture: Mixture, dtype: np.dtype[Any]) -> Reduced:
+    def _survey(self, mixture: Mixture) -> Survey:
+        """The survey, with a centre that is safe for a mixture."""
+        return replace(self.survey, centre=safe_centre(mixture, self.survey.centre))
+
+    def _resolved(self, mixture: Mixture, dtype: np.dtype[Any], iteration: int) -> tuple[Reduced, Mixture, Repairs]:
+        """An E-step and an M-step, again with finer sums where these turn out too coarse for the new mixture.
+        Collective."""
+        n_limbs = None
+        while True:
+            reduced = self.expect(mixture, dtype, n_limbs)
+            new, repairs = self.maximise(mixture, reduced.moments)
+            n_limbs = refined_limbs(reduced.n_limbs, mixture, new, reduced.moments.counts, self.survey)
+            if n_limbs == reduced.n_limbs:
+                factor(new, iteration)
+                return reduced, new, repairs
+
+    def expect(self, mixture: Mixture, dtype: np.dtype[Any], n_limbs: int | None = None) -> Reduced:
         """The E-step over all rows: this rank's tiles, then the one reduction. Collective."""
         try:
-            form = statistics_format(mixture, self.survey)
+            form = statistics_format(mixture, self.survey, n_limbs)
         except OverflowError as error:
             message = f"{error}; raise model.reg_covar or model.variance_floor, or rescale the data"
             raise AgreedError(message, DegenerateError.exit_code) from None
@@ -182,18 +200,9 @@ class Loop:
             if not self._is_short(packed):
                 return self._unpack(packed, form, mixture, dtype, clock.communicate)
 
-    def maximise(self, mixture: Mixture, moments: Moments, iteration: int) -> tuple[Mixture, Repairs]:
-        """The M-step, identical on all ranks, errors included."""
-        try:
-            new, repairs = m_step(mixture, moments, self.survey, self.safeguards)
-            _ = new.precisions_cholesky
-        except SingularCovarianceError as error:
-            message = (
-                f"{error} after iteration {iteration}; raise model.reg_covar or model.variance_floor, or lower "
-                "model.n_components"
-            )
-            raise AgreedError(message, DegenerateError.exit_code) from None
-        return new, repairs
+    def maximise(self, mixture: Mixture, moments: Moments) -> tuple[Mixture, Repairs]:
+        """The M-step, identical on all ranks."""
+        return m_step(mixture, moments, self.survey, self.safeguards)
 
     def _own_sums(self, form: FixedPoint, mixture: Mixture, dtype: np.dtype[Any]) -> Array:
         """The reduction's buffer with the statistics of this rank's tiles, where MPI is to sum it; zero after an error.
@@ -238,8 +247,9 @@ class Loop:
     def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, dtype: np.dtype[Any]) -> None:
         """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""
         engine = self.team.engine
-        e_step = EStep(mixture, self.survey.centre, self.survey.reach, dtype, engine)
-        centre = engine.backend.put(self.survey.centre)
+        survey = self._survey(mixture)
+        e_step = EStep(mixture, survey.centre, survey.reach, dtype, engine)
+        centre = engine.backend.put(survey.centre)
         _ = form.quanta  # once, and not by every thread
         room = iter([total])
 
@@ -311,7 +321,7 @@ class Loop:
         spread = float(np.sqrt(max(square - compute**2, 0.0)))
         moments = Moments.of(form.value(packed[:n_limbs].reshape(form.n_limbs, -1)), mixture)
         imbalance = spread / compute if compute else 0.0
-        return Reduced(moments, dtype, float(compute), float(read), imbalance, communicate, spent > 0)
+        return Reduced(moments, dtype, form.n_limbs, float(compute), float(read), imbalance, communicate, spent > 0)
 
     def _note(self, work: Callable[[], None]) -> None:
         """Do local work; an error waits for the next reduction, which carries its flag to all ranks."""
@@ -324,6 +334,18 @@ class Loop:
         self.clock.read += clock.read
         self.clock.compute += clock.compute
         self.clock.communicate += clock.communicate
+
+
+def factor(mixture: Mixture, iteration: int) -> None:
+    """Factor the covariances of an iteration's new mixture, on all ranks alike; raises `AgreedError`."""
+    try:
+        _ = mixture.precisions_cholesky
+    except SingularCovarianceError as error:
+        message = (
+            f"{error} after iteration {iteration}; raise model.reg_covar or model.variance_floor, or lower "
+            "model.n_components"
+        )
+        raise AgreedError(message, DegenerateError.exit_code) from None
 
 
 def empty_buffer(form: FixedPoint, backend: Backend = HOST) -> Array:

@@ -34,7 +34,7 @@ def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Surv
         own, sample = _survey_own(team, centre, sampler, drop=options.data.missing == "drop")
     packed = comm.sum(own.packed())
     box = comm.max(np.concatenate([-own.low, own.high]))
-    survey = own.finish(packed, -box[: len(centre)], box[len(centre) :], options.model.variance_floor)
+    survey = own.finish(packed, -box[: len(centre)], box[len(centre) :])
     with comm.together():
         check_survey(survey, header, options)
     rows, weights = gather_sample(team, survey, sampler, sample, sample_size)

@@ -16,13 +16,10 @@ from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, precision_diagonals
-from mpigmm.core.statistics import Moments
+from mpigmm.core.statistics import Moments, least_count
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.errors import DataError
-
-EMPTY_COUNT = 1e-8
-"""A component that holds less of the rows' mean weight than this is empty."""
 
 
 class EStep:
@@ -132,8 +129,7 @@ def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeg
     repairs : Repairs
         Components floored, and empty ones re-seeded by splitting the heaviest.
     """
-    row_weight = survey.total_weight / survey.n_samples
-    empty = moments.counts <= EMPTY_COUNT * row_weight
+    empty = moments.counts <= least_count(survey)
     covariance = mixture.covariance
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         deltas = np.where(empty[:, None], 0.0, moments.first_moments / moments.counts[:, None])
