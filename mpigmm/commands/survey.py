@@ -8,7 +8,7 @@ import numpy as np
 
 from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.survey import BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
+from mpigmm.core.survey import LEAST_VARIANCE, BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
@@ -99,12 +99,26 @@ def check_survey(survey: Survey, header: Header, options: FitOptions) -> None:
         )
     if not survey.total_weight > LEAST_WEIGHT:
         raise DataError(f"data.weights: they sum to {survey.total_weight:g}, too little to compute with; scale them up")
-    constant = survey.constant_features()
-    if constant and options.model.reg_covar == 0:
-        columns = ", ".join(str(header.column(d)) for d in constant[:10])
+    if options.model.reg_covar == 0:
+        check_variances(survey, header)
+
+
+def check_variances(survey: Survey, header: Header) -> None:
+    """Raise `DataError` where rows vary too little for a covariance to which nothing is added."""
+
+    def named(features: list[int]) -> str:
+        return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {header.dataset}"
+
+    constant, narrow = survey.constant_features(), survey.narrow_features()
+    if constant:
         raise DataError(
-            f"column {columns} of {header.dataset} has the same value in every row, so that no covariance is positive "
-            "definite; set model.reg_covar above 0, or leave the column out by data.columns"
+            f"{named(constant)} has the same value in every row, so that no covariance is positive definite; set "
+            "model.reg_covar above 0, or leave the column out by data.columns"
+        )
+    if narrow:
+        raise DataError(
+            f"{named(narrow)} varies by less than float64 can square (by {np.sqrt(LEAST_VARIANCE):g} or less); rescale "
+            "it, set model.reg_covar above 0, or leave it out by data.columns"
         )
 
 

@@ -14,6 +14,9 @@ from mpigmm.core.tile import Tile
 LARGEST_MAGNITUDE = 1e140
 """Above it, squares of values leave the range of float64."""
 
+LEAST_VARIANCE = 1e-280
+"""Of a feature: below it, variances of components leave the range of float64."""
+
 FAR_DEVIATIONS = 1e6
 """Standard deviations from the median beyond which a value is suspected of being a fill value."""
 
@@ -83,7 +86,11 @@ class Survey:
 
     def constant_features(self) -> list[int]:
         """Features that have one value in all rows."""
-        return [int(d) for d in np.flatnonzero(self.variances == 0)]
+        return [int(d) for d in np.flatnonzero(self.low == self.high)]
+
+    def narrow_features(self) -> list[int]:
+        """Features that vary, but by too little for float64 to square the deviations."""
+        return [int(d) for d in np.flatnonzero((self.low < self.high) & (self.variances < LEAST_VARIANCE))]
 
 
 @dataclass
