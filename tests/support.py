@@ -208,7 +208,7 @@ def fit_in_memory(
     for _ in range(n_iter):
         mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, weights, safeguards, loops)
         history.append(float(moments.log_likelihood[0]) / survey.total_weight)
-        repaired += repairs.floored + repairs.reseeded
+        repaired += len(repairs.floored) + len(repairs.reseeded)
     return mixture, history, repaired
 
 

@@ -29,7 +29,7 @@ CLOCKS = FixedPoint(np.full(3, 60, np.int32), 3)
 
 N_FLAGS = 5
 N_CLOCKS = CLOCKS.n_limbs * CLOCKS.top.size
-Record = Callable[[Progress, dict[str, Any]], None]
+Record = Callable[[Progress, dict[str, Any], Repairs], None]
 
 
 @dataclass
@@ -118,8 +118,8 @@ class Loop:
             Where to go on, with a mixture.
         em : EmOptions
         record : callable
-            Called after every iteration with its progress and log line, on this rank alone; an error that it raises
-            ends all ranks at the next reduction.
+            Called after every iteration with its progress, log line and repairs, on this rank alone; an error that it
+            raises ends all ranks at the next reduction.
         """
         begin, is_last = time.perf_counter(), False
         while goes_on(progress.iteration, progress.change, em):
@@ -138,7 +138,7 @@ class Loop:
             )
             seconds, begin = time.perf_counter() - begin, time.perf_counter()
             line = log_line(progress, change, repairs, reduced, seconds)
-            self._note(lambda p=progress, text=line: record(p, text))  # type: ignore[misc]
+            self._note(lambda p=progress, text=line, made=repairs: record(p, text, made))  # type: ignore[misc]
             is_last = reduced.is_last
         self.team.comm.agree(self._error)
         return progress
@@ -377,7 +377,7 @@ def log_line(
         "seconds_compute": reduced.compute,
         "seconds_communicate": reduced.communicate,
         "imbalance": reduced.imbalance,
-        "floored": repairs.floored,
-        "reseeded": repairs.reseeded,
+        "floored": len(repairs.floored),
+        "reseeded": len(repairs.reseeded),
         "precision_bits": 8 * reduced.dtype.itemsize,
     }

@@ -7,6 +7,7 @@ spherical (K,). A precision's Cholesky factor U is upper triangular with U U^T =
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ PACKING_TOLERANCE = 3e-5
 
 SUM_UNIT = 2.0**-23
 """Rounding error of float32 sums, relative to the root of the sum of their terms' squares."""
+
+
+Floored = tuple[FloatArray, Sequence[int | None]]
+"""Covariances, and the components whose ones were lifted to a floor; None stands for the tied covariance."""
 
 
 class SingularCovarianceError(Exception):
@@ -155,8 +160,8 @@ class Covariance(ABC):
         """Add reg_covar to every variance on the diagonal, maybe in place."""
 
     @abstractmethod
-    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
-        """Lift every direction's variance to share times the data's variances (D,); how many were lifted."""
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> Floored:
+        """Lift every direction's variance to share times the data's variances (D,); whose were lifted."""
 
     @abstractmethod
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:

@@ -6,6 +6,7 @@ means that entered the E-step (section 3 of docs/mathematics.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from mpigmm.core.mixture import Mixture, precision_diagonals
 from mpigmm.core.statistics import Moments, least_count
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, DegenerateError
 
 
 class EStep:
@@ -76,7 +77,13 @@ class EStep:
 
 
 def check_log_likelihood(total: FloatArray) -> None:
-    """Raise `DataError` where the sum of the log-likelihoods of tiles (1,) is not finite."""
+    """Raise where the sum of the log-likelihoods of tiles (1,) is not finite: `DegenerateError` where it is -inf, else
+    `DataError`."""
+    if total[0] == -np.inf:
+        raise DegenerateError(
+            "a row lies too many standard deviations from every component for float64; raise model.reg_covar or "
+            "model.variance_floor, rescale the data, or add --restart if the rows have changed since they were surveyed"
+        )
     if not np.isfinite(total[0]):
         raise DataError(
             "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
@@ -86,10 +93,10 @@ def check_log_likelihood(total: FloatArray) -> None:
 
 @dataclass(frozen=True)
 class Repairs:
-    """How many components an M-step had to mend."""
+    """Which components an M-step had to mend."""
 
-    floored: int = 0
-    reseeded: int = 0
+    floored: Sequence[int | None] = ()
+    reseeded: Sequence[int] = ()
 
     def __bool__(self) -> bool:
         return bool(self.floored or self.reseeded)
@@ -127,7 +134,7 @@ def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeg
     -------
     mixture : Mixture
     repairs : Repairs
-        Components floored, and empty ones re-seeded by splitting the heaviest.
+        Whose covariances were floored, and empty components re-seeded by splitting the heaviest.
     """
     empty = moments.counts <= least_count(survey)
     covariance = mixture.covariance
@@ -137,15 +144,17 @@ def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeg
     covariance.keep_components(covariances, mixture.covariances, empty)
     covariances = covariance.regularise(covariances, safeguards.reg_covar)
     weights = np.where(empty, 0.0, moments.counts)
-    new, floored = Mixture(covariance, weights / weights.sum(), mixture.means + deltas, covariances), 0
+    new = Mixture(covariance, weights / weights.sum(), mixture.means + deltas, covariances)
+    floored: Sequence[int | None] = []
     if not is_above_floor(new, safeguards.variance_floor, survey.variances):
         covariances, floored = covariance.floor(covariances, safeguards.variance_floor, survey.variances)
         new = replace(new, covariances=covariances)
     if empty.any():
         new = replace(new)  # without the factors, which are not those of what follows
-    for component in np.flatnonzero(empty):
-        split_heaviest(new, int(component), survey.variances)
-    return new, Repairs(floored, int(empty.sum()))
+    reseeded: list[int] = np.flatnonzero(empty).tolist()
+    for component in reseeded:
+        split_heaviest(new, component, survey.variances)
+    return new, Repairs(floored, reseeded)
 
 
 def is_above_floor(mixture: Mixture, share: float, variances: FloatArray) -> bool:
@@ -155,7 +164,8 @@ def is_above_floor(mixture: Mixture, share: float, variances: FloatArray) -> boo
     The factors are those that the next E-step needs.
     """
     try:
-        return bool((share * (precision_diagonals(mixture) @ variances) < 1.0).all())
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool((share * (precision_diagonals(mixture) @ variances) < 1.0).all())
     except SingularCovarianceError:
         return False
 

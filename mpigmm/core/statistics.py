@@ -83,10 +83,12 @@ def statistics_format(mixture: Mixture, survey: Survey, n_limbs: int | None = No
     if n_limbs is None:
         counts = np.maximum(mixture.weights * survey.total_weight, least_count(survey))
         bits = moment_bits(extents, counts, variances(mixture), survey.total_weight)
-        n_limbs = limbs_for(max(bits + WANTED_BITS + SPARE_BITS, np.log2(log_bound) + LEAST_BITS), survey)
+        n_limbs = limbs_for(max(bits.max() + WANTED_BITS + SPARE_BITS, np.log2(log_bound) + LEAST_BITS), survey)
         if n_limbs > MOST_LIMBS:
-            raise OverflowError("some component is too narrow, against the range of the data, for sums of its rows")
-    second = mixture.covariance.second_bounds(extents)
+            which = int(bits.argmax())
+            raise OverflowError(f"component {which} is too narrow, against the range of the data, for exact sums")
+    with np.errstate(over="ignore"):
+        second = mixture.covariance.second_bounds(extents)
     bounds = [np.array([log_bound]), np.ones(mixture.n_components), extents.reshape(-1), second]
     top = np.concatenate([exponents(part, survey.total_weight) for part in bounds])
     return FixedPoint(np.maximum(top, LEAST_UNIT + TOP_BITS + LIMB_BITS * (n_limbs - 1), out=top), n_limbs)
@@ -94,7 +96,8 @@ def statistics_format(mixture: Mixture, survey: Survey, n_limbs: int | None = No
 
 def log_density_bound(mixture: Mixture, extents: FloatArray) -> float:
     """Upper bound of a row's log density in magnitude, at least 1."""
-    farthest = mixture.covariance.distance_bounds(mixture.precisions_cholesky, extents)
+    with np.errstate(over="ignore"):
+        farthest = mixture.covariance.distance_bounds(mixture.precisions_cholesky, extents)
     upper = np.abs(mixture.log_constants.max()) + np.log(mixture.n_components)
     lower = np.abs((mixture.log_constants - 0.5 * farthest).max())
     return float(max(upper, lower, 1.0))
@@ -112,8 +115,8 @@ def exponents(bounds: FloatArray, total_weight: float) -> NDArray[np.int32]:
     return found
 
 
-def moment_bits(extents: FloatArray, counts: FloatArray, spread: FloatArray, total_weight: float) -> float:
-    """How many bits the bound of the second moments exceeds the moments themselves by, at most.
+def moment_bits(extents: FloatArray, counts: FloatArray, spread: FloatArray, total_weight: float) -> FloatArray:
+    """How many bits the bound of each component's second moments exceeds the moments themselves by, at most (K,).
 
     Parameters
     ----------
@@ -127,7 +130,7 @@ def moment_bits(extents: FloatArray, counts: FloatArray, spread: FloatArray, tot
     with np.errstate(divide="ignore"):
         share = np.log2(total_weight) - np.log2(counts)
         bits = 2 * np.log2(extents) - np.log2(np.maximum(spread, np.finfo(float).tiny)) + share[:, None]
-    return float(bits.max())
+    return np.asarray(bits.max(axis=1))
 
 
 def limbs_for(bits: float, survey: Survey) -> int:
@@ -157,7 +160,7 @@ def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, 
     """
     spread = variances(new) + np.square(new.means - old.means)
     held = np.where(counts > least_count(survey), counts, np.inf)
-    bits = moment_bits(survey.extents(old.means), held, spread, survey.total_weight)
+    bits = float(moment_bits(survey.extents(old.means), held, spread, survey.total_weight).max())
     if limbs_for(bits + LEAST_BITS, survey) <= n_limbs:
         return n_limbs
     return min(limbs_for(bits + WANTED_BITS, survey), 2 * n_limbs, MOST_LIMBS)
