@@ -161,7 +161,7 @@ class Loops:
         A row whose log-densities are all -inf has no responsibilities, and the log density -inf.
         """
         log_density = np.maximum.reduce(log_prob, axis=0, out=tile.vector("log_density"))
-        lost = np.isneginf(log_density)
+        lost = np.flatnonzero(np.isneginf(log_density))
         log_density[lost] = 0.0
         log_prob -= log_density
         if tile.n_features >= FAR_FEATURES or tile.dtype == np.float32:
