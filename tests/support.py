@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +21,11 @@ import yaml
 
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import covariance_class
-from mpigmm.core.em import EStep, Safeguards, m_step
+from mpigmm.core.em import EStep, Repairs, Safeguards, m_step
 from mpigmm.core.exact import ExactSum
-from mpigmm.core.mixture import Mixture
-from mpigmm.core.statistics import Moments, statistics_format
+from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.mixture import Mixture, safe_centre
+from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
 from mpigmm.core.survey import Survey, SurveyStatistics
 from mpigmm.core.tile import Tile
 
@@ -140,16 +142,14 @@ def assert_same_bits(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
         assert values.tobytes() == other[name].tobytes(), f"{name} differ by {np.abs(values - other[name]).max()}"
 
 
-def survey_of(
-    rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: int = 256, floor: float = 1e-12
-) -> Survey:
+def survey_of(rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: int = 256) -> Survey:
     """The survey of rows in memory."""
     statistics = SurveyStatistics(np.nanmedian(rows, axis=0).astype(float), drop=False)
     tile = Tile(rows.shape[1], tile_rows)
     for start in range(0, len(rows), tile_rows):
         part = slice(start, start + tile_rows)
         statistics.add(tile, start, rows[part], None if weights is None else weights[part])
-    return statistics.finish(statistics.packed(), statistics.low, statistics.high, floor)
+    return statistics.finish(statistics.packed(), statistics.low, statistics.high)
 
 
 def statistics_of(
@@ -159,18 +159,41 @@ def statistics_of(
     weights: np.ndarray | None = None,
     tile_rows: int = 256,
     dtype: np.dtype = DOUBLE,
+    loops: Loops = NUMPY,
+    n_limbs: int | None = None,
     exact: np.ndarray | None = None,
 ) -> ExactSum:
     """An E-step over rows in memory."""
-    statistics, moments = ExactSum(statistics_format(mixture, survey)), Moments.empty(mixture)
-    tile, e_step = Tile(rows.shape[1], tile_rows), EStep(mixture, survey.centre, survey.reach, dtype, exact=exact)
+    statistics, moments = ExactSum(statistics_format(mixture, survey, n_limbs)), Moments.empty(mixture)
+    survey = replace(survey, centre=safe_centre(mixture, survey.centre))
+    tile = Tile(rows.shape[1], tile_rows, loops)
+    e_step = EStep(mixture, survey.centre, survey.reach, dtype, loops, exact)
     for start in range(0, len(rows), tile_rows):
         part = slice(start, start + tile_rows)
         chosen = None if weights is None else weights[part]
         tile.fill(rows[part], chosen, survey.centre, mask=survey.masked, dtype=dtype)
         e_step(tile, moments)
-        statistics.add(moments.flat)
+        statistics.add(moments.flat, loops)
     return statistics
+
+
+def step_in_memory(
+    mixture: Mixture,
+    rows: np.ndarray,
+    survey: Survey,
+    weights: np.ndarray | None = None,
+    safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
+    loops: Loops = NUMPY,
+) -> tuple[Mixture, Moments, Repairs, int]:
+    """An iteration on rows in memory: the new mixture, the sums, the repairs made, and how many limbs the sums had."""
+    n_limbs = None
+    while True:
+        sums = statistics_of(mixture, rows, survey, weights, loops=loops, n_limbs=n_limbs)
+        moments = Moments.of(sums.value(), mixture)
+        new, repairs = m_step(mixture, moments, survey, safeguards)
+        n_limbs = refined_limbs(sums.form.n_limbs, mixture, new, moments.counts, survey)
+        if n_limbs == sums.form.n_limbs:
+            return new, moments, repairs, n_limbs
 
 
 def fit_in_memory(
@@ -179,15 +202,15 @@ def fit_in_memory(
     n_iter: int,
     weights: np.ndarray | None = None,
     safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
+    loops: Loops = NUMPY,
 ) -> tuple[Mixture, list[float], int]:
     """EM on rows in memory: the mixture, the mean log-likelihood entering each iteration, and repairs made."""
-    survey = survey_of(rows, weights, floor=safeguards.variance_floor)
+    survey = survey_of(rows, weights)
     history, repaired = [], 0
     for _ in range(n_iter):
-        moments = Moments.of(statistics_of(mixture, rows, survey, weights).value(), mixture)
+        mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, weights, safeguards, loops)
         history.append(float(moments.log_likelihood[0]) / survey.total_weight)
-        mixture, repairs = m_step(mixture, moments, survey, safeguards)
-        repaired += repairs.floored + repairs.reseeded
+        repaired += len(repairs.floored) + len(repairs.reseeded)
     return mixture, history, repaired
 
 

@@ -34,6 +34,19 @@ def test_an_emptied_component_takes_half_of_the_heaviest(covariance_type: str) -
     assert (np.diff(history) > -1e-10).all()
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_an_emptied_component_keeps_its_covariance_and_no_other(covariance_type: str) -> None:
+    """With as many components as features, where the shapes do not tell whose a line of the covariances is."""
+    rows = blobs(400, 2, 2) @ np.array([[2.0, 0.0], [1.0, 3.0]])
+    start = start_mixture(covariance_type, rows, 2)
+    start.means[0] = 1e6
+    mixture, _, repaired = fit_in_memory(start, rows, 1)
+    assert repaired == 1
+    expected = {"full": np.cov(rows.T, bias=True), "diag": rows.var(axis=0), "spherical": rows.var(axis=0).mean()}
+    whole = expected.get(covariance_type, expected["full"])
+    np.testing.assert_allclose(mixture.covariances, np.broadcast_to(whole, mixture.covariances.shape), rtol=1e-10)
+
+
 def test_splitting_keeps_weight_and_mean() -> None:
     mixture = start_mixture("full", ROWS, 3)
     mixture.weights[:] = [0.7, 0.3, 0.0]
@@ -116,7 +129,7 @@ def test_all_components_empty_but_one() -> None:
     moments.counts[2] = len(ROWS)
     moments.second_moments.reshape(4, 3)[2] = len(ROWS)
     new, repairs = m_step(mixture, moments, survey, Safeguards(0.0, 0.0))
-    assert repairs.reseeded == 3
+    assert repairs.reseeded == [0, 1, 3]
     assert_finite(new)
     assert len(np.unique(new.means, axis=0)) == 4
 
@@ -135,6 +148,6 @@ def test_the_factors_after_a_repair_are_those_of_the_covariances(covariance_type
     mixture.means[2] = 1e3
     moments = Moments.of(statistics_of(mixture, rows, survey).value(), mixture)
     new, repairs = m_step(mixture, moments, survey, Safeguards(1e-6, 1e-12))
-    assert repairs.reseeded == 1
+    assert repairs.reseeded == [2]
     fresh = Mixture(new.covariance, new.weights, new.means, new.covariances)
     assert new.precisions_cholesky.tobytes() == fresh.precisions_cholesky.tobytes()

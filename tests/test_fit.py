@@ -418,6 +418,36 @@ def test_a_constant_feature_needs_regularisation(case: Case) -> None:
     case.fit(path, "em.max_iter=3")
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e-165])
+def test_a_feature_too_narrow_to_square_is_not_called_constant(case: Case, scale: float) -> None:
+    if case.comm.is_root:
+        write_rows(case.path / "narrow.h5", ROWS * [1, scale, 1])
+    case.comm.mpi.Barrier()
+    path = f"data.path={case.path / 'narrow.h5'}"
+    assert "column 1 of /X varies by less than float64 can square" in case.refused(path, "model.reg_covar=0")
+    case.fit(path, "em.max_iter=3")
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_a_floor_that_acts_for_ever_is_named_at_the_end(
+    case: Case, covariance_type: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if case.comm.is_root:
+        rows = ROWS.copy()
+        rows[1234, 2] = 9.97e36
+        write_rows(case.path / "filled.h5", rows)
+    case.comm.mpi.Barrier()
+    path, kind = f"data.path={case.path / 'filled.h5'}", f"model.covariance_type={covariance_type}"
+    case.fit(path, kind, "em.max_iter=3")
+    if case.comm.is_root:
+        told = capfd.readouterr().err
+        whose = "the covariance of component 0, 1, 2, 3" if covariance_type == "full" else "the tied covariance"
+        assert (
+            f"the last one raised {whose} to model.variance_floor (1e-12)" in told and "raise em.max_iter" not in told
+        )
+        assert "model.reg_covar" in told
+
+
 def test_damaged_files(case: Case) -> None:
     if case.comm.is_root:
         whole = (case.path / "x.h5").read_bytes()

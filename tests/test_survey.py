@@ -39,7 +39,7 @@ def test_the_order_of_tiles_does_not_matter() -> None:
         statistics, tile = SurveyStatistics(ROWS[0], drop=False), Tile(4, 256)
         for start in order:
             statistics.add(tile, start, ROWS[start : start + 256], None)
-        parts.append(statistics.finish(statistics.packed(), statistics.low, statistics.high, 1e-12))
+        parts.append(statistics.finish(statistics.packed(), statistics.low, statistics.high))
     assert parts[0].centre.tobytes() == parts[1].centre.tobytes()
     assert parts[0].variances.tobytes() == parts[1].variances.tobytes()
     assert parts[0].fingerprint == parts[1].fingerprint
@@ -73,9 +73,3 @@ def test_the_first_bad_weight_is_named(value: float) -> None:
     with pytest.raises(BadRowError) as caught:
         survey_of(ROWS, weights)
     assert (caught.value.row, caught.value.column) == (500, None)
-
-
-def test_fill_values_cost_limbs_not_digits() -> None:
-    rows = ROWS.copy()
-    rows[5, 1] = 9.97e36
-    assert survey_of(rows).n_limbs >= survey_of(ROWS).n_limbs

@@ -77,7 +77,7 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
         begin, spent = time.perf_counter(), loop.clock.communicate
         reduced = loop.expect(mixture, precision)
         m_begin = time.perf_counter()
-        loop.maximise(mixture, reduced.moments, 1)
+        loop.maximise(mixture, reduced.moments)
         end = time.perf_counter()
         taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
     seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))

@@ -109,7 +109,7 @@ def fit_starts(loop: Loop, options: FitOptions, job: Job, starts: Starts, record
             save(comm, recorder, progress)
         else:
             starts.begun(progress.init)
-        progress = loop.run(progress, options.em, recorder.record if recorder else lambda progress, line: None)
+        progress = loop.run(progress, options.em, recorder.record if recorder else lambda *noted: None)
         assert progress.mixture is not None
         mean = loop.mean_log_likelihood(progress.mixture)
         progress = with_ended(progress, mean, converged(progress.change, options.em))

@@ -14,9 +14,9 @@ from mpigmm.core.backend import DOUBLE, HOST, Array, Backend, DeviceMemoryError
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
-from mpigmm.core.mixture import Mixture
+from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.precision import Precision, choose_precision, finer_precision
-from mpigmm.core.statistics import Moments, statistics_format
+from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import keep_freed_memory
@@ -29,7 +29,7 @@ CLOCKS = FixedPoint(np.full(3, 60, np.int32), 3)
 
 N_FLAGS = 5
 N_CLOCKS = CLOCKS.n_limbs * CLOCKS.top.size
-Record = Callable[[Progress, dict[str, Any]], None]
+Record = Callable[[Progress, dict[str, Any], Repairs], None]
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Reduced:
         Of all rows.
     dtype : dtype
         Of the tiles that they come from.
+    n_limbs : int
+        Of the sums.
     compute, read : float
         Mean seconds a rank.
     imbalance : float
@@ -63,6 +65,7 @@ class Reduced:
 
     moments: Moments
     dtype: np.dtype[Any]
+    n_limbs: int
     compute: float
     read: float
     imbalance: float
@@ -115,8 +118,8 @@ class Loop:
             Where to go on, with a mixture.
         em : EmOptions
         record : callable
-            Called after every iteration with its progress and log line, on this rank alone; an error that it raises
-            ends all ranks at the next reduction.
+            Called after every iteration with its progress, log line and repairs, on this rank alone; an error that it
+            raises ends all ranks at the next reduction.
         """
         begin, is_last = time.perf_counter(), False
         while goes_on(progress.iteration, progress.change, em):
@@ -135,14 +138,14 @@ class Loop:
             )
             seconds, begin = time.perf_counter() - begin, time.perf_counter()
             line = log_line(progress, change, repairs, reduced, seconds)
-            self._note(lambda p=progress, text=line: record(p, text))  # type: ignore[misc]
+            self._note(lambda p=progress, text=line, made=repairs: record(p, text, made))  # type: ignore[misc]
             is_last = reduced.is_last
         self.team.comm.agree(self._error)
         return progress
 
     def mean_log_likelihood(self, mixture: Mixture) -> float:
         """Of a mixture over all rows, per unit of weight. Collective."""
-        precision = choose_precision(self.precision, mixture, self.survey)
+        precision = choose_precision(self.precision, mixture, self._survey(mixture))
         return float(self.expect(mixture, precision).moments.log_likelihood[0]) / self.survey.total_weight
 
     def advance(self, mixture: Mixture, iteration: int) -> tuple[Reduced, Mixture, Repairs]:
@@ -150,11 +153,11 @@ class Loop:
 
         Where float32 turns out to leave too few digits for the new mixture, it is taken again in finer precision.
         """
-        precision: Precision | None = choose_precision(self.precision, mixture, self.survey)
+        precision: Precision | None = choose_precision(self.precision, mixture, self._survey(mixture))
         while precision is not None:
-            used, reduced = precision, self.expect(mixture, precision)
+            used = precision
             try:
-                new, repairs = self.maximise(mixture, reduced.moments, iteration)
+                reduced, new, repairs = self._resolved(mixture, used, iteration)
                 precision = finer_precision(used, mixture, new, reduced.moments, self.survey)
             except AgreedError:
                 if used.dtype == DOUBLE:
@@ -162,10 +165,26 @@ class Loop:
                 precision = Precision.of(DOUBLE, used.exact)
         return reduced, new, repairs
 
-    def expect(self, mixture: Mixture, precision: Precision) -> Reduced:
+    def _survey(self, mixture: Mixture) -> Survey:
+        """The survey, with a centre that is safe for a mixture."""
+        return replace(self.survey, centre=safe_centre(mixture, self.survey.centre))
+
+    def _resolved(self, mixture: Mixture, precision: Precision, iteration: int) -> tuple[Reduced, Mixture, Repairs]:
+        """An E-step and an M-step, again with finer sums where these turn out too coarse for the new mixture.
+        Collective."""
+        n_limbs = None
+        while True:
+            reduced = self.expect(mixture, precision, n_limbs)
+            new, repairs = self.maximise(mixture, reduced.moments)
+            n_limbs = refined_limbs(reduced.n_limbs, mixture, new, reduced.moments.counts, self.survey)
+            if n_limbs == reduced.n_limbs:
+                factor(new, iteration)
+                return reduced, new, repairs
+
+    def expect(self, mixture: Mixture, precision: Precision, n_limbs: int | None = None) -> Reduced:
         """The E-step over all rows: this rank's tiles, then the one reduction. Collective."""
         try:
-            form = statistics_format(mixture, self.survey)
+            form = statistics_format(mixture, self.survey, n_limbs)
         except OverflowError as error:
             message = f"{error}; raise model.reg_covar or model.variance_floor, or rescale the data"
             raise AgreedError(message, DegenerateError.exit_code) from None
@@ -182,18 +201,9 @@ class Loop:
             if not self._is_short(packed):
                 return self._unpack(packed, form, mixture, precision.dtype, clock.communicate)
 
-    def maximise(self, mixture: Mixture, moments: Moments, iteration: int) -> tuple[Mixture, Repairs]:
-        """The M-step, identical on all ranks, errors included."""
-        try:
-            new, repairs = m_step(mixture, moments, self.survey, self.safeguards)
-            _ = new.precisions_cholesky
-        except SingularCovarianceError as error:
-            message = (
-                f"{error} after iteration {iteration}; raise model.reg_covar or model.variance_floor, or lower "
-                "model.n_components"
-            )
-            raise AgreedError(message, DegenerateError.exit_code) from None
-        return new, repairs
+    def maximise(self, mixture: Mixture, moments: Moments) -> tuple[Mixture, Repairs]:
+        """The M-step, identical on all ranks."""
+        return m_step(mixture, moments, self.survey, self.safeguards)
 
     def _own_sums(self, form: FixedPoint, mixture: Mixture, precision: Precision) -> Array:
         """The reduction's buffer with the statistics of this rank's tiles, where MPI is to sum it; zero after an error.
@@ -238,7 +248,7 @@ class Loop:
     def _add_own(self, form: FixedPoint, total: IntArray, mixture: Mixture, precision: Precision) -> None:
         """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""
         engine = self.team.engine
-        survey, dtype = self.survey, precision.dtype
+        survey, dtype = self._survey(mixture), precision.dtype
         e_step = EStep(mixture, survey.centre, survey.reach, dtype, engine, precision.exact)
         centre = engine.backend.put(survey.centre)
         _ = form.quanta  # once, and not by every thread
@@ -312,7 +322,7 @@ class Loop:
         spread = float(np.sqrt(max(square - compute**2, 0.0)))
         moments = Moments.of(form.value(packed[:n_limbs].reshape(form.n_limbs, -1)), mixture)
         imbalance = spread / compute if compute else 0.0
-        return Reduced(moments, dtype, float(compute), float(read), imbalance, communicate, spent > 0)
+        return Reduced(moments, dtype, form.n_limbs, float(compute), float(read), imbalance, communicate, spent > 0)
 
     def _note(self, work: Callable[[], None]) -> None:
         """Do local work; an error waits for the next reduction, which carries its flag to all ranks."""
@@ -325,6 +335,18 @@ class Loop:
         self.clock.read += clock.read
         self.clock.compute += clock.compute
         self.clock.communicate += clock.communicate
+
+
+def factor(mixture: Mixture, iteration: int) -> None:
+    """Factor the covariances of an iteration's new mixture, on all ranks alike; raises `AgreedError`."""
+    try:
+        _ = mixture.precisions_cholesky
+    except SingularCovarianceError as error:
+        message = (
+            f"{error} after iteration {iteration}; raise model.reg_covar or model.variance_floor, or lower "
+            "model.n_components"
+        )
+        raise AgreedError(message, DegenerateError.exit_code) from None
 
 
 def empty_buffer(form: FixedPoint, backend: Backend = HOST) -> Array:
@@ -356,7 +378,7 @@ def log_line(
         "seconds_compute": reduced.compute,
         "seconds_communicate": reduced.communicate,
         "imbalance": reduced.imbalance,
-        "floored": repairs.floored,
-        "reseeded": repairs.reseeded,
+        "floored": len(repairs.floored),
+        "reseeded": len(repairs.reseeded),
         "precision_bits": 8 * reduced.dtype.itemsize,
     }

@@ -16,12 +16,13 @@ from mpigmm import __version__
 from mpigmm.commands.devices import Devices
 from mpigmm.commands.iterate import goes_on
 from mpigmm.commands.job import Job, identity, load_start, reopened, shape_text
+from mpigmm.core.em import Repairs
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
 from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError
-from mpigmm.options import FitOrder
+from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import library
 from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, load_checkpoint, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
@@ -31,6 +32,10 @@ from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.walltime import Allowance, seconds_left
+
+TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
+FEW = 5
+"""Components that a message names."""
 
 
 class Recorder:
@@ -53,6 +58,7 @@ class Recorder:
         self._saved = time.monotonic()
         self._failing: set[str] = set()
         self._bits = 32
+        self._repairs: dict[int, Repairs] = {}
 
     def close(self) -> None:
         """Release the directory and the terminal."""
@@ -129,12 +135,13 @@ class Recorder:
         if job.resumed_from is not None:
             self.reporter.say(f"resuming start {job.progress.init + 1} after iteration {job.resumed_from}")
 
-    def record(self, progress: Progress, line: dict[str, Any]) -> None:
+    def record(self, progress: Progress, line: dict[str, Any], repairs: Repairs) -> None:
         """Log an iteration, and write a checkpoint if one is due."""
         assert self._log is not None
         with self._spared("log"):
             self._log.append(line)
         self._unsaved = progress
+        self._repairs[progress.init] = repairs
         self.allowance.note(line["seconds"])
         self.reporter.iteration(line)
         self._note_precision(line)
@@ -149,7 +156,7 @@ class Recorder:
             self._bits = line["precision_bits"]
             self.reporter.say(
                 f"iteration {line['iteration']} and those after it are computed in float{self._bits}"
-                + (": in float32 rounding would cost more than 1e-4 of a row's log-likelihood" * (self._bits == 64))
+                + (f": {TOO_COARSE}" * (self._bits == 64))
             )
 
     def save(self, progress: Progress) -> None:
@@ -206,11 +213,7 @@ class Recorder:
         except OutputError as error:
             raise OutputError(f"{error}, and run the same command again to go on") from None
         if not ended.converged and self.options.em.tol > 0:
-            again = "run the same command again to go on" if self.options.init.n_init == 1 else "add --restart"
-            self.reporter.say(
-                f"warning: max_iter came before convergence (em.max_iter: {self.options.em.max_iter}, em.tol: "
-                f"{self.options.em.tol:g}); raise em.max_iter and {again}"
-            )
+            self.reporter.say(unconverged(self.options, self._repairs.get(ended.init, Repairs())))
         self._print_result(best)
 
     def _print_result(self, best: Fitted) -> None:
@@ -252,6 +255,36 @@ class Recorder:
                     "iterations and would now go on, but of several starts only the best one's mixture is kept; "
                     "add --restart to start over, or set them as they were"
                 )
+
+
+def unconverged(options: FitOptions, repairs: Repairs) -> str:
+    """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
+    said = f"warning: max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
+    if not repairs:
+        again = "run the same command again to go on" if options.init.n_init == 1 else "add --restart"
+        return f"{said}; raise em.max_iter and {again}"
+    made = []
+    if repairs.floored:
+        made.append(f"raised {whose(repairs.floored)} to model.variance_floor ({options.model.variance_floor:g})")
+    if repairs.reseeded:
+        made.append(f"re-seeded {numbered(repairs.reseeded)}, which held no rows")
+    return (
+        f"{said}: an iteration with a repair does not count as converged, and the last one {' and '.join(made)}; if "
+        "that goes on, more iterations do not help: lower model.n_components, raise model.reg_covar, leave out columns "
+        "that hardly vary (data.columns), or mend values far from all others"
+    )
+
+
+def whose(components: Sequence[int | None]) -> str:
+    """Covariances in words."""
+    own = [component for component in components if component is not None]
+    return f"the covariance of {numbered(own)}" if own else "the tied covariance"
+
+
+def numbered(components: Sequence[int]) -> str:
+    """Components in words, the first few by number."""
+    few = ", ".join(map(str, components[:FEW]))
+    return f"component {few}" + (f" and {len(components) - FEW} others" if len(components) > FEW else "")
 
 
 def describe_fit(best: Fitted, survey: Survey) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpigmm.commands.survey import explain
+from mpigmm.commands.survey import explain, first_centre
 from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.mixture import Mixture
+from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.data.source import Header, Source, read_header
@@ -25,10 +25,11 @@ Visit = Callable[[int, FloatArray, FloatArray], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A mixture and the header of the rows to apply it to."""
+    """A mixture and the rows to apply it to: their header, and a point amid them (D,)."""
 
     mixture: Mixture
     header: Header
+    centre: FloatArray
 
 
 def open_task(model_path: str, data: str, dataset: str) -> Task:
@@ -45,7 +46,7 @@ def open_task(model_path: str, data: str, dataset: str) -> Task:
         )
     if header.n_rows == 0:
         raise DataError(f"{dataset} in {data} has no rows")
-    return Task(model.mixture, header)
+    return Task(model.mixture, header, first_centre(Source(header)))
 
 
 def recorded_columns(model: Model, header: Header) -> list[int] | None:
@@ -68,7 +69,7 @@ def sweep_posterior(team: Team, task: Task, visit: Callable[[], Visit]) -> None:
 
     Raises `DataError` naming the first row that is not finite.
     """
-    centre = task.mixture.weights @ task.mixture.means
+    centre = safe_centre(task.mixture, task.centre)
     e_step = EStep(task.mixture, centre, loops=team.loops)
 
     def work(tile: Tile, tiles: Tiles) -> None:

@@ -3,17 +3,59 @@
 from __future__ import annotations
 
 import json
-from functools import reduce
-from operator import add
+import math
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from mpigmm.commands.record import criteria
-from mpigmm.commands.rows import Visit, open_task, stream_team, sweep_posterior
-from mpigmm.core.exact import ExactSum, FixedPoint, carry
-from mpigmm.errors import EXIT_DONE
+from mpigmm.commands.rows import Task, open_task, stream_team, sweep_posterior
+from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
+from mpigmm.data.source import Header
+from mpigmm.errors import EXIT_DONE, DataError
 from mpigmm.options import ScoreOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+
+FORM = FixedPoint.unbounded(1)
+LEAST_LOG_DENSITY = -(2.0**900)
+"""Of a row: sums of 2^50 such rows can be held."""
+
+
+@dataclass
+class Score:
+    """Sum of the log densities of some rows, and how many of them are -inf.
+
+    Parameters
+    ----------
+    header : Header
+        Of the rows.
+    """
+
+    header: Header
+    total: ExactSum = field(default_factory=lambda: ExactSum(FORM))
+    n_impossible: int = 0
+
+    def add(self, first_row: int, resp: FloatArray, log_density: FloatArray) -> None:
+        """Add a tile's rows. Raises `DataError` for a log density that is too low for the sum."""
+        possible = ~np.isneginf(log_density)
+        bad = possible & ~(log_density >= LEAST_LOG_DENSITY)
+        if bad.any():
+            row = int(bad.argmax())
+            raise DataError(
+                f"{self.header.where(first_row + row)} has log-density {log_density[row]:g}, too low for a sum: it is "
+                "too many standard deviations from every component; rescale the data, or leave the row out"
+            )
+        held = log_density[possible]
+        self.n_impossible += log_density.size - held.size
+        self.total.add(held.sum(keepdims=True))
+
+    def packed(self) -> IntArray:
+        """What adds across threads and ranks, as one integer vector."""
+        return np.append(carry(self.total.limbs), self.n_impossible)
 
 
 def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
@@ -24,25 +66,34 @@ def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
             task = open_task(order.model, order.data, order.dataset)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)
-    form = FixedPoint.unbounded(1)
-    sums: list[ExactSum] = []
+    scores: list[Score] = []
 
-    def visitor() -> Visit:
-        own = ExactSum(form)
-        sums.append(own)
-        return lambda first, resp, log_density: own.add(log_density.sum(keepdims=True))
+    def visitor() -> Any:
+        scores.append(Score(task.header))
+        return scores[-1].add
 
     with comm.together(), single_threaded_blas():
         sweep_posterior(team, task, visitor)
-    total = comm.sum(carry(reduce(add, sums).limbs))
+    packed = comm.sum(np.sum([score.packed() for score in scores], axis=0))
     if comm.is_root:
-        log_likelihood = float(form.value(total)[0])
-        n_samples = task.header.n_rows
-        result = {
-            "n_samples": n_samples,
-            "log_likelihood": log_likelihood,
-            "mean_log_likelihood": log_likelihood / n_samples,
-            **criteria(task.mixture, log_likelihood, n_samples),
-        }
-        print(json.dumps(result, indent=2))
+        report(task, packed)
     return EXIT_DONE
+
+
+def report(task: Task, packed: IntArray) -> None:
+    """Print the sum of all ranks' `Score.packed`; what is -inf is null, since JSON knows no infinity."""
+    n_samples, n_impossible = task.header.n_rows, int(packed[-1])
+    log_likelihood = -math.inf if n_impossible else float(FORM.value(packed[:-1].reshape(-1, 1))[0])
+    result = {
+        "n_samples": n_samples,
+        "log_likelihood": log_likelihood,
+        "mean_log_likelihood": log_likelihood / n_samples,
+        **criteria(task.mixture, log_likelihood, n_samples),
+    }
+    if n_impossible:
+        print(
+            f"warning: {n_impossible:,} of {n_samples:,} rows are so many standard deviations from every component "
+            "that the log-density is -inf, and so is the log-likelihood (null below); predict tells which rows",
+            file=sys.stderr,
+        )
+    print(json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}, indent=2))

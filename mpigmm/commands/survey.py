@@ -8,9 +8,10 @@ import numpy as np
 
 from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.survey import BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
+from mpigmm.core.survey import LEAST_VARIANCE, BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
 from mpigmm.core.tile import Tile
-from mpigmm.data.source import Header
+from mpigmm.data.source import Header, Source
+from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import DataError
 from mpigmm.options import FitOptions
 
@@ -26,14 +27,14 @@ def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Surv
     """
     comm, header = team.comm, team.header
     with comm.together():
-        centre = first_centre(team) if comm.is_root else None
+        centre = first_centre(team.block.source) if comm.is_root else None
     centre = comm.bcast(centre)
     sampler = RowSampler(options.init.seed, sample_size / header.n_rows)
     with comm.together():
         own, sample = _survey_own(team, centre, sampler, drop=options.data.missing == "drop")
     packed = comm.sum(own.packed())
     box = comm.max(np.concatenate([-own.low, own.high]))
-    survey = own.finish(packed, -box[: len(centre)], box[len(centre) :], options.model.variance_floor)
+    survey = own.finish(packed, -box[: len(centre)], box[len(centre) :])
     with comm.together():
         check_survey(survey, header, options)
     rows, weights = gather_sample(team, survey, sampler, sample, sample_size)
@@ -41,18 +42,18 @@ def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Surv
     return replace(survey, centre=middle), (rows, weights)
 
 
-def first_centre(team: Team) -> FloatArray:
+def first_centre(source: Source | SyntheticSource) -> FloatArray:
     """A point amid the rows: the median of the first ones that count for something."""
-    start, count = 0, FIRST_ROWS
-    while start < team.header.n_rows:
-        rows, weights = team.block.source.read(start, min(start + count, team.header.n_rows))
+    start, count, n_rows = 0, FIRST_ROWS, source.header.n_rows
+    while start < n_rows:
+        rows, weights = source.read(start, min(start + count, n_rows))
         used = np.isfinite(rows).all(axis=1)
         if weights is not None:
             used &= weights.astype(np.float64) > 0
         if used.any():
             return np.asarray(np.median(rows[used].astype(np.float64), axis=0))
         start, count = start + count, min(2 * count, MOST_ROWS)
-    return np.zeros(team.header.n_features)
+    return np.zeros(source.header.n_features)
 
 
 def _survey_own(
@@ -98,12 +99,26 @@ def check_survey(survey: Survey, header: Header, options: FitOptions) -> None:
         )
     if not survey.total_weight > LEAST_WEIGHT:
         raise DataError(f"data.weights: they sum to {survey.total_weight:g}, too little to compute with; scale them up")
-    constant = survey.constant_features()
-    if constant and options.model.reg_covar == 0:
-        columns = ", ".join(str(header.column(d)) for d in constant[:10])
+    if options.model.reg_covar == 0:
+        check_variances(survey, header)
+
+
+def check_variances(survey: Survey, header: Header) -> None:
+    """Raise `DataError` where rows vary too little for a covariance to which nothing is added."""
+
+    def named(features: list[int]) -> str:
+        return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {header.dataset}"
+
+    constant, narrow = survey.constant_features(), survey.narrow_features()
+    if constant:
         raise DataError(
-            f"column {columns} of {header.dataset} has the same value in every row, so that no covariance is positive "
-            "definite; set model.reg_covar above 0, or leave the column out by data.columns"
+            f"{named(constant)} has the same value in every row, so that no covariance is positive definite; set "
+            "model.reg_covar above 0, or leave the column out by data.columns"
+        )
+    if narrow:
+        raise DataError(
+            f"{named(narrow)} varies by less than float64 can square (by {np.sqrt(LEAST_VARIANCE):g} or less); rescale "
+            "it, set model.reg_covar above 0, or leave it out by data.columns"
         )
 
 

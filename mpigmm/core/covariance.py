@@ -7,6 +7,7 @@ spherical (K,). A precision's Cholesky factor U is upper triangular with U U^T =
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ SUM_UNIT = 2.0**-23
 
 
 BoolArray = NDArray[np.bool_]
+
+Floored = tuple[FloatArray, Sequence[int | None]]
+"""Covariances, and the components whose ones were lifted to a floor; None stands for the tied covariance."""
 
 
 class SingularCovarianceError(Exception):
@@ -191,13 +195,17 @@ class Covariance(ABC):
         """Add reg_covar to every variance on the diagonal, maybe in place."""
 
     @abstractmethod
-    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
-        """Lift every direction's variance to share times the data's variances (D,); how many were lifted."""
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> Floored:
+        """Lift every direction's variance to share times the data's variances (D,); whose were lifted."""
 
     @abstractmethod
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
         """Direction (D,) of the component's largest variance, as long as its standard deviation; where it has no such
         direction, that of the data's largest variance (D,)."""
+
+    def keep_components(self, covariances: FloatArray, previous: FloatArray, which: NDArray[np.bool_]) -> None:
+        """Give components which (K,) their previous covariances, in place."""
+        covariances[which] = previous[which]
 
     def copy_component(self, covariances: FloatArray, source: int, target: int) -> None:
         """Give target the covariance of source, in place."""

@@ -9,6 +9,7 @@ from mpigmm.core.covariance import (
     PACKING_TOLERANCE,
     BoolArray,
     Covariance,
+    Floored,
     Kernel,
     Parameters,
     SingularCovarianceError,
@@ -73,9 +74,9 @@ class Diag(Covariance):
     def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
         return covariances + reg_covar
 
-    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> Floored:
         low = (covariances < share * variances).any(axis=1)
-        return np.maximum(covariances, share * variances), int(low.sum())
+        return np.maximum(covariances, share * variances), np.flatnonzero(low).tolist()
 
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
         axis = np.zeros(len(variances))

@@ -6,6 +6,7 @@ means that entered the E-step (section 3 of docs/mathematics.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +18,10 @@ from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, precision_diagonals
-from mpigmm.core.statistics import Moments
+from mpigmm.core.statistics import Moments, least_count
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
-from mpigmm.errors import DataError
-
-EMPTY_COUNT = 1e-8
-"""A component that holds less of the rows' mean weight than this is empty."""
+from mpigmm.errors import DataError, DegenerateError
 
 
 class EStep:
@@ -59,7 +57,8 @@ class EStep:
     def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Responsibilities (K, n) and log densities (n,) of a tile's rows; overwritten by the next call."""
         log_prob = tile.array("log_prob", self.mixture.n_components, tile.n_rows)
-        self._kernel.log_prob(tile, log_prob)
+        with np.errstate(over="ignore"):  # a distance that is too large is infinite, and the density zero
+            self._kernel.log_prob(tile, log_prob)
         return tile.loops.normalise(log_prob, tile)
 
     def __call__(self, tile: Tile, moments: Moments) -> None:
@@ -82,7 +81,13 @@ class EStep:
 
 
 def check_log_likelihood(total: FloatArray) -> None:
-    """Raise `DataError` where the sum of the log-likelihoods of tiles (1,) is not finite."""
+    """Raise where the sum of the log-likelihoods of tiles (1,) is not finite: `DegenerateError` where it is -inf, else
+    `DataError`."""
+    if total[0] == -np.inf:
+        raise DegenerateError(
+            "a row lies too many standard deviations from every component for float64; raise model.reg_covar or "
+            "model.variance_floor, rescale the data, or add --restart if the rows have changed since they were surveyed"
+        )
     if not np.isfinite(total[0]):
         raise DataError(
             "the log-likelihood of a tile is not finite: the rows have changed since they were surveyed; leave the "
@@ -92,10 +97,10 @@ def check_log_likelihood(total: FloatArray) -> None:
 
 @dataclass(frozen=True)
 class Repairs:
-    """How many components an M-step had to mend."""
+    """Which components an M-step had to mend."""
 
-    floored: int = 0
-    reseeded: int = 0
+    floored: Sequence[int | None] = ()
+    reseeded: Sequence[int] = ()
 
     def __bool__(self) -> bool:
         return bool(self.floored or self.reseeded)
@@ -133,27 +138,27 @@ def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeg
     -------
     mixture : Mixture
     repairs : Repairs
-        Components floored, and empty ones re-seeded by splitting the heaviest.
+        Whose covariances were floored, and empty components re-seeded by splitting the heaviest.
     """
-    row_weight = survey.total_weight / survey.n_samples
-    empty = moments.counts <= EMPTY_COUNT * row_weight
+    empty = moments.counts <= least_count(survey)
     covariance = mixture.covariance
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         deltas = np.where(empty[:, None], 0.0, moments.first_moments / moments.counts[:, None])
         covariances = covariance.estimate(moments.counts, deltas, moments.second_moments)
-    if empty.any() and covariances.shape[:1] == empty.shape:
-        covariances[empty] = mixture.covariances[empty]
+    covariance.keep_components(covariances, mixture.covariances, empty)
     covariances = covariance.regularise(covariances, safeguards.reg_covar)
     weights = np.where(empty, 0.0, moments.counts)
-    new, floored = Mixture(covariance, weights / weights.sum(), mixture.means + deltas, covariances), 0
+    new = Mixture(covariance, weights / weights.sum(), mixture.means + deltas, covariances)
+    floored: Sequence[int | None] = []
     if not is_above_floor(new, safeguards.variance_floor, survey.variances):
         covariances, floored = covariance.floor(covariances, safeguards.variance_floor, survey.variances)
         new = replace(new, covariances=covariances)
     if empty.any():
         new = replace(new)  # without the factors, which are not those of what follows
-    for component in np.flatnonzero(empty):
-        split_heaviest(new, int(component), survey.variances)
-    return new, Repairs(floored, int(empty.sum()))
+    reseeded: list[int] = np.flatnonzero(empty).tolist()
+    for component in reseeded:
+        split_heaviest(new, component, survey.variances)
+    return new, Repairs(floored, reseeded)
 
 
 def is_above_floor(mixture: Mixture, share: float, variances: FloatArray) -> bool:
@@ -163,7 +168,8 @@ def is_above_floor(mixture: Mixture, share: float, variances: FloatArray) -> boo
     The factors are those that the next E-step needs.
     """
     try:
-        return bool((share * (precision_diagonals(mixture) @ variances) < 1.0).all())
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool((share * (precision_diagonals(mixture) @ variances) < 1.0).all())
     except SingularCovarianceError:
         return False
 

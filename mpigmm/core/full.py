@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from mpigmm.core import costs, matrices
-from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError
+from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, SingularCovarianceError
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.groups import DifferenceGroup, Products, Wanted
@@ -88,13 +88,13 @@ class Full(Covariance):
         np.einsum("kdd->kd", covariances)[:] += reg_covar
         return covariances
 
-    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
-        n_floored = 0
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> Floored:
+        floored: list[int | None] = []
         for k, covariance in enumerate(covariances):
             if not matrices.exceeds_floor(covariance, share * variances):
                 covariances[k] = matrices.lift(covariance, share, variances)
-                n_floored += 1
-        return covariances, n_floored
+                floored.append(k)
+        return covariances, floored
 
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
         return matrices.main_axis(covariances[component])

@@ -161,13 +161,14 @@ def partition_mixture(
     shape = covariance.shape(*means.shape)
     unit = covariance.regularise(np.zeros(shape), 1.0)
     start = Mixture(covariance, np.full(len(means), 1 / len(means)), means, unit)
-    kernel = covariance.kernel(start.parameters(survey.centre))
+    as_they_are = np.zeros(rows.shape[1])  # for rows of a narrow component may lie far from the centre
+    kernel = covariance.kernel(start.parameters(as_they_are))
     sums, moments = Moments.empty(start), Moments.empty(start)
     sums.flat[:] = 0.0
     tile = Tile(rows.shape[1], min(len(rows), default_rows(rows.shape[1], len(means))))
     for first in range(0, len(rows), tile.max_rows):
         part = slice(first, first + tile.max_rows)
-        tile.fill(rows[part], weights[part], survey.centre, mask=False)
+        tile.fill(rows[part], weights[part], as_they_are, mask=False)
         resp = np.zeros((len(means), tile.n_rows))
         resp[labels[part], np.arange(tile.n_rows)] = weights[part]
         moments.counts[:] = resp.sum(axis=1)

@@ -148,15 +148,23 @@ class Loops:
         return lower_triangle(n_features)
 
     def normalise(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
-        """Turn weighted log-densities (K, n) into responsibilities in place; returns them and log densities (n,)."""
+        """Turn weighted log-densities (K, n) into responsibilities in place; returns them and log densities (n,).
+
+        A row whose log-densities are all -inf has no responsibilities, and the log density -inf.
+        """
         log_density = np.maximum.reduce(log_prob, axis=0, out=tile.vector("log_density"))
+        lost = np.flatnonzero(np.isneginf(log_density))
+        log_density[lost] = 0.0
         log_prob -= log_density
         if tile.n_features >= FAR_FEATURES or tile.dtype == np.float32:
             np.maximum(log_prob, least_exponent(log_prob), out=log_prob)
         resp = np.exp(log_prob, out=log_prob)
+        resp[:, lost] = 0.0
         total = np.add.reduce(resp, axis=0, out=tile.vector("total"))
+        total[lost] = 1.0
         resp /= total
         log_density += np.log(total, out=total)
+        log_density[lost] = -np.inf
         return resp, log_density
 
     def subtract_lengths(self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None) -> None:

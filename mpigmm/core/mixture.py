@@ -19,6 +19,10 @@ GOLDEN = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio, odd: mixes bits upwards (Knuth, The Art of Computer Programming, vol. 3, section 6.4)."""
 
 
+COARSE = 2.0**-26
+"""Rounding of the rows, in standard deviations of a component, up to which a centre far from it is kept."""
+
+
 class MixtureError(ValueError):
     """Parameters that are not those of a mixture; the message says which and why."""
 
@@ -147,6 +151,18 @@ def precision_diagonals(mixture: Mixture) -> FloatArray:
     """Diagonals of the precision matrices, (K, D)."""
     factors = mixture.precisions_cholesky
     return np.broadcast_to(mixture.covariance.precision_diagonals(factors), mixture.means.shape)
+
+
+def safe_centre(mixture: Mixture, centre: FloatArray) -> FloatArray:
+    """A centre (D,) amid the rows, or zero in features where it would cost the rows of some component their digits.
+
+    A row less the centre is rounded by 2^-53 of the centre. This matters where a component lies much closer to zero
+    than the centre does and is narrow: rows that are used as they are keep all digits that they have.
+    """
+    with np.errstate(over="ignore"):
+        rounding = 2.0**-53 * np.abs(centre) * np.sqrt(precision_diagonals(mixture))
+    closer = (2 * np.abs(mixture.means) < np.abs(centre)) & (mixture.weights > 0)[:, None]
+    return np.where((closer & (rounding > COARSE)).any(axis=0), 0.0, centre)
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError, first_singular
+from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, SingularCovarianceError, first_singular
 from mpigmm.core.diag import leaves_digits
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
@@ -60,9 +60,9 @@ class Spherical(Covariance):
     def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
         return covariances + reg_covar
 
-    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> Floored:
         least = share * variances.mean()
-        return np.maximum(covariances, least), int((covariances < least).sum())
+        return np.maximum(covariances, least), np.flatnonzero(covariances < least).tolist()
 
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
         axis = np.zeros(len(variances))

@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core.backend import HOST, Backend
-from mpigmm.core.exact import FixedPoint, FloatArray
-from mpigmm.core.mixture import Mixture
+from mpigmm.core.exact import LIMB_BITS, TOP_BITS, FixedPoint, FloatArray
+from mpigmm.core.mixture import Mixture, variances
 from mpigmm.core.survey import Survey
 
-LARGEST_TOP, LEAST_TOP = 960, -750
-"""Exponents of sums between which every limb's unit is a normal number."""
+EMPTY_COUNT = 1e-8
+"""A component that holds less of the rows' mean weight than this is empty."""
+
+LARGEST_SUM, LEAST_UNIT = 2.0**960, -1022
+"""Bound of all sums, and exponent of the least unit of a limb: it and its inverse are normal numbers."""
+
+WANTED_BITS, LEAST_BITS, SPARE_BITS = 53, 44, 12
+"""Of each component's second moments above the resolution of the sums: wanted, enough, and more to begin with."""
+
+MOST_LIMBS = 16
+"""Enough for components whose deviation is 1e-90 of the data's range."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,26 +61,111 @@ class Moments:
         return cls.of(backend.empty(1 + k + k * d + mixture.covariance.n_second(k, d)), mixture)
 
 
-def statistics_format(mixture: Mixture, survey: Survey) -> FixedPoint:
+def statistics_format(mixture: Mixture, survey: Survey, n_limbs: int | None = None) -> FixedPoint:
     """The fixed-point format of an iteration, from numbers that all ranks share.
 
-    The bounds follow from the data's box about each mean, the total weight and the mixture's precisions. The
-    resolution is below 2^-53 of the variance floor of an average row's component. Raises `OverflowError`.
+    The bounds follow from the data's box about each mean, the total weight and the mixture's precisions. Raises
+    `OverflowError` where a sum may leave the range of float64.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        The one that enters the E-step.
+    survey : Survey
+    n_limbs : int, optional
+        Where left out, as many as give the moments `WANTED_BITS`, were the new mixture's counts and variances those of
+        this one, and `SPARE_BITS` more, for they are not.
     """
     extents = survey.extents(mixture.means)
-    farthest = mixture.covariance.distance_bounds(mixture.precisions_cholesky, extents)
+    log_bound = log_density_bound(mixture, extents)
+    if not log_bound * survey.total_weight < LARGEST_SUM:
+        raise OverflowError("rows lie too many standard deviations from every component for float64")
+    if n_limbs is None:
+        counts = np.maximum(mixture.weights * survey.total_weight, least_count(survey))
+        bits = moment_bits(extents, counts, variances(mixture), survey.total_weight)
+        n_limbs = limbs_for(max(bits.max() + WANTED_BITS + SPARE_BITS, np.log2(log_bound) + LEAST_BITS), survey)
+        if n_limbs > MOST_LIMBS:
+            which = int(bits.argmax())
+            raise OverflowError(f"component {which} is too narrow, against the range of the data, for exact sums")
+    with np.errstate(over="ignore"):
+        second = mixture.covariance.second_bounds(extents)
+    bounds = [np.array([log_bound]), np.ones(mixture.n_components), extents.reshape(-1), second]
+    top = np.concatenate([exponents(part, survey.total_weight) for part in bounds])
+    return FixedPoint(np.maximum(top, LEAST_UNIT + TOP_BITS + LIMB_BITS * (n_limbs - 1), out=top), n_limbs)
+
+
+def log_density_bound(mixture: Mixture, extents: FloatArray) -> float:
+    """Upper bound of a row's log density in magnitude, at least 1."""
+    with np.errstate(over="ignore"):
+        farthest = mixture.covariance.distance_bounds(mixture.precisions_cholesky, extents)
     upper = np.abs(mixture.log_constants.max()) + np.log(mixture.n_components)
     lower = np.abs((mixture.log_constants - 0.5 * farthest).max())
-    per_row = np.concatenate(
-        [
-            [max(upper, lower, 1.0)],
-            np.ones(mixture.n_components),
-            extents.reshape(-1),
-            mixture.covariance.second_bounds(extents),
-        ]
-    )
-    bounds = per_row * survey.total_weight
-    if not (bounds < 2.0**LARGEST_TOP).all():
-        raise OverflowError("rows lie too many standard deviations from every component for float64")
-    top = np.maximum(np.frexp(bounds)[1] + 1, LEAST_TOP)
-    return FixedPoint(top.astype(np.int32), survey.n_limbs)
+    return float(max(upper, lower, 1.0))
+
+
+def exponents(bounds: FloatArray, total_weight: float) -> NDArray[np.int32]:
+    """Exponents of powers of two above the bounds of sums, from those of a row's part; uses these up."""
+    with np.errstate(over="ignore"):
+        bounds *= total_weight
+    if not (bounds < LARGEST_SUM).all():
+        raise OverflowError("the mean of some component lies too far from the rows for float64 to square the distance")
+    found = np.empty(bounds.shape, np.int32)
+    np.frexp(bounds, out=(bounds, found))
+    found += 1
+    return found
+
+
+def moment_bits(extents: FloatArray, counts: FloatArray, spread: FloatArray, total_weight: float) -> FloatArray:
+    """How many bits the bound of each component's second moments exceeds the moments themselves by, at most (K,).
+
+    Parameters
+    ----------
+    extents : ndarray of shape (K, D)
+        Greatest distances of rows from the means that entered the E-step.
+    counts : ndarray of shape (K,)
+    spread : ndarray of shape (K, D)
+        Mean square of such distances over the rows of a component.
+    total_weight : float
+    """
+    with np.errstate(divide="ignore"):
+        share = np.log2(total_weight) - np.log2(counts)
+        bits = 2 * np.log2(extents) - np.log2(np.maximum(spread, np.finfo(float).tiny)) + share[:, None]
+    return np.asarray(bits.max(axis=1))
+
+
+def limbs_for(bits: float, survey: Survey) -> int:
+    """Limbs that hold so many bits below the bound of a sum, the roundings of its parts included.
+
+    The sum has at most as many parts as there are rows; their roundings are independent of one another.
+    """
+    bits += 0.5 * np.log2(survey.n_samples)
+    return max(2, 1 + int(np.ceil((bits - TOP_BITS + 2) / LIMB_BITS)))
+
+
+def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, survey: Survey) -> int:
+    """Limbs with which an iteration is to be taken again, or n_limbs where its sums have given the new mixture enough.
+
+    This is not so where a component has become so much smaller or narrower than it was that fewer than `LEAST_BITS` of
+    its second moments lie above the format's resolution.
+
+    Parameters
+    ----------
+    n_limbs : int
+        Of the sums.
+    old, new : Mixture
+        Those before and after the M-step.
+    counts : ndarray of shape (K,)
+        Of the sums.
+    survey : Survey
+    """
+    spread = variances(new) + np.square(new.means - old.means)
+    held = np.where(counts > least_count(survey), counts, np.inf)
+    bits = float(moment_bits(survey.extents(old.means), held, spread, survey.total_weight).max())
+    if limbs_for(bits + LEAST_BITS, survey) <= n_limbs:
+        return n_limbs
+    return min(limbs_for(bits + WANTED_BITS, survey), 2 * n_limbs, MOST_LIMBS)
+
+
+def least_count(survey: Survey) -> float:
+    """What an empty component holds at most."""
+    return EMPTY_COUNT * survey.total_weight / survey.n_samples

@@ -14,6 +14,9 @@ from mpigmm.core.tile import Tile
 LARGEST_MAGNITUDE = 1e140
 """Above it, squares of values leave the range of float64."""
 
+LEAST_VARIANCE = 1e-280
+"""Of a feature: below it, variances of components leave the range of float64."""
+
 FAR_DEVIATIONS = 1e6
 """Standard deviations from the median beyond which a value is suspected of being a fill value."""
 
@@ -60,8 +63,6 @@ class Survey:
         Whether some rows are left out (weight zero, or missing values).
     fingerprint : int
         Sum modulo 2^64 of keyed hashes of the tiles.
-    n_limbs : int
-        Limbs that the exact sums need.
     """
 
     n_samples: int
@@ -72,7 +73,6 @@ class Survey:
     high: FloatArray
     masked: bool
     fingerprint: int
-    n_limbs: int
 
     def extents(self, means: FloatArray) -> FloatArray:
         """Upper bounds (K, D) of |x_d - mu_kd| as computed, for all rows x."""
@@ -86,7 +86,11 @@ class Survey:
 
     def constant_features(self) -> list[int]:
         """Features that have one value in all rows."""
-        return [int(d) for d in np.flatnonzero(self.variances == 0)]
+        return [int(d) for d in np.flatnonzero(self.low == self.high)]
+
+    def narrow_features(self) -> list[int]:
+        """Features that vary, but by too little for float64 to square the deviations."""
+        return [int(d) for d in np.flatnonzero((self.low < self.high) & (self.variances < LEAST_VARIANCE))]
 
 
 @dataclass
@@ -226,7 +230,7 @@ class SurveyStatistics:
         halves = [self.fingerprint & 0xFFFFFFFF, self.fingerprint >> 32 & 0xFFFFFFFF, self.n_rows]
         return np.concatenate([carry(self.sums.limbs).reshape(-1), np.array(halves, np.int64)])
 
-    def finish(self, packed: IntArray, low: FloatArray, high: FloatArray, variance_floor: float) -> Survey:
+    def finish(self, packed: IntArray, low: FloatArray, high: FloatArray) -> Survey:
         """The survey of all ranks from the sum of `packed` and the least and greatest of low and high."""
         n_samples, total_weight, *sums = self.sums.form.value(packed[:-3].reshape(self.sums.limbs.shape))
         n_features = len(self.centre)
@@ -243,7 +247,6 @@ class SurveyStatistics:
             high=high,
             masked=int(n_samples) < int(packed[-1]),
             fingerprint=(int(packed[-3]) + (int(packed[-2]) << 32)) % 2**64,
-            n_limbs=limbs_needed(n_samples, high - low, variances, variance_floor),
         )
 
 
@@ -297,13 +300,3 @@ def tile_hash(first_row: int, raw: NDArray[np.generic], weights: NDArray[np.gene
     if weights is not None:
         digest.update(np.ascontiguousarray(weights).data)
     return int.from_bytes(digest.digest(), "little")
-
-
-def limbs_needed(n_samples: float, ranges: FloatArray, variances: FloatArray, variance_floor: float) -> int:
-    """Limbs for a resolution of 2^-53 of the variance floor (of 1e-12 where there is none)."""
-    varied = variances > 0
-    if not varied.any():
-        return 3
-    spread = float((ranges[varied] ** 2 / variances[varied]).max())
-    bits = np.log2(max(n_samples, 1.0)) + np.log2(spread) + 53 - np.log2(min(variance_floor or 1e-12, 1.0))
-    return max(2, 1 + int(np.ceil((bits - 58) / 40)))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core import matrices
-from mpigmm.core.covariance import Covariance, Kernel, Parameters, SingularCovarianceError
+from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, SingularCovarianceError
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.groups import DifferenceGroup, Products, Wanted
@@ -80,13 +80,16 @@ class Tied(Covariance):
     def regularise(self, covariances: FloatArray, reg_covar: float) -> FloatArray:
         return covariances + reg_covar * np.eye(len(covariances))
 
-    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> tuple[FloatArray, int]:
+    def floor(self, covariances: FloatArray, share: float, variances: FloatArray) -> Floored:
         if matrices.exceeds_floor(covariances, share * variances):
-            return covariances, 0
-        return matrices.lift(covariances, share, variances), 1
+            return covariances, []
+        return matrices.lift(covariances, share, variances), [None]
 
     def principal_axis(self, covariances: FloatArray, component: int, variances: FloatArray) -> FloatArray:
         return matrices.main_axis(covariances)
+
+    def keep_components(self, covariances: FloatArray, previous: FloatArray, which: NDArray[np.bool_]) -> None:
+        """Nothing to keep: the covariance is shared."""
 
     def copy_component(self, covariances: FloatArray, source: int, target: int) -> None:
         """Nothing to copy: the covariance is shared."""
