@@ -94,6 +94,9 @@ class DifferencesStructure(ctypes.Structure):
     )
 
 
+NO_DIFFERENCES = DifferencesStructure(), (np.empty(0), np.empty((0, 0)), np.empty(0))
+
+
 def library(name: str) -> ctypes.CDLL:
     """The library of that name; raises `ImportError` where there is none that can be loaded."""
     for suffix in EXTENSION_SUFFIXES:
@@ -205,19 +208,20 @@ class CompiledLoops(Loops):
             own.kind, own.lines, own.sums = products.kind, pointer(products.lines), pointer(sums)
             if scatter.size:
                 own.whiten, own.scatter = pointer(products.whiten), pointer(scatter)
-        others, moments = self._differences(differences, d)
+        others, moments = NO_DIFFERENCES if differences is None else self._differences(differences)
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, itemsize, LEAST_ROWS if k else FEWEST_ROWS)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + WIDEST)
-        blocks = tile.array("blocks", 1, room(k, n_lines) + room(d, d), DOUBLE)
+        blocks = tile.array("blocks", 1, room(k, n_lines) + (room(d, d) if scatter.size else 0), DOUBLE)
+        wide, chosen = (self._wide(tile, others, step), chosen_room(tile, n_others, step)) if n_others else (None, None)
         log_likelihood = self._functions["sweep", tile.dtype](
             ctypes.byref(rows), ctypes.byref(own), ctypes.byref(others), least_exponent(work), step,
-            pointer(work), self._wide(tile, others, step), pointer(blocks), chosen_room(tile, n_others, step),
+            pointer(work), wide, pointer(blocks), chosen,
         )  # fmt: skip
         del raw
         return Sums(log_likelihood, sums, scatter, *moments)
 
     def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
-        (rows, raw), (own, _) = rows_structure(tile), self._differences(group, tile.n_features)
+        (rows, raw), (own, _) = rows_structure(tile), self._differences(group)
         step = rows_at_once(2 * tile.n_features, len(out), DOUBLE.itemsize, FEWEST_ROWS)
         self._functions["difference_log_prob", tile.dtype](
             ctypes.byref(rows), ctypes.byref(own), step, self._wide(tile, own, step), pointer(out)
@@ -227,7 +231,7 @@ class CompiledLoops(Loops):
     def difference_moments(
         self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        (rows, raw), (own, moments) = rows_structure(tile), self._differences(group, tile.n_features)
+        (rows, raw), (own, moments) = rows_structure(tile), self._differences(group)
         step = rows_at_once(2 * tile.n_features, len(resp), DOUBLE.itemsize, FEWEST_ROWS)
         self._functions["difference_moments", tile.dtype](
             ctypes.byref(rows),
@@ -246,11 +250,9 @@ class CompiledLoops(Loops):
         return pointer(tile.array("wide", 1, size, DOUBLE))
 
     def _differences(
-        self, group: DifferenceGroup | None, n_features: int
+        self, group: DifferenceGroup
     ) -> tuple[DifferencesStructure, tuple[FloatArray, FloatArray, FloatArray]]:
-        """The structure of a group, of no components where there is none, and its moments, which are zero."""
-        if group is None:
-            return DifferencesStructure(), (np.empty(0), np.empty((0, n_features)), np.empty(0))
+        """The structure of a group, and its moments, which are zero."""
         k, d = group.means.shape
         pairs = d * (d + 1) // 2
         second = {

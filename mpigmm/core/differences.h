@@ -104,7 +104,7 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
 /* Log-densities (K, n) of the group's components, and in `squares`, unless it is null, sums of squares; phi is a line of
  * ones and the rows; rows are those that distances are taken of, whitened where they are to be. From `ahead` on stand the
  * rows that will be wanted, so many bytes each: meanwhile the processor fetches them. */
-static void subtract_means(
+OUTLINED static void subtract_means(
     const struct differences *group, const double *phi, const double *rows, ptrdiff_t n_features, ptrdiff_t n,
     ptrdiff_t stride, const char *ahead, ptrdiff_t each, double *squares, double *out
 ) {
@@ -290,7 +290,7 @@ static void add_counts(
 
 /* Adds the group's moments of rows of a tile with these responsibilities (K, n). `squares` are those of
  * `subtract_means`, for ALL_FEATURES. work: `moments_room` numbers; chosen: K + 1 and K times n numbers. */
-static void add_moments(
+OUTLINED static void add_moments(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, const double *phi, const double *resp,
     const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen
 ) {

@@ -23,6 +23,7 @@
 /* A block of a product is up to TALLEST lines by two vectors, whose sums fill the registers. */
 
 #define INLINE static inline __attribute__((always_inline))
+#define OUTLINED __attribute__((noinline))
 #define UNROLLED _Pragma("GCC unroll 16")
 #define GLUE(a, b) a##_##b
 #define JOIN(a, b) GLUE(a, b)
@@ -99,29 +100,30 @@ INLINE double number_of(int64_t x) { union { int64_t bits; double number; } u = 
 INLINE int32_t bits_of_single(float x) { union { float number; int32_t bits; } u = {x}; return u.bits; }
 INLINE float number_of_single(int32_t x) { union { int32_t bits; float number; } u = {x}; return u.number; }
 
-/* exp of a number whose result is a normal number, to the last place or two, without a branch; NaN of NaN.
+/* exp of a number whose result is a normal number, to the last place or two, without a branch.
  *
  * exp(x) = 2^n exp(r) with n = round(x / ln 2), and a polynomial for |r| <= ln 2 / 2, (exp(r) - 1 - r) / r^2
  * interpolated in Chebyshev's nodes: right to 2e-17, and to 1e-8 in single precision (Muller, Elementary Functions,
  * 3rd ed., 2016, ch. 11).
  */
 INLINE double exponential_double(double x) {
-    double shifted = x * 1.4426950408889634 + (ROUND + 1023), n = shifted - (ROUND + 1023);
+    double shifted = x * 1.4426950408889634 + ROUND, n = shifted - ROUND;
     double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
     double p = 2.7620075879983367e-07 + 2.5100375832561234e-08 * r;
     p = 2.4801521322368692e-05 + r * (2.7557268480310024e-06 + r * p);
     p = 0.0013888888917196719 + r * (0.00019841269863040545 + r * p);
     p = 0.041666666666624164 + r * (0.008333333333330065 + r * p);
     p = 0.5 + r * (0.16666666666666669 + r * p);
-    return (1.0 + (r + r * r * p)) * number_of((int64_t)((uint64_t)bits_of(shifted) << 52));
+    return number_of((int64_t)((uint64_t)bits_of(1.0 + (r + r * r * p)) + ((uint64_t)bits_of(shifted) << 52)));
 }
 
 INLINE float exponential_single(float x) {
-    float shifted = x * 1.44269504f + (12582912.0f + 127), n = shifted - (12582912.0f + 127);
+    float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
     float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     float p = 0.041666554662050534f + r * (0.008363173074513711f + r * 0.001392617611993558f);
     p = 0.5f + r * (0.1666657702559799f + r * p);
-    return (1.0f + (r + r * r * p)) * number_of_single((int32_t)((uint32_t)bits_of_single(shifted) << 23));
+    return number_of_single(
+        (int32_t)((uint32_t)bits_of_single(1.0f + (r + r * r * p)) + ((uint32_t)bits_of_single(shifted) << 23)));
 }
 
 /* log of a number from 1 on, to the last place or two, without a branch; NaN of what is not finite.

@@ -130,15 +130,18 @@ void NAME(subtract)(
 }
 
 /* Weighted log-densities of up to NORMALISED_AT_ONCE rows, lines `stride` apart, to responsibilities: all zero, and the
- * log-density -inf, where no component has a density. */
+ * log-density -inf, where no component has a density; all NaN where one of them is. */
 static void NAME(normalise_some)(
     REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
 ) {
-    REAL sums[NORMALISED_AT_ONCE], top[NORMALISED_AT_ONCE];
-    for (ptrdiff_t i = 0; i < n; i++) log_density[i] = log_prob[i];
+    REAL sums[NORMALISED_AT_ONCE], top[NORMALISED_AT_ONCE], all[NORMALISED_AT_ONCE];
+    for (ptrdiff_t i = 0; i < n; i++) log_density[i] = all[i] = log_prob[i];
     for (ptrdiff_t k = 1; k < n_components; k++) {
         const REAL *restrict line = log_prob + k * stride;
-        for (ptrdiff_t i = 0; i < n; i++) log_density[i] = line[i] > log_density[i] ? line[i] : log_density[i];
+        for (ptrdiff_t i = 0; i < n; i++) {
+            log_density[i] = line[i] > log_density[i] ? line[i] : log_density[i];
+            all[i] += line[i];
+        }
     }
     for (ptrdiff_t i = 0; i < n; i++) {
         top[i] = log_density[i] == -(REAL)INFINITY ? 0 : log_density[i];
@@ -147,12 +150,13 @@ static void NAME(normalise_some)(
     for (ptrdiff_t k = 0; k < n_components; k++) {
         REAL *restrict line = log_prob + k * stride;
         for (ptrdiff_t i = 0; i < n; i++) {
-            REAL below = line[i] - top[i], resp = NAME(exponential)(least > below ? least : below);
-            line[i] = least > below ? 0 : resp; /* NaN where it was */
+            REAL below = line[i] - top[i], clipped = least > below ? least : below, resp = NAME(exponential)(clipped);
+            line[i] = clipped > least ? resp : 0;
             sums[i] += line[i];
         }
     }
     for (ptrdiff_t i = 0; i < n; i++) {
+        sums[i] = all[i] == all[i] ? sums[i] : all[i];
         log_density[i] = (REAL)(log_density[i] + logarithm(sums[i]));
         sums[i] = sums[i] == 0 ? 0 : 1 / sums[i];
     }
