@@ -138,7 +138,7 @@ def limbs_for(bits: float, survey: Survey) -> int:
 
     The sum has at most as many parts as there are rows; their roundings are independent of one another.
     """
-    bits += 0.5 * np.log2(survey.n_samples)
+    bits = max(bits, 0.0) + 0.5 * np.log2(survey.n_samples)
     return max(2, 1 + int(np.ceil((bits - TOP_BITS + 2) / LIMB_BITS)))
 
 
