@@ -122,6 +122,27 @@ def test_one_row_one_component_one_feature(covariance_type: str) -> None:
     assert mixture.covariances.item() == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_rows_that_are_all_zero(covariance_type: str) -> None:
+    rows, covariance = np.zeros((20, 2)), covariance_class(covariance_type)()
+    start = Mixture(
+        covariance, np.full(2, 0.5), np.zeros((2, 2)), start_mixture(covariance_type, ROWS[:, :2], 2).covariances
+    )
+    mixture, _, _ = fit_in_memory(start, rows, 3, safeguards=Safeguards(1e-3, 1e-12))
+    assert mixture.means.tolist() == [[0.0, 0.0]] * 2
+    assert np.asarray(covariance.diagonals(mixture.covariances)) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_floor_tells_whose_covariances_it_raised(covariance_type: str) -> None:
+    start = start_mixture(covariance_type, ROWS, 4)
+    start.covariances[0] = 0.0
+    covariance = start.covariance
+    lifted, whose = covariance.floor(start.covariances, 1e-3, ROWS.var(axis=0))
+    assert list(whose) == ([None] if covariance_type == "tied" else [0])
+    assert (covariance.diagonals(lifted) > 0).all()
+
+
 def test_all_components_empty_but_one() -> None:
     mixture, survey = start_mixture("diag", ROWS, 4), survey_of(ROWS)
     moments = Moments.empty(mixture)

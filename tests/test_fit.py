@@ -348,11 +348,11 @@ def test_ranks_that_drifted_apart_are_noticed(case: Case, monkeypatch: pytest.Mo
         pytest.skip("one rank cannot differ from itself")
     expect, calls = iterate.Loop.expect, []
 
-    def drifting(loop: Any, mixture: Any, dtype: Any) -> Any:
+    def drifting(loop: Any, mixture: Any, *others: Any) -> Any:
         calls.append(1)
         if len(calls) == 3 and loop.team.comm.rank == 1:
             mixture.means[0, 0] = np.nextafter(mixture.means[0, 0], np.inf)
-        return expect(loop, mixture, dtype)
+        return expect(loop, mixture, *others)
 
     monkeypatch.setattr(iterate.Loop, "expect", drifting)
     with pytest.raises(AgreedError, match="ranks hold different parameters"):

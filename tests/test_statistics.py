@@ -100,6 +100,29 @@ def test_all_units_are_normal_numbers(n_limbs: int) -> None:
     assert (least >= np.finfo(float).tiny).all() and np.isfinite(1 / least).all()
 
 
+@pytest.mark.parametrize(
+    ("mean", "variance", "message"),
+    [
+        (1e200, 1.0, "the mean of component 1 is too far from the rows"),
+        (0.0, 1e-200, "component 1 is too narrow"),
+        (0.0, 1e-300, "component 1 is too narrow"),
+    ],
+)
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_what_the_sums_cannot_hold_is_named(covariance_type: str, mean: float, variance: float, message: str) -> None:
+    mixture = start_mixture(covariance_type, NEAR, 3)
+    mixture.means[1] = mean
+    mixture.covariances[1] *= variance
+    with pytest.raises(OverflowError, match=message):
+        statistics_format(mixture, survey_of(NEAR))
+
+
+def test_rows_beyond_every_component_are_refused() -> None:
+    rows, survey = 1e-30 * NEAR, survey_of(with_far_rows(1e139))
+    with pytest.raises(OverflowError, match="too many standard deviations from every component"):
+        statistics_format(start_mixture("diag", rows, 3), survey)
+
+
 @pytest.mark.parallel
 def test_a_fit_takes_it_again_on_any_ranks(comm: Comm, shared_path: Path) -> None:
     rows = with_far_rows(1e20)

@@ -186,7 +186,8 @@ class Loop:
         try:
             form = statistics_format(mixture, self.survey, n_limbs)
         except OverflowError as error:
-            message = f"{error}; raise model.reg_covar or model.variance_floor, or rescale the data"
+            remedy = "raise model.reg_covar or model.variance_floor, rescale the data, or choose another init.file"
+            message = f"{error}; {remedy}"
             raise AgreedError(message, DegenerateError.exit_code) from None
         while True:
             clock = Clock()

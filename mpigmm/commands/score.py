@@ -6,12 +6,11 @@ import json
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from mpigmm.commands.record import criteria
-from mpigmm.commands.rows import Task, open_task, stream_team, sweep_posterior
+from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
 from mpigmm.data.source import Header
 from mpigmm.errors import EXIT_DONE, DataError
@@ -68,7 +67,7 @@ def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
     team = stream_team(comm, task, stop)
     scores: list[Score] = []
 
-    def visitor() -> Any:
+    def visitor() -> Visit:
         scores.append(Score(task.header))
         return scores[-1].add
 
@@ -76,12 +75,15 @@ def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
         sweep_posterior(team, task, visitor)
     packed = comm.sum(np.sum([score.packed() for score in scores], axis=0))
     if comm.is_root:
-        report(task, packed)
+        print(as_json(task, packed))
     return EXIT_DONE
 
 
-def report(task: Task, packed: IntArray) -> None:
-    """Print the sum of all ranks' `Score.packed`; what is -inf is null, since JSON knows no infinity."""
+def as_json(task: Task, packed: IntArray) -> str:
+    """The score, from the sum of all ranks' `Score.packed`; what is -inf is null, since JSON knows no infinity.
+
+    A warning on standard error says why.
+    """
     n_samples, n_impossible = task.header.n_rows, int(packed[-1])
     log_likelihood = -math.inf if n_impossible else float(FORM.value(packed[:-1].reshape(-1, 1))[0])
     result = {
@@ -96,4 +98,4 @@ def report(task: Task, packed: IntArray) -> None:
             "that the log-density is -inf, and so is the log-likelihood (null below); predict tells which rows",
             file=sys.stderr,
         )
-    print(json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}, indent=2))
+    return json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}, indent=2)

@@ -78,8 +78,7 @@ def statistics_format(mixture: Mixture, survey: Survey, n_limbs: int | None = No
     """
     extents = survey.extents(mixture.means)
     log_bound = log_density_bound(mixture, extents)
-    if not log_bound * survey.total_weight < LARGEST_SUM:
-        raise OverflowError("rows lie too many standard deviations from every component for float64")
+    check_bounds(extents, log_bound, survey.total_weight)
     if n_limbs is None:
         counts = np.maximum(mixture.weights * survey.total_weight, least_count(survey))
         bits = moment_bits(extents, counts, variances(mixture), survey.total_weight)
@@ -87,8 +86,7 @@ def statistics_format(mixture: Mixture, survey: Survey, n_limbs: int | None = No
         if n_limbs > MOST_LIMBS:
             which = int(bits.argmax())
             raise OverflowError(f"component {which} is too narrow, against the range of the data, for exact sums")
-    with np.errstate(over="ignore"):
-        second = mixture.covariance.second_bounds(extents)
+    second = mixture.covariance.second_bounds(extents)
     bounds = [np.array([log_bound]), np.ones(mixture.n_components), extents.reshape(-1), second]
     top = np.concatenate([exponents(part, survey.total_weight) for part in bounds])
     return FixedPoint(np.maximum(top, LEAST_UNIT + TOP_BITS + LIMB_BITS * (n_limbs - 1), out=top), n_limbs)
@@ -103,12 +101,22 @@ def log_density_bound(mixture: Mixture, extents: FloatArray) -> float:
     return float(max(upper, lower, 1.0))
 
 
+def check_bounds(extents: FloatArray, log_bound: float, total_weight: float) -> None:
+    """Raise `OverflowError` where a sum over rows may exceed `LARGEST_SUM`."""
+    with np.errstate(over="ignore"):
+        far = ~(np.square(extents).sum(axis=1) * total_weight < LARGEST_SUM)
+    if far.any():
+        which = int(far.argmax())
+        raise OverflowError(
+            f"the mean of component {which} is too far from the rows for float64 to square the distance"
+        )
+    if not log_bound * total_weight < LARGEST_SUM:
+        raise OverflowError("rows lie too many standard deviations from every component for float64")
+
+
 def exponents(bounds: FloatArray, total_weight: float) -> NDArray[np.int32]:
     """Exponents of powers of two above the bounds of sums, from those of a row's part; uses these up."""
-    with np.errstate(over="ignore"):
-        bounds *= total_weight
-    if not (bounds < LARGEST_SUM).all():
-        raise OverflowError("the mean of some component lies too far from the rows for float64 to square the distance")
+    bounds *= total_weight
     found = np.empty(bounds.shape, np.int32)
     np.frexp(bounds, out=(bounds, found))
     found += 1
@@ -138,7 +146,7 @@ def limbs_for(bits: float, survey: Survey) -> int:
 
     The sum has at most as many parts as there are rows; their roundings are independent of one another.
     """
-    bits += 0.5 * np.log2(survey.n_samples)
+    bits = max(bits, 0.0) + 0.5 * np.log2(survey.n_samples)
     return max(2, 1 + int(np.ceil((bits - TOP_BITS + 2) / LIMB_BITS)))
 
 
