@@ -123,6 +123,18 @@ def link(target: Any) -> Callable[[], None]:
     return make
 
 
+def virtual() -> None:
+    layout = h5py.VirtualLayout(ROWS.shape, ROWS.dtype)
+    layout[:] = h5py.VirtualSource("none.h5", "X", ROWS.shape)
+    with h5py.File("x.h5", "w") as file:
+        file.create_virtual_dataset("X", layout)
+
+
+def external() -> None:
+    with h5py.File("x.h5", "w") as file:
+        file.create_dataset("X", ROWS.shape, ROWS.dtype, external=[("none.bin", 0, ROWS.nbytes)])
+
+
 def two_files(second: np.ndarray) -> Callable[[], None]:
     return lambda: write_rows(Path("y.h5"), second)
 
@@ -238,7 +250,9 @@ CASES = {
     "a chunk that does not decompress": made("rows 0 to 600 of /X in x.h5 cannot be read", corrupt_chunk),
     "a dataset by another name": data("has no dataset /Y; it has /X", "data.dataset=/Y"),
     "a link to nothing": made("has no dataset /X", link(h5py.SoftLink("/none"))),
-    "a link to no file": made("has no dataset /X", link(h5py.ExternalLink("none.h5", "/X"))),
+    "a link to no file": made("a link to /X in none.h5, which cannot", link(h5py.ExternalLink("none.h5", "/X"))),
+    "a virtual dataset of no file": made("/X in x.h5 is a virtual dataset; its source none.h5 does not", virtual),
+    "external storage that is not there": made("none.bin, which holds /X of x.h5, cannot be read", external),
     "a group as dataset": made("/X in x.h5 is a group", lambda: h5py.File("x.h5", "w").create_group("X").file.close()),
     "a scalar": data(r"shape \(\); a matrix", rows=3.0),
     "a cube": data(r"shape \(2, 3, 4\); a matrix", rows=np.zeros((2, 3, 4))),
