@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from mpigmm.data.datasets import (
     check_dtype,
     get_dataset,
     has_shrunk,
+    identity,
     load_filters,
     open_dataset,
     open_hdf5,
@@ -69,6 +71,11 @@ class Header:
         return self.stop - self.start
 
     @property
+    def first_rows(self) -> list[int]:
+        """Number of each file's first row, counted over all rows of all files."""
+        return [0, *accumulate(self.lengths)][:-1]
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a row in memory, its weight included."""
         return self.n_features * np.dtype(self.dtype).itemsize + (8 if self.weights else 0)
@@ -91,12 +98,17 @@ def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:
 
 
 def resolve_paths(path: str | Sequence[str]) -> list[str]:
-    """Files named by a path, a list of paths, or globs; raises `DataError` where nothing matches."""
+    """Files named by a path, a list of paths, or globs, whose files come in natural order: p.2 before p.10."""
     paths: list[str] = []
     for pattern in [path] if isinstance(path, str) else path:
         exists = os.path.exists(pattern)  # noqa: PTH110
-        paths += [pattern] if exists else sorted(glob.glob(pattern)) or [pattern]
+        paths += [pattern] if exists else sorted(glob.glob(pattern), key=natural_key) or [pattern]
     return paths
+
+
+def natural_key(path: str) -> tuple[list[str | int], str]:
+    """Sorts numbers within paths by their value."""
+    return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", path)], path
 
 
 def read_bytes(file: int, offset: int, rows: Rows) -> None:
@@ -140,21 +152,28 @@ def read_header(
 
 @dataclass(frozen=True)
 class FileShape:
-    """Rows, columns and dtype of the dataset in one file."""
+    """Rows, columns and dtype of the dataset in one file, and which dataset it is."""
 
     n_rows: int
     n_features: int
     dtype: np.dtype[np.generic]
+    identity: tuple[int, int, int]
 
 
 def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str) -> None:
-    """Raise `DataError` where files differ in their columns."""
+    """Raise `DataError` where files differ in their columns, or two of them are one."""
+    first: dict[tuple[int, int, int], str] = {}
     for name, shape in zip(paths, shapes, strict=True):
         if shape.n_features != shapes[0].n_features:
             raise DataError(
                 f"{shown(dataset)} has {shape.n_features} columns in {shown(name)} but {shapes[0].n_features} in "
                 f"{shown(paths[0])}"
             )
+        if shape.identity in first:
+            other = first[shape.identity]
+            again = "is named twice" if other == name else f"is that of {shown(other)}, by another name"
+            raise DataError(f"{shown(dataset)} in {shown(name)} {again}; its rows would count twice: name it once")
+        first[shape.identity] = name
 
 
 def file_shape(path: str, name: str, weights: str | None) -> FileShape:
@@ -181,7 +200,7 @@ def _file_shape(file: h5py.File, path: str, name: str, weights: str | None) -> F
     if features == 0:
         raise DataError(f"{shown(name)} in {shown(path)} has no columns")
     check_origins(dataset)
-    return FileShape(dataset.shape[0], features, dataset.dtype)
+    return FileShape(dataset.shape[0], features, dataset.dtype, identity(dataset))
 
 
 def _check_weights(weights: h5py.Dataset, path: str, dataset: h5py.Dataset) -> None:
