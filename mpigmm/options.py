@@ -140,9 +140,9 @@ class PredictOrder:
     """What root asks of all ranks for ``predict``."""
 
     model: str
-    data: str
+    data: tuple[str, ...]
     out: str
-    dataset: str = "/X"
+    dataset: str | None = None
     proba: int = 0
 
 
@@ -151,8 +151,8 @@ class ScoreOrder:
     """What root asks of all ranks for ``score``."""
 
     model: str
-    data: str
-    dataset: str = "/X"
+    data: tuple[str, ...]
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,12 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5d, h5p, h5s, h5t
-from support import blobs, write_rows
+from support import blobs, run_verb, write_rows
 
-from mpigmm.__main__ import serve
 from mpigmm.data.origins import find_source
 from mpigmm.data.source import Header, Source, read_header
-from mpigmm.errors import AgreedError, DataError
+from mpigmm.errors import DataError
 from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.stop import StopRequest
 
 ROWS = blobs(100, 6, 2)
 WEIGHTS = np.arange(1.0, 101.0)
@@ -96,10 +94,10 @@ def test_fit_predict_and_score_read_what_links_lead_to(comm: Comm, capfd: pytest
     printed = []
     for name in ("plain", "linked"):
         Path(f"{name}.yaml").write_text(f"{{data: {{path: {name}.h5, weights: /w}}, model: {{n_components: 2}}}}")
-        assert run(comm, "fit", f"{name}.yaml") == (0, "")
-        assert run(comm, "predict", "runs/plain/model.h5", f"{name}.h5", "--out", f"{name}.labels.h5") == (0, "")
+        assert run_verb(comm, "fit", f"{name}.yaml") == (0, "")
+        assert run_verb(comm, "predict", "runs/plain/model.h5", f"{name}.h5", "--out", f"{name}.labels.h5") == (0, "")
         capfd.readouterr()
-        assert run(comm, "score", "runs/plain/model.h5", f"{name}.h5") == (0, "")
+        assert run_verb(comm, "score", "runs/plain/model.h5", f"{name}.h5") == (0, "")
         printed.append(capfd.readouterr().out)
     assert printed[0] == printed[1]
     for files, names in (
@@ -108,14 +106,6 @@ def test_fit_predict_and_score_read_what_links_lead_to(comm: Comm, capfd: pytest
     ):
         with h5py.File(files[0]) as one, h5py.File(files[1]) as other:
             assert all((one[name][()] == other[name][()]).all() for name in names)
-
-
-def run(comm: Comm, *arguments: str) -> tuple[int, str]:
-    """Exit code and the message that all ranks agreed on."""
-    try:
-        return serve(comm, list(arguments), StopRequest()), ""
-    except AgreedError as error:
-        return error.exit_code, str(error)
 
 
 # formats

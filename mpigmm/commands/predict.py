@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +32,7 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
     try:
         with comm.together():
             if comm.is_root:
-                placed = create(order.out, task.header.n_rows, columns(order.proba), {"model": order.model})
+                placed = create(order.out, task.header.n_rows, columns(order.proba), *origin(order, task))
         placed = comm.bcast(placed)
         with comm.together(), single_threaded_blas(), RowWriter(order.out, placed) as writer:
             sweep_posterior(team, task, lambda: visitor(writer, order.proba))
@@ -59,6 +62,13 @@ def check_order(order: PredictOrder, task: Task) -> None:
     for path in (order.model, *task.header.paths):
         if out.exists() and out.samefile(path):
             raise OutputError(f"--out {order.out} would overwrite the input {path}; choose another name")
+
+
+def origin(order: PredictOrder, task: Task) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
+    """What tells where each row came from: attributes, and small datasets."""
+    header = task.header
+    files = [os.fsencode(path) for path in header.paths]
+    return {"model": order.model, "dataset": header.dataset}, {"files": files, "offsets": header.first_rows}
 
 
 def columns(proba: int) -> dict[str, Column]:

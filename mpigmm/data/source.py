@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mpigmm.data.datasets import (
     HDF5_ERRORS,
     check_dtype,
+    external_link,
     get_dataset,
     has_shrunk,
     identity,
@@ -109,6 +110,12 @@ def resolve_paths(path: str | Sequence[str]) -> list[str]:
 def natural_key(path: str) -> tuple[list[str | int], str]:
     """Sorts numbers within paths by their value."""
     return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", path)], path
+
+
+def find_dataset(path: str, names: Sequence[str]) -> str | None:
+    """The first of some names that a file has, be it a link that leads nowhere; raises `DataError`."""
+    with open_hdf5(path) as file:
+        return next((name for name in names if name in file or external_link(file, name) is not None), None)
 
 
 def read_bytes(file: int, offset: int, rows: Rows) -> None:
