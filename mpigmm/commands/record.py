@@ -124,6 +124,11 @@ class Recorder:
             f"{survey.n_samples:,} rows of {job.header.n_features} features, {self.options.model.n_components} "
             f"components, {self.options.model.covariance_type}"
         )
+        if survey.n_dropped:
+            self.reporter.say(
+                f"{survey.n_dropped:,} of {job.header.n_rows:,} rows hold NaN or infinity and are left out "
+                "(data.missing: drop)"
+            )
         for warning in filter(None, warnings):
             self.reporter.say(warning)
         if job.resumed_from is not None:
@@ -260,6 +265,7 @@ def describe_fit(best: Fitted, survey: Survey) -> dict[str, Any]:
     log_likelihood = ended.mean_log_likelihood * survey.total_weight
     return {
         "n_samples": survey.n_samples,
+        "n_dropped": survey.n_dropped,
         "n_features": best.mixture.n_features,
         "n_components": best.mixture.n_components,
         "covariance_type": best.mixture.covariance.name,
