@@ -240,6 +240,14 @@ CASES = {
     "inspection of a text": Bad("run.yaml cannot be read as HDF5", ("inspect", "run.yaml")),
     # data
     "no data file": made("x.h5 does not exist; check the path", lambda: Path("x.h5").unlink()),
+    "a data file with a line feed in its name": data("no\\\\n file.h5 does not exist", 'data.path="no\\n file.h5"'),
+    "rows with a line feed in their name": made(
+        "row 3 of /X in a\\\\n0.h5 holds NaN",
+        lambda: write_rows(Path("a\n0.h5"), at(3, 1, np.nan)),
+        'data.path="a\\n0.h5"',
+        "output.dir=new",
+    ),
+    "the same file twice": data("/X in ./x.h5 is that of x.h5, by another name", "data.path=[x.h5, ./x.h5]"),
     "a glob of nothing": data(r"none\*.h5 does not exist", "data.path=none*.h5"),
     "a list of nothing": data("data.path is an empty list", "data.path=[]"),
     "a directory as data": data("out is a directory; name a file, or a glob such as 'out/", "data.path=out"),
@@ -354,6 +362,10 @@ CASES = {
 }
 
 
+INNARDS = re.compile("errno|synchronously|H5[A-Z]|superblock|signature|eof|o_flags|Errno|_path|rank [0-9]")
+"""Words of HDF5 and Python that mean nothing to a user."""
+
+
 @pytest.fixture
 def place(comm: Comm, shared_path: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that holds a finished run and all that belongs to it; the working directory."""
@@ -411,6 +423,7 @@ def test_a_mistake_is_named_and_costs_nothing(
     assert code == 2
     assert re.search(bad.message, told, re.DOTALL), told
     assert len(told) < 2000 and "Traceback" not in told
+    assert not INNARDS.search(told), told
     comm.mpi.Barrier()
     assert content(place) == before
 

@@ -107,7 +107,7 @@ class Recorder:
         fingerprint = f"{shape_text(job.header)} {survey.fingerprint:016x}"
         if job.fingerprint not in (None, fingerprint):
             raise DataError(
-                f"the rows of {', '.join(job.header.paths)} are not those that {self.directory.path} was begun with; "
+                f"the rows of {job.header.files} are not those that {self.directory.path} was begun with; "
                 "add --restart to start over, or choose another output.dir"
             )
         if job.complete and job.progress.best is not None:

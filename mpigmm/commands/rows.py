@@ -51,8 +51,7 @@ def open_task(model_path: str, data: Sequence[str], dataset: str | None) -> Task
             f"{shown(header.paths[0])} has {header.n_features} columns; they must be the same"
         )
     if header.n_rows == 0:
-        files = ", ".join(map(shown, header.paths[:3])) + ", ..." * (len(header.paths) > 3)
-        raise DataError(f"{shown(dataset)} has no rows in {files}")
+        raise DataError(f"{shown(dataset)} has no rows in {header.files}")
     return Task(model.mixture, header)
 
 

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import OutputError
+from mpigmm.errors import OutputError, reason
 
 PAGE = 4096
 
@@ -148,4 +148,4 @@ def discard(path: str) -> None:
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+    return reason(error).strip(" ()") or "HDF5 cannot write it"

@@ -86,6 +86,11 @@ class Header:
         index, local = locate(self.start + row, self.lengths)
         return f"row {local:,} of {shown(self.dataset)} in {shown(self.paths[index])}"
 
+    @property
+    def files(self) -> str:
+        """The first three files, for a message."""
+        return ", ".join(map(shown, self.paths[:3])) + ", ..." * (len(self.paths) > 3)
+
     def column(self, index: int) -> int:
         """Number in the file of a column of the selection."""
         return index if self.columns is None else self.columns[index]
