@@ -26,8 +26,12 @@ MOST_LINKS = 16
 """Soft links that are followed to find the external link at fault."""
 
 
-def open_hdf5(path: str) -> h5py.File:
-    """Open a file for reading, without HDF5's locks; raises `DataError`."""
+def open_hdf5(path: str, owner: h5py.File | None = None) -> h5py.File:
+    """Open a file for reading, without HDF5's locks; raises `DataError`.
+
+    With an owner, as HDF5 opens the sources of virtual datasets in that file: it refuses to open a file in two ways at
+    once, and some versions of it lock sources.
+    """
     place, name = Path(path), shown(path) or "''"
     try:
         place.stat()
@@ -40,15 +44,19 @@ def open_hdf5(path: str) -> h5py.File:
     if not place.is_file():
         raise DataError(f"{name} is not a regular file; name an HDF5 file")
     try:
-        return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=_file_access()))
+        return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=_file_access(owner)))
     except PermissionError:
         raise DataError(f"{name} may not be read by this user; check its permissions") from None
     except OSError as error:
         raise DataError(f"{name} cannot be opened as HDF5{reason(error)}; is it whole, and HDF5?") from None
 
 
-def _file_access() -> h5py.h5p.PropFAID:
-    """How files are opened. As HDF5 opens sources of virtual datasets: unlike ones of one file exclude each other."""
+def _file_access(owner: h5py.File | None) -> h5py.h5p.PropFAID:
+    """How a file is opened."""
+    if owner is not None:
+        access = owner.id.get_access_plist()
+        access.set_fclose_degree(h5py.h5f.CLOSE_WEAK)
+        return access
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fclose_degree(h5py.h5f.CLOSE_WEAK)
     access.set_file_locking(False, False)

@@ -80,7 +80,7 @@ class VirtualPart:
                 f"{shown(virtual.name)} in {shown(owner)} is a virtual dataset; its source {shown(self.file)} does not "
                 f"exist; {RESTORE}"
             )
-        with open_hdf5(path) as file:
+        with open_hdf5(path, virtual.file) as file:
             if has_shrunk(file):  # of a file that is open already, HDF5 does not look at the size again
                 raise DataError(f"{shown(path)} has shrunk since it was opened; {RESTORE}")
             found = self._inside(file, path, virtual, above)
