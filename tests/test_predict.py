@@ -114,6 +114,26 @@ def test_rows_of_a_fit_are_predicted_with_its_dataset_and_columns(
     assert json.loads(capfd.readouterr().out)["n_samples"] == 500
 
 
+@pytest.mark.parametrize("out", ["x.h5", "q.h5", "linked.h5", "raw.bin"])
+def test_no_file_that_rows_come_from_is_overwritten(comm: Comm, place: Path, out: str) -> None:
+    layout = h5py.VirtualLayout((499, 3), "f8")
+    layout[:100], layout[100:] = (
+        h5py.VirtualSource("x.h5", "X", (500, 3))[:100],
+        h5py.VirtualSource("q.h5", "X", (399, 3)),
+    )
+    with h5py.File("virtual.h5", "w") as file:
+        file.create_virtual_dataset("X", layout)
+    Path("raw.bin").write_bytes(ROWS.tobytes())
+    with h5py.File("raw.h5", "w") as file:
+        file.create_dataset("X", ROWS.shape, "f8", external=[("raw.bin", 0, ROWS.nbytes)])
+    with h5py.File("linked.h5", "w") as file:
+        file["X"] = h5py.ExternalLink("virtual.h5", "/X")
+    before = Path(out).read_bytes()
+    code, message = run_verb(comm, "predict", "m.h5", "linked.h5", "raw.h5", "--out", out)
+    assert code == 2 and f"--out {out} would overwrite the input" in message and out in message.rpartition("input")[2]
+    assert Path(out).read_bytes() == before
+
+
 def test_data_without_rows_are_refused(comm: Comm, place: Path) -> None:
     write_rows(Path("p.12.h5"), ROWS[:0])
     code, message = run_verb(comm, "score", "m.h5", "p.11.h5", "p.12.h5")

@@ -12,7 +12,8 @@ import numpy as np
 from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, RowWriter, create, discard, publish
-from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError
+from mpigmm.data.source import input_files
+from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError, shown
 from mpigmm.options import PredictOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -59,9 +60,9 @@ def check_order(order: PredictOrder, task: Task) -> None:
         raise OutputError(
             f"--out {order.out} cannot be written: {out.parent} is no directory; make it, or choose another"
         )
-    for path in (order.model, *task.header.paths):
-        if out.exists() and out.samefile(path):
-            raise OutputError(f"--out {order.out} would overwrite the input {path}; choose another name")
+    for path in (order.model, *input_files(task.header)) if out.exists() else ():
+        if out.samefile(path):
+            raise OutputError(f"--out {order.out} would overwrite the input {shown(path)}; choose another name")
 
 
 def origin(order: PredictOrder, task: Task) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:

@@ -123,6 +123,15 @@ def find_dataset(path: str, names: Sequence[str]) -> str | None:
         return next((name for name in names if name in file or external_link(file, name) is not None), None)
 
 
+def input_files(header: Header) -> Iterator[str]:
+    """All files that rows come from, those behind links and virtual datasets included; raises `DataError`."""
+    for path, n_rows in zip(header.paths, header.lengths, strict=True):
+        with open_hdf5(path) as file:
+            dataset = get_dataset(file, path, header.dataset)
+            yield from (path, dataset.file.filename)
+            yield from (origin.path for origin in Origins(dataset).find(0, n_rows))
+
+
 def read_bytes(file: int, offset: int, rows: Rows) -> None:
     """Fill rows from an open file at an offset; unlike HDF5, it lets other threads compute meanwhile. `EOFError`."""
     left = rows.data.cast("B")
