@@ -53,7 +53,7 @@ def test_fit_predict_score_inspect(config: Path, n_ranks: int) -> None:
     inspected = json.loads(mpirun(n_ranks, "inspect", str(model), "--json").stdout)
     assert (inspected["kind"], inspected["n_components"], inspected["n_samples"]) == ("model", 3, 3000)
     with h5py.File(out) as file:
-        assert set(file) == {"labels", "log_density"}
+        assert set(file) == {"labels", "log_density", "files", "offsets"}
         assert file["labels"].dtype == np.int32
         assert file["log_density"][()].mean() == pytest.approx(scored["mean_log_likelihood"], rel=1e-12)
 
