@@ -15,6 +15,7 @@ import pytest
 from support import mpirun, write_config, write_rows
 
 from mpigmm.data.block import Block
+from mpigmm.data.datasets import open_hdf5, raw_offset
 from mpigmm.data.output import Column, RowWriter, create, publish
 from mpigmm.data.source import Header, Source, read_header
 from mpigmm.errors import DataError
@@ -32,6 +33,11 @@ def test_dtypes(tmp_path: Path, dtype: str) -> None:
     path = write_rows(tmp_path / "x.h5", (ROWS % 100).astype(dtype))
     header = read_header(str(path), "/X")
     assert read_all(header).astype(float).tolist() == (ROWS % 100).tolist()
+    with open_hdf5(str(path)) as file:
+        straight = raw_offset(file["X"], header.dtype)
+        assert straight == (None if dtype.startswith(">") else file["X"].id.get_offset()), (
+            "read past HDF5 where it can be"
+        )
     assert np.dtype(header.dtype).itemsize == np.dtype(dtype).itemsize
 
 

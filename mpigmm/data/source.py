@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from threading import Lock
 
@@ -296,6 +296,14 @@ class OpenDataset:
             raise error
 
 
+def _open_file(header: Header, path: str) -> tuple[OpenDataset, OpenDataset | None]:
+    """Rows and weights of one file."""
+    file = open_hdf5(path)
+    weight_set = None if header.weights is None else open_dataset(file, path, header.weights)
+    row_set = OpenDataset(open_dataset(file, path, header.dataset), header.dtype)
+    return row_set, None if weight_set is None else OpenDataset(weight_set, "f8")
+
+
 class Source:
     """The rows behind a header, read by one rank.
 
@@ -306,7 +314,7 @@ class Source:
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self._open = lru_cache(maxsize=64)(self._open_file)
+        self._open = lru_cache(maxsize=64)(partial(_open_file, header))
         self._opening = Lock()
 
     def read(self, start: int, stop: int, into: Rows | None = None) -> tuple[Rows, Rows | None]:
@@ -353,12 +361,6 @@ class Source:
         else:
             first, last = self._columns.min(), self._columns.max() + 1
             rows[:] = dataset[region, first:last][:, self._columns - first]
-
-    def _open_file(self, path: str) -> tuple[OpenDataset, OpenDataset | None]:
-        file, header = open_hdf5(path), self.header
-        weight_set = None if header.weights is None else open_dataset(file, path, header.weights)
-        row_set = OpenDataset(open_dataset(file, path, header.dataset), header.dtype)
-        return row_set, None if weight_set is None else OpenDataset(weight_set, "f8")
 
     @cached_property
     def _columns(self) -> NDArray[np.intp] | None:
