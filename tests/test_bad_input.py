@@ -234,6 +234,7 @@ CASES = {
     "an output that is the model": Bad("would overwrite the input out/model.h5", (*PREDICT[:4], "out/model.h5")),
     "more posteriors than components": Bad("--proba 9: .* has 2 components", (*PREDICT, "--proba", "9")),
     "fewer posteriors than none": Bad("--proba", (*PREDICT, "--proba", "-1")),
+    "rows of no name": Bad("an empty name is given for a data file", (*PREDICT[:2], "", *PREDICT[3:])),
     "a dataset that is not there": Bad("has no dataset /Y; it has /X", (*PREDICT, "--dataset", "/Y")),
     "a dataset without a name": Bad("has no dataset ", (*PREDICT, "--dataset", "")),
     "inspection of nothing": Bad("none is not a file", ("inspect", "none")),

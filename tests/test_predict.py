@@ -60,7 +60,8 @@ def test_labels_of_several_files_can_be_traced(comm: Comm, place: Path) -> None:
 def test_names_of_files_need_not_be_text(comm: Comm, place: Path) -> None:
     name = os.fsdecode(b"odd \xff\n.h5")
     write_rows(place / name, ROWS)
-    assert run_verb(comm, "predict", "m.h5", name, "--out", "odd.h5") == (0, "")
+    Path("m.h5").rename(os.fsdecode(b"m\xff.h5"))
+    assert run_verb(comm, "predict", os.fsdecode(b"m\xff.h5"), name, "--out", "odd.h5") == (0, "")
     assert read_labels("odd.h5")["files"].tolist() == [b"odd \xff\n.h5"]
 
 

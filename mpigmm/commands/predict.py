@@ -69,7 +69,8 @@ def origin(order: PredictOrder, task: Task) -> tuple[dict[str, str], dict[str, S
     """What tells where each row came from: attributes, and small datasets."""
     header = task.header
     files = [os.fsencode(path) for path in header.paths]
-    return {"model": order.model, "dataset": header.dataset}, {"files": files, "offsets": header.first_rows}
+    model = os.fsencode(order.model).decode("utf-8", "backslashreplace")
+    return {"model": model, "dataset": header.dataset}, {"files": files, "offsets": header.first_rows}
 
 
 def columns(proba: int) -> dict[str, Column]:

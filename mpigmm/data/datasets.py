@@ -32,7 +32,9 @@ def open_hdf5(path: str, owner: h5py.File | None = None) -> h5py.File:
     With an owner, as HDF5 opens the sources of virtual datasets in that file: it refuses to open a file in two ways at
     once, and some versions of it lock sources.
     """
-    place, name = Path(path), shown(path) or "''"
+    place, name = Path(path), shown(path)
+    if not name:
+        raise DataError("an empty name is given for a data file; name an HDF5 file")
     try:
         place.stat()
     except FileNotFoundError:
