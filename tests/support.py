@@ -18,7 +18,6 @@ import h5py
 import numpy as np
 import yaml
 
-from mpigmm.__main__ import serve
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import EStep, Safeguards, m_step
@@ -27,9 +26,6 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey, SurveyStatistics
 from mpigmm.core.tile import Tile
-from mpigmm.errors import AgreedError
-from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.stop import StopRequest
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -100,14 +96,6 @@ def launch(
             out, err = process.communicate()
             raise AssertionError(f"no end within {timeout} s: {command}\n{out}\n{err}") from None
     return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-def run_verb(comm: Comm, *arguments: str) -> tuple[int, str]:
-    """Run a command in this process: its exit code, and the message that all ranks agreed on."""
-    try:
-        return serve(comm, list(arguments), StopRequest()), ""
-    except AgreedError as error:
-        return error.exit_code, str(error)
 
 
 def ranks_below(process: int) -> list[int]:

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5d, h5p, h5s, h5t
-from support import blobs, run_verb, write_rows
+from inside import run_verb
+from support import blobs, write_rows
 
 from mpigmm.data.datasets import open_hdf5
 from mpigmm.data.origins import find_source

@@ -9,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from support import blobs, run_verb, write_config, write_rows
+from inside import run_verb
+from support import blobs, write_config, write_rows
 
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.mixture import Mixture
