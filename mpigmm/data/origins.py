@@ -145,7 +145,8 @@ class Origins:
         self.above = above
         self._parts: list[VirtualPart | RawPart] = [*_raw_files(dataset)]
         self._found: dict[int, list[Origin]] = {}
-        if dataset.is_virtual:
+        self._is_virtual = bool(dataset.is_virtual)
+        if self._is_virtual:
             own = identity(dataset)
             if own in above:
                 raise DataError(f"{shown(dataset.name)} in {shown(dataset.file.filename)} is a source of itself")
@@ -166,7 +167,7 @@ class Origins:
         """Raise `DataError` where HDF5 may not have found all files when it read rows start to stop just now."""
         for origin in self.find(start, stop):
             origin.check()
-        if self.dataset.is_virtual:
+        if self._is_virtual:
             self._check_room()
 
     def _check_room(self) -> None:

@@ -267,6 +267,7 @@ class OpenDataset:
     Attributes
     ----------
     file : h5py.File
+    n_rows : int
     offset : int or None
         As `raw_offset` gives it.
     """
@@ -274,15 +275,15 @@ class OpenDataset:
     def __init__(self, dataset: h5py.Dataset, dtype: str) -> None:
         self.dataset = dataset
         self.file: h5py.File = dataset.file
+        self.n_rows = int(dataset.shape[0])
         self.offset = raw_offset(dataset, dtype)
         self._origins = Origins(dataset)
 
     @contextmanager
     def reading(self, start: int, stop: int) -> Iterator[None]:
         """Within it rows start to stop are read; raises `DataError` where they are not all there, before or after."""
-        name = shown(self.file.filename)
-        if self.dataset.shape[0] < stop:
-            raise DataError(f"{name} has shrunk to {self.dataset.shape[0]:,} rows while it was being read")
+        if self.n_rows < stop:
+            raise DataError(f"{shown(self.file.filename)} has shrunk to {self.n_rows:,} rows while it was being read")
         self._origins.find(start, stop)
         error: Exception | None = None
         try:
@@ -290,7 +291,9 @@ class OpenDataset:
         except (EOFError, *HDF5_ERRORS) as raised:
             error = raised
         if isinstance(error, EOFError) or has_shrunk(self.file):
-            raise DataError(f"{name} has shrunk while it was being read; restore it and run the command again")
+            raise DataError(
+                f"{shown(self.file.filename)} has shrunk while it was being read; restore it and run the command again"
+            )
         self._origins.check(start, stop)
         if error is not None:
             raise error
