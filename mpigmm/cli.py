@@ -20,8 +20,12 @@ app = typer.Typer(
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; its keys: docs/configuration.md.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that override the file's.")]
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="Model file, as written by fit.")]
-DataFile = Annotated[str, typer.Argument(metavar="DATA", help="HDF5 file with rows, or a quoted glob.")]
-Dataset = Annotated[str, typer.Option(help="Dataset that holds the rows.")]
+DataFiles = Annotated[
+    list[str], typer.Argument(metavar="DATA", help="HDF5 files with rows, or quoted globs; their rows are one matrix.")
+]
+Dataset = Annotated[
+    str | None, typer.Option(help="Dataset that holds the rows; else the one that the model was fitted to, or /X.")
+]
 
 
 def parse(arguments: list[str]) -> tuple[Order | None, int]:
@@ -67,19 +71,19 @@ def fit(
 def predict(
     context: typer.Context,
     model: ModelFile,
-    data: DataFile,
+    data: DataFiles,
     out: Annotated[str, typer.Option(help="HDF5 file to write: /labels and /log_density.")],
-    dataset: Dataset = "/X",
+    dataset: Dataset = None,
     proba: Annotated[int, typer.Option(min=0, metavar="M", help="Also write the M largest posteriors a row.")] = 0,
 ) -> None:
     """Assign rows to components."""
-    context.obj.append(PredictOrder(model, data, out, dataset, proba))
+    context.obj.append(PredictOrder(model, tuple(data), out, dataset, proba))
 
 
 @app.command()
-def score(context: typer.Context, model: ModelFile, data: DataFile, dataset: Dataset = "/X") -> None:
+def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
     """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
-    context.obj.append(ScoreOrder(model, data, dataset))
+    context.obj.append(ScoreOrder(model, tuple(data), dataset))
 
 
 @app.command()

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from mpigmm.errors import ConfigError
+from mpigmm.errors import ConfigError, reason, shown
 from mpigmm.options import FitOptions
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(FitOptions)
@@ -29,14 +29,42 @@ SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother = 2, 200, 200
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which takes a key given twice for the mistake that it is."""
+LARGEST = 2**63 - 1
+"""Of whole numbers: files and messages hold no larger ones."""
+
+YAML_TYPES = {"int": "a whole number", "float": "a number", "timestamp": "a date", "bool": "true or false"}
+
+MOST_FAULTS = 20
+"""Faults that a message lists."""
+
+
+class Loader(yaml.SafeLoader):
+    """YAML's safe loader, which takes a key given twice for the mistake that it is, and 1:30 for a text.
+
+    YAML 1.1 has numbers to the base 60, of any number of parts; here, colons stand in times alone.
+    """
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        if kind is yaml.ScalarNode and implicit[0] and re.fullmatch(r"[-+]?[0-9_]+(:[0-9_.]*)+", value):
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            value = _repr(node.value) if isinstance(node, yaml.ScalarNode) else "this"
+            kind = str(node.tag).rpartition(":")[2]
+            problem = f"{value} cannot be read as {YAML_TYPES.get(kind, kind)}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {shown(twice[0])} stands twice", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -51,31 +79,50 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> FitOptions:
 
 def resolve(raw: dict[str, Any], overrides: Sequence[str], sections: Collection[str] = tuple(SECTIONS)) -> FitOptions:
     """Options from nested mappings and overrides of some sections; raises `ConfigError`."""
+    faults = []
     for override in overrides:
-        apply_override(raw, override)
         section = override.partition(".")[0]
         if section in SECTIONS and section not in sections:
-            raise ConfigError(f"{section}: has no meaning here; the sections that have are {', '.join(sections)}")
-    return validate(raw)
+            faults.append(f"{section}: has no meaning here; the sections that have are {', '.join(sections)}")
+            continue
+        try:
+            apply_override(raw, override)
+        except ConfigError as error:
+            faults.append(str(error))
+    return validate(raw, faults)
 
 
 def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML file; raises `ConfigError`."""
+    name = shown(path) or "''"
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read ({error.strerror}); check its path") from None
+        raise ConfigError(f"config file {name} cannot be read{reason(error)}; check its path") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"config file {path} is not UTF-8 text; give the YAML file of the run") from None
+        raise ConfigError(f"config file {name} is not UTF-8 text; give the YAML file of the run") from None
     try:
-        raw = yaml.load(text, UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raw = yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"config file {name} is not valid YAML: {_yaml_fault(error, text)}") from None
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        raise ConfigError(f"config file {path} holds no sections; it should begin like 'data: {{path: rows.h5}}'")
+        raise ConfigError(f"config file {name} holds no sections; it should begin like 'data: {{path: rows.h5}}'")
     return {name: dict(section) if isinstance(section, dict) else section for name, section in raw.items()}
+
+
+def _yaml_fault(error: Exception, text: str) -> str:
+    """Where a text is not YAML, and why."""
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text[: error.position]
+        line, column, problem = before.count("\n"), len(before) - before.rfind("\n") - 1, error.reason
+    elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        line, column = error.problem_mark.line, error.problem_mark.column
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+    else:
+        return "it is nested too deeply" if isinstance(error, RecursionError) else "it cannot be read"
+    return f"line {line + 1}, column {column + 1}: {shown(problem)}"
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -83,12 +130,12 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.partition(".")
     if not equals or not dot or not name:
-        raise ConfigError(f"override {SHOWN.repr(override)} is not of the form section.key=value, e.g. em.max_iter=200")
+        raise ConfigError(f"override {_repr(override)} is not of the form section.key=value, e.g. em.max_iter=200")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError):
         raise ConfigError(
-            f"override {SHOWN.repr(override)}: its value is not valid YAML; quote it for YAML as well"
+            f"override {_repr(override)}: its value is not valid YAML; quote it for YAML as well"
         ) from None
     part = raw.get(section)
     if part is None:
@@ -97,29 +144,41 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         part[name] = value
 
 
-def validate(raw: dict[str, Any]) -> FitOptions:
-    """Options from nested mappings; raises `ConfigError` that lists every fault."""
-    _refuse_unknown(raw)
-    sections, faults = {}, []
+def validate(raw: dict[str, Any], faults: Sequence[str] = ()) -> FitOptions:
+    """Options from nested mappings; raises `ConfigError` that lists every fault, those known already included."""
+    found = [*faults, *_unknown_names(raw)]
+    sections = {}
     for name, section in SECTIONS.items():
         given = raw.get(name)
         given = {} if given is None else given
-        if not isinstance(given, dict):
-            raise ConfigError(f"{name}: a section of keys is needed, not {SHOWN.repr(given)}")
-        try:
-            values = _model(section).model_validate(_expanded(name, given))
-            sections[name] = section(
-                **{field.name: getattr(values, field.name) for field in dataclasses.fields(section)}
-            )
-        except ValidationError as error:
-            faults += [_explain(name, section, given, fault) for fault in error.errors()]
+        if isinstance(given, dict):
+            sections[name], wrong = _section(name, section, given)
+            found += wrong
         else:
-            faults += list(_refused(name, sections[name], given))
-    if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
-    options = FitOptions(**sections)
-    _check_together(options)
+            found.append(f"{name}: a section of keys is needed, not {_repr(given)}")
+    if not found:
+        options = FitOptions(**sections)
+        found = list(_at_odds(options))
+    found = list(dict.fromkeys(found))
+    if found:
+        more = [f"and {len(found) - MOST_FAULTS} more"] if len(found) > MOST_FAULTS else []
+        raise ConfigError("\n".join([*found[:MOST_FAULTS], *more]))
     return options
+
+
+def _section(name: str, section: type[Any], given: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The options of one section, defaults in place of what is wrong, and its faults."""
+    values, wrong = _expanded(name, given)
+    model = _model(section)
+    try:
+        checked = model.model_validate(values)
+    except ValidationError as error:
+        for fault in error.errors():
+            wrong.setdefault(str(fault["loc"][0]), _explain(name, section, given, fault))
+        needed = {field.name: "" for field in dataclasses.fields(section) if field.metadata.get("required")}
+        checked = model.model_validate(needed | {key: value for key, value in values.items() if key not in wrong})
+    options = section(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(section)})
+    return options, [*wrong.values(), *_refused(name, options, given, wrong)]
 
 
 def as_mapping(options: FitOptions) -> dict[str, Any]:
@@ -160,14 +219,15 @@ def _model(options: type[Any]) -> type[BaseModel]:
     return create_model(options.__name__, __config__=ConfigDict(allow_inf_nan=False), **fields)
 
 
-def _refuse_unknown(raw: dict[str, Any]) -> None:
+def _unknown_names(raw: dict[str, Any]) -> Iterator[str]:
     known = [f"{section}.{field.name}" for section, o in SECTIONS.items() for field in dataclasses.fields(o)]
     for section, keys in raw.items():
         if section not in SECTIONS:
-            raise ConfigError(_unknown("section", str(section), list(SECTIONS)))
+            yield _unknown("section", str(section), list(SECTIONS))
+            continue
         for key in keys if isinstance(keys, dict) else ():
             if f"{section}.{key}" not in known:
-                raise ConfigError(_unknown("key", f"{section}.{key}", known))
+                yield _unknown("key", f"{section}.{key}", known)
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
@@ -175,21 +235,28 @@ def _unknown(what: str, name: str, known: list[str]) -> str:
     own = name.rpartition(".")[2]
     nearest = nearest or [k for k in known if difflib.get_close_matches(own, [k.rpartition(".")[2]], cutoff=0.6)]
     hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
-    return f"unknown {what} {name}; {hint}"
+    return f"unknown {what} {shown(name)}; {hint}"
 
 
-def _expanded(section: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Expand ``~`` and ``$VAR`` in paths, and sizes and times written as text."""
-    values = dict(given)
-    for name in [name for name in ("path", "file", "dir") if name in values]:
-        paths = values[name]
-        key = f"{section}.{name}"
-        values[name] = [expand(p, key) for p in paths] if isinstance(paths, list) else expand(paths, key)
-    if section == "compute" and "memory" in values:
-        values["memory"] = parse_size(values["memory"])
-    if section == "output" and isinstance(values.get("walltime"), str):
-        values["walltime"] = parse_time(values["walltime"])
-    return values
+def _expanded(section: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values with ``~`` and ``$VAR`` expanded in paths, sizes and times as numbers; and what is wrong, by key."""
+    values, wrong = dict(given), {}
+    for name in values:
+        try:
+            values[name] = _expanded_value(f"{section}.{name}", values[name])
+        except ConfigError as error:
+            wrong[name] = str(error)
+    return values, wrong
+
+
+def _expanded_value(key: str, value: Any) -> Any:
+    if key in ("data.path", "init.file", "output.dir"):
+        return [expand(path, key) for path in value] if isinstance(value, list) else expand(value, key)
+    if key == "compute.memory":
+        return parse_size(value)
+    if key == "output.walltime" and isinstance(value, str):
+        return parse_time(value)
+    return value
 
 
 def expand(path: Any, key: str) -> Any:
@@ -202,7 +269,7 @@ def expand(path: Any, key: str) -> Any:
     unset = re.search(r"\$(\w+|\{\w+\})", expanded)
     if unset:
         raise ConfigError(
-            f"{key}: {path}: the environment variable {unset[0]} is not set; set it, or write the path out"
+            f"{key}: {shown(path)}: the environment variable {unset[0]} is not set; set it, or write the path out"
         )
     return expanded
 
@@ -211,28 +278,33 @@ def parse_size(size: Any) -> int | str:
     """Bytes from a number or a text such as 256MB; ``auto`` stays. Raises `ConfigError`."""
     if size == "auto":
         return "auto"
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", size if isinstance(size, str) else SHOWN.repr(size))
-    if isinstance(size, bool) or not found or found[2].lower() not in UNITS or not float(found[1]):
+    text = size if isinstance(size, str) else _repr(size)
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", text)
+    n_bytes = float(found[1]) * UNITS.get(found[2].lower(), 0) if found and not isinstance(size, bool) else 0
+    if not 1 <= n_bytes <= LARGEST:
         raise ConfigError(
-            f"compute.memory: {SHOWN.repr(size)} is no size; write bytes, or a text such as 256MB or 4GiB, or auto"
+            f"compute.memory: {_repr(size)} is no size; write bytes, or a text such as 256MB or 4GiB, or auto"
         )
-    return int(float(found[1]) * UNITS[found[2].lower()])
+    return int(n_bytes)
 
 
 def parse_time(text: str) -> int:
     """Seconds from digits, ``minutes:seconds``, ``hours:minutes:seconds`` or ``days-hours:...``; `ConfigError` else."""
-    found = re.fullmatch(r"(?:(?:(?:(\d+)-)?(\d+):)?(\d+):)?(\d+)", text.strip())
-    if not found:
+    digits = "([0-9]{1,15})"
+    found = re.fullmatch(f"(?:(?:(?:{digits}-)?{digits}:)?{digits}:)?{digits}", text.strip())
+    parts = found.groups() if found else ()
+    days, hours, minutes, seconds = (int(part or 0) for part in parts or "0000")
+    limits = zip(parts, (hours, minutes, seconds), (24, 60, 60), strict=False)
+    if not found or any(larger is not None and part >= limit for larger, part, limit in limits):
         raise ConfigError(
-            f"output.walltime: {SHOWN.repr(text)} is no time; write seconds, or a text such as 04:00:00 or 1-12:00:00"
+            f"output.walltime: {_repr(text)} is no time; write seconds, or a text such as 04:00:00 or 1-12:00:00"
         )
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _refused(section: str, values: Any, given: dict[str, Any]) -> Iterator[str]:
+def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection[str]) -> Iterator[str]:
     """What is wrong with values of the right types: out of bounds, not available yet, or true for a number."""
-    for field in dataclasses.fields(values):
+    for field in [field for field in dataclasses.fields(values) if field.name not in wrong]:
         available = field.metadata.get("available")
         value = getattr(values, field.name)
         outside = any(
@@ -244,8 +316,11 @@ def _refused(section: str, values: Any, given: dict[str, Any]) -> Iterator[str]:
         is_switch = bool in get_args(get_type_hints(type(values))[field.name])
         parts = raw if isinstance(raw, list) else [raw]
         mistaken = raw in (0, 1) and not isinstance(raw, bool) if is_switch else any(isinstance(p, bool) for p in parts)
+        numbers = [p for p in (value if isinstance(value, list) else [value]) if isinstance(p, int)]
         if outside or mistaken:
             yield _invalid(section, type(values), field, raw)
+        elif any(abs(number) > LARGEST for number in numbers):
+            yield f"{section}.{field.name}: {_repr(raw)} is too large"
         if available is not None and value not in available:
             choices = " or ".join(_yaml(choice) for choice in available)
             yield f"{section}.{field.name}: {value!r} is not available yet in this version; use {choices}"
@@ -262,7 +337,15 @@ def _explain(section: str, options: type[Any], given: dict[str, Any], fault: Any
 
 
 def _invalid(section: str, options: type[Any], field: Any, value: Any) -> str:
-    return f"{section}.{field.name}: {SHOWN.repr(value)} is not valid; {_values(options, field)} expected"
+    return f"{section}.{field.name}: {_repr(value)} is not valid; {_values(options, field)} expected"
+
+
+def _repr(value: Any) -> str:
+    """A value in a message."""
+    try:
+        return SHOWN.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _values(options: type[Any], field: Any) -> str:
@@ -290,14 +373,12 @@ def _yaml(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _check_together(options: FitOptions) -> None:
-    """Rules that tie several keys together; raises `ConfigError`."""
+def _at_odds(options: FitOptions) -> Iterator[str]:
+    """What is wrong with keys that do not go together."""
     init = options.init
     if init.method == "file" and not init.file:
-        raise ConfigError("init.file is missing: init.method is 'file', so name the model file to start from")
+        yield "init.file is missing: init.method is 'file', so name the model file to start from"
     if init.method != "file" and init.file:
-        raise ConfigError(
-            f"init.file is set but init.method is {init.method!r}; set init.method: file, or drop init.file"
-        )
+        yield f"init.file is set but init.method is {init.method!r}; set init.method: file, or drop init.file"
     if init.method == "file" and init.n_init > 1:
-        raise ConfigError("init.n_init: starts from a model file are all the same; set it to 1")
+        yield "init.n_init: starts from a model file are all the same; set it to 1"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_USER = 2
@@ -56,3 +59,19 @@ class AgreedError(MpigmmError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def shown(path: object) -> str:
+    """A path or name for a message: control characters, such as line feeds, escaped as by repr, without quotes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
+def reason(error: BaseException) -> str:
+    """The operating system's words for an error in brackets, after a space; empty where the fault is not its own.
+
+    HDF5 quotes them, if at all, amid words of its own that mean nothing to a user.
+    """
+    quoted = re.search("error message = '([^']*)'", str(error))
+    number = getattr(error, "errno", None)
+    words = quoted[1] if quoted else os.strerror(number) if number else ""
+    return f" ({words})" if words else ""

@@ -30,7 +30,8 @@ def option(help: str, default: Any = None, **rules: Any) -> Any:
 @dataclass(frozen=True)
 class DataOptions:
     path: str | list[str] = option(
-        "HDF5 file, list of files or glob; the rows of several files are one matrix.", required=True
+        "HDF5 file, list of files or glob (in natural order: p.2 before p.10); the rows of several are one matrix.",
+        required=True,
     )
     dataset: str = option("Dataset that holds the rows, (n_samples, n_features) or (n_samples,).", "/X")
     weights: str | None = option("Dataset of the same files with one weight >= 0 a row; null: all 1.")
@@ -140,9 +141,9 @@ class PredictOrder:
     """What root asks of all ranks for ``predict``."""
 
     model: str
-    data: str
+    data: tuple[str, ...]
     out: str
-    dataset: str = "/X"
+    dataset: str | None = None
     proba: int = 0
 
 
@@ -151,8 +152,8 @@ class ScoreOrder:
     """What root asks of all ranks for ``score``."""
 
     model: str
-    data: str
-    dataset: str = "/X"
+    data: tuple[str, ...]
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)

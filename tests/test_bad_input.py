@@ -123,6 +123,18 @@ def link(target: Any) -> Callable[[], None]:
     return make
 
 
+def virtual() -> None:
+    layout = h5py.VirtualLayout(ROWS.shape, ROWS.dtype)
+    layout[:] = h5py.VirtualSource("none.h5", "X", ROWS.shape)
+    with h5py.File("x.h5", "w") as file:
+        file.create_virtual_dataset("X", layout)
+
+
+def external() -> None:
+    with h5py.File("x.h5", "w") as file:
+        file.create_dataset("X", ROWS.shape, ROWS.dtype, external=[("none.bin", 0, ROWS.nbytes)])
+
+
 def two_files(second: np.ndarray) -> Callable[[], None]:
     return lambda: write_rows(Path("y.h5"), second)
 
@@ -222,12 +234,21 @@ CASES = {
     "an output that is the model": Bad("would overwrite the input out/model.h5", (*PREDICT[:4], "out/model.h5")),
     "more posteriors than components": Bad("--proba 9: .* has 2 components", (*PREDICT, "--proba", "9")),
     "fewer posteriors than none": Bad("--proba", (*PREDICT, "--proba", "-1")),
+    "rows of no name": Bad("an empty name is given for a data file", (*PREDICT[:2], "", *PREDICT[3:])),
     "a dataset that is not there": Bad("has no dataset /Y; it has /X", (*PREDICT, "--dataset", "/Y")),
     "a dataset without a name": Bad("has no dataset ", (*PREDICT, "--dataset", "")),
     "inspection of nothing": Bad("none is not a file", ("inspect", "none")),
     "inspection of a text": Bad("run.yaml cannot be read as HDF5", ("inspect", "run.yaml")),
     # data
     "no data file": made("x.h5 does not exist; check the path", lambda: Path("x.h5").unlink()),
+    "a data file with a line feed in its name": data("no\\\\n file.h5 does not exist", 'data.path="no\\n file.h5"'),
+    "rows with a line feed in their name": made(
+        "row 3 of /X in a\\\\n0.h5 holds NaN",
+        lambda: write_rows(Path("a\n0.h5"), at(3, 1, np.nan)),
+        'data.path="a\\n0.h5"',
+        "output.dir=new",
+    ),
+    "the same file twice": data("/X in ./x.h5 is that of x.h5, by another name", "data.path=[x.h5, ./x.h5]"),
     "a glob of nothing": data(r"none\*.h5 does not exist", "data.path=none*.h5"),
     "a list of nothing": data("data.path is an empty list", "data.path=[]"),
     "a directory as data": data("out is a directory; name a file, or a glob such as 'out/", "data.path=out"),
@@ -238,7 +259,9 @@ CASES = {
     "a chunk that does not decompress": made("rows 0 to 600 of /X in x.h5 cannot be read", corrupt_chunk),
     "a dataset by another name": data("has no dataset /Y; it has /X", "data.dataset=/Y"),
     "a link to nothing": made("has no dataset /X", link(h5py.SoftLink("/none"))),
-    "a link to no file": made("has no dataset /X", link(h5py.ExternalLink("none.h5", "/X"))),
+    "a link to no file": made("a link to /X in none.h5, which cannot", link(h5py.ExternalLink("none.h5", "/X"))),
+    "a virtual dataset of no file": made("/X in x.h5 is a virtual dataset; its source none.h5 does not", virtual),
+    "external storage that is not there": made("none.bin, which holds /X of x.h5, cannot be read", external),
     "a group as dataset": made("/X in x.h5 is a group", lambda: h5py.File("x.h5", "w").create_group("X").file.close()),
     "a scalar": data(r"shape \(\); a matrix", rows=3.0),
     "a cube": data(r"shape \(2, 3, 4\); a matrix", rows=np.zeros((2, 3, 4))),
@@ -340,6 +363,10 @@ CASES = {
 }
 
 
+INNARDS = re.compile("errno|synchronously|H5[A-Z]|superblock|signature|eof|o_flags|Errno|_path|rank [0-9]")
+"""Words of HDF5 and Python that mean nothing to a user."""
+
+
 @pytest.fixture
 def place(comm: Comm, shared_path: Path, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that holds a finished run and all that belongs to it; the working directory."""
@@ -397,6 +424,7 @@ def test_a_mistake_is_named_and_costs_nothing(
     assert code == 2
     assert re.search(bad.message, told, re.DOTALL), told
     assert len(told) < 2000 and "Traceback" not in told
+    assert not INNARDS.search(told), told
     comm.mpi.Barrier()
     assert content(place) == before
 

@@ -69,7 +69,17 @@ def test_sizes(text: object, size: object) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("01:30", 90), ("4:00:00", 14400), ("08:00:09", 28809), ("1-12:00:00", 129600), ("'60'", 60)],
+    [
+        ("90", 90),
+        ("01:30", 90),
+        ("4:00:00", 14400),
+        ("08:00:09", 28809),
+        ("1-12:00:00", 129600),
+        ("'60'", 60),
+        ("90:00", 5400),
+        ("100:00:00", 360000),
+        ("1-23:59:59", 172799),
+    ],
 )
 def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int) -> None:
     assert load_config(config, [f"output.walltime={text}"]).output.walltime == seconds
@@ -105,6 +115,21 @@ def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int
         ("compute.memory=0", "compute.memory: 0 is no size"),
         ("output.walltime=soon", "output.walltime: 'soon' is no time"),
         ("output.walltime=1-12", "output.walltime: '1-12' is no time"),
+        ("output.walltime=1:2:3:4", "output.walltime: '1:2:3:4' is no time"),
+        ("output.walltime=1:2:3.5", "output.walltime: '1:2:3.5' is no time"),
+        ("output.walltime=01:75:00", "output.walltime: '01:75:00' is no time"),
+        ("output.walltime=1:75", "output.walltime: '1:75' is no time"),
+        ("output.walltime=1-24:00:00", "output.walltime: '1-24:00:00' is no time"),
+        ("output.walltime='" + "9" * 400 + "'", "output.walltime: '9+...9+' is no time"),
+        ("output.walltime=" + "9" * 400, "output.walltime: 9+...9+ is too large"),
+        ("compute.memory=" + "9" * 400, "compute.memory: 9+...9+ is no size"),
+        ("compute.memory=" + "9" * 400 + "GB", "compute.memory: '9+...9+GB' is no size"),
+        ("em.max_iter=" + "9" * 400, "em.max_iter: 9+...9+ is too large"),
+        ("em.max_iter=0x" + "f" * 5000, "em.max_iter: a number of thousands of digits is too large"),
+        ("data.columns=[0x" + "f" * 5000 + "]", "data.columns: a number of thousands of digits is too large"),
+        ("em.max_iter=1:30", "em.max_iter: '1:30' is not valid"),
+        ("data.path=$NO_SUCH_VARIABLE/a\nb", r"data.path: \$NO_SUCH_VARIABLE/a b: the"),
+        ('data.path="$NO_SUCH_VARIABLE/a\\nb"', r"data.path: \$NO_SUCH_VARIABLE/a\\nb: the"),
         ("output.walltime=0", "output.walltime: 0 .*> 0 or null"),
         ("output.checkpoint_seconds=0", "output.checkpoint_seconds: 0 .*> 0"),
         ("init.method=magic", "kmeans, kmeans\\+\\+, random, file"),
@@ -131,7 +156,13 @@ def test_faults_name_the_key_and_the_remedy(config: str, override: str, message:
         ("data: {path: x}\ndata: {path: y}", "the key data stands twice"),
         ("data: 3", "data: a section of keys"),
         ("[1, 2]", "holds no sections"),
-        ("data: {path: x", "not valid YAML"),
+        ("data: {path: x", "not valid YAML: line 1, column 15: while parsing a flow mapping, expected ',' or '}'"),
+        ("data:\n  path: [a, b\nmodel: {}", "line 3, column 6: while parsing a flow sequence, expected ',' or ']'"),
+        ("data:\n  path: \x01", "line 2, column 9: special characters are not allowed"),
+        ("data: {path: x}\nem: {tol: 2020-13-01}", "line 2, column 11: '2020-13-01' cannot be read as a date"),
+        ("data: {path: x}\nem: {tol: !!int ''}", "line 2, column 11: '' cannot be read as a whole number"),
+        ("data: {path: x}\nem: {tol: !!bool x}", "line 2, column 11: 'x' cannot be read as true or false"),
+        ("{" * 3000, "it is nested too deeply"),
         ("data: {path: x}\nmodel: {}\nextra: {}", "unknown section extra"),
         ("data: !!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
@@ -139,7 +170,40 @@ def test_faults_name_the_key_and_the_remedy(config: str, override: str, message:
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(str(path))
+    assert "^" not in str(raised.value)
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "date: {}\nmodle: {}\ndata: {pth: 1, path: $NOPE/x, rows: 3}\ncompute: 4\noutput: {walltime: soon}\n"
+        'em: {"a\\nb": 1, tol: -1, max_iter: many, algorithm: stepwise}'
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_config(str(path), ["em.x", "em.tol=[", "foo.bar=1"])
+    told = str(raised.value).splitlines()
+    for start in (
+        "override 'em.x'",
+        "override 'em.tol=['",
+        "unknown section date",
+        "unknown section modle",
+        "unknown section foo",
+        "unknown key data.pth",
+        r"unknown key em.a\nb",
+        "data.path: $NOPE/x",
+        "data.rows: 3",
+        "compute: a section",
+        "em.max_iter: 'many'",
+        "em.tol: -1",
+        "em.algorithm: 'stepwise'",
+        "output.walltime: 'soon'",
+    ):
+        assert sum(line.startswith(start) for line in told) == 1, (start, told)
+    assert len(told) == 14
+    path.write_text("\n".join(f"k{i}: {{}}" for i in range(100)))
+    with pytest.raises(ConfigError, match=r"and 81 more$"):
         load_config(str(path))
 
 

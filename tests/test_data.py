@@ -15,6 +15,7 @@ import pytest
 from support import mpirun, write_config, write_rows
 
 from mpigmm.data.block import Block
+from mpigmm.data.datasets import open_hdf5, raw_offset
 from mpigmm.data.output import Column, RowWriter, create, publish
 from mpigmm.data.source import Header, Source, read_header
 from mpigmm.errors import DataError
@@ -32,6 +33,11 @@ def test_dtypes(tmp_path: Path, dtype: str) -> None:
     path = write_rows(tmp_path / "x.h5", (ROWS % 100).astype(dtype))
     header = read_header(str(path), "/X")
     assert read_all(header).astype(float).tolist() == (ROWS % 100).tolist()
+    with open_hdf5(str(path)) as file:
+        straight = raw_offset(file["X"], header.dtype)
+        assert straight == (None if dtype.startswith(">") else file["X"].id.get_offset()), (
+            "read past HDF5 where it can be"
+        )
     assert np.dtype(header.dtype).itemsize == np.dtype(dtype).itemsize
 
 
@@ -98,6 +104,43 @@ def test_several_files_are_one_matrix(tmp_path: Path) -> None:
     assert header.where(60) == f"row 5 of /X in {tmp_path / 'part3.h5'}"
     listed = read_header([str(tmp_path / "part3.h5"), str(tmp_path / "part0.h5")], "/X")
     assert (read_all(listed) == np.concatenate([ROWS[55:], ROWS[:10]])).all()
+
+
+def test_files_of_a_glob_come_in_natural_order(tmp_path: Path) -> None:
+    names = ["run1/p.2.h5", "run1/p.10.h5", "run1/p.010.h5", "run2/p.1.h5", "run10/p.0.h5"]
+    for i, name in enumerate(sorted(names)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_rows(tmp_path / name, ROWS[:1] + i)
+    header = read_header(str(tmp_path / "run*" / "p.*.h5"), "/X")
+    assert [str(Path(path).relative_to(tmp_path)) for path in header.paths] == [
+        "run1/p.2.h5",
+        "run1/p.010.h5",
+        "run1/p.10.h5",
+        "run2/p.1.h5",
+        "run10/p.0.h5",
+    ]
+    assert header.first_rows == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("other", ["x.h5", "./x.h5", "hard.h5", "soft.h5", "folder/x.h5", "linked.h5", "*.h5"])
+def test_the_same_rows_twice_are_refused(tmp_path: Path, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_rows(Path("x.h5"), ROWS)
+    if other == "*.h5":
+        Path("z.h5").hardlink_to(path)
+    Path("folder").symlink_to(".")
+    if other == "hard.h5":
+        Path(other).hardlink_to(path)
+    elif other == "soft.h5":
+        Path(other).symlink_to(path)
+    elif other == "linked.h5":
+        with h5py.File(other, "w") as file:
+            file["X"] = h5py.ExternalLink("x.h5", "/X")
+    paths = other if other == "*.h5" else ["x.h5", other]
+    with pytest.raises(DataError, match="its rows would count twice: name it once"):
+        read_header(paths, "/X")
+    write_rows(Path("other.h5"), ROWS)
+    assert read_header(["x.h5", "other.h5"], "/X").n_rows == 200, "equal rows in two files are another matter"
 
 
 def test_rows_and_columns(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_weights_and_selection(case: Case) -> None:
     assert read_model(out / "model.h5")["means"].shape == (4, 2)
 
 
-def test_missing_rows_are_dropped(case: Case) -> None:
+def test_missing_rows_are_dropped(case: Case, capfd: pytest.CaptureFixture[str]) -> None:
     if case.comm.is_root:
         rows = ROWS.copy()
         rows[[3, 999, 4000], [0, 1, 2]] = np.nan, np.inf, np.nan
@@ -151,7 +151,9 @@ def test_missing_rows_are_dropped(case: Case) -> None:
         write_rows(case.path / "start.h5", ROWS[:0])
     case.comm.mpi.Barrier()
     dropped = case.fit(f"data.path={case.path / 'holes.h5'}", "data.missing=drop", "em.max_iter=30", "em.tol=0")
-    assert summary(dropped)["n_samples"] == 4997
+    assert summary(dropped)["n_samples"] == 4997 and summary(dropped)["n_dropped"] == 3
+    told = "3 of 5,000 rows hold NaN or infinity and are left out (data.missing: drop)\n"
+    assert capfd.readouterr().err.count(told) == case.comm.is_root
     message = case.refused(f"data.path={case.path / 'holes.h5'}", f"output.dir={case.path / 'other'}")
     assert "row 3 of /X in" in message and "NaN in column 0" in message and "data.missing: drop" in message
     without = case.fit(

@@ -79,7 +79,7 @@ def place(comm: Comm, shared_path: Path) -> Place:
     return Place(comm, shared_path)
 
 
-@pytest.fixture(params=["numpy", pytest.param("best", marks=pytest.mark.xfail)])
+@pytest.fixture(params=["numpy", "best"])
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy's loops, then the best ones."""
     if request.param == "numpy":

@@ -33,6 +33,22 @@ def test_rows_of_weight_zero_count_for_nothing() -> None:
     assert np.isfinite(survey.variances).all()
 
 
+def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
+    rows, weights = ROWS.copy(), np.ones(len(ROWS))
+    rows[::3, 1], rows[0, 0], weights[:900] = np.nan, np.inf, 0
+    for given, n_dropped in ((None, 1000), (weights, 700)):
+        parts = [SurveyStatistics(ROWS[0], drop=True) for _ in range(2)]
+        tile = Tile(4, 256)
+        for start in range(0, 3000, 256):
+            part = slice(start, start + 256)
+            parts[start % 2].add(tile, start, rows[part], None if given is None else given[part])
+        total = parts[0]
+        total += parts[1]
+        survey = total.finish(total.packed(), total.low, total.high, 1e-12)
+        assert (survey.n_dropped, survey.n_samples) == (n_dropped, 2000 if given is None else 1400)
+    assert survey_of(ROWS).n_dropped == 0
+
+
 def test_the_order_of_tiles_does_not_matter() -> None:
     parts = []
     for order in (range(0, 3000, 256), reversed(range(0, 3000, 256))):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, RowWriter, create, discard, publish
-from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError
+from mpigmm.data.source import input_files
+from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError, shown
 from mpigmm.options import PredictOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -29,7 +33,7 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
     try:
         with comm.together():
             if comm.is_root:
-                placed = create(order.out, task.header.n_rows, columns(order.proba), {"model": order.model})
+                placed = create(order.out, task.header.n_rows, columns(order.proba), *origin(order, task))
         placed = comm.bcast(placed)
         with comm.together(), single_threaded_blas(), RowWriter(order.out, placed) as writer:
             sweep_posterior(team, task, lambda: visitor(writer, order.proba))
@@ -56,9 +60,17 @@ def check_order(order: PredictOrder, task: Task) -> None:
         raise OutputError(
             f"--out {order.out} cannot be written: {out.parent} is no directory; make it, or choose another"
         )
-    for path in (order.model, *task.header.paths):
-        if out.exists() and out.samefile(path):
-            raise OutputError(f"--out {order.out} would overwrite the input {path}; choose another name")
+    for path in (order.model, *input_files(task.header)) if out.exists() else ():
+        if out.samefile(path):
+            raise OutputError(f"--out {order.out} would overwrite the input {shown(path)}; choose another name")
+
+
+def origin(order: PredictOrder, task: Task) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
+    """What tells where each row came from: attributes, and small datasets."""
+    header = task.header
+    files = [os.fsencode(path) for path in header.paths]
+    model = os.fsencode(order.model).decode("utf-8", "backslashreplace")
+    return {"model": model, "dataset": header.dataset}, {"files": files, "offsets": header.first_rows}
 
 
 def columns(proba: int) -> dict[str, Column]:

@@ -113,7 +113,7 @@ class Recorder:
         fingerprint = f"{shape_text(job.header)} {survey.fingerprint:016x}"
         if job.fingerprint not in (None, fingerprint):
             raise DataError(
-                f"the rows of {', '.join(job.header.paths)} are not those that {self.directory.path} was begun with; "
+                f"the rows of {job.header.files} are not those that {self.directory.path} was begun with; "
                 "add --restart to start over, or choose another output.dir"
             )
         if job.complete and job.progress.best is not None:
@@ -130,6 +130,11 @@ class Recorder:
             f"{survey.n_samples:,} rows of {job.header.n_features} features, {self.options.model.n_components} "
             f"components, {self.options.model.covariance_type}"
         )
+        if survey.n_dropped:
+            self.reporter.say(
+                f"{survey.n_dropped:,} of {job.header.n_rows:,} rows hold NaN or infinity and are left out "
+                "(data.missing: drop)"
+            )
         for warning in filter(None, warnings):
             self.reporter.say(warning)
         if job.resumed_from is not None:
@@ -293,6 +298,7 @@ def describe_fit(best: Fitted, survey: Survey) -> dict[str, Any]:
     log_likelihood = ended.mean_log_likelihood * survey.total_weight
     return {
         "n_samples": survey.n_samples,
+        "n_dropped": survey.n_dropped,
         "n_features": best.mixture.n_features,
         "n_components": best.mixture.n_components,
         "covariance_type": best.mixture.covariance.name,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpigmm.commands.survey import explain, first_centre
 from mpigmm.commands.team import Team, Tiles, build_team, common_loops
@@ -13,12 +16,15 @@ from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile, default_rows
-from mpigmm.data.source import Header, Source, read_header
-from mpigmm.errors import DataError
+from mpigmm.data.source import Header, Source, find_dataset, read_header, resolve_paths
+from mpigmm.errors import DataError, shown
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model_file import Model, load_model
+
+DATASET = "/X"
+"""Where rows stand, unless the user or the model says otherwise."""
 
 Visit = Callable[[int, FloatArray, FloatArray], None]
 
@@ -32,27 +38,59 @@ class Task:
     centre: FloatArray
 
 
-def open_task(model_path: str, data: str, dataset: str) -> Task:
+def open_task(model_path: str, data: Sequence[str], dataset: str | None) -> Task:
     """Read a model and the header of rows that fit it; root alone. Raises `DataError`."""
     model = load_model(Path(model_path))
+    dataset = dataset if dataset is not None else choose_dataset(model, model_path, data)
     header = read_header(data, dataset)
     columns = recorded_columns(model, header)
     if columns is not None:
         header = read_header(data, dataset, columns=columns)
     if header.n_features != model.mixture.n_features:
         raise DataError(
-            f"{model_path} has {model.mixture.n_features} features, but {dataset} in {data} has "
-            f"{header.n_features} columns; they must be the same"
+            f"{shown(model_path)} has {model.mixture.n_features} features, but {shown(dataset)} in "
+            f"{shown(header.paths[0])} has {header.n_features} columns; they must be the same"
         )
     if header.n_rows == 0:
-        raise DataError(f"{dataset} in {data} has no rows")
+        raise DataError(f"{shown(dataset)} has no rows in {header.files}")
     return Task(model.mixture, header, first_centre(Source(header)))
+
+
+def choose_dataset(model: Model, model_path: str, data: Sequence[str]) -> str:
+    """The dataset that the model was fitted to; else /X, where the model names none or the data do not have it."""
+    fitted = recorded(model, "dataset")
+    if not isinstance(fitted, str) or fitted == DATASET:
+        return DATASET
+    path = resolve_paths(data)[0]
+    found = find_dataset(path, [fitted, DATASET])
+    if found is None:
+        raise DataError(
+            f"{shown(path)} has no dataset {shown(fitted)}, to which {shown(model_path)} was fitted, and no {DATASET}; "
+            "name one with --dataset"
+        )
+    if found == DATASET:
+        tell(
+            f"{shown(path)} has no dataset {shown(fitted)}, to which {shown(model_path)} was fitted; its {DATASET} is "
+            "read (--dataset names another)"
+        )
+    return found
+
+
+def tell(text: str) -> None:
+    """A line on standard error, where it can be written."""
+    with suppress(OSError, ValueError):
+        print(f"mpigmm: {text}", file=sys.stderr, flush=True)
+
+
+def recorded(model: Model, key: str) -> Any:
+    """A key of the section data of the configuration that the model was fitted with, or None."""
+    section = (model.config or {}).get("data")
+    return section.get(key) if isinstance(section, dict) else None
 
 
 def recorded_columns(model: Model, header: Header) -> list[int] | None:
     """The columns that the model was fitted to, where the rows have them."""
-    section = (model.config or {}).get("data")
-    columns = section.get("columns") if isinstance(section, dict) else None
+    columns = recorded(model, "columns")
     if not isinstance(columns, list) or not all(isinstance(column, int) for column in columns):
         return None
     return columns if columns and max(columns) < header.file_features else None

@@ -63,6 +63,8 @@ class Survey:
         Whether some rows are left out (weight zero, or missing values).
     fingerprint : int
         Sum modulo 2^64 of keyed hashes of the tiles.
+    n_dropped : int
+        Rows of weight > 0 that are left out for values that are not finite.
     """
 
     n_samples: int
@@ -73,6 +75,7 @@ class Survey:
     high: FloatArray
     masked: bool
     fingerprint: int
+    n_dropped: int = 0
 
     def extents(self, means: FloatArray) -> FloatArray:
         """Upper bounds (K, D) of |x_d - mu_kd| as computed, for all rows x."""
@@ -180,6 +183,7 @@ class SurveyStatistics:
         self.high = np.full(len(centre), -np.inf)
         self.fingerprint = 0
         self.n_rows = 0
+        self.n_dropped = 0
 
     def add(self, tile: Tile, first_row: int, raw: NDArray[np.generic], weights: NDArray[np.generic] | None) -> None:
         """Add rows (n, D) with weights (n,) or None; fills tile with them. Raises `BadRowError`."""
@@ -192,6 +196,8 @@ class SurveyStatistics:
             tile.mask()
         if not finite:
             self._refuse(first_row, raw, weights)
+            absent = tile.weights == 0
+            self.n_dropped += int(np.count_nonzero(absent if weights is None else absent & (weights != 0)))
         self._add_sums(tile, first_row, raw)
 
     def _refuse(self, first_row: int, raw: NDArray[np.generic], weights: NDArray[np.generic] | None) -> None:
@@ -223,16 +229,19 @@ class SurveyStatistics:
         self.high = np.maximum(self.high, other.high)
         self.fingerprint += other.fingerprint
         self.n_rows += other.n_rows
+        self.n_dropped += other.n_dropped
         return self
 
     def packed(self) -> IntArray:
-        """What adds across ranks, as one integer vector: limbs, fingerprint in two halves, rows."""
-        halves = [self.fingerprint & 0xFFFFFFFF, self.fingerprint >> 32 & 0xFFFFFFFF, self.n_rows]
-        return np.concatenate([carry(self.sums.limbs).reshape(-1), np.array(halves, np.int64)])
+        """What adds across ranks, as one integer vector: limbs, fingerprint in two halves, rows, those left out."""
+        halves = [self.fingerprint & 0xFFFFFFFF, self.fingerprint >> 32 & 0xFFFFFFFF]
+        counts = [*halves, self.n_rows, self.n_dropped]
+        return np.concatenate([carry(self.sums.limbs).reshape(-1), np.array(counts, np.int64)])
 
     def finish(self, packed: IntArray, low: FloatArray, high: FloatArray) -> Survey:
         """The survey of all ranks from the sum of `packed` and the least and greatest of low and high."""
-        n_samples, total_weight, *sums = self.sums.form.value(packed[:-3].reshape(self.sums.limbs.shape))
+        low_half, high_half, n_rows, n_dropped = map(int, packed[-4:])
+        n_samples, total_weight, *sums = self.sums.form.value(packed[:-4].reshape(self.sums.limbs.shape))
         n_features = len(self.centre)
         with np.errstate(invalid="ignore", divide="ignore"):
             shift = np.array(sums[:n_features]) / total_weight
@@ -245,8 +254,9 @@ class SurveyStatistics:
             variances=variances,
             low=low,
             high=high,
-            masked=int(n_samples) < int(packed[-1]),
-            fingerprint=(int(packed[-3]) + (int(packed[-2]) << 32)) % 2**64,
+            masked=int(n_samples) < n_rows,
+            fingerprint=(low_half + (high_half << 32)) % 2**64,
+            n_dropped=n_dropped,
         )
 
 

@@ -8,17 +8,18 @@ least tile, so that no two ranks write to one page of the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import OutputError
+from mpigmm.errors import OutputError, reason
 
 PAGE = 4096
 
@@ -42,16 +43,32 @@ def temporary_name(path: str) -> str:
     return str(target.with_name(f".{target.name}.tmp"))
 
 
-def create(path: str, n_rows: int, columns: Mapping[str, Column], attributes: Mapping[str, Any]) -> dict[str, Column]:
-    """Lay out the file under its temporary name; columns with their offsets. Raises `OutputError`."""
+def create(
+    path: str,
+    n_rows: int,
+    columns: Mapping[str, Column],
+    attributes: Mapping[str, Any],
+    tables: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+) -> dict[str, Column]:
+    """Lay out the file under its temporary name; columns with their offsets. Raises `OutputError`.
+
+    Tables are datasets that are written at once: of whole numbers, or of texts as bytes.
+    """
     temporary = temporary_name(path)
     try:
         with h5py.File(temporary, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
             placed = {name: _place(file, name, n_rows, column) for name, column in columns.items()}
             file.attrs.update(attributes)
+            _write_tables(file, tables)
         return placed
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({_reason(error)}); choose another --out") from None
+
+
+def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
+    for name, values in tables.items():
+        is_text = isinstance(values[0], bytes)
+        file.create_dataset(name, data=values, dtype=h5py.string_dtype() if is_text else np.int64)
 
 
 def _place(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
@@ -131,4 +148,4 @@ def discard(path: str) -> None:
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+    return reason(error).strip(" ()") or "HDF5 cannot write it"

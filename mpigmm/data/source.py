@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from bisect import bisect_right
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from importlib import import_module
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
-from pathlib import Path
 from threading import Lock
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import DataError
+from mpigmm.data.datasets import (
+    HDF5_ERRORS,
+    check_dtype,
+    external_link,
+    get_dataset,
+    has_shrunk,
+    identity,
+    load_filters,
+    open_dataset,
+    open_hdf5,
+    raw_offset,
+)
+from mpigmm.data.origins import Origins, check_origins
+from mpigmm.errors import DataError, reason, shown
 
 Rows = NDArray[np.generic]
-
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
-"""What h5py raises for a file that is damaged, or is not what was expected."""
-
-CHUNK_CACHE_BYTES = 1 << 26
-"""Least room for decompressed chunks, so that tiles that share one do not decompress it anew."""
-
-CHUNK_SLOTS, KEEP_PARTLY_READ = 12_421, 0.75
-"""Places in that room, a prime number, and HDF5's preference for keeping chunks that are not yet read whole."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class Header:
         return self.stop - self.start
 
     @property
+    def first_rows(self) -> list[int]:
+        """Number of each file's first row, counted over all rows of all files."""
+        return [0, *accumulate(self.lengths)][:-1]
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a row in memory, its weight included."""
         return self.n_features * np.dtype(self.dtype).itemsize + (8 if self.weights else 0)
@@ -76,7 +84,12 @@ class Header:
     def where(self, row: int) -> str:
         """Where row (counted in the selection) stands: its number, dataset and file."""
         index, local = locate(self.start + row, self.lengths)
-        return f"row {local:,} of {self.dataset} in {self.paths[index]}"
+        return f"row {local:,} of {shown(self.dataset)} in {shown(self.paths[index])}"
+
+    @property
+    def files(self) -> str:
+        """The first three files, for a message."""
+        return ", ".join(map(shown, self.paths[:3])) + ", ..." * (len(self.paths) > 3)
 
     def column(self, index: int) -> int:
         """Number in the file of a column of the selection."""
@@ -91,41 +104,32 @@ def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:
 
 
 def resolve_paths(path: str | Sequence[str]) -> list[str]:
-    """Files named by a path, a list of paths, or globs; raises `DataError` where nothing matches."""
+    """Files named by a path, a list of paths, or globs, whose files come in natural order: p.2 before p.10."""
     paths: list[str] = []
     for pattern in [path] if isinstance(path, str) else path:
-        paths += [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern]
+        exists = os.path.exists(pattern)  # noqa: PTH110
+        paths += [pattern] if exists else sorted(glob.glob(pattern), key=natural_key) or [pattern]
     return paths
 
 
-def open_hdf5(path: str) -> h5py.File:
-    """Open a file for reading, without HDF5's locks; raises `DataError`."""
-    place = Path(path)
-    if not place.exists():
-        raise DataError(
-            f"{path or 'data.path: an empty name'} does not exist; check the path and the working directory"
-        )
-    if place.is_dir():
-        raise DataError(f"{path} is a directory; name a file, or a glob such as '{path}/*.h5'")
-    if not place.is_file():
-        raise DataError(f"{path} is not a regular file; name an HDF5 file")
-    try:
-        return h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES)
-    except PermissionError:
-        raise DataError(f"{path} may not be read by this user; check its permissions") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened as HDF5 ({reason(error)}); is it whole, and HDF5?") from None
+def natural_key(path: str) -> tuple[list[str | int], str]:
+    """Sorts numbers within paths by their value."""
+    return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", path)], path
 
 
-def reason(error: Exception) -> str:
-    """HDF5's innermost words for an error."""
-    return str(error).split("(", 1)[-1].rstrip(")")
+def find_dataset(path: str, names: Sequence[str]) -> str | None:
+    """The first of some names that a file has, be it a link that leads nowhere; raises `DataError`."""
+    with open_hdf5(path) as file:
+        return next((name for name in names if name in file or external_link(file, name) is not None), None)
 
 
-def has_shrunk(file: h5py.File) -> bool:
-    """Whether a file is shorter than when it was opened: HDF5 reads zeros from where its end was cut off."""
-    size_when_opened: int = file.id.get_filesize()
-    return os.fstat(file.id.get_vfd_handle()).st_size < size_when_opened
+def input_files(header: Header) -> Iterator[str]:
+    """All files that rows come from, those behind links and virtual datasets included; raises `DataError`."""
+    for path, n_rows in zip(header.paths, header.lengths, strict=True):
+        with open_hdf5(path) as file:
+            dataset = get_dataset(file, path, header.dataset)
+            yield from (path, dataset.file.filename)
+            yield from (origin.path for origin in Origins(dataset).find(0, n_rows))
 
 
 def read_bytes(file: int, offset: int, rows: Rows) -> None:
@@ -136,66 +140,6 @@ def read_bytes(file: int, offset: int, rows: Rows) -> None:
         if not count:
             raise EOFError
         left, offset = left[count:], offset + count
-
-
-def get_dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
-    """A dataset by name; raises `DataError` naming those that exist."""
-    try:
-        item = file[name]
-    except HDF5_ERRORS:
-        found = ", ".join(dataset_names(file))
-        has = f"; it has {found}" if found else ", nor any other that can be read; is it whole?"
-        raise DataError(f"{path} has no dataset {name}{has}") from None
-    if not isinstance(item, h5py.Dataset):
-        raise DataError(f"{name} in {path} is a group, not a dataset; it has {', '.join(dataset_names(file))}")
-    return item
-
-
-def open_dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
-    """A dataset to read rows from, with room for those chunks that two successive tiles may share. `DataError`."""
-    dataset = get_dataset(file, path, name)
-    load_filters(dataset, path)
-    if dataset.chunks is None:
-        return dataset
-    across = -(-np.array(dataset.shape[1:], int) // dataset.chunks[1:]) * dataset.chunks[1:]
-    wanted = 2 * dataset.chunks[0] * int(across.prod()) * dataset.dtype.itemsize
-    if wanted <= CHUNK_CACHE_BYTES:
-        return dataset
-    dataset.id.close()
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_chunk_cache(CHUNK_SLOTS, wanted, KEEP_PARTLY_READ)
-    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
-
-
-def load_filters(dataset: h5py.Dataset, path: str) -> None:
-    """Make the filters of a dataset known to HDF5; raises `DataError` for one that is not to be had."""
-    properties = dataset.id.get_create_plist()
-    filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
-    for number, _, _, name in filters:
-        if not h5py.h5z.filter_avail(number):
-            with suppress(ImportError):
-                import_module("hdf5plugin")
-        if not h5py.h5z.filter_avail(number):
-            raise DataError(
-                f"{dataset.name} in {path} is compressed by filter {number} ({name.decode(errors='replace')}), which "
-                "HDF5 does not have here; pip install mpigmm[filters] on every node, or rewrite the file with h5repack"
-            )
-
-
-def dataset_names(file: h5py.File) -> list[str]:
-    """Names of all datasets of a file (the first 20)."""
-    names: list[str] = []
-    with suppress(*HDF5_ERRORS):
-        file.visititems(lambda name, item: names.append("/" + name) if isinstance(item, h5py.Dataset) else None)
-    return names[:20]
-
-
-def check_dtype(dataset: h5py.Dataset, path: str) -> None:
-    """Raise `DataError` for anything but integers and floats of up to 64 bits."""
-    if dataset.dtype.kind not in "iuf" or dataset.dtype.itemsize > 8:
-        raise DataError(
-            f"{dataset.name} in {path} has dtype {dataset.dtype}; integers and float16, 32 or 64 can be read"
-        )
 
 
 def read_header(
@@ -210,55 +154,86 @@ def read_header(
     if not paths:
         raise DataError("data.path is an empty list; name at least one file")
     shapes = [file_shape(name, dataset, weights) for name in paths]
-    for name, (_, features, _) in zip(paths, shapes, strict=True):
-        if features != shapes[0][1]:
-            raise DataError(f"{dataset} has {features} columns in {name} but {shapes[0][1]} in {paths[0]}")
-    lengths = tuple(length for length, _, _ in shapes)
+    _check_alike(paths, shapes, dataset)
+    lengths = tuple(shape.n_rows for shape in shapes)
     start, stop = _row_range(rows, sum(lengths))
     return Header(
         paths=tuple(paths),
         lengths=lengths,
         dataset=dataset,
         weights=weights,
-        columns=_columns(columns, shapes[0][1], dataset),
+        columns=_columns(columns, shapes[0].n_features, dataset),
         start=start,
         stop=stop,
-        file_features=shapes[0][1],
-        n_features=len(columns) if columns is not None else shapes[0][1],
-        dtype=np.result_type(*(dtype for _, _, dtype in shapes)).newbyteorder("=").str,
+        file_features=shapes[0].n_features,
+        n_features=len(columns) if columns is not None else shapes[0].n_features,
+        dtype=np.result_type(*(shape.dtype for shape in shapes)).newbyteorder("=").str,
     )
 
 
-def file_shape(path: str, name: str, weights: str | None) -> tuple[int, int, np.dtype[np.generic]]:
-    """Rows, columns and dtype of the dataset in one file; raises `DataError`."""
-    try:
-        return _file_shape(path, name, weights)
-    except HDF5_ERRORS as error:
-        raise DataError(f"{name} in {path} cannot be read ({reason(error)}); is the file whole?") from None
+@dataclass(frozen=True)
+class FileShape:
+    """Rows, columns and dtype of the dataset in one file, and which dataset it is."""
+
+    n_rows: int
+    n_features: int
+    dtype: np.dtype[np.generic]
+    identity: tuple[int, int, int]
 
 
-def _file_shape(path: str, name: str, weights: str | None) -> tuple[int, int, np.dtype[np.generic]]:
-    with open_hdf5(path) as file:
-        dataset = get_dataset(file, path, name)
-        check_dtype(dataset, path)
-        load_filters(dataset, path)
-        if dataset.ndim not in (1, 2):
+def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str) -> None:
+    """Raise `DataError` where files differ in their columns, or two of them are one."""
+    first: dict[tuple[int, int, int], str] = {}
+    for name, shape in zip(paths, shapes, strict=True):
+        if shape.n_features != shapes[0].n_features:
             raise DataError(
-                f"{name} in {path} has shape {dataset.shape}; a matrix (n_samples, n_features) or a vector is needed"
+                f"{shown(dataset)} has {shape.n_features} columns in {shown(name)} but {shapes[0].n_features} in "
+                f"{shown(paths[0])}"
             )
-        if weights is not None:
-            weight_set = get_dataset(file, path, weights)
-            check_dtype(weight_set, path)
-            load_filters(weight_set, path)
-            if weight_set.shape != dataset.shape[:1]:
-                raise DataError(
-                    f"data.weights: {weights} in {path} has shape {weight_set.shape}, but {name} has "
-                    f"{dataset.shape[0]:,} rows; one weight a row is needed"
-                )
-        features = dataset.shape[1] if dataset.ndim == 2 else 1
-        if features == 0:
-            raise DataError(f"{name} in {path} has no columns")
-        return dataset.shape[0], features, dataset.dtype
+        if shape.identity in first:
+            other = first[shape.identity]
+            again = "is named twice" if other == name else f"is that of {shown(other)}, by another name"
+            raise DataError(f"{shown(dataset)} in {shown(name)} {again}; its rows would count twice: name it once")
+        first[shape.identity] = name
+
+
+def file_shape(path: str, name: str, weights: str | None) -> FileShape:
+    """Shape of the dataset in one file; raises `DataError`."""
+    try:
+        with open_hdf5(path) as file:
+            return _file_shape(file, path, name, weights)
+    except HDF5_ERRORS as error:
+        raise DataError(f"{shown(name)} in {shown(path)} cannot be read{reason(error)}; is the file whole?") from None
+
+
+def _file_shape(file: h5py.File, path: str, name: str, weights: str | None) -> FileShape:
+    dataset = get_dataset(file, path, name)
+    check_dtype(dataset, path)
+    load_filters(dataset, path)
+    if dataset.ndim not in (1, 2):
+        raise DataError(
+            f"{shown(name)} in {shown(path)} has shape {dataset.shape}; a matrix (n_samples, n_features) or a vector "
+            "is needed"
+        )
+    if weights is not None:
+        _check_weights(get_dataset(file, path, weights), path, dataset)
+    features = dataset.shape[1] if dataset.ndim == 2 else 1
+    if features == 0:
+        raise DataError(f"{shown(name)} in {shown(path)} has no columns")
+    check_origins(dataset)
+    return FileShape(dataset.shape[0], features, dataset.dtype, identity(dataset))
+
+
+def _check_weights(weights: h5py.Dataset, path: str, dataset: h5py.Dataset) -> None:
+    """Raise `DataError` where weights cannot be read, or are not one for each row of the dataset."""
+    check_dtype(weights, path)
+    load_filters(weights, path)
+    if weights.shape != dataset.shape[:1]:
+        raise DataError(
+            f"data.weights: {shown(weights.name)} in {shown(path)} has shape {weights.shape}, but "
+            f"{shown(dataset.name)} has {dataset.shape[0]:,} rows; one weight a row is needed"
+        )
+    check_origins(weights)
 
 
 def _row_range(rows: Sequence[int] | None, n_rows: int) -> tuple[int, int]:
@@ -274,10 +249,62 @@ def _columns(columns: Sequence[int] | None, n_features: int, dataset: str) -> tu
         return None
     wrong = [column for column in columns if not 0 <= column < n_features]
     if wrong or not columns:
-        raise DataError(f"data.columns: {wrong or 'an empty list'}; {dataset} has columns 0 to {n_features - 1}")
+        raise DataError(f"data.columns: {wrong or 'an empty list'}; {shown(dataset)} has columns 0 to {n_features - 1}")
     if len(set(columns)) < len(columns):
         raise DataError("data.columns names a column twice; a repeated feature makes covariances singular")
     return tuple(columns)
+
+
+class OpenDataset:
+    """A dataset from which rows are read, with its own file, which a link may lead to, and all others behind it.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    dtype : str
+        Of the arrays that are filled.
+
+    Attributes
+    ----------
+    file : h5py.File
+    n_rows : int
+    offset : int or None
+        As `raw_offset` gives it.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, dtype: str) -> None:
+        self.dataset = dataset
+        self.file: h5py.File = dataset.file
+        self.n_rows = int(dataset.shape[0])
+        self.offset = raw_offset(dataset, dtype)
+        self._origins = Origins(dataset)
+
+    @contextmanager
+    def reading(self, start: int, stop: int) -> Iterator[None]:
+        """Within it rows start to stop are read; raises `DataError` where they are not all there, before or after."""
+        if self.n_rows < stop:
+            raise DataError(f"{shown(self.file.filename)} has shrunk to {self.n_rows:,} rows while it was being read")
+        self._origins.find(start, stop)
+        error: Exception | None = None
+        try:
+            yield
+        except (EOFError, *HDF5_ERRORS) as raised:
+            error = raised
+        if isinstance(error, EOFError) or has_shrunk(self.file):
+            raise DataError(
+                f"{shown(self.file.filename)} has shrunk while it was being read; restore it and run the command again"
+            )
+        self._origins.check(start, stop)
+        if error is not None:
+            raise error
+
+
+def _open_file(header: Header, path: str) -> tuple[OpenDataset, OpenDataset | None]:
+    """Rows and weights of one file."""
+    file = open_hdf5(path)
+    weight_set = None if header.weights is None else open_dataset(file, path, header.weights)
+    row_set = OpenDataset(open_dataset(file, path, header.dataset), header.dtype)
+    return row_set, None if weight_set is None else OpenDataset(weight_set, "f8")
 
 
 class Source:
@@ -290,7 +317,7 @@ class Source:
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self._open = lru_cache(maxsize=64)(self._open_file)
+        self._open = lru_cache(maxsize=64)(partial(_open_file, header))
         self._opening = Lock()
 
     def read(self, start: int, stop: int, into: Rows | None = None) -> tuple[Rows, Rows | None]:
@@ -311,40 +338,32 @@ class Source:
         return rows, weights
 
     def _read_file(self, path: str, start: int, rows: Rows, weights: Rows | None) -> None:
-        region = slice(start, start + len(rows))
+        stop = start + len(rows)
         try:
             with self._opening:  # by one reader: the room for chunks is that of who opens first
-                file, dataset, weight_set = self._open(path)
-            if dataset.shape[0] < region.stop:
-                raise DataError(f"{path} has shrunk to {dataset.shape[0]:,} rows while it was being read")
-            offset = dataset.id.get_offset()
-            if self._columns is None and offset is not None and dataset.dtype == rows.dtype:
-                read_bytes(file.id.get_vfd_handle(), offset + start * rows[:1].nbytes, rows)
-            elif dataset.ndim == 1:
-                rows[:, 0] = dataset[region]
-            elif self._columns is None:
-                dataset.read_direct(rows, np.s_[region, :])
-            else:
-                first, last = self._columns.min(), self._columns.max() + 1
-                rows[:] = dataset[region, first:last][:, self._columns - first]
+                row_set, weight_set = self._open(path)
+            with row_set.reading(start, stop):
+                self._read_rows(row_set, start, rows)
             if weights is not None and weight_set is not None:
-                weights[:] = weight_set[region]
-            if has_shrunk(file):
-                raise EOFError
-        except EOFError:
-            raise DataError(
-                f"{path} has shrunk while it was being read; restore it and run the command again"
-            ) from None
+                with weight_set.reading(start, stop):
+                    weights[:] = weight_set.dataset[start:stop]
         except HDF5_ERRORS as error:
             raise DataError(
-                f"rows {region.start:,} to {region.stop:,} of {self.header.dataset} in {path} cannot be read "
-                f"({reason(error)}); is the file whole?"
+                f"rows {start:,} to {stop:,} of {shown(self.header.dataset)} in {shown(path)} cannot be read"
+                f"{reason(error)}; is the file whole?"
             ) from None
 
-    def _open_file(self, path: str) -> tuple[h5py.File, h5py.Dataset, h5py.Dataset | None]:
-        file, weights = open_hdf5(path), self.header.weights
-        weight_set = None if weights is None else open_dataset(file, path, weights)
-        return file, open_dataset(file, path, self.header.dataset), weight_set
+    def _read_rows(self, row_set: OpenDataset, start: int, rows: Rows) -> None:
+        dataset, region = row_set.dataset, slice(start, start + len(rows))
+        if row_set.offset is not None and self._columns is None:
+            read_bytes(row_set.file.id.get_vfd_handle(), row_set.offset + start * rows[:1].nbytes, rows)
+        elif dataset.ndim == 1:
+            rows[:, 0] = dataset[region]
+        elif self._columns is None:
+            dataset.read_direct(rows, np.s_[region, :])
+        else:
+            first, last = self._columns.min(), self._columns.max() + 1
+            rows[:] = dataset[region, first:last][:, self._columns - first]
 
     @cached_property
     def _columns(self) -> NDArray[np.intp] | None:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, reason
 from mpigmm.runs.files import write_whole
 
 USER_BLOCK = 512
@@ -81,7 +81,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(checked, "r") if checked else h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as HDF5 ({error}); is it whole, and HDF5?") from None
+        raise DataError(f"{path} cannot be read as HDF5{reason(error)}; is it whole, and HDF5?") from None
 
 
 def verified(path: Path, rest: bytes) -> bytes:

@@ -1,0 +1,142 @@
+"""``predict`` and ``score``: which rows they take, and how their results are traced to them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from inside import run_verb
+from support import blobs, write_config, write_rows
+
+from mpigmm.core.covariance import covariance_class
+from mpigmm.core.mixture import Mixture
+from mpigmm.parallel.comm import Comm
+from mpigmm.runs.model_file import Model, save_model
+
+ROWS = blobs(500, 3, 2)
+PARTS = {"p.2.h5": ROWS[:100], "p.10.h5": ROWS[100:101], "p.11.h5": ROWS[101:101], "q.h5": ROWS[101:]}
+
+
+@pytest.fixture
+def place(comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with rows whole and in parts, and a model; the working directory."""
+    monkeypatch.chdir(shared_path)
+    if comm.is_root:
+        write_rows(Path("x.h5"), ROWS)
+        for name, rows in PARTS.items():
+            write_rows(Path(name), rows)
+        write_model("m.h5")
+    comm.mpi.Barrier()
+    return shared_path
+
+
+def write_model(name: str, **data: object) -> None:
+    """A model with a section data in its configuration."""
+    mixture = Mixture(covariance_class("full")(), np.array([0.5, 0.5]), ROWS[:2].copy(), np.stack([np.eye(3)] * 2))
+    save_model(Path(name), Model(mixture, config={"data": data} if data else None))
+
+
+def read_labels(path: str) -> dict[str, np.ndarray]:
+    with h5py.File(path) as file:
+        return {name: file[name][()] for name in file}
+
+
+@pytest.mark.parallel
+def test_labels_of_several_files_can_be_traced(comm: Comm, place: Path) -> None:
+    assert run_verb(comm, "predict", "m.h5", "x.h5", "--out", "whole.h5") == (0, "")
+    assert run_verb(comm, "predict", "m.h5", "p.*.h5", "q.h5", "--out", "parts.h5") == (0, "")
+    whole, parts = read_labels("whole.h5"), read_labels("parts.h5")
+    assert (parts["labels"] == whole["labels"]).all() and (parts["log_density"] == whole["log_density"]).all()
+    assert [name.decode() for name in parts["files"]] == list(PARTS)
+    assert parts["offsets"].tolist() == [0, 100, 101, 101]
+    assert whole["files"].tolist() == [b"x.h5"] and whole["offsets"].tolist() == [0]
+    with h5py.File("parts.h5") as file:
+        assert file.attrs["dataset"] == "/X" and file.attrs["model"] == "m.h5"
+
+
+def test_names_of_files_need_not_be_text(comm: Comm, place: Path) -> None:
+    name = os.fsdecode(b"odd \xff\n.h5")
+    write_rows(place / name, ROWS)
+    Path("m.h5").rename(os.fsdecode(b"m\xff.h5"))
+    assert run_verb(comm, "predict", os.fsdecode(b"m\xff.h5"), name, "--out", "odd.h5") == (0, "")
+    assert read_labels("odd.h5")["files"].tolist() == [b"odd \xff\n.h5"]
+
+
+def test_score_of_several_files_is_that_of_all_rows(comm: Comm, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for data in (["x.h5"], list(PARTS)):
+        assert run_verb(comm, "score", "m.h5", *data) == (0, "")
+        found.append(json.loads(capfd.readouterr().out))
+    assert found[0] == found[1] and found[0]["n_samples"] == 500
+
+
+def test_the_dataset_is_the_models(comm: Comm, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Unless another is named; /X where the model names none or, with a note, where the data do not have it."""
+    write_rows(Path("both.h5"), ROWS[:50], train=ROWS[:20])
+    write_model("train.h5", dataset="/train")
+    for arguments, n_rows in {
+        ("m.h5", "both.h5"): 50,
+        ("train.h5", "both.h5"): 20,
+        ("train.h5", "both.h5", "--dataset", "/X"): 50,
+        ("train.h5", "x.h5"): 500,
+    }.items():
+        assert run_verb(comm, "score", *arguments) == (0, "")
+        printed = capfd.readouterr()
+        assert json.loads(printed.out)["n_samples"] == n_rows
+        told = "x.h5 has no dataset /train, to which train.h5 was fitted; its /X is read (--dataset names another)"
+        assert printed.err == (f"mpigmm: {told}\n" if n_rows == 500 else "")
+    with h5py.File("neither.h5", "w") as file:
+        file["Y"] = ROWS
+        file["link"] = h5py.ExternalLink("lost.h5", "/X")
+    code, message = run_verb(comm, "score", "train.h5", "neither.h5")
+    assert code == 2
+    assert "has no dataset /train, to which train.h5 was fitted, and no /X; name one with --dataset" in message
+    write_model("linked.h5", dataset="/link")
+    code, message = run_verb(comm, "score", "linked.h5", "neither.h5")
+    assert code == 2 and "/link in neither.h5 is a link to /X in lost.h5, which cannot be read" in message
+
+
+def test_rows_of_a_fit_are_predicted_with_its_dataset_and_columns(
+    comm: Comm, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(Path("y.h5"), np.zeros((7, 3)), train=ROWS)
+    config = write_config(
+        Path("run.yaml"),
+        data={"path": "y.h5", "dataset": "/train", "columns": [2, 0]},
+        model={"n_components": 2},
+        em={"max_iter": 2},
+    )
+    assert run_verb(comm, "fit", str(config)) == (0, "")
+    capfd.readouterr()
+    assert run_verb(comm, "score", "runs/run/model.h5", "y.h5") == (0, "")
+    assert json.loads(capfd.readouterr().out)["n_samples"] == 500
+
+
+@pytest.mark.parametrize("out", ["x.h5", "q.h5", "linked.h5", "raw.bin"])
+def test_no_file_that_rows_come_from_is_overwritten(comm: Comm, place: Path, out: str) -> None:
+    layout = h5py.VirtualLayout((499, 3), "f8")
+    layout[:100], layout[100:] = (
+        h5py.VirtualSource("x.h5", "X", (500, 3))[:100],
+        h5py.VirtualSource("q.h5", "X", (399, 3)),
+    )
+    with h5py.File("virtual.h5", "w") as file:
+        file.create_virtual_dataset("X", layout)
+    Path("raw.bin").write_bytes(ROWS.tobytes())
+    with h5py.File("raw.h5", "w") as file:
+        file.create_dataset("X", ROWS.shape, "f8", external=[("raw.bin", 0, ROWS.nbytes)])
+    with h5py.File("linked.h5", "w") as file:
+        file["X"] = h5py.ExternalLink("virtual.h5", "/X")
+    before = Path(out).read_bytes()
+    code, message = run_verb(comm, "predict", "m.h5", "linked.h5", "raw.h5", "--out", out)
+    assert code == 2 and f"--out {out} would overwrite the input" in message and out in message.rpartition("input")[2]
+    assert Path(out).read_bytes() == before
+
+
+def test_data_without_rows_are_refused(comm: Comm, place: Path) -> None:
+    write_rows(Path("p.12.h5"), ROWS[:0])
+    code, message = run_verb(comm, "score", "m.h5", "p.11.h5", "p.12.h5")
+    assert code == 2 and message == "/X has no rows in p.11.h5, p.12.h5"
