@@ -211,7 +211,7 @@ class CompiledLoops(Loops):
         others, moments = NO_DIFFERENCES if differences is None else self._differences(differences)
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, itemsize, LEAST_ROWS if k else FEWEST_ROWS)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + WIDEST)
-        blocks = tile.array("blocks", 1, room(k, n_lines) + (room(d, d) if scatter.size else 0), DOUBLE)
+        blocks = tile.array("blocks", 1, 1 + room(k, n_lines) + (room(d, d) if scatter.size else 0), DOUBLE)
         wide, chosen = (self._wide(tile, others, step), chosen_room(tile, n_others, step)) if n_others else (None, None)
         log_likelihood = self._functions["sweep", tile.dtype](
             ctypes.byref(rows), ctypes.byref(own), ctypes.byref(others), least_exponent(work), step,
