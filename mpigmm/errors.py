@@ -8,6 +8,11 @@ EXIT_USER = 2
 EXIT_INTERRUPTED = 75
 
 
+def shown(path: object) -> str:
+    """A path for a message or a result, on one line: control characters escaped as `repr` does."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
 class MpigmmError(Exception):
     """A fault of ours, unless a subclass says otherwise."""
 

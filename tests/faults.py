@@ -84,7 +84,7 @@ class Patient:
         """Where the run stands, by its files; None before it has begun."""
         if not (self.out / ".lock").exists():
             return None
-        if (self.out / ".checkpoint.h5.tmp").exists():
+        if any(self.out.glob(".checkpoint.h5.*.tmp")):
             return "checkpoint"
         if (self.out / "checkpoint.h5").exists():
             return "iteration"

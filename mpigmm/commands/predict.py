@@ -25,20 +25,20 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
             check_order(order, task)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)
-    placed = None
+    layout = None
     try:
         with comm.together():
             if comm.is_root:
-                placed = create(order.out, task.header.n_rows, columns(order.proba), {"model": order.model})
-        placed = comm.bcast(placed)
-        with comm.together(), single_threaded_blas(), RowWriter(order.out, placed) as writer:
+                layout = create(order.out, task.header.n_rows, columns(order.proba), {"model": order.model})
+        layout = comm.bcast(layout)
+        with comm.together(), single_threaded_blas(), RowWriter(layout) as writer:
             sweep_posterior(team, task, lambda: visitor(writer, order.proba))
         with comm.together():
             if comm.is_root:
-                publish(order.out)
+                publish(layout)
     except AgreedError:
-        if comm.is_root:
-            discard(order.out)
+        if comm.is_root and layout is not None:
+            discard(layout)
         raise
     return EXIT_DONE
 

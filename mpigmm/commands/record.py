@@ -19,6 +19,7 @@ from mpigmm.commands.job import Job, identity, load_start, reopened, shape_text
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
+from mpigmm.data.files import write_whole
 from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError
 from mpigmm.options import FitOrder
@@ -26,7 +27,6 @@ from mpigmm.parallel.comm import library
 from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, load_checkpoint, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
-from mpigmm.runs.files import write_whole
 from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.progress import Reporter

@@ -18,9 +18,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import OutputError
+from mpigmm.data.files import NO_FOLLOW, create_temporary, reason, remove_leftovers
+from mpigmm.errors import OutputError, shown
 
 PAGE = 4096
+ABANDONED_SECONDS = 86400.0
+"""A temporary file that nobody has written to for so long belongs to a run that was killed."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,35 @@ class Column:
         return int(np.prod(self.row_shape, dtype=int)) * np.dtype(self.dtype).itemsize
 
 
-def temporary_name(path: str) -> str:
-    """Where a file grows until it is whole."""
-    target = Path(path)
-    return str(target.with_name(f".{target.name}.tmp"))
+@dataclass(frozen=True)
+class Layout:
+    """A file that grows: its name once it is whole, its name until then, and its datasets."""
+
+    path: str
+    temporary: str
+    columns: dict[str, Column]
 
 
-def create(path: str, n_rows: int, columns: Mapping[str, Column], attributes: Mapping[str, Any]) -> dict[str, Column]:
-    """Lay out the file under its temporary name; columns with their offsets. Raises `OutputError`."""
-    temporary = temporary_name(path)
+def create(path: str, n_rows: int, columns: Mapping[str, Column], attributes: Mapping[str, Any]) -> Layout:
+    """Lay out the file under a temporary name of its own. Raises `OutputError`."""
+    temporary: Path | None = None
     try:
-        with h5py.File(temporary, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
+        remove_leftovers(Path(path), ABANDONED_SECONDS)
+        descriptor, temporary = create_temporary(Path(path))
+        with (
+            open(descriptor, "r+b", buffering=0) as raw,
+            h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file,
+        ):
             placed = {name: _place(file, name, n_rows, column) for name, column in columns.items()}
             file.attrs.update(attributes)
-        return placed
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({_reason(error)}); choose another --out") from None
+    except Exception as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        raise OutputError(f"{shown(path)} cannot be written ({reason(error)}); choose another --out") from None
+    return Layout(path, str(temporary), placed)
 
 
 def _place(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
@@ -71,23 +87,21 @@ class RowWriter:
 
     Parameters
     ----------
-    path : str
-        Final name of the file, already laid out by `create`.
-    columns : mapping of str to Column
+    layout : Layout
+        From `create`.
     """
 
-    def __init__(self, path: str, columns: Mapping[str, Column]) -> None:
-        self.path = path
-        self.columns = columns
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self._descriptor = -1
 
     def __enter__(self) -> RowWriter:
         try:
-            self._descriptor = os.open(temporary_name(self.path), os.O_WRONLY)
+            self._descriptor = os.open(self.layout.temporary, os.O_WRONLY | NO_FOLLOW)
         except OSError as error:
             raise OutputError(
-                f"{self.path}: a rank on {os.uname().nodename} cannot open the file that root made "
-                f"({_reason(error)}); write to a file system that all nodes share"
+                f"{shown(self.layout.path)}: a rank on {os.uname().nodename} cannot open the file that root made "
+                f"({reason(error)}); write to a file system that all nodes share"
             ) from None
         return self
 
@@ -102,7 +116,7 @@ class RowWriter:
 
     def write(self, name: str, first_row: int, values: NDArray[Any]) -> None:
         """Write rows of a dataset from first_row on. Raises `OutputError`."""
-        column = self.columns[name]
+        column = self.layout.columns[name]
         left = memoryview(np.ascontiguousarray(values, column.dtype).data).cast("B")
         offset = column.offset + first_row * column.row_bytes
         try:
@@ -113,22 +127,20 @@ class RowWriter:
             raise self._failure(error) from None
 
     def _failure(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path} cannot be written ({_reason(error)}); free some space or choose another --out")
+        return OutputError(
+            f"{shown(self.layout.path)} cannot be written ({reason(error)}); free some space or choose another --out"
+        )
 
 
-def publish(path: str) -> None:
+def publish(layout: Layout) -> None:
     """Give the finished file its name. Raises `OutputError`."""
     try:
-        Path(temporary_name(path)).replace(path)
+        Path(layout.temporary).replace(layout.path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written ({_reason(error)}); choose another --out") from None
+        raise OutputError(f"{shown(layout.path)} cannot be written ({reason(error)}); choose another --out") from None
 
 
-def discard(path: str) -> None:
+def discard(layout: Layout) -> None:
     """Remove what was left of an output that failed."""
     with suppress(OSError):
-        Path(temporary_name(path)).unlink()
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+        Path(layout.temporary).unlink()

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mpigmm.data.files import remedy, write_whole
 from mpigmm.errors import OutputError
-from mpigmm.runs.files import remedy, write_whole
 
 LOCK_SECONDS = 10.0
 OUTPUTS = ("model.h5", "checkpoint.h5", "checkpoint.previous.h5", "convergence.jsonl", "summary.json", "config.yaml")

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.data.files import write_whole
 from mpigmm.errors import DataError
-from mpigmm.runs.files import write_whole
 
 USER_BLOCK = 512
 MAGIC = b"mpigmm sha256 "
