@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from mpigmm.commands.iterate import goes_on
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, shown
 from mpigmm.options import FitOptions
 from mpigmm.runs.checkpoint import Progress
 from mpigmm.runs.model_file import load_model
@@ -88,21 +89,22 @@ def shape_text(header: Header) -> str:
     return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.weights else ''}"
 
 
-def load_start(options: FitOptions, header: Header) -> Mixture | None:
-    """The mixture of ``init.file``, checked against the model asked for. Raises `DataError`."""
-    if options.init.file is None:
-        return None
-    mixture = load_model(Path(options.init.file)).mixture
-    model = options.model
+def load_start(options: FitOptions, check: Callable[[], None]) -> Mixture | None:
+    """The mixture of ``init.file``, `check` as in `load_model`. Raises `DataError`."""
+    return None if options.init.file is None else load_model(Path(options.init.file), check).mixture
+
+
+def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
+    """Raise `DataError` where the mixture of ``init.file`` is not of the model asked for."""
+    model, file = options.model, shown(options.init.file)
     for name, has, wanted in (
         ("n_components", mixture.n_components, model.n_components),
         ("covariance_type", mixture.covariance.name, model.covariance_type),
     ):
         if has != wanted:
-            raise DataError(f"init.file: {options.init.file} has {name} {has}, but model.{name} is {wanted}")
+            raise DataError(f"init.file: {file} has {name} {has}, but model.{name} is {wanted}")
     if mixture.n_features != header.n_features:
         raise DataError(
-            f"init.file: {options.init.file} has {mixture.n_features} features, but {header.dataset} has "
+            f"init.file: {file} has {mixture.n_features} features, but {header.dataset} has "
             f"{header.n_features} columns; choose them by data.columns"
         )
-    return mixture

@@ -21,7 +21,7 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
     task = None
     with comm.together():
         if comm.is_root:
-            task = open_task(order.model, order.data, order.dataset)
+            task = open_task(order.model, order.data, order.dataset, stop.check)
             check_order(order, task)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from mpigmm import __version__
 from mpigmm.commands.devices import Devices
 from mpigmm.commands.iterate import goes_on
-from mpigmm.commands.job import Job, identity, load_start, reopened, shape_text
+from mpigmm.commands.job import Job, check_start, identity, load_start, reopened, shape_text
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
@@ -63,8 +63,8 @@ class Recorder:
         finally:
             self.directory.close()
 
-    def open_job(self, devices: Devices) -> Job:
-        """Read the input's header and what an earlier run left. Raises `UserError`."""
+    def open_job(self, devices: Devices, check: Callable[[], None]) -> Job:
+        """Read the input's header and what an earlier run left, `check` as in `load_model`. Raises `UserError`."""
         data, model = self.options.data, self.options.model
         header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
         if header.n_rows < model.n_components:
@@ -72,7 +72,9 @@ class Recorder:
                 f"model.n_components: {model.n_components} components need at least as many rows, but {data.dataset} "
                 f"has {header.n_rows}; lower it, or check data.path and data.rows"
             )
-        start = load_start(self.options, header)
+        start = load_start(self.options, check)
+        if start is not None:
+            check_start(start, self.options, header)
         found = None if self.order.restart else self._load()
         tile_rows = self.options.compute.tile_rows
         if tile_rows == "auto":

@@ -31,9 +31,9 @@ class Task:
     header: Header
 
 
-def open_task(model_path: str, data: str, dataset: str) -> Task:
-    """Read a model and the header of rows that fit it; root alone. Raises `DataError`."""
-    model = load_model(Path(model_path))
+def open_task(model_path: str, data: str, dataset: str, check: Callable[[], None]) -> Task:
+    """Read a model, `check` as in `load_model`, and the header of rows that fit it; root alone. Raises `DataError`."""
+    model = load_model(Path(model_path), check)
     header = read_header(data, dataset)
     columns = recorded_columns(model, header)
     if columns is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mpigmm import __version__
 from mpigmm.core.mixture import Mixture
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
 from mpigmm.runs.model_file import mixture_of
@@ -172,10 +172,10 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint file; raises `DataError`."""
-    content = hdf5.load(path, FORMAT)
+    content = hdf5.load_own(path, FORMAT)
     attributes, arrays = content.attributes, content.arrays
     if attributes.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"{path} is not a checkpoint that this version of mpigmm can read")
+        raise DataError(f"{shown(path)} is not a checkpoint that this version of mpigmm can read")
     try:
         ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
         progress = Progress(**json.loads(attributes["state"]), ended=ended)
@@ -198,7 +198,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             speeds=speeds,
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a whole checkpoint ({error!r})") from None
+        raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
 
 
 def _as_array(text: str) -> NDArray[np.uint8]:
