@@ -25,7 +25,7 @@ from mpigmm.parallel.stop import StopRequest
 
 ROWS = blobs(600, 3, 2)
 FIT = ("fit", "run.yaml")
-PREDICT = ("predict", "out/model.h5", "x.h5", "--out", "labels.h5")
+PREDICT = ("predict", "out/model.h5", "x.h5", "--out", "labels.h5", "--overwrite")
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,7 @@ CASES = {
     "a dataset that is not there": Bad("has no dataset /Y; it has /X", (*PREDICT, "--dataset", "/Y")),
     "a dataset without a name": Bad("has no dataset ", (*PREDICT, "--dataset", "")),
     "inspection of nothing": Bad("none is not a file", ("inspect", "none")),
+    "an output that predict did not write": Bad("labels.h5 exists.*add --overwrite", PREDICT[:5]),
     "inspection of a text": Bad("run.yaml cannot be read as HDF5", ("inspect", "run.yaml")),
     # data
     "no data file": made("x.h5 does not exist; check the path", lambda: Path("x.h5").unlink()),

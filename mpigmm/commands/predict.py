@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import numpy as np
 from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, RowWriter, create, discard, publish
-from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError
+from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, shown
 from mpigmm.options import PredictOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.runs.hdf5 import outline
+
+FORMAT = "mpigmm-predict"
+"""Attribute by which an output is known."""
 
 
 def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
@@ -23,13 +28,15 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
         if comm.is_root:
             task = open_task(order.model, order.data, order.dataset, stop.check)
             check_order(order, task)
+            check_out(order, task, stop.check)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)
     layout = None
     try:
         with comm.together():
             if comm.is_root:
-                layout = create(order.out, task.header.n_rows, columns(order.proba), {"model": order.model})
+                attributes = {"format": FORMAT, "model": order.model}
+                layout = create(order.out, task.header.n_rows, columns(order.proba), attributes)
         layout = comm.bcast(layout)
         with comm.together(), single_threaded_blas(), RowWriter(layout) as writer:
             sweep_posterior(team, task, lambda: visitor(writer, order.proba))
@@ -44,21 +51,42 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
 
 
 def check_order(order: PredictOrder, task: Task) -> None:
-    """Raise `UserError` where the order does not fit the model or the inputs."""
+    """Raise `UserError` where the order does not fit the model."""
     if order.proba > task.mixture.n_components:
         raise ConfigError(
-            f"--proba {order.proba}: {order.model} has {task.mixture.n_components} components; ask for no more"
+            f"--proba {order.proba}: {shown(order.model)} has {task.mixture.n_components} components; ask for no more"
         )
-    out = Path(order.out)
+
+
+def check_out(order: PredictOrder, task: Task, check: Callable[[], None]) -> None:
+    """Raise `OutputError` where ``--out`` cannot be written, is an input, or is not what `predict` wrote before."""
+    out, name = Path(order.out), shown(order.out)
     if not out.name or (out.exists() and not out.is_file()):
         raise OutputError(f"--out {order.out!r} is not the name of a file; name the HDF5 file to write")
     if not out.parent.is_dir():
         raise OutputError(
-            f"--out {order.out} cannot be written: {out.parent} is no directory; make it, or choose another"
+            f"--out {name} cannot be written: {shown(out.parent)} is no directory; make it, or choose another"
         )
     for path in (order.model, *task.header.paths):
         if out.exists() and out.samefile(path):
-            raise OutputError(f"--out {order.out} would overwrite the input {path}; choose another name")
+            raise OutputError(f"--out {name} would overwrite the input {shown(path)}; choose another name")
+    if out.exists() and not order.overwrite and not is_own(out, check):
+        raise OutputError(
+            f"--out {name} exists, and is not what predict wrote before; choose another name, or add --overwrite to "
+            "replace it"
+        )
+
+
+def is_own(path: Path, check: Callable[[], None]) -> bool:
+    """Whether a file is what `predict` wrote before, of version 0.1.0 by its content; an empty one will do."""
+    if not path.stat().st_size:
+        return True
+    try:
+        found = outline(path, check)
+    except DataError:
+        return False
+    without_mark = set(found.attributes) == {"model"} and {"/labels", "/log_density"} <= set(found.datasets)
+    return found.attributes.get("format") == FORMAT or without_mark
 
 
 def columns(proba: int) -> dict[str, Column]:
