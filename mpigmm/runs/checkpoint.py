@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ class Checkpoint:
         Kinds that have taken part so far, in alphabetical order; of processors ``cpu``, of GPUs their names.
     speeds : dict
         Rows a second of kinds of ranks, where they shared the tiles by it.
+    results : tuple of str
+        Digests of the mixtures that this run has ended with, and that ``model.h5`` may hold.
     """
 
     progress: Progress
@@ -111,6 +114,7 @@ class Checkpoint:
     version: str = __version__
     devices: tuple[str, ...] = ()
     speeds: dict[str, int] = field(default_factory=dict)
+    results: tuple[str, ...] = ()
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
@@ -132,6 +136,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "tile_rows": checkpoint.tile_rows,
         "loops": checkpoint.loops,
         "devices": json.dumps([checkpoint.devices, checkpoint.speeds]),
+        "results": json.dumps(checkpoint.results),
     }
     arrays: dict[str, NDArray[Any]] = {
         "history": checkpoint.history,
@@ -149,6 +154,12 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     if best is not None:
         attributes["best"] = best.ended.init
     hdf5.save(directory / NEWEST, hdf5.Content(arrays, attributes), directory / PREVIOUS)
+
+
+def drop_damaged(directory: Path) -> None:
+    """Remove the newest checkpoint, so that it does not take the place of the one before."""
+    with suppress(OSError):
+        (directory / NEWEST).unlink()
 
 
 def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
@@ -196,6 +207,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             version=str(attributes["version"]),
             devices=tuple(devices),
             speeds=speeds,
+            results=tuple(json.loads(attributes.get("results", "[]"))),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
