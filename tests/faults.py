@@ -300,19 +300,18 @@ def damage(place: Path, count: int, seed: int = 0) -> Counter[str]:
 
 
 def spoil(path: Path, chance: random.Random) -> None:
-    """Damage a file: some bits of its head or of all of it, a part that is lost, or a part that is zero."""
+    """Damage a file: some bits, a part that is lost, or a part that is zero; half of the time its mark as well."""
     whole = bytearray(path.read_bytes())
-    end = chance.choice((14, 80, 512, len(whole)))
+    place = chance.randrange(chance.choice((512, len(whole))))
     how = chance.choice(("bits", "bits", "cut", "zeros"))
     if how == "cut":
-        del whole[chance.randrange(end) :]
+        del whole[place:]
     elif how == "zeros":
-        begin = chance.randrange(end)
-        whole[begin : begin + 512] = bytes(len(whole[begin : begin + 512]))
-        whole[chance.randrange(end)] ^= 1
-    else:
-        for _ in range(chance.randint(1, 4)):
-            whole[chance.randrange(end)] ^= chance.randint(1, 255)
+        whole[place : place + 512] = bytes(len(whole[place : place + 512]))
+    for _ in range(chance.randint(1, 4) if how == "bits" else 0):
+        whole[chance.randrange(len(whole))] ^= chance.randint(1, 255)
+    if whole and chance.random() < 0.5:
+        whole[chance.randrange(min(14, len(whole)))] ^= 1
     path.write_bytes(whole)
 
 
