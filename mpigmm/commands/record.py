@@ -138,8 +138,8 @@ class Recorder:
             return False
         try:
             digest = load_model(path, check).mixture.digest()
-        except DataError as error:
-            self.reporter.say(f"warning: {error}: made anew from the checkpoint")
+        except DataError:
+            self.reporter.say(f"warning: {shown(path)} is damaged; it is made anew from the checkpoint")
             return False
         if digest == mixture.digest():
             return (self.directory / SUMMARY).exists()

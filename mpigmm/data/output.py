@@ -7,6 +7,7 @@ least tile, so that no two ranks write to one page of the file.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -48,18 +49,47 @@ class Layout:
     columns: dict[str, Column]
 
 
+class ErrorKeeper(io.FileIO):
+    """A file for HDF5 to write to, which loses errors of Python files and does not heed a write that was cut short.
+
+    Attributes
+    ----------
+    error : OSError or None
+        The first one; what is written after it is lost.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = self.error or error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
 def create(path: str, n_rows: int, columns: Mapping[str, Column], attributes: Mapping[str, Any]) -> Layout:
     """Lay out the file under a temporary name of its own. Raises `OutputError`."""
     temporary: Path | None = None
     try:
         remove_leftovers(Path(path), ABANDONED_SECONDS)
         descriptor, temporary = create_temporary(Path(path))
-        with (
-            open(descriptor, "r+b", buffering=0) as raw,
-            h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file,
-        ):
-            placed = {name: _place(file, name, n_rows, column) for name, column in columns.items()}
-            file.attrs.update(attributes)
+        with ErrorKeeper(descriptor, "r+") as raw:
+            with h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
+                placed = {name: _place(file, name, n_rows, column) for name, column in columns.items()}
+                file.attrs.update(attributes)
+            if raw.error is not None:
+                raise raw.error
     except Exception as error:
         if temporary is not None:
             with suppress(OSError):

@@ -71,6 +71,8 @@ LARGE = 2**24
 
 def is_own(path: Path) -> bool:
     """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing."""
+    if not path.is_file():
+        return False
     with open(path, "rb") as file:
         content = file.read(LARGE)
     return not content or RECOGNISED[path.name](content)
@@ -81,12 +83,14 @@ def foreign_files(directory: Path) -> list[str]:
 
     A checkpoint or a log that is damaged beyond recognition is still one where other files of a run lie beside it.
     """
-    present = [name for name in OUTPUTS if (directory / name).is_file()]
+    present = [name for name in OUTPUTS if (directory / name).exists()]
     own = [name for name in present if is_own(directory / name)]
     return [name for name in present if name not in own and not (own and may_be_damaged(directory / name))]
 
 
 def may_be_damaged(path: Path) -> bool:
-    """Whether a file that is not recognised may be a checkpoint or a log: HDF5 files of others are neither."""
+    """Whether what is not recognised may be a checkpoint or a log: HDF5 files of others are neither."""
+    if path.name not in (*CHECKPOINTS, LOG) or not path.is_file():
+        return path.name in CHECKPOINTS
     with open(path, "rb") as file:
-        return path.name in (*CHECKPOINTS, LOG) and file.read(len(SIGNATURE)) != SIGNATURE
+        return file.read(len(SIGNATURE)) != SIGNATURE
