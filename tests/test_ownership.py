@@ -143,10 +143,52 @@ def test_our_own_config_is_given_from_where_it_lies(place: Path) -> None:
     assert "somebody has changed" in refused(*FIT, "em.max_iter=6")
 
 
+FIRST_CONFIG = """\
+data:
+  path: x.h5
+  dataset: /X
+  weights: null
+  columns:
+  - 0
+  - 1
+  rows: null
+  missing: error
+model:
+  n_components: 2
+  covariance_type: full
+  reg_covar: 1.0e-06
+  variance_floor: 1.0e-12
+init:
+  method: kmeans
+  n_init: 1
+  seed: 0
+  file: null
+em:
+  algorithm: batch
+  max_iter: 3
+  tol: 0.0
+  accelerate: none
+compute:
+  device: auto
+  gpu_aware_mpi: auto
+  precision: float64
+  threads: auto
+  memory: auto
+  tile_rows: auto
+output:
+  dir: out
+  checkpoint_iterations: 1
+  checkpoint_seconds: 300
+  walltime: null
+"""
+
+
 def test_what_version_0_1_0_left_is_ours(place: Path) -> None:
     run(*FIT, *THREE)
     config = place / "out" / "config.yaml"
-    config.write_bytes(config.read_bytes().partition(b"\n")[2])
+    config.write_text(FIRST_CONFIG + "# by hand\n")
+    assert "config.yaml" in refused(*FIT, *THREE)
+    config.write_text(FIRST_CONFIG)
     run(*FIT, "em.max_iter=4", "em.tol=0")
     assert config.read_bytes().startswith(b"# Written by mpigmm")
 

@@ -131,7 +131,7 @@ class RunDirectory:
                 break
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > deadline:
-                    holder = self._holder()
+                    holder = shown(self._holder())
                     self.close()
                     raise OutputError(
                         f"output.dir: {shown(self.path)} is in use by another run ({holder}); wait for it to end, or "

@@ -45,7 +45,7 @@ def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never)
     check : callable
         Called ten times a second; the reading ends with what it raises.
     """
-    command = [sys.executable, "-c", CODE, str(path), json.dumps(wanted), *sys.path]
+    command = [sys.executable or "python3", "-c", CODE, str(path), json.dumps(wanted), *sys.path]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     pipe = subprocess.PIPE
     try:
@@ -66,7 +66,7 @@ def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never)
 
 def unreadable(path: Path, cause: object) -> DataError:
     """The error that says so."""
-    return DataError(f"{shown(path)} cannot be read as HDF5 ({cause}); is it whole, and HDF5?")
+    return DataError(f"{shown(path)} cannot be read as HDF5 ({shown(cause)}); is it whole, and HDF5?")
 
 
 def reply(facts: dict[str, Any], arrays: Arrays) -> None:
