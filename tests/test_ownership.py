@@ -86,6 +86,7 @@ def text(path: Path) -> None:
     [
         ("model.h5", write_theirs),
         ("checkpoint.h5", write_theirs),
+        ("model.h5", lambda path: h5py.File(path, "w", userblock_size=512).close()),
         ("model.h5", text),
         ("summary.json", text),
         ("summary.json", lambda path: path.write_text('{"versions": 3}')),

@@ -56,7 +56,9 @@ def is_log(content: bytes) -> bool:
 
 def is_hdf5(content: bytes) -> bool:
     """Whether this is a model or a checkpoint of ours, be it a damaged one."""
-    return content.startswith(MAGIC) or content[USER_BLOCK:].startswith(SIGNATURE)
+    alike = sum(one == other for one, other in zip(content, MAGIC, strict=False))
+    is_alike = 2 * alike > len(MAGIC) and content[USER_BLOCK:].startswith(SIGNATURE)
+    return content.startswith(MAGIC) or is_alike
 
 
 RECOGNISED: dict[str, Callable[[bytes], bool]] = {
