@@ -28,5 +28,5 @@ def test_signals(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
-    ends = damage(tmp_path, 12)
-    assert ends.total() == 12 and len(ends) == 2
+    ends = damage(tmp_path, 8)
+    assert ends.total() == 8 and len(ends) == 2
