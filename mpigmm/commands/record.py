@@ -15,7 +15,7 @@ import numpy as np
 from mpigmm import __version__
 from mpigmm.commands.devices import Devices
 from mpigmm.commands.iterate import goes_on
-from mpigmm.commands.job import Job, check_start, identity, load_start, reopened, shape_text
+from mpigmm.commands.job import Job, check_start, has_results, identity, known_results, load_start, reopened, shape_text
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
@@ -27,7 +27,7 @@ from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, drop_damaged, l
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.hdf5 import hdf5_version
-from mpigmm.runs.model_file import Model, load_model, save_model
+from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.walltime import Allowance, seconds_left
@@ -125,30 +125,10 @@ class Recorder:
         self._check_ended(found.progress)
         self.checkpoint = replace(self.checkpoint, history=found.history, devices=found.devices, results=results)
         progress = reopened(found.progress, self.options)
-        complete = progress.best is not None and progress.finished and self._has_results(progress.best.mixture, check)
+        complete = progress.finished and has_results(
+            self.directory, progress, self.checkpoint, check, self.reporter.say
+        )
         return replace(job, progress=progress, fingerprint=found.fingerprint, complete=complete)
-
-    def _has_results(self, mixture: Mixture, check: Callable[[], None]) -> bool:
-        """Whether the files of a run that has ended with this mixture are whole; if not, they are made anew.
-
-        Raises `OutputError` where its model is one that the run never wrote.
-        """
-        path = self.directory / MODEL
-        if not path.exists():
-            return False
-        try:
-            digest = load_model(path, check).mixture.digest()
-        except DataError:
-            self.reporter.say(f"warning: {shown(path)} is damaged; it is made anew from the checkpoint")
-            return False
-        if digest == mixture.digest():
-            return (self.directory / SUMMARY).exists()
-        if digest not in self.checkpoint.results and f"content {digest}" != self.checkpoint.identity["init.file"]:
-            raise OutputError(
-                f"output.dir: {shown(path)} is not the model that the run in {self.name} ended with; "
-                "move it away, and it is made anew"
-            )
-        return False
 
     def begin(self, job: Job, survey: Survey, devices: Devices, warnings: Sequence[str | None]) -> None:
         """Start or take up the run's files once the data are known. Raises `UserError` where the data have changed."""
@@ -310,12 +290,6 @@ class Recorder:
                     "iterations and would now go on, but of several starts only the best one's mixture is kept; "
                     "add --restart to start over, or set them as they were"
                 )
-
-
-def known_results(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Digests of the mixtures that a run may have written as its model."""
-    best = checkpoint.progress.best if checkpoint.progress.finished else None
-    return tuple(sorted({*checkpoint.results, *([best.mixture.digest()] if best else [])}))
 
 
 def describe_fit(best: Fitted, survey: Survey) -> dict[str, Any]:
