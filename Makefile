@@ -62,9 +62,10 @@ test: $(STAMP)  ## all tests: serial, then those for several ranks under 2, 3 an
 	@echo "== 2 ranks on a stand-in for a GPU"
 	MPIGMM_TEST_DEVICE=stand-in mpirun -n 2 python -m pytest -p no:cacheprovider -m parallel
 
-test-kill: $(STAMP)  ## a hundred kills and a hundred signals at random moments
+test-kill: $(STAMP)  ## a hundred kills and a hundred signals at random moments, and two hundred damaged checkpoints
 	python tests/faults.py kills 100
 	python tests/faults.py signals 100
+	python tests/faults.py damage 200
 
 test-soak: $(STAMP)  ## half an hour of fit, kill, resume, predict
 	python tests/faults.py soak 1800

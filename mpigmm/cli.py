@@ -64,7 +64,7 @@ def fit(
 ) -> None:
     """Fit a mixture; goes on by itself where output.dir holds an unfinished run of the same problem."""
     options = load_config(config, overrides or [])
-    context.obj.append(FitOrder(options, dump(options), restart))
+    context.obj.append(FitOrder(options, dump(options), restart, config))
 
 
 @app.command()
@@ -75,9 +75,12 @@ def predict(
     out: Annotated[str, typer.Option(help="HDF5 file to write: /labels and /log_density.")],
     dataset: Dataset = None,
     proba: Annotated[int, typer.Option(min=0, metavar="M", help="Also write the M largest posteriors a row.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
+    ] = False,
 ) -> None:
     """Assign rows to components."""
-    context.obj.append(PredictOrder(model, tuple(data), out, dataset, proba))
+    context.obj.append(PredictOrder(model, tuple(data), out, dataset, proba, overwrite))
 
 
 @app.command()

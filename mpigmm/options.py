@@ -129,11 +129,12 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class FitOrder:
-    """What root asks of all ranks for ``fit``; config is the YAML text of the options."""
+    """What root asks of all ranks for ``fit``; config is the YAML text of the options, config_file what was given."""
 
     options: FitOptions
     config: str
     restart: bool = False
+    config_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class PredictOrder:
     out: str
     dataset: str | None = None
     proba: int = 0
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

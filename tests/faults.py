@@ -1,11 +1,13 @@
-"""A run struck at random moments and rerun: ``python tests/faults.py kills|signals COUNT`` or ``soak SECONDS``.
+"""A run struck at random moments and rerun: ``python tests/faults.py kills|signals|damage COUNT`` or ``soak SECONDS``.
 
 Whatever happened to a run, the same command goes on where its last checkpoint stands and ends in the bits and the log
-of the run that nothing happened to.
+of the run that nothing happened to. With checkpoints damaged anywhere, it ends in those bits or in a message.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import os
 import random
 import shutil
@@ -16,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from support import (
     write_rows,
 )
 
+from mpigmm.errors import AgreedError
+from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.checkpoint import load_checkpoint
 
 PHASES = ("survey", "initialisation", "iteration", "checkpoint")
@@ -84,7 +88,7 @@ class Patient:
         """Where the run stands, by its files; None before it has begun."""
         if not (self.out / ".lock").exists():
             return None
-        if (self.out / ".checkpoint.h5.tmp").exists():
+        if any(self.out.glob(".checkpoint.h5.*.tmp")):
             return "checkpoint"
         if (self.out / "checkpoint.h5").exists():
             return "iteration"
@@ -257,12 +261,70 @@ def resident(process: int) -> int:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def damage(place: Path, count: int, seed: int = 0) -> Counter[str]:
+    """Go on from checkpoints that are damaged anywhere, in this process, `count` times; how these runs ended."""
+    from mpigmm.__main__ import serve  # which starts MPI
+    from mpigmm.parallel.comm import Comm
+
+    config = write_config(
+        place / "small.yaml",
+        data={"path": str(write_rows(place / "small.h5", blobs(1000, 3, 3)))},
+        model={"n_components": 3},
+        em={"tol": 0, "max_iter": 8},
+        output={"dir": str(place / "out"), "checkpoint_iterations": 1},
+    )
+
+    def fit(*overrides: str) -> int:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return serve(Comm(), ["fit", str(config), *overrides], StopRequest())
+
+    assert fit() == fit("em.max_iter=4", f"output.dir={place / 'begun'}") == 0
+    bits, chance, ends = read_model(place / "out" / "model.h5"), random.Random(seed), Counter[str]()
+    for _ in range(count):
+        shutil.rmtree(place / "out")
+        shutil.copytree(place / "begun", place / "out")
+        names = chance.choice((("checkpoint.h5",), ("checkpoint.previous.h5", "checkpoint.h5")))
+        for name in names:
+            spoil(place / "out" / name, chance)
+        faulthandler.dump_traceback_later(60, exit=True)
+        try:
+            assert fit() == 0
+            assert_same_bits(read_model(place / "out" / "model.h5"), bits)
+            ends["the right bits"] += 1
+        except AgreedError as error:
+            assert error.exit_code == 2 and names[-1] in str(error) and len(names) == 2, error
+            ends["a message"] += 1
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    return ends
+
+
+def spoil(path: Path, chance: random.Random) -> None:
+    """Damage a file: some bits, a part that is lost, or a part that is zero; half of the time its mark as well."""
+    whole = bytearray(path.read_bytes())
+    place = chance.randrange(chance.choice((512, len(whole))))
+    how = chance.choice(("bits", "bits", "cut", "zeros"))
+    if how == "cut":
+        del whole[place:]
+    elif how == "zeros":
+        whole[place : place + 512] = bytes(len(whole[place : place + 512]))
+    for _ in range(chance.randint(1, 4) if how == "bits" else 0):
+        whole[chance.randrange(len(whole))] ^= chance.randint(1, 255)
+    if whole and chance.random() < 0.5:
+        whole[chance.randrange(min(14, len(whole)))] ^= 1
+    path.write_bytes(whole)
+
+
 def describe(landed: Counter[str]) -> str:
     return ", ".join(f"{landed[phase]} in {phase}" for phase in (*PHASES, "end") if landed[phase] or phase != "end")
 
 
 def main(what: str, amount: str, seed: str = "0") -> None:
     with tempfile.TemporaryDirectory() as place:
+        if what == "damage":
+            ends = damage(Path(place), int(amount), int(seed))
+            print(f"{amount} damaged checkpoints:", ", ".join(f"{count} ended in {end}" for end, count in ends.items()))
+            return
         patient = Patient(Path(place), int(seed))
         if what == "soak":
             landed, words = soak(patient, float(amount))

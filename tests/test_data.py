@@ -236,15 +236,15 @@ def test_a_file_that_is_cut_off_while_open_gives_no_zeros(tmp_path: Path, user_b
 
 def test_rows_written_by_offset_are_plain_hdf5(tmp_path: Path) -> None:
     path = str(tmp_path / "out.h5")
-    columns = create(path, 100, {"a": Column((), "int32"), "b": Column((6,), "float64")}, {"note": "x"})
+    layout = create(path, 100, {"a": Column((), "int32"), "b": Column((6,), "float64")}, {"note": "x"})
     assert not Path(path).exists()
-    assert all(column.offset % 4096 == 0 for column in columns.values())
+    assert all(column.offset % 4096 == 0 for column in layout.columns.values())
     for start in (60, 0):
-        with RowWriter(path, columns) as writer:
+        with RowWriter(layout) as writer:
             part = slice(start, 100 if start else 60)
             writer.write("a", start, np.arange(100)[part])
             writer.write("b", start, ROWS[part])
-    publish(path)
+    publish(layout)
     with h5py.File(path) as file:
         assert (file["a"][()] == np.arange(100)).all()
         assert (file["b"][()] == ROWS).all()

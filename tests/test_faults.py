@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from faults import Patient, describe, signals, soak
+from faults import Patient, damage, describe, signals, soak
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +25,8 @@ def test_signals(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
     landed = signals(patient, 10)
     with capsys.disabled():
         print(f"\n10 signals: {describe(landed)}")
+
+
+def test_damaged_checkpoints(tmp_path: Path) -> None:
+    ends = damage(tmp_path, 8)
+    assert ends.total() == 8 and len(ends) == 2

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from support import blobs, read_lines, start_mixture
+from support import blobs, file_size_limit, read_lines, start_mixture
 
 from mpigmm.core.mixture import Mixture
-from mpigmm.errors import DataError, OutputError
-from mpigmm.runs import hdf5
-from mpigmm.runs.checkpoint import NO_LINES, Checkpoint, Ended, Fitted, Progress, load_checkpoint, save_checkpoint
+from mpigmm.data.files import write_whole
+from mpigmm.errors import DataError, InterruptedRunError, OutputError
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.runs import guarded, hdf5
+from mpigmm.runs.checkpoint import (
+    NO_LINES,
+    Checkpoint,
+    Ended,
+    Fitted,
+    Progress,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from mpigmm.runs.convergence import COLUMNS, ConvergenceLog
-from mpigmm.runs.files import write_whole
 from mpigmm.runs.model_file import Model, load_model, save_model
 from mpigmm.runs.progress import Reporter
 
@@ -76,20 +85,95 @@ def test_parameters_that_are_no_mixture(tmp_path: Path, change: dict[str, object
         load_model(tmp_path / "bad.h5")
 
 
-def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+def flipped(whole: bytes, place: int) -> bytes:
+    damaged = bytearray(whole)
+    damaged[place] ^= 0x10
+    return bytes(damaged)
+
+
+def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.h5"
+    save_checkpoint(tmp_path, checkpoint(10))
+    whole = path.read_bytes()
+    for place in [*range(100), *np.random.default_rng(0).integers(len(whole), size=50)]:
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(DataError, match="damaged"):
+            read_checkpoint(path)
+    for length in (0, 100, 600, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="damaged"):
+            read_checkpoint(path)
+
+
+def test_a_damaged_model_is_refused_or_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "model.h5"
     save_model(path, Model(MIXTURE))
     whole = path.read_bytes()
-    for place in np.random.default_rng(0).integers(hdf5.USER_BLOCK, len(whole), size=50):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0x10
+    means = whole.index(MIXTURE.means.tobytes())
+    for damaged in (flipped(whole, means + 3), flipped(flipped(whole, means + 3), 2), whole[:600], whole[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="damaged"):
+        with pytest.raises(DataError, match="damaged" if damaged[2] == whole[2] else "checksum"):
             load_model(path)
-    for length in (0, 100, 600, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DataError):
-            load_model(path)
+    path.write_bytes(flipped(whole, 2))
+    assert same(load_model(path).mixture, MIXTURE)
+
+
+def test_what_others_add_to_a_model_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    save_model(path, Model(MIXTURE, 50, -1.5, np.int64(7), np.bool_(True), {"em": {"tol": 0.1}}))
+    with h5py.File(path, "r+") as file:
+        file.attrs["note"], file["labels"] = "the good one", np.arange(5)
+    found = load_model(path)
+    assert same(found.mixture, MIXTURE) and found.n_iter == 7 and found.config == {"em": {"tol": 0.1}}
+    with h5py.File(path, "r+") as file:
+        file["means"][0, 0] += 1e-9
+    with pytest.raises(DataError, match="damaged"):
+        load_model(path)
+
+
+LOOP = """
+import os, signal, sys
+sys.path[:] = sys.argv[3:]
+from mpigmm.runs.guarded import limit_processor_time
+{strike}
+while True:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("strike", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
+        ("os.kill(os.getpid(), signal.SIGXCPU)", "comes to no end"),
+    ],
+)
+def test_a_file_that_crashes_hdf5_or_keeps_it_busy_ends_in_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strike: str, message: str
+) -> None:
+    (tmp_path / "theirs.h5").write_bytes(hdf5.SIGNATURE)
+    monkeypatch.setattr(guarded, "CODE", LOOP.format(strike=strike))
+    with pytest.raises(DataError, match=f"theirs.h5 cannot be read as HDF5 .*{message}"):
+        load_model(tmp_path / "theirs.h5")
+
+
+def test_a_file_that_keeps_hdf5_busy_is_not_deaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs.h5").write_bytes(hdf5.SIGNATURE)
+    monkeypatch.setattr(guarded, "CODE", LOOP.format(strike=""))
+    stop, begin = StopRequest(), time.monotonic()
+    stop.deadline = begin + 0.5
+    with pytest.raises(InterruptedRunError, match="end of its time"):
+        load_model(tmp_path / "theirs.h5", stop.check)
+    assert time.monotonic() < begin + 5
+
+
+def test_work_without_end_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits = {}
+    monkeypatch.setattr(guarded.resource, "setrlimit", lambda what, limits: set_limits.update({what: limits}))
+    with open(tmp_path / "theirs.h5", "wb") as file:
+        file.truncate(10**8)
+    guarded.limit_processor_time(tmp_path / "theirs.h5")
+    assert set_limits[resource.RLIMIT_CPU][0] == 30
 
 
 def checkpoint(iteration: int) -> Checkpoint:
@@ -140,23 +224,9 @@ def test_the_log_is_made_anew_from_a_checkpoints_table(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
-    (tmp_path / ".file.tmp").mkdir()
-    with pytest.raises(OutputError, match="cannot be written"):
+    with file_size_limit(2), pytest.raises(OutputError, match=r"file cannot be written \(File too large\)"):
         write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Files that cannot grow beyond a size: a full disk, near enough."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_lines_that_a_full_disk_refuses_are_written_later_and_none_is_torn(tmp_path: Path) -> None:
@@ -195,11 +265,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_both_earlier_ones(tmp_path: 
     ],
 )
 def test_attributes_of_other_types(tmp_path: Path, attributes: dict[str, object], message: str) -> None:
-    save_model(tmp_path / "model.h5", Model(MIXTURE))
-    raw = (tmp_path / "model.h5").read_bytes()
-    (tmp_path / "model.h5").write_bytes(bytes(hdf5.USER_BLOCK) + raw[hdf5.USER_BLOCK :])
-    with h5py.File(tmp_path / "model.h5", "r+") as file:
-        file.attrs.update(attributes)
+    save_model(tmp_path / "ours.h5", Model(MIXTURE))
+    with h5py.File(tmp_path / "ours.h5") as ours, h5py.File(tmp_path / "model.h5", "w") as file:
+        for name in ours:
+            ours.copy(name, file)
+        file.attrs.update({**ours.attrs, **attributes})
     with pytest.raises(DataError, match=message):
         load_model(tmp_path / "model.h5")
 

@@ -116,7 +116,7 @@ def test_predict_on_a_full_disk_leaves_what_was_there(small_disk: Path, config: 
     out.write_bytes(b"earlier labels")
     rows = write_rows(config.parent / "many.h5", np.tile(ROWS, (30, 1)))  # 3.6 MB of labels and densities
     for _ in range(2):  # a disk with some room, and one without any
-        done = mpirun(2, "predict", str(model), str(rows), "--out", str(out))
+        done = mpirun(2, "predict", str(model), str(rows), "--out", str(out), "--overwrite")
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("No space left on device") == 1 and "labels.h5" in done.stderr
         assert [path.name for path in small_disk.iterdir() if path.name != "filler"] == ["labels.h5"]

@@ -39,7 +39,7 @@ def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
     with ExitStack() as stack:
         stack.enter_context(single_threaded_blas())
         devices = choose_devices(comm, options.compute.device)
-        recorder, job = open_job(comm, order, devices, stack)
+        recorder, job = open_job(comm, order, devices, stack, stop)
         stop.deadline = time.monotonic() + job.seconds_left - RESERVE_SECONDS
         if recorder is not None:
             recorder.allowance.deadline = stop.deadline
@@ -90,13 +90,15 @@ def fit_job(
             recorder.finish(progress, survey, devices, {"resumed_from": job.resumed_from, **used})
 
 
-def open_job(comm: Comm, order: FitOrder, devices: Devices, stack: ExitStack) -> tuple[Recorder | None, Job]:
+def open_job(
+    comm: Comm, order: FitOrder, devices: Devices, stack: ExitStack, stop: StopRequest
+) -> tuple[Recorder | None, Job]:
     """Root's recorder, and the job for all ranks. Collective."""
     recorder = job = None
     with comm.together():
         if comm.is_root:
             recorder = stack.enter_context(closing(Recorder(order)))
-            job = recorder.open_job(devices)
+            job = recorder.open_job(devices, stop.check)
     return recorder, comm.bcast(job)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mpigmm.core.mixture import Mixture
-from mpigmm.errors import EXIT_DONE, DataError
+from mpigmm.errors import EXIT_DONE, DataError, shown
 from mpigmm.options import InspectOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -18,26 +19,27 @@ def run(comm: Comm, order: InspectOrder, stop: StopRequest) -> int:
     """Print what the file holds; returns the exit code. Collective."""
     with comm.together():
         if comm.is_root:
-            found = describe(Path(order.file))
+            found = describe(Path(order.file), stop.check)
             print(json.dumps(found, indent=2) if order.json else as_text(found))
     return EXIT_DONE
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What a model, checkpoint or data file holds; raises `DataError`."""
+def describe(path: Path, check: Callable[[], None]) -> dict[str, Any]:
+    """What a model, checkpoint or data file holds, `check` as in `hdf5.load`; raises `DataError`."""
     if not path.is_file():
-        raise DataError(f"{path} is not a file; check the path")
-    kind = hdf5.read_format(path)
+        raise DataError(f"{shown(path)} is not a file; check the path")
+    found = hdf5.outline(path, check)
+    kind = found.attributes.get("format")
     if kind == model_file.FORMAT:
-        return describe_model(path)
+        return describe_model(path, check)
     if kind == checkpoint.FORMAT:
         return describe_checkpoint(path)
-    return {"kind": "data", "file": str(path), "datasets": hdf5.describe_data(path)}
+    return {"kind": "data", "file": str(path), "datasets": found.datasets}
 
 
-def describe_model(path: Path) -> dict[str, Any]:
+def describe_model(path: Path, check: Callable[[], None]) -> dict[str, Any]:
     """A model file in a few values."""
-    model = model_file.load_model(path)
+    model = model_file.load_model(path, check)
     return {
         "kind": "model",
         "file": str(path),
@@ -85,4 +87,4 @@ def describe_mixture(mixture: Mixture) -> dict[str, Any]:
 def as_text(found: dict[str, Any]) -> str:
     """The same, a line a value."""
     width = max(map(len, found))
-    return "\n".join(f"{name:{width}}  {value}" for name, value in found.items())
+    return "\n".join(f"{name:{width}}  {shown(value)}" for name, value in found.items())

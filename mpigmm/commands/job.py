@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 from mpigmm.commands.iterate import goes_on
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.options import FitOptions
-from mpigmm.runs.checkpoint import Progress
+from mpigmm.runs.checkpoint import Checkpoint, Progress
+from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.model_file import load_model
+from mpigmm.runs.owned import MODEL, SUMMARY
 
 NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "em.max_iter", "em.tol")
 """Settings that may change without making it another problem; of the data, the fingerprint speaks."""
@@ -88,21 +91,57 @@ def shape_text(header: Header) -> str:
     return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.weights else ''}"
 
 
-def load_start(options: FitOptions, header: Header) -> Mixture | None:
-    """The mixture of ``init.file``, checked against the model asked for. Raises `DataError`."""
-    if options.init.file is None:
-        return None
-    mixture = load_model(Path(options.init.file)).mixture
-    model = options.model
+def load_start(options: FitOptions, check: Callable[[], None]) -> Mixture | None:
+    """The mixture of ``init.file``, `check` as in `load_model`. Raises `DataError`."""
+    return None if options.init.file is None else load_model(Path(options.init.file), check).mixture
+
+
+def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
+    """Raise `DataError` where the mixture of ``init.file`` is not of the model asked for."""
+    model, file = options.model, shown(options.init.file)
     for name, has, wanted in (
         ("n_components", mixture.n_components, model.n_components),
         ("covariance_type", mixture.covariance.name, model.covariance_type),
     ):
         if has != wanted:
-            raise DataError(f"init.file: {options.init.file} has {name} {has}, but model.{name} is {wanted}")
+            raise DataError(f"init.file: {file} has {name} {has}, but model.{name} is {wanted}")
     if mixture.n_features != header.n_features:
         raise DataError(
-            f"init.file: {options.init.file} has {mixture.n_features} features, but {header.dataset} has "
+            f"init.file: {file} has {mixture.n_features} features, but {header.dataset} has "
             f"{header.n_features} columns; choose them by data.columns"
         )
-    return mixture
+
+
+def known_results(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Digests of the mixtures that a run may have written as its model."""
+    best = checkpoint.progress.best if checkpoint.progress.finished else None
+    return tuple(sorted({*checkpoint.results, *([best.mixture.digest()] if best else [])}))
+
+
+def has_results(
+    directory: RunDirectory,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    check: Callable[[], None],
+    say: Callable[[str], None],
+) -> bool:
+    """Whether the files of a run that has ended are whole; if not, they are to be made anew.
+
+    Raises `OutputError` where its model is neither what the run wrote nor, by the checkpoint, what it started from.
+    """
+    path = directory / MODEL
+    if not path.exists() or progress.best is None:
+        return False
+    try:
+        digest = load_model(path, check).mixture.digest()
+    except DataError:
+        say(f"warning: {shown(path)} is damaged; it is made anew from the checkpoint")
+        return False
+    if digest == progress.best.mixture.digest():
+        return (directory / SUMMARY).exists()
+    if digest not in checkpoint.results and f"content {digest}" != checkpoint.identity["init.file"]:
+        raise OutputError(
+            f"output.dir: {shown(path)} is not the model that the run in {shown(directory.path)} ended with; move it "
+            "away, and it is made anew"
+        )
+    return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_post
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, RowWriter, create, discard, publish
 from mpigmm.data.source import input_files
-from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError, shown
+from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, shown
 from mpigmm.options import PredictOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.runs.hdf5 import outline
+
+FORMAT = "mpigmm-predict"
+"""Attribute by which an output is known."""
 
 
 def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
@@ -25,44 +29,67 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
     task = None
     with comm.together():
         if comm.is_root:
-            task = open_task(order.model, order.data, order.dataset)
+            task = open_task(order.model, order.data, order.dataset, stop.check)
             check_order(order, task)
+            check_out(order, task, stop.check)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)
-    placed = None
+    layout = None
     try:
         with comm.together():
             if comm.is_root:
-                placed = create(order.out, task.header.n_rows, columns(order.proba), *origin(order, task))
-        placed = comm.bcast(placed)
-        with comm.together(), single_threaded_blas(), RowWriter(order.out, placed) as writer:
+                attributes, tables = origin(order, task)
+                layout = create(order.out, task.header.n_rows, columns(order.proba), attributes, tables)
+        layout = comm.bcast(layout)
+        with comm.together(), single_threaded_blas(), RowWriter(layout) as writer:
             sweep_posterior(team, task, lambda: visitor(writer, order.proba))
         with comm.together():
             if comm.is_root:
-                publish(order.out)
+                publish(layout)
     except AgreedError:
-        if comm.is_root:
-            discard(order.out)
+        if comm.is_root and layout is not None:
+            discard(layout)
         raise
     return EXIT_DONE
 
 
 def check_order(order: PredictOrder, task: Task) -> None:
-    """Raise `UserError` where the order does not fit the model or the inputs."""
+    """Raise `UserError` where the order does not fit the model."""
     if order.proba > task.mixture.n_components:
         raise ConfigError(
-            f"--proba {order.proba}: {order.model} has {task.mixture.n_components} components; ask for no more"
+            f"--proba {order.proba}: {shown(order.model)} has {task.mixture.n_components} components; ask for no more"
         )
-    out = Path(order.out)
+
+
+def check_out(order: PredictOrder, task: Task, check: Callable[[], None]) -> None:
+    """Raise `OutputError` where ``--out`` cannot be written, is an input, or is not what `predict` wrote before."""
+    out, name = Path(order.out), shown(order.out)
     if not out.name or (out.exists() and not out.is_file()):
         raise OutputError(f"--out {order.out!r} is not the name of a file; name the HDF5 file to write")
     if not out.parent.is_dir():
         raise OutputError(
-            f"--out {order.out} cannot be written: {out.parent} is no directory; make it, or choose another"
+            f"--out {name} cannot be written: {shown(out.parent)} is no directory; make it, or choose another"
         )
     for path in (order.model, *input_files(task.header)) if out.exists() else ():
         if out.samefile(path):
-            raise OutputError(f"--out {order.out} would overwrite the input {shown(path)}; choose another name")
+            raise OutputError(f"--out {name} would overwrite the input {shown(path)}; choose another name")
+    if out.exists() and not order.overwrite and not is_own(out, check):
+        raise OutputError(
+            f"--out {name} exists, and is not what predict wrote before; choose another name, or add --overwrite to "
+            "replace it"
+        )
+
+
+def is_own(path: Path, check: Callable[[], None]) -> bool:
+    """Whether a file is what `predict` wrote before, of version 0.1.0 by its content; an empty one will do."""
+    if not path.stat().st_size:
+        return True
+    try:
+        found = outline(path, check)
+    except DataError:
+        return False
+    without_mark = set(found.attributes) == {"model"} and {"/labels", "/log_density"} <= set(found.datasets)
+    return found.attributes.get("format") == FORMAT or without_mark
 
 
 def origin(order: PredictOrder, task: Task) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
@@ -70,7 +97,8 @@ def origin(order: PredictOrder, task: Task) -> tuple[dict[str, str], dict[str, S
     header = task.header
     files = [os.fsencode(path) for path in header.paths]
     model = os.fsencode(order.model).decode("utf-8", "backslashreplace")
-    return {"model": model, "dataset": header.dataset}, {"files": files, "offsets": header.first_rows}
+    attributes = {"format": FORMAT, "model": model, "dataset": header.dataset}
+    return attributes, {"files": files, "offsets": header.first_rows}
 
 
 def columns(proba: int) -> dict[str, Column]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,21 +15,21 @@ import numpy as np
 from mpigmm import __version__
 from mpigmm.commands.devices import Devices
 from mpigmm.commands.iterate import goes_on
-from mpigmm.commands.job import Job, identity, load_start, reopened, shape_text
+from mpigmm.commands.job import Job, check_start, has_results, identity, known_results, load_start, reopened, shape_text
 from mpigmm.core.em import Repairs
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
 from mpigmm.data.source import Header, read_header
-from mpigmm.errors import DataError, OutputError
+from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import library
-from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, load_checkpoint, save_checkpoint
+from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, drop_damaged, load_checkpoint, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
-from mpigmm.runs.files import write_whole
 from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.walltime import Allowance, seconds_left
 
@@ -49,16 +49,22 @@ class Recorder:
     def __init__(self, order: FitOrder) -> None:
         self.order = order
         self.options = order.options
-        self.directory = RunDirectory(str(order.options.output.dir))
+        self.directory = RunDirectory(str(order.options.output.dir), order.config_file)
         self.reporter = Reporter(order.options.em.max_iter, order.options.init.n_init)
         self.checkpoint = Checkpoint(Progress(), {}, "", 0, "")
         self.allowance = Allowance()
         self._log: ConvergenceLog | None = None
         self._unsaved: Progress | None = None
+        self._newest_is_whole = True
         self._saved = time.monotonic()
         self._failing: set[str] = set()
         self._bits = 32
         self._repairs: dict[int, Repairs] = {}
+
+    @property
+    def name(self) -> str:
+        """The directory, for messages."""
+        return shown(self.directory.path)
 
     def close(self) -> None:
         """Release the directory and the terminal."""
@@ -69,8 +75,8 @@ class Recorder:
         finally:
             self.directory.close()
 
-    def open_job(self, devices: Devices) -> Job:
-        """Read the input's header and what an earlier run left. Raises `UserError`."""
+    def open_job(self, devices: Devices, check: Callable[[], None]) -> Job:
+        """Read the input's header and what an earlier run left, `check` as in `load_model`. Raises `UserError`."""
         data, model = self.options.data, self.options.model
         header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
         if header.n_rows < model.n_components:
@@ -78,8 +84,11 @@ class Recorder:
                 f"model.n_components: {model.n_components} components need at least as many rows, but {data.dataset} "
                 f"has {header.n_rows}; lower it, or check data.path and data.rows"
             )
-        start = load_start(self.options, header)
+        self.directory.check_inputs(header.paths)
         found = None if self.order.restart else self._load()
+        start = self._load_start(found, check)
+        if start is not None:
+            check_start(start, self.options, header)
         tile_rows = self.options.compute.tile_rows
         if tile_rows == "auto":
             shape = header.n_features, model.n_components, np.dtype(self.options.compute.precision)
@@ -97,35 +106,54 @@ class Recorder:
         if warning:
             self.reporter.say(warning)
         job = Job(header, tile_rows, loops, start=start, seconds_left=left, speeds=found.speeds if found else {})
-        return job if found is None else self._resumed(job, found)
+        job = job if found is None else self._resumed(job, found, check)
+        if not job.complete:
+            self.directory.check_writable()
+        return job
 
-    def _resumed(self, job: Job, found: Checkpoint) -> Job:
+    def _load_start(self, found: Checkpoint | None, check: Callable[[], None]) -> Mixture | None:
+        """The mixture of ``init.file``; a run that goes on does without it where that is the run's own model."""
+        try:
+            return load_start(self.options, check)
+        except DataError:
+            if found is None or not self.directory.is_model(self.options.init.file):
+                raise
+            return None
+
+    def _resumed(self, job: Job, found: Checkpoint, check: Callable[[], None]) -> Job:
         """The job that goes on from a checkpoint; raises `OutputError` where it is another problem's."""
+        results = known_results(found)
+        if self.directory.is_model(self.options.init.file) and (job.start is None or job.start.digest() in results):
+            # The run began with another content of its own model.h5, and has replaced it.
+            same = {**self.checkpoint.identity, "init.file": found.identity.get("init.file")}
+            self.checkpoint = replace(self.checkpoint, identity=same)
         self._check_same(found, job.header)
         self._check_ended(found.progress)
-        self.checkpoint = replace(self.checkpoint, history=found.history, devices=found.devices)
+        self.checkpoint = replace(self.checkpoint, history=found.history, devices=found.devices, results=results)
         progress = reopened(found.progress, self.options)
-        whole = all((self.directory / name).exists() for name in ("model.h5", "summary.json"))
-        return replace(job, progress=progress, fingerprint=found.fingerprint, complete=progress.finished and whole)
+        complete = progress.finished and has_results(
+            self.directory, progress, self.checkpoint, check, self.reporter.say
+        )
+        return replace(job, progress=progress, fingerprint=found.fingerprint, complete=complete)
 
     def begin(self, job: Job, survey: Survey, devices: Devices, warnings: Sequence[str | None]) -> None:
         """Start or take up the run's files once the data are known. Raises `UserError` where the data have changed."""
         fingerprint = f"{shape_text(job.header)} {survey.fingerprint:016x}"
         if job.fingerprint not in (None, fingerprint):
             raise DataError(
-                f"the rows of {job.header.files} are not those that {self.directory.path} was begun with; "
+                f"the rows of {job.header.files} are not those that {self.name} was begun with; "
                 "add --restart to start over, or choose another output.dir"
             )
         if job.complete and job.progress.best is not None:
-            self.reporter.say(f"{self.directory.path} is finished already; add --restart to start over")
+            self.reporter.say(f"{self.name} is finished already; add --restart to start over")
             self._print_result(job.progress.best)
             return
-        if self.order.restart:
-            self.directory.clear()
         kinds = tuple(sorted({*self.checkpoint.devices, *devices.kinds}))
         self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint, devices=kinds, speeds=job.speeds)
-        write_whole(self.directory / "config.yaml", self.order.config.encode())
-        self._log = ConvergenceLog(self.directory / "convergence.jsonl", self.checkpoint.history)
+        self.directory.write_config(self.order.config)
+        self._log = ConvergenceLog(self.directory / LOG, self.checkpoint.history)
+        if self.order.restart:  # now that there is room for files
+            self.directory.clear(keep_model=self.directory.is_model(self.options.init.file))
         self.reporter.say(
             f"{survey.n_samples:,} rows of {job.header.n_features} features, {self.options.model.n_components} "
             f"components, {self.options.model.covariance_type}"
@@ -178,6 +206,9 @@ class Recorder:
         assert self._log is not None
         self._saved = time.monotonic()
         self.checkpoint = replace(self.checkpoint, progress=progress, history=self._log.table())
+        if not self._newest_is_whole:
+            drop_damaged(self.directory.path)
+            self._newest_is_whole = True
         save_checkpoint(self.directory.path, self.checkpoint)
         self._unsaved = None
         self.allowance.checkpoint = time.monotonic() - self._saved
@@ -195,16 +226,23 @@ class Recorder:
             self._failing.discard(what)
 
     def finish(self, progress: Progress, survey: Survey, devices: Devices, summary: dict[str, Any]) -> None:
-        """Write the results, and last the checkpoint that calls the run finished. Raises `OutputError`."""
+        """Write the checkpoint that calls the run finished, then the results. Raises `OutputError`.
+
+        In this order, since the old model may be what the run started from; a run cut off between them makes the
+        results anew.
+        """
         best = progress.best
         assert best is not None and self._log is not None
         ended, config = best.ended, dataclasses.asdict(self.options)
         model = Model(best.mixture, survey.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
         try:
             self._log.sync()
-            save_model(self.directory / "model.h5", model)
+            digest = best.mixture.digest()
+            self.checkpoint = replace(self.checkpoint, results=tuple(sorted({*self.checkpoint.results, digest})))
+            self._save(progress)
+            save_model(self.directory / MODEL, model)
             self.directory.write_json(
-                "summary.json",
+                SUMMARY,
                 {
                     **describe_fit(best, survey),
                     "reproducible": len(self.checkpoint.devices) == 1,
@@ -214,7 +252,6 @@ class Recorder:
                     **versions(devices.cupy),
                 },
             )
-            self._save(progress)
         except OutputError as error:
             raise OutputError(f"{error}, and run the same command again to go on") from None
         if not ended.converged and self.options.em.tol > 0:
@@ -224,7 +261,7 @@ class Recorder:
     def _print_result(self, best: Fitted) -> None:
         self.reporter.close()
         print(
-            f"{self.directory / 'model.h5'}: {best.mixture.n_components} components, "
+            f"{shown(self.directory / MODEL)}: {best.mixture.n_components} components, "
             f"{'converged' if best.ended.converged else 'stopped'} after {best.ended.n_iter} iterations, "
             f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}",
             flush=True,
@@ -234,6 +271,7 @@ class Recorder:
         found, warning = load_checkpoint(self.directory.path)
         if warning:
             self.reporter.say(f"warning: {warning}")
+        self._newest_is_whole = warning is None
         return found
 
     def _check_same(self, found: Checkpoint, header: Header) -> None:
@@ -247,7 +285,7 @@ class Recorder:
             differing.append(f"the data were {found.fingerprint.rpartition(' ')[0]}, are {shape_text(header)}")
         if differing:
             raise OutputError(
-                f"output.dir: {self.directory.path} holds a run of another problem: {'; '.join(differing)}; "
+                f"output.dir: {self.name} holds a run of another problem: {'; '.join(differing)}; "
                 "add --restart to start over, or choose another output.dir"
             )
 
@@ -256,7 +294,7 @@ class Recorder:
         for ended in progress.ended if self.options.init.n_init > 1 else ():
             if goes_on(ended.n_iter, ended.change, self.options.em):
                 raise OutputError(
-                    f"em.max_iter, em.tol: start {ended.init + 1} of {self.directory.path} ended after {ended.n_iter} "
+                    f"em.max_iter, em.tol: start {ended.init + 1} of {self.name} ended after {ended.n_iter} "
                     "iterations and would now go on, but of several starts only the best one's mixture is kept; "
                     "add --restart to start over, or set them as they were"
                 )

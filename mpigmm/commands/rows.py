@@ -38,9 +38,9 @@ class Task:
     centre: FloatArray
 
 
-def open_task(model_path: str, data: Sequence[str], dataset: str | None) -> Task:
-    """Read a model and the header of rows that fit it; root alone. Raises `DataError`."""
-    model = load_model(Path(model_path))
+def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: Callable[[], None]) -> Task:
+    """Read a model, `check` as in `load_model`, and the header of rows that fit it; root alone. Raises `DataError`."""
+    model = load_model(Path(model_path), check)
     dataset = dataset if dataset is not None else choose_dataset(model, model_path, data)
     header = read_header(data, dataset)
     columns = recorded_columns(model, header)

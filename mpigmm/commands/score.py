@@ -62,7 +62,7 @@ def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
     task = None
     with comm.together():
         if comm.is_root:
-            task = open_task(order.model, order.data, order.dataset)
+            task = open_task(order.model, order.data, order.dataset, stop.check)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)
     scores: list[Score] = []

@@ -7,6 +7,7 @@ least tile, so that no two ranks write to one page of the file.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,9 +20,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import OutputError, reason
+from mpigmm.data.files import NO_FOLLOW, create_temporary, reason, remove_leftovers
+from mpigmm.errors import OutputError, shown
 
 PAGE = 4096
+ABANDONED_SECONDS = 86400.0
+"""A temporary file that nobody has written to for so long belongs to a run that was killed."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,42 @@ class Column:
         return int(np.prod(self.row_shape, dtype=int)) * np.dtype(self.dtype).itemsize
 
 
-def temporary_name(path: str) -> str:
-    """Where a file grows until it is whole."""
-    target = Path(path)
-    return str(target.with_name(f".{target.name}.tmp"))
+@dataclass(frozen=True)
+class Layout:
+    """A file that grows: its name once it is whole, its name until then, and its datasets."""
+
+    path: str
+    temporary: str
+    columns: dict[str, Column]
+
+
+class ErrorKeeper(io.FileIO):
+    """A file for HDF5 to write to, which loses errors of Python files and does not heed a write that was cut short.
+
+    Attributes
+    ----------
+    error : OSError or None
+        The first one; what is written after it is lost.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = self.error or error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 def create(
@@ -49,20 +85,30 @@ def create(
     columns: Mapping[str, Column],
     attributes: Mapping[str, Any],
     tables: Mapping[str, Sequence[Any]] = MappingProxyType({}),
-) -> dict[str, Column]:
-    """Lay out the file under its temporary name; columns with their offsets. Raises `OutputError`.
+) -> Layout:
+    """Lay out the file under a temporary name of its own. Raises `OutputError`.
 
     Tables are datasets that are written at once: of whole numbers, or of texts as bytes.
     """
-    temporary = temporary_name(path)
+    temporary: Path | None = None
     try:
-        with h5py.File(temporary, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
-            placed = {name: _place(file, name, n_rows, column) for name, column in columns.items()}
-            file.attrs.update(attributes)
-            _write_tables(file, tables)
-        return placed
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({_reason(error)}); choose another --out") from None
+        remove_leftovers(Path(path), ABANDONED_SECONDS)
+        descriptor, temporary = create_temporary(Path(path))
+        with ErrorKeeper(descriptor, "r+") as raw:
+            with h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
+                placed = {name: _place(file, name, n_rows, column) for name, column in columns.items()}
+                file.attrs.update(attributes)
+                _write_tables(file, tables)
+            if raw.error is not None:
+                raise raw.error
+    except Exception as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        raise OutputError(f"{shown(path)} cannot be written ({reason(error)}); choose another --out") from None
+    return Layout(path, str(temporary), placed)
 
 
 def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
@@ -88,23 +134,21 @@ class RowWriter:
 
     Parameters
     ----------
-    path : str
-        Final name of the file, already laid out by `create`.
-    columns : mapping of str to Column
+    layout : Layout
+        From `create`.
     """
 
-    def __init__(self, path: str, columns: Mapping[str, Column]) -> None:
-        self.path = path
-        self.columns = columns
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self._descriptor = -1
 
     def __enter__(self) -> RowWriter:
         try:
-            self._descriptor = os.open(temporary_name(self.path), os.O_WRONLY)
+            self._descriptor = os.open(self.layout.temporary, os.O_WRONLY | NO_FOLLOW)
         except OSError as error:
             raise OutputError(
-                f"{self.path}: a rank on {os.uname().nodename} cannot open the file that root made "
-                f"({_reason(error)}); write to a file system that all nodes share"
+                f"{shown(self.layout.path)}: a rank on {os.uname().nodename} cannot open the file that root made "
+                f"({reason(error)}); write to a file system that all nodes share"
             ) from None
         return self
 
@@ -119,7 +163,7 @@ class RowWriter:
 
     def write(self, name: str, first_row: int, values: NDArray[Any]) -> None:
         """Write rows of a dataset from first_row on. Raises `OutputError`."""
-        column = self.columns[name]
+        column = self.layout.columns[name]
         left = memoryview(np.ascontiguousarray(values, column.dtype).data).cast("B")
         offset = column.offset + first_row * column.row_bytes
         try:
@@ -130,22 +174,20 @@ class RowWriter:
             raise self._failure(error) from None
 
     def _failure(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path} cannot be written ({_reason(error)}); free some space or choose another --out")
+        return OutputError(
+            f"{shown(self.layout.path)} cannot be written ({reason(error)}); free some space or choose another --out"
+        )
 
 
-def publish(path: str) -> None:
+def publish(layout: Layout) -> None:
     """Give the finished file its name. Raises `OutputError`."""
     try:
-        Path(temporary_name(path)).replace(path)
+        Path(layout.temporary).replace(layout.path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written ({_reason(error)}); choose another --out") from None
+        raise OutputError(f"{shown(layout.path)} cannot be written ({reason(error)}); choose another --out") from None
 
 
-def discard(path: str) -> None:
+def discard(layout: Layout) -> None:
     """Remove what was left of an output that failed."""
     with suppress(OSError):
-        Path(temporary_name(path)).unlink()
-
-
-def _reason(error: OSError) -> str:
-    return reason(error).strip(" ()") or "HDF5 cannot write it"
+        Path(layout.temporary).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from mpigmm import __version__
 from mpigmm.core.mixture import Mixture
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
 from mpigmm.runs.model_file import mixture_of
@@ -99,6 +100,8 @@ class Checkpoint:
         Kinds that have taken part so far, in alphabetical order; of processors ``cpu``, of GPUs their names.
     speeds : dict
         Rows a second of kinds of ranks, where they shared the tiles by it.
+    results : tuple of str
+        Digests of the mixtures that this run has ended with, and that ``model.h5`` may hold.
     """
 
     progress: Progress
@@ -111,6 +114,7 @@ class Checkpoint:
     version: str = __version__
     devices: tuple[str, ...] = ()
     speeds: dict[str, int] = field(default_factory=dict)
+    results: tuple[str, ...] = ()
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
@@ -132,6 +136,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "tile_rows": checkpoint.tile_rows,
         "loops": checkpoint.loops,
         "devices": json.dumps([checkpoint.devices, checkpoint.speeds]),
+        "results": json.dumps(checkpoint.results),
     }
     arrays: dict[str, NDArray[Any]] = {
         "history": checkpoint.history,
@@ -149,6 +154,12 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     if best is not None:
         attributes["best"] = best.ended.init
     hdf5.save(directory / NEWEST, hdf5.Content(arrays, attributes), directory / PREVIOUS)
+
+
+def drop_damaged(directory: Path) -> None:
+    """Remove the newest checkpoint, so that it does not take the place of the one before."""
+    with suppress(OSError):
+        (directory / NEWEST).unlink()
 
 
 def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
@@ -172,10 +183,10 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint file; raises `DataError`."""
-    content = hdf5.load(path, FORMAT)
+    content = hdf5.load_own(path, FORMAT)
     attributes, arrays = content.attributes, content.arrays
     if attributes.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"{path} is not a checkpoint that this version of mpigmm can read")
+        raise DataError(f"{shown(path)} is not a checkpoint that this version of mpigmm can read")
     try:
         ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
         progress = Progress(**json.loads(attributes["state"]), ended=ended)
@@ -196,9 +207,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
             version=str(attributes["version"]),
             devices=tuple(devices),
             speeds=speeds,
+            results=tuple(json.loads(attributes.get("results", "[]"))),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a whole checkpoint ({error!r})") from None
+        raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
 
 
 def _as_array(text: str) -> NDArray[np.uint8]:

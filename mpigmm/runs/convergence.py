@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import OutputError
-from mpigmm.runs.files import remedy, write_whole
+from mpigmm.data.files import NO_FOLLOW, cannot_write, write_whole
 
 COLUMNS: dict[str, type] = {
     "init": int,
@@ -54,7 +53,10 @@ class ConvergenceLog:
         self._values = array("d", table.reshape(-1).tolist())
         text = self._text_from(0)
         write_whole(path, text)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        try:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | NO_FOLLOW)
+        except OSError as error:
+            raise cannot_write(path, error) from None
         self._size, self._lines = len(text), len(self)
 
     def __len__(self) -> int:
@@ -75,31 +77,28 @@ class ConvergenceLog:
         left = memoryview(text)
         try:
             while left:
-                left = left[self._file.write(left) :]
+                left = left[os.write(self._descriptor, left) :]
         except OSError as error:
             with suppress(OSError):
-                os.truncate(self.path, self._size)
-            raise self._failure(error) from None
+                os.ftruncate(self._descriptor, self._size)
+            raise cannot_write(self.path, error) from None
         self._size, self._lines = self._size + len(text), len(self)
 
     def sync(self) -> None:
         """Write all lines and make them durable; raises `OutputError`."""
         self.flush()
         try:
-            os.fsync(self._file.fileno())
+            os.fsync(self._descriptor)
         except OSError as error:
-            raise self._failure(error) from None
+            raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._descriptor)
 
     def _text_from(self, first: int) -> bytes:
         width = len(COLUMNS)
         starts = range(first * width, len(self._values), width)
         return b"".join(_encode(self._values[start : start + width]) for start in starts)
-
-    def _failure(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path} cannot be written ({error.strerror}); {remedy(error)}")
 
 
 def _encode(row: Iterable[float]) -> bytes:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import stat
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mpigmm.errors import OutputError
-from mpigmm.runs.files import remedy, write_whole
+from mpigmm.data.files import NO_FOLLOW, cannot_write, reason, remedy, remove_leftovers, write_whole
+from mpigmm.errors import OutputError, shown
+from mpigmm.runs.owned import CHECKPOINTS, CONFIG, MODEL, OUTPUTS, SUMMARY, foreign_files, has_mark, marked
 
 LOCK_SECONDS = 10.0
-OUTPUTS = ("model.h5", "checkpoint.h5", "checkpoint.previous.h5", "convergence.jsonl", "summary.json", "config.yaml")
+LOCK, HOLDER = ".lock", b"process "
 
 
 class RunDirectory:
@@ -23,34 +28,100 @@ class RunDirectory:
     ----------
     path : str
         Made where it does not exist.
+    config : str
+        Path of the config file that the run was given, which is left as it is where it lies in the directory.
+
+    Raises
+    ------
+    OutputError
+        Where the directory cannot be had, or holds files of a run's names that no run wrote.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, config: str = "") -> None:
         self.path = Path(path)
+        self._lock, self._keeps_config = -1, False
+        self._refused: OutputError | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115
+            self._keeps_config = self._lies_here(Path(config), CONFIG) and not has_mark(Path(config).read_bytes())
+            self._refuse_foreign()
+            self._lock = self._open_lock()
         except OSError as error:
-            raise OutputError(
-                f"output.dir: {self.path} cannot be written to ({error.strerror}); {remedy(error)}"
-            ) from None
-        self._take_lock()
+            self._refused = OutputError(
+                f"output.dir: {shown(self.path)} cannot be written to ({reason(error)}); {remedy(error)}"
+            )
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not self.path.is_dir():
+                raise self._refused from None
+        else:
+            self._take_lock()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def close(self) -> None:
         """Let another run have the directory."""
-        self._lock.close()
+        if self._lock >= 0:
+            os.close(self._lock)
 
-    def clear(self) -> None:
-        """Remove what an earlier run left."""
-        for name in OUTPUTS:
-            (self.path / name).unlink(missing_ok=True)
+    def check_writable(self) -> None:
+        """Raise `OutputError` where nothing can be written, which a run that has ended already need not."""
+        if self._refused is not None:
+            raise self._refused
+
+    def check_inputs(self, paths: Sequence[str]) -> None:
+        """Raise `OutputError` where rows come from a file that the run would replace."""
+        for path in paths:
+            for name in OUTPUTS:
+                if self._lies_here(Path(path), name):
+                    raise OutputError(
+                        f"data.path: {shown(path)} is a file that the run would replace; choose another output.dir"
+                    )
+
+    def is_model(self, path: str | None) -> bool:
+        """Whether a path, of ``init.file``, leads to the run's own model."""
+        return path is not None and self._lies_here(Path(path), MODEL)
+
+    def clear(self, keep_model: bool) -> None:
+        """Remove the state and the results of an earlier run, maybe but for its model."""
+        for name in (*CHECKPOINTS, SUMMARY, *([] if keep_model else [MODEL])):
+            try:
+                (self / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise cannot_write(self / name, error) from None
+
+    def write_config(self, config: str) -> None:
+        """Write the configuration as resolved, unless a config file of the user's lies in its place."""
+        if not self._keeps_config:
+            write_whole(self / CONFIG, marked(config))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file whole."""
         write_whole(self / name, json.dumps(value, indent=2).encode() + b"\n")
+
+    def _lies_here(self, path: Path, name: str) -> bool:
+        """Whether a path leads, maybe by links, to the file of that name in the directory."""
+        own = self / name
+        if path.exists() and own.exists():
+            return path.samefile(own)
+        return path.resolve() == own.resolve()
+
+    def _refuse_foreign(self) -> None:
+        found = [name for name in foreign_files(self.path) if not (name == CONFIG and self._keeps_config)]
+        if found:
+            raise OutputError(
+                f"output.dir: {shown(self.path)} holds {', '.join(found)}, which mpigmm did not write or somebody has "
+                f"changed; move {'it' if len(found) == 1 else 'them'} away, or choose another output.dir"
+            )
+
+    def _open_lock(self) -> int:
+        descriptor = os.open(self / LOCK, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
+        begin = os.pread(descriptor, len(HOLDER), 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"?"
+        if begin not in (b"", HOLDER):
+            os.close(descriptor)
+            raise OutputError(
+                f"output.dir: {shown(self / LOCK)} is no lock of mpigmm's; move it away, or choose another output.dir"
+            )
+        return descriptor
 
     def _take_lock(self) -> None:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -60,18 +131,22 @@ class RunDirectory:
                 break
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > deadline:
+                    holder = shown(self._holder())
+                    self.close()
                     raise OutputError(
-                        f"output.dir: {self.path} is in use by another run ({self._holder()}); wait for it to end, "
-                        "or choose another output.dir"
+                        f"output.dir: {shown(self.path)} is in use by another run ({holder}); wait for it to end, or "
+                        "choose another output.dir"
                     ) from None
                 time.sleep(0.2)
             except OSError:
                 return  # a file system without locks: best effort
-        self._lock.truncate(0)
         job = os.environ.get("SLURM_JOB_ID")
-        self._lock.write(f"process {os.getpid()} on {os.uname().nodename}" + (f", job {job}" if job else ""))
-        self._lock.flush()
+        holder = f"process {os.getpid()} on {os.uname().nodename}" + (f", job {job}" if job else "")
+        with suppress(OSError):  # on a full disk it stays without a name
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, holder.encode(), 0)
+        for name in OUTPUTS:
+            remove_leftovers(self / name)
 
     def _holder(self) -> str:
-        self._lock.seek(0)
-        return self._lock.read().strip() or "unknown"
+        return os.pread(self._lock, 1000, 0).decode("utf-8", "replace").strip() or "unknown"

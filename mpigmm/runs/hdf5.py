@@ -1,10 +1,11 @@
-"""Our HDF5 files: arrays and attributes, with a SHA-256 of the content in the user block."""
+"""Our HDF5 files: arrays and attributes, with a SHA-256 of all bytes in the user block."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import DataError, reason
-from mpigmm.runs.files import write_whole
+from mpigmm.data.files import reason, write_whole
+from mpigmm.errors import DataError, shown
+from mpigmm.runs.guarded import ask, bytes_of, limit_processor_time, never, reply, unreadable
 
 USER_BLOCK = 512
 MAGIC = b"mpigmm sha256 "
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""With which HDF5's own part begins, at the start of a file that has no user block."""
+
+CONTENT = "content"
+"""Attribute of models: a SHA-256 of what it names, which holds whatever others add to the file."""
+
+MOST_PER_BYTE, LEAST_LIMIT = 2000, 2**26
+"""An array of more bytes than this times the file's is what damage claims; small ones are let through."""
 
 
 @dataclass
@@ -27,6 +37,14 @@ class Content:
 
     arrays: dict[str, NDArray[Any]]
     attributes: dict[str, Any]
+
+
+@dataclass
+class Outline:
+    """What a file holds: its attributes, and shape and dtype of every dataset by path."""
+
+    attributes: dict[str, Any]
+    datasets: dict[str, Any]
 
 
 def save(path: Path, content: Content, previous: Path | None = None) -> None:
@@ -38,13 +56,44 @@ def save(path: Path, content: Content, previous: Path | None = None) -> None:
         for name, value in content.attributes.items():
             file.attrs[name] = value
     with buffer.getbuffer() as whole:  # not a copy of it, which would grow with the log
-        head = MAGIC + hashlib.sha256(whole[USER_BLOCK:]).hexdigest().encode() + b"\n"
-        whole[:USER_BLOCK] = head.ljust(USER_BLOCK, b"\0")
+        whole[:USER_BLOCK] = head_of(whole[USER_BLOCK:])
         write_whole(path, whole, previous)
 
 
-def load(path: Path, expected: str) -> Content:
-    """Read a file of ours, or one that others wrote to the same contract; raises `DataError`.
+def head_of(body: bytes | memoryview) -> bytes:
+    """The user block that belongs to the bytes after it."""
+    return (MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n").ljust(USER_BLOCK, b"\0")
+
+
+def with_digest(content: Content) -> Content:
+    """The same with an attribute by which `holds` finds it unchanged."""
+    names = sorted(content.arrays), sorted(content.attributes)
+    return Content(content.arrays, {**content.attributes, CONTENT: json.dumps([digest(content, *names), *names])})
+
+
+def holds(content: Content) -> bool | None:
+    """Whether what its digest names is what was written; None where it has no digest."""
+    if CONTENT not in content.attributes:
+        return None
+    try:
+        found, arrays, attributes = json.loads(content.attributes[CONTENT])
+        return bool(digest(content, arrays, attributes) == found)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def digest(content: Content, arrays: list[str], attributes: list[str]) -> str:
+    """SHA-256, in hexadecimal, of arrays and attributes of these names."""
+    found = hashlib.sha256(json.dumps([(name, plain(content.attributes[name])) for name in attributes]).encode())
+    for name in arrays:
+        array = content.arrays[name]
+        found.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        found.update(bytes_of(array))
+    return found.hexdigest()
+
+
+def load_own(path: Path, expected: str) -> Content:
+    """Read a file that only we write, whose checksum must hold; raises `DataError`.
 
     Parameters
     ----------
@@ -52,61 +101,162 @@ def load(path: Path, expected: str) -> Content:
     expected : str
         What its attribute ``format`` must be.
     """
-    with opened(path) as file:
-        attributes = {name: plain(file.attrs[name]) for name in file.attrs if is_plain(file, name)}
-        found = attributes.get("format")
-        if not isinstance(found, str) or found != expected:
-            raise DataError(f"{path} is not an {expected} file: its attribute 'format' is {found!r}")
-        arrays = {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset) and item.dtype != "O"}
-        return Content(arrays, attributes)
+    raw = whole_bytes(path)
+    if raw is None:
+        raise damaged(path)
+    return of_format(content_of(path, raw), expected, path)
 
 
-def read_format(path: Path) -> Any:
-    """The attribute ``format`` of a file, or None; raises `DataError`."""
-    with opened(path) as file:
-        return plain(file.attrs["format"]) if "format" in file.attrs and is_plain(file, "format") else None
+def load(path: Path, expected: str, names: list[str], check: Callable[[], None] = never) -> Content:
+    """Read a file of ours, or one that others wrote or changed to the same contract; raises `DataError`.
+
+    Parameters
+    ----------
+    path : Path
+    expected : str
+        What its attribute ``format`` must be.
+    names : list of str
+        The datasets to read.
+    check : callable
+        Called now and then while a file that is not as we wrote it is read, to raise where that is to end.
+    """
+    head = read_head(path)
+    raw = whole_bytes(path) if head.startswith(MAGIC) else None
+    if raw is not None:
+        return of_format(content_of(path, raw), expected, path)
+    try:
+        facts, arrays = ask(path, names, check)
+    except DataError:
+        if head.startswith(MAGIC):
+            raise damaged(path) from None
+        raise
+    content = Content(arrays, facts["attributes"])
+    if not may_be_believed(head, content):
+        raise damaged(path)
+    return of_format(content, expected, path)
+
+
+def may_be_believed(head: bytes, content: Content) -> bool:
+    """Whether content whose file has no valid checksum is that of others, or what we wrote."""
+    if head.startswith(SIGNATURE):
+        return True  # a new file, though its attributes may be copies of ours
+    held = holds(content)
+    return not head.startswith(MAGIC) if held is None else held
+
+
+def outline(path: Path, check: Callable[[], None] = never) -> Outline:
+    """What any HDF5 file holds; raises `DataError`."""
+    head = read_head(path)
+    raw = whole_bytes(path) if head.startswith(MAGIC) else None
+    if raw is not None:
+        with opened(path, raw) as file:
+            return Outline(attributes_of(file), datasets_of(file))
+    try:
+        facts, _ = ask(path, None, check)
+    except DataError:
+        if head.startswith(MAGIC):
+            raise damaged(path) from None
+        raise
+    return Outline(facts["attributes"], facts["datasets"])
+
+
+def answer(path: str, wanted: str) -> None:
+    """The other end of `ask`, in a process of its own."""
+    limit_processor_time(Path(path))
+    names = json.loads(wanted)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            facts = {"attributes": attributes_of(file)}
+            if names is None:
+                reply({**facts, "datasets": datasets_of(file)}, {})
+            else:
+                reply(facts, arrays_of(file, names, MOST_PER_BYTE * Path(path).stat().st_size + LEAST_LIMIT))
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, AttributeError) as error:
+        reply({"error": str(error) or type(error).__name__}, {})
+
+
+def read_head(path: Path) -> bytes:
+    """The bytes that a user block of ours would have; raises `DataError`."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{shown(path)} is not a regular file; name an HDF5 file")
+    try:
+        with open(path, "rb") as file:
+            return file.read(USER_BLOCK)
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be read ({reason(error)})") from None
+
+
+def whole_bytes(path: Path) -> memoryview | None:
+    """All bytes of a file, or None where its checksum is missing or does not hold; raises `DataError`."""
+    read_head(path)
+    try:
+        raw = memoryview(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be read ({reason(error)})") from None
+    return raw if raw[:USER_BLOCK] == head_of(raw[USER_BLOCK:]) else None
+
+
+def damaged(path: Path) -> DataError:
+    """The error that says so."""
+    return DataError(f"{shown(path)} is damaged: its content does not match its checksum; restore it from a copy")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """A file open for reading, its checksum verified first if it has one; raises `DataError`."""
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a regular file; name an HDF5 file")
+def opened(path: Path, raw: memoryview) -> Iterator[h5py.File]:
+    """The file of these bytes, open for reading; raises `DataError`."""
     try:
-        with open(path, "rb") as raw:
-            checked = io.BytesIO(verified(path, raw.read())) if raw.read(len(MAGIC)) == MAGIC else None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    try:
-        with h5py.File(checked, "r") if checked else h5py.File(path, "r", locking=False) as file:
+        with h5py.File(io.BytesIO(raw), "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as HDF5{reason(error)}; is it whole, and HDF5?") from None
+        raise unreadable(path, error) from None
 
 
-def verified(path: Path, rest: bytes) -> bytes:
-    """The whole of a file that begins with `MAGIC`, from what follows it; raises `DataError` where it is damaged."""
-    body = rest[USER_BLOCK - len(MAGIC) :]
-    if hashlib.sha256(body).hexdigest().encode() != rest[:64]:
-        raise DataError(f"{path} is damaged: its content does not match its checksum; restore it from a copy")
-    return MAGIC + rest
+def content_of(path: Path, raw: memoryview) -> Content:
+    """All arrays and attributes of a file of these bytes; raises `DataError`."""
+    with opened(path, raw) as file:
+        return Content(arrays_of(file, list(file)), attributes_of(file))
 
 
-def describe_data(path: Path) -> dict[str, Any]:
-    """Shape and dtype of every dataset of a file; raises `DataError`."""
+def of_format(content: Content, expected: str, path: Path) -> Content:
+    """The content, if that is its format; raises `DataError` else."""
+    found = content.attributes.get("format")
+    if not isinstance(found, str) or found != expected:
+        raise DataError(f"{shown(path)} is not an {expected} file: its attribute 'format' is {found!r}")
+    return content
+
+
+def arrays_of(file: h5py.File, names: list[str], most: float = float("inf")) -> dict[str, NDArray[Any]]:
+    """Those of some datasets that a file has as arrays; raises `ValueError` where one has more bytes than `most`."""
+    found = {}
+    for name in names:
+        item = file.get(name)
+        if isinstance(item, h5py.Dataset) and item.dtype != "O" and item.shape is not None:
+            if item.size * item.dtype.itemsize > most:
+                raise ValueError(f"/{name} is larger than the file allows: {item.shape}")
+            found[name] = item[()]
+    return {name: np.asarray(array) for name, array in found.items()}
+
+
+def attributes_of(file: h5py.File) -> dict[str, Any]:
+    """Attributes that are numbers or texts, or lists of them: for others, HDF5 crashes on some damaged files."""
+    return {name: plain(file.attrs[name]) for name in file.attrs if is_plain(file, name)}
+
+
+def datasets_of(file: h5py.File) -> dict[str, Any]:
+    """Shape, dtype and chunks of every dataset by path; the shape of one that holds nothing is None."""
     found: dict[str, Any] = {}
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
-            found["/" + name] = {"shape": list(item.shape), "dtype": str(item.dtype), "chunks": item.chunks}
+            shape = None if item.shape is None else list(item.shape)
+            found["/" + name] = {"shape": shape, "dtype": str(item.dtype), "chunks": item.chunks}
 
-    with opened(path) as file:
-        file.visititems(visit)
+    file.visititems(visit)
     return found
 
 
 def is_plain(file: h5py.File, name: str) -> bool:
-    """Whether an attribute is a number or a text: for others, HDF5 crashes on some files that are damaged."""
+    """Whether an attribute consists of numbers or texts."""
     dtype = file.attrs.get_id(name).dtype
     return dtype != "O" or h5py.check_string_dtype(dtype) is not None
 
@@ -115,6 +265,10 @@ def plain(value: Any) -> Any:
     """An attribute as Python's own type; fixed-length strings, as C and Fortran write them, as text."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray):
+        return [plain(part) for part in value.tolist()] if value.ndim else plain(value[()])
+    if isinstance(value, h5py.Empty):
+        return None
     return value.item() if isinstance(value, np.generic) else value
 
 

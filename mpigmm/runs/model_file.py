@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpigmm.core.mixture import Mixture, MixtureError
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, shown
 from mpigmm.runs import hdf5
+from mpigmm.runs.guarded import never
 
 FORMAT = "mpigmm-model"
 FORMAT_VERSION = 1
+ARRAYS = ("weights", "means", "covariances")
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,16 @@ def save_model(path: Path, model: Model) -> None:
         "converged": model.converged,
         "config": json.dumps(model.config or {}),
     }
-    hdf5.save(path, hdf5.Content(arrays, attributes))
+    hdf5.save(path, hdf5.with_digest(hdf5.Content(arrays, attributes)))
 
 
-def load_model(path: Path) -> Model:
-    """Read a model file; raises `DataError`."""
-    content = hdf5.load(path, FORMAT)
+def load_model(path: Path, check: Callable[[], None] = never) -> Model:
+    """Read a model file, `check` as in `hdf5.load`; raises `DataError`."""
+    content = hdf5.load(path, FORMAT, list(ARRAYS), check)
     attributes = content.attributes
     if attributes.get("format_version") != FORMAT_VERSION:
         version = attributes.get("format_version")
-        raise DataError(f"{path} has format_version {version!r}; this version of mpigmm reads {FORMAT_VERSION}")
+        raise DataError(f"{shown(path)} has format_version {version!r}; this version of mpigmm reads {FORMAT_VERSION}")
     mixture = mixture_of(content, path)
     try:
         return Model(
@@ -76,25 +79,24 @@ def load_model(path: Path) -> Model:
             config=_config(attributes.get("config"), path),
         )
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path} has an attribute of another type than a model file's: {error}") from None
+        raise DataError(f"{shown(path)} has an attribute of another type than a model file's: {error}") from None
 
 
 def mixture_of(content: hdf5.Content, path: Path, prefix: str = "") -> Mixture:
     """The mixture in a file's arrays; raises `DataError`."""
-    names = ("weights", "means", "covariances")
-    missing = [name for name in names if prefix + name not in content.arrays]
+    missing = [name for name in ARRAYS if prefix + name not in content.arrays]
     if missing:
-        raise DataError(f"{path} lacks the dataset /{prefix}{missing[0]}")
+        raise DataError(f"{shown(path)} lacks the dataset /{prefix}{missing[0]}")
     kind = str(content.attributes.get("covariance_type"))
     try:
-        return Mixture.checked(kind, *(content.arrays[prefix + name] for name in names))
+        return Mixture.checked(kind, *(content.arrays[prefix + name] for name in ARRAYS))
     except (MixtureError, ValueError, TypeError) as error:
-        raise DataError(f"{path} does not hold a mixture: {error}") from None
+        raise DataError(f"{shown(path)} does not hold a mixture: {error}") from None
 
 
 def _config(text: Any, path: Path) -> dict[str, Any]:
     try:
         config = json.loads(text or "{}")
     except (TypeError, ValueError):
-        raise DataError(f"{path}: its attribute 'config' is not JSON") from None
+        raise DataError(f"{shown(path)}: its attribute 'config' is not JSON") from None
     return config if isinstance(config, dict) else {}

@@ -1,0 +1,98 @@
+"""Which files of a directory a run may replace: those that mpigmm wrote, which a mark or their content tells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from mpigmm.runs.hdf5 import MAGIC, SIGNATURE, USER_BLOCK
+
+MODEL, SUMMARY, LOG, CONFIG = "model.h5", "summary.json", "convergence.jsonl", "config.yaml"
+CHECKPOINTS = ("checkpoint.h5", "checkpoint.previous.h5")
+OUTPUTS = (*CHECKPOINTS, LOG, SUMMARY, MODEL, CONFIG)
+
+MARK = "# Written by mpigmm, which replaces this file while nobody changes it; sha256 of what follows: "
+
+FIRST_KEYS = (
+    "data path dataset weights columns rows missing model n_components covariance_type reg_covar variance_floor init "
+    "method n_init seed file em algorithm max_iter tol accelerate compute device gpu_aware_mpi precision threads "
+    "memory tile_rows output dir checkpoint_iterations checkpoint_seconds walltime"
+)
+"""Sections and keys as version 0.1.0 wrote them, without a mark."""
+
+
+def marked(config: str) -> bytes:
+    """A resolved configuration with the mark by which `is_config` knows it."""
+    return f"{MARK}{hashlib.sha256(config.encode()).hexdigest()}\n{config}".encode()
+
+
+def has_mark(content: bytes) -> bool:
+    """Whether this is a configuration that we wrote and nobody has changed since."""
+    config = content.partition(b"\n")[2].decode("utf-8", "replace")
+    return content == marked(config)
+
+
+def is_config(content: bytes) -> bool:
+    """Whether this is a resolved configuration of ours."""
+    keys = re.findall(rb"^(?:  )?(\w+):", content, re.MULTILINE)
+    return has_mark(content) or (b"#" not in content and b" ".join(keys).decode() == FIRST_KEYS)
+
+
+def is_summary(content: bytes) -> bool:
+    """Whether this is a run's summary."""
+    try:
+        return "mpigmm" in json.loads(content)["versions"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def is_log(content: bytes) -> bool:
+    """Whether this is a run's log."""
+    return content.startswith(b'{"init": ')
+
+
+def is_hdf5(content: bytes) -> bool:
+    """Whether this is a model or a checkpoint of ours, be it a damaged one."""
+    alike = sum(one == other for one, other in zip(content, MAGIC, strict=False))
+    is_alike = 2 * alike > len(MAGIC) and content[USER_BLOCK:].startswith(SIGNATURE)
+    return content.startswith(MAGIC) or is_alike
+
+
+RECOGNISED: dict[str, Callable[[bytes], bool]] = {
+    **dict.fromkeys((*CHECKPOINTS, MODEL), is_hdf5),
+    LOG: is_log,
+    SUMMARY: is_summary,
+    CONFIG: is_config,
+}
+LARGE = 2**24
+"""Bytes of a file that are looked at."""
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        content = file.read(LARGE)
+    return not content or RECOGNISED[path.name](content)
+
+
+def foreign_files(directory: Path) -> list[str]:
+    """Names of a run's files that stand for something else here; raises `OSError`.
+
+    A checkpoint or a log that is damaged beyond recognition is still one where other files of a run lie beside it.
+    """
+    present = [name for name in OUTPUTS if (directory / name).exists()]
+    own = [name for name in present if is_own(directory / name)]
+    return [name for name in present if name not in own and not (own and may_be_damaged(directory / name))]
+
+
+def may_be_damaged(path: Path) -> bool:
+    """Whether what is not recognised may be a checkpoint or a log: HDF5 files of others are neither."""
+    if path.name not in (*CHECKPOINTS, LOG) or not path.is_file():
+        return path.name in CHECKPOINTS
+    with open(path, "rb") as file:
+        return file.read(len(SIGNATURE)) != SIGNATURE
