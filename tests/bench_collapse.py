@@ -19,7 +19,7 @@ from mpigmm.runs.model_file import Model, save_model
 
 COLLAPSE_TITLES = ["case", "precision", "bits", "ms of each iteration", "against", "slower by", "nats off float64"]
 COLLAPSE_CASES = ["random-512", *(f"{kind}-{d}" for kind in ("spherical", "tied", "full") for d in (8, 64))]
-N_SAMPLES, N_COMPONENTS, ROUNDS, N_ITER = 100_000, 16, 2, 5
+N_SAMPLES, N_COMPONENTS, N_ITER = 100_000, 16, 5
 TIGHT = 1e-6
 """Variance of the collapsed component; the others have one."""
 
@@ -27,16 +27,16 @@ FAR = 1e4
 """Standard deviations to the far mean of `tied`."""
 
 
-def collapse(case: str) -> Iterable[list[str]]:
+def collapse(case: str, rounds: int) -> Iterable[list[str]]:
     """Lines of the table, in float64 and float32."""
     kind, _, size = case.partition("-")
     exact = float("nan")
     with tempfile.TemporaryDirectory() as place:
         for precision in ("float64", "float32"):
             with_it, seconds, reference = (
-                from_random_rows(Path(place), precision)
+                from_random_rows(Path(place), precision, rounds)
                 if kind == "random"
-                else one_unlike(Path(place), kind, int(size), precision)
+                else one_unlike(Path(place), kind, int(size), precision, rounds)
             )
             found = [line["mean_log_likelihood"] for line in with_it]
             exact = found[-1] if precision == "float64" else exact
@@ -51,18 +51,20 @@ def collapse(case: str) -> Iterable[list[str]]:
             ]
 
 
-def from_random_rows(folder: Path, precision: str) -> tuple[list[dict[str, Any]], float, float]:
+def from_random_rows(folder: Path, precision: str, rounds: int) -> tuple[list[dict[str, Any]], float, float]:
     """512 `diag` components from rows as means, one of which soon holds a single row: lines of the log, seconds of the
     slowest iteration, and median seconds of the first three."""
     rows = SyntheticSource(50_000, 40, 512, 3.0, correlated=False).read(0, 50_000)[0]
     write_rows(folder / "x.h5", rows)
     write_settings(folder, 512, "diag", em={"tol": 0}, init={"method": "random"})
-    runs = [fit(folder, precision, 8) for _ in range(ROUNDS)]
+    runs = [fit(folder, precision, 8) for _ in range(rounds)]
     seconds = np.median([[line["seconds"] for line in lines] for lines in runs], axis=0)
     return runs[0], float(seconds.max()), float(np.median(seconds[:3]))
 
 
-def one_unlike(folder: Path, kind: str, n_features: int, precision: str) -> tuple[list[dict[str, Any]], float, float]:
+def one_unlike(
+    folder: Path, kind: str, n_features: int, precision: str, rounds: int
+) -> tuple[list[dict[str, Any]], float, float]:
     """A component that holds one row, far tighter than the others or, for `tied`, far from them: lines of the log, and
     median seconds of the iterations after the first with it and without it, in alternation."""
     source = SyntheticSource(N_SAMPLES, n_features, N_COMPONENTS, 0.5, correlated=kind == "full")
@@ -76,7 +78,7 @@ def one_unlike(folder: Path, kind: str, n_features: int, precision: str) -> tupl
         save_model(place / "start.h5", Model(mixture))
         start = {"method": "file", "file": str(place / "start.h5")}
         write_settings(place, N_COMPONENTS, kind, em={"tol": 0}, init=start)
-    runs = [[fit(place, precision, N_ITER) for place in places] for _ in range(ROUNDS)]
+    runs = [[fit(place, precision, N_ITER) for place in places] for _ in range(rounds)]
     without, with_it = (median(seconds_of(lines) for lines in each) for each in zip(*runs, strict=True))
     return runs[0][1], with_it, without
 
