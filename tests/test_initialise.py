@@ -96,6 +96,19 @@ def test_the_mixture_of_a_partition(covariance_type: str) -> None:
     np.testing.assert_allclose(mixture.covariances, expected[covariance_type], rtol=1e-9)
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_a_narrow_component_far_from_all_others_keeps_its_digits(covariance_type: str) -> None:
+    near, narrow = ROWS, 1e9 + 2.0**-8 * np.random.default_rng(2).integers(-9, 10, (1000, 3))
+    rows, labels = np.concatenate([near, narrow]), np.repeat([0, 1], [len(near), len(narrow)])
+    means = np.stack([near.mean(axis=0), np.full(3, 1e9)])
+    covariance = covariance_class(covariance_type)()
+    mixture = partition_mixture(covariance, rows, np.ones(len(rows)), labels, means, survey_of(rows), SAFE)
+    exact = np.cov((narrow - 1e9).T, ddof=0)
+    found = mixture.covariances[1]
+    expected = {"full": exact, "diag": np.diagonal(exact), "spherical": np.trace(exact) / 3}[covariance_type]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("n_components", [2, 300])
 def test_progress_is_told_in_order_and_stops_the_start(n_components: int) -> None:
     told: list[tuple[str, int, int]] = []

@@ -232,7 +232,7 @@ def partition_mixture(
     edges = np.searchsorted(labels[order], np.arange(n_components + 1))
     for k, own in enumerate(np.split(order, edges[1:-1])):
         step("moments of component", k, n_components)
-        moments = component_moments(isotropic(covariance, means[k : k + 1]), tile, rows, weights, own, survey.centre)
+        moments = component_moments(isotropic(covariance, means[k : k + 1]), tile, rows, weights, own)
         total.counts[k], total.first_moments[k] = moments.counts[0], moments.first_moments[0]
         second[k % len(second)] += moments.second_moments
     mixture, _ = m_step(start, total, survey, safeguards)
@@ -245,10 +245,12 @@ def isotropic(covariance: Covariance, means: FloatArray) -> Mixture:
     return Mixture(covariance, np.full(len(means), 1 / len(means)), means, unit)
 
 
-def component_moments(
-    one: Mixture, tile: Tile, rows: FloatArray, weights: FloatArray, own: Labels, centre: FloatArray
-) -> Moments:
-    """Moments of the rows with indices own, which belong wholly to the only component of a mixture."""
+def component_moments(one: Mixture, tile: Tile, rows: FloatArray, weights: FloatArray, own: Labels) -> Moments:
+    """Moments of the rows with indices own, which belong wholly to the only component of a mixture.
+
+    The tile's centre is the component's mean: its rows may lie far from all others, and near to one another.
+    """
+    centre = one.means[0]
     kernel = one.covariance.kernel(one.parameters(centre))
     total, moments = Moments.empty(one), Moments.empty(one)
     total.flat[:] = 0.0
