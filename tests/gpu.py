@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import median
 
 import h5py
-from bench import WORKLOADS, apart, own_bench, print_table, write_workload
+from bench import WORKLOADS, print_table
+from bench_runs import apart, own_bench, write_blocks
 from support import clean_environment
 
 from mpigmm.commands.bench import true_mixture
@@ -72,9 +73,9 @@ def compare(name: str, separation: float) -> list[list[str]]:
     lines = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_workload(folder / "x.h5", source, 0, n_samples)
+        write_blocks(folder / "x.h5", source, 0, n_samples)
         save_model(folder / "start.h5", Model(true_mixture(source, kind), n_samples, 0.0, 0, False, None))
-        theirs = tried("scikit-learn", lambda: apart("--theirs", place, str(N_ITER))[0])
+        theirs = tried("scikit-learn", lambda: apart("--iterate", place, N_ITER)[0])
         for precision in ("float64", "float32"):
             ours = own_bench([*shape, f"--precision={precision}"], 1)
             torch = tried("torchgmm", lambda p=precision: torch_apart(place, p)) if has_torchgmm() else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_rows import UNEVEN, read_fcs
 from support import TYPES, mpirun
 
 from mpigmm.commands.bench import row_flops, true_mixture
+from mpigmm.core.mixture import Mixture
 from mpigmm.data.synthetic import BLOCK_ROWS, SyntheticSource
 
 SHAPE = ("--n-samples", "9000", "--n-features", "4", "--n-components", "3", "--iterations", "2")
@@ -74,3 +77,26 @@ def test_flops_of_a_row() -> None:
     source = SyntheticSource(10, 4, 3, 1.0, correlated=False)
     found = [row_flops(true_mixture(source, kind)) for kind in TYPES]
     assert found == [4 * 3 * 15, 4 * 3 * 5 + 2 * 16 + 20, 4 * 3 * 9, 4 * 3 * 6]
+
+
+@pytest.mark.parametrize("name", sorted(UNEVEN))
+def test_uneven_rows_start_from_their_own_mixture(name: str) -> None:
+    make, n_components, kind = UNEVEN[name]
+    rows, mixture = make(n_components, kind)
+    checked = Mixture.checked(kind, mixture.weights, mixture.means, mixture.covariances)
+    variances = np.broadcast_to(checked.covariance.diagonals(checked.covariances), checked.means.shape)
+    near = np.abs(rows - checked.means.mean(axis=0)).max(axis=1) < 300
+    assert 0.997 < near.mean() <= 1.0
+    assert variances.max() > (1 if kind == "tied" else 1000) * variances.min()
+    overall = rows[near].astype(float).var(axis=0).mean()
+    assert overall == pytest.approx((variances + np.square(checked.means - checked.means.mean(axis=0))).mean(), rel=0.2)
+
+
+@pytest.mark.parametrize(("order", "dtype"), [("4,3,2,1", ">f4"), ("1,2,3,4", "<f4")])
+def test_events_of_an_fcs_file(tmp_path: Path, order: str, dtype: str) -> None:
+    events = np.arange(12.0).reshape(4, 3)
+    text = f"/$BYTEORD/{order}/$DATATYPE/F/$TOT/4   /$PAR/3/".encode()
+    offsets = 58, 57 + len(text), 58 + len(text), 57 + len(text) + 48
+    header = b"FCS3.0    " + b"".join(b"%8d" % offset for offset in (*offsets, 0, 0))
+    (tmp_path / "x.fcs").write_bytes(header + text + events.astype(dtype).tobytes())
+    assert (read_fcs(tmp_path / "x.fcs") == events).all()

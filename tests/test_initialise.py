@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
-from support import TYPES, blobs, survey_of
+from support import TYPES, blobs, survey_of, write_config, write_rows
 
+from mpigmm.__main__ import serve
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import Safeguards
-from mpigmm.core.initialise import initialise, lloyd, plus_plus
+from mpigmm.core.initialise import JUDGES, LLOYD_STEPS, initialise, lloyd, partition_mixture, plus_plus
 from mpigmm.core.survey import RowSampler
+from mpigmm.errors import InterruptedRunError
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.runs.progress import Reporter
 
 ROWS = blobs(4000, 3, 5, separation=6)
 SAFE = Safeguards(0.0, 0.0)
@@ -19,10 +26,33 @@ SAFE = Safeguards(0.0, 0.0)
 def test_lloyd_is_scikit_learns() -> None:
     weights = np.random.default_rng(0).random(len(ROWS))
     means = ROWS[:5]
-    ours, labels = lloyd(ROWS, weights, means)
+    ours, labels = lloyd(ROWS, weights, means, least_change=0)
     theirs = KMeans(5, init=means, n_init=1, tol=0, max_iter=100).fit(ROWS, sample_weight=weights)
     np.testing.assert_allclose(ours, theirs.cluster_centers_, rtol=1e-9, atol=1e-9)
     assert (labels == theirs.labels_).all()
+
+
+def test_lloyd_ends_where_few_rows_change_their_component() -> None:
+    steps: list[int] = []
+    rows = np.random.default_rng(0).standard_normal((20_000, 6))
+    exact, _ = lloyd(rows, np.ones(20_000), rows[:8], least_change=0)
+    means, labels = lloyd(rows, np.ones(20_000), rows[:8], lambda name, done, most: steps.append(done))
+    moved = np.square(rows[:, None] - means).sum(axis=2)
+    assert max(steps) < LLOYD_STEPS and (moved.argmin(axis=1) == labels).all()
+    best = np.square(rows[:, None] - exact).sum(axis=2).min(axis=1).sum()
+    assert moved.min(axis=1).sum() < 1.002 * best
+
+
+@pytest.mark.parametrize("shares", ["equal", "uneven"])
+def test_plus_plus_finds_hundreds_of_separated_components(shares: str) -> None:
+    random, k = np.random.default_rng(5), 300
+    weights = np.ones(k) if shares == "equal" else 0.1 + random.random(k)
+    labels = random.choice(k, 64 * k, p=weights / weights.sum())
+    rows = 100 * random.standard_normal((k, 10))[labels] + random.standard_normal((64 * k, 10))
+    assert len(rows) > 2 * JUDGES
+    means = plus_plus(rows, np.ones(len(rows)), k, np.random.default_rng(0))
+    owner = {row.tobytes(): label for row, label in zip(rows, labels, strict=True)}
+    assert len({owner[mean.tobytes()] for mean in means}) == k
 
 
 def test_plus_plus_finds_separated_components() -> None:
@@ -34,16 +64,69 @@ def test_plus_plus_finds_separated_components() -> None:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_kmeans_start_is_the_mixture_of_its_partition(covariance_type: str) -> None:
-    survey = survey_of(ROWS)
+    rows = blobs(4000, 3, 5, separation=20)  # so far apart that k-means ends where no row changes its component
+    survey = survey_of(rows)
     covariance = covariance_class(covariance_type)()
-    mixture = initialise("kmeans", covariance, 5, (ROWS, np.ones(len(ROWS))), survey, SAFE, (0, 0))
-    standard = (ROWS[:, None] - mixture.means) / ROWS.std(axis=0)
+    mixture = initialise("kmeans", covariance, 5, (rows, np.ones(len(rows))), survey, SAFE, (0, 0))
+    standard = (rows[:, None] - mixture.means) / rows.std(axis=0)
     labels = np.square(standard).sum(axis=2).argmin(axis=1)
     for k in range(5):
-        part = ROWS[labels == k]
-        assert mixture.weights[k] == pytest.approx(len(part) / len(ROWS), rel=1e-9)
+        part = rows[labels == k]
+        assert mixture.weights[k] == pytest.approx(len(part) / len(rows), rel=1e-9)
         if covariance_type == "full":
             np.testing.assert_allclose(mixture.covariances[k], np.cov(part.T, bias=True), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_mixture_of_a_partition(covariance_type: str) -> None:
+    weights, labels = np.random.default_rng(1).random(len(ROWS)), np.arange(len(ROWS)) % 4
+    survey, covariance = survey_of(ROWS, weights), covariance_class(covariance_type)()
+    mixture = partition_mixture(covariance, ROWS, weights, labels, np.zeros((4, 3)), survey, SAFE)
+    parts = [np.average(ROWS[labels == k], axis=0, weights=weights[labels == k]) for k in range(4)]
+    scatters = np.array([np.cov(ROWS[labels == k].T, aweights=weights[labels == k], ddof=0) for k in range(4)])
+    shares = np.bincount(labels, weights) / weights.sum()
+    expected = {
+        "full": scatters,
+        "tied": np.einsum("k,kde->de", shares, scatters),
+        "diag": np.diagonal(scatters, axis1=1, axis2=2),
+        "spherical": np.trace(scatters, axis1=1, axis2=2) / 3,
+    }
+    np.testing.assert_allclose(mixture.weights, shares, rtol=1e-12)
+    np.testing.assert_allclose(mixture.means, parts, rtol=1e-9)
+    np.testing.assert_allclose(mixture.covariances, expected[covariance_type], rtol=1e-9)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_a_narrow_component_far_from_all_others_keeps_its_digits(covariance_type: str) -> None:
+    near, narrow = ROWS, 1e9 + 2.0**-8 * np.random.default_rng(2).integers(-9, 10, (1000, 3))
+    rows, labels = np.concatenate([near, narrow]), np.repeat([0, 1], [len(near), len(narrow)])
+    means = np.stack([near.mean(axis=0), np.full(3, 1e9)])
+    covariance = covariance_class(covariance_type)()
+    mixture = partition_mixture(covariance, rows, np.ones(len(rows)), labels, means, survey_of(rows), SAFE)
+    exact = np.cov((narrow - 1e9).T, ddof=0)
+    found = mixture.covariances[1]
+    expected = {"full": exact, "diag": np.diagonal(exact), "spherical": np.trace(exact) / 3}[covariance_type]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_components", [2, 300])
+def test_progress_is_told_in_order_and_stops_the_start(n_components: int) -> None:
+    told: list[tuple[str, int, int]] = []
+    sample = (ROWS, np.ones(len(ROWS)))
+    inputs = "kmeans", covariance_class("diag")(), n_components, sample, survey_of(ROWS), SAFE, (0, 0)
+    initialise(*inputs, lambda *line: told.append(line))
+    names = list(dict.fromkeys(name for name, _, _ in told))
+    assert names == ["k-means++, mean", "k-means, step", "moments of component"]
+    for name in names:
+        steps = [done for other, done, _ in told if other == name]
+        assert steps == sorted(steps) and all(0 <= done <= most for other, done, most in told if other == name)
+
+    def stop(name: str, done: int, most: int) -> None:
+        if name == names[1]:
+            raise InterruptedRunError(name)
+
+    with pytest.raises(InterruptedRunError, match="k-means, step"):
+        initialise(*inputs, stop)
 
 
 @pytest.mark.parametrize("method", ["kmeans", "kmeans++", "random"])
@@ -83,3 +166,38 @@ def test_rows_are_chosen_by_number_alone() -> None:
     assert len(whole) == pytest.approx(10_000, rel=0.05)
     more = RowSampler(3, 0.2).chosen(0, 100_000)
     assert set(whole) <= set(more)
+
+
+def test_a_fit_tells_how_far_its_starts_are(
+    comm: Comm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mpigmm.runs.progress.LOG_SECONDS", 0.0)
+    config = write_config(
+        tmp_path / "run.yaml",
+        data={"path": str(write_rows(tmp_path / "x.h5", ROWS))},
+        model={"n_components": 20},
+        em={"max_iter": 1},
+        init={"n_init": 2},
+        output={"dir": str(tmp_path / "out")},
+    )
+    assert serve(comm, ["fit", str(config)], StopRequest()) == 0
+    told = capsys.readouterr().err
+    for line in (
+        "start 1/2  initialisation: k-means++, mean 19/20",
+        "start 2/2  initialisation: k-means, step 0/100",
+        "start 2/2  initialisation: moments of component 19/20",
+    ):
+        assert line in told, told
+
+
+def test_a_batch_log_gets_few_lines_of_a_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    reporter = Reporter(10, 1)
+    for done in range(100):
+        clock[0] += 0.3
+        reporter.initialisation(0, "k-means, step", done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"initialisation: k-means, step {done}/100" for done in (16, 33, 50, 67, 84)]

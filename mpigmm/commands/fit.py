@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
@@ -81,7 +82,8 @@ def fit_job(
     is_spent = recorder.allowance.is_spent if recorder else lambda: False
     say = recorder.reporter.say if recorder else lambda text: None
     loop = Loop(team, survey, safeguards, options.compute.precision, is_spent, say)
-    starts = Starts(options, job.start, sample)
+    report = recorder.reporter.initialisation if recorder else lambda init, name, done, most: None
+    starts = Starts(options, job.start, sample, report)
     del sample
     progress = fit_starts(loop, options, job, starts, recorder)
     used = usage(loop, begin)
@@ -149,16 +151,26 @@ class Starts:
         The one of a file.
     sample : tuple of ndarrays
         On root, rows and their weights; let go with the last start.
+    report : callable
+        Told the number of the start and what a `Step` is told.
     """
 
-    def __init__(self, options: FitOptions, given: Mixture | None, sample: Sample) -> None:
+    def __init__(
+        self, options: FitOptions, given: Mixture | None, sample: Sample, report: Callable[[int, str, int, int], None]
+    ) -> None:
         self.options = options
         self.given = given
         self.sample: Sample | None = sample
+        self.report = report
 
     def first_mixture(self, loop: Loop, init: int) -> Mixture:
         """That of start number init. Collective."""
         comm, mixture, model = loop.team.comm, self.given, self.options.model
+
+        def step(name: str, done: int, most: int) -> None:
+            loop.team.stop.check()
+            self.report(init, name, done, most)
+
         with comm.together():
             if comm.is_root and mixture is None:
                 assert self.sample is not None
@@ -170,7 +182,7 @@ class Starts:
                     loop.survey,
                     loop.safeguards,
                     (self.options.init.seed, init),
-                    loop.team.stop.check,
+                    step,
                 )
                 check_start(mixture)
         self.begun(init)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from mpigmm.core.covariance import Covariance
 from mpigmm.core.em import Safeguards, m_step
@@ -18,11 +20,25 @@ from mpigmm.core.tile import Tile, default_rows
 LEAST_TRIALS = 16
 """Rows tried for each mean of k-means++, beside log K: fewer leave some of many clusters without a mean."""
 
+JUDGES = 8192
+"""Rows on which candidates for a mean are compared: drawn in proportion to their squared distance from the nearest mean
+so far, the weight of a row in the sum that the best candidate makes least."""
+
 LLOYD_STEPS = 100
-CHUNK_ENTRIES = 1 << 20
-"""Distances computed at a time: bounds the memory of k-means."""
+LEAST_CHANGE = 1e-3
+"""Share of the rows' weight, changing its component in a step of Lloyd's, up to which the steps end: EM goes on."""
+
+CHUNK_ENTRIES, LEAST_CHUNK_ROWS = 1 << 17, 32
+"""Distances that k-means computes at a time: few enough for the cache, on enough rows for a matrix product."""
 
 Labels = NDArray[np.intp]
+Step = Callable[[str, int, int], None]
+"""Called often with the name of what is under way, the steps of it that are done, and how many there are at most;
+raises where the run is to stop."""
+
+
+def silent(name: str, done: int, most: int) -> None:
+    """The `Step` that does nothing."""
 
 
 def sample_size(n_components: int, n_features: int) -> int:
@@ -38,7 +54,7 @@ def initialise(
     survey: Survey,
     safeguards: Safeguards,
     seed: tuple[int, int],
-    check: Callable[[], None] = lambda: None,
+    step: Step = silent,
 ) -> Mixture:
     """A first mixture.
 
@@ -55,8 +71,8 @@ def initialise(
     safeguards : Safeguards
     seed : tuple of int
         Seed of the run and number of the start.
-    check : callable
-        Called now and then, to raise where the run is to stop.
+    step : callable
+        A `Step`.
     """
     rows, weights = sample
     random = np.random.default_rng(seed)
@@ -66,7 +82,7 @@ def initialise(
     if method == "random":
         means = standard[choose_rows(weights, n_components, random)]
     else:
-        means = plus_plus(standard, weights, n_components, random, check)
+        means = plus_plus(standard, weights, n_components, random, step)
     if method != "kmeans":
         one = np.zeros(len(rows), np.intp)
         whole = partition_mixture(covariance, rows, weights, one, rows.mean(axis=0)[None], survey, safeguards)
@@ -77,9 +93,10 @@ def initialise(
             means * scale + survey.centre,
             np.broadcast_to(whole.covariances, shape).copy(),
         )
-    means, labels = lloyd(standard, weights, means, check)
+    means, labels = lloyd(standard, weights, means, step)
     del standard  # large, like what follows
-    return partition_mixture(covariance, rows, weights, labels, means * scale + survey.centre, survey, safeguards)
+    means = means * scale + survey.centre
+    return partition_mixture(covariance, rows, weights, labels, means, survey, safeguards, step)
 
 
 def choose_rows(weights: FloatArray, n_components: int, random: np.random.Generator) -> Labels:
@@ -89,62 +106,109 @@ def choose_rows(weights: FloatArray, n_components: int, random: np.random.Genera
 
 
 def plus_plus(
-    rows: FloatArray,
-    weights: FloatArray,
-    n_components: int,
-    random: np.random.Generator,
-    check: Callable[[], None] = lambda: None,
+    rows: FloatArray, weights: FloatArray, n_components: int, random: np.random.Generator, step: Step = silent
 ) -> FloatArray:
     """Greedy k-means++ seeding (Arthur and Vassilvitskii, SODA 2007): means (K, D) among the rows (m, D)."""
     n_trials = LEAST_TRIALS + int(np.log(n_components))
     lengths = np.einsum("md,md->m", rows, rows)
-
-    def distances(candidates: Labels) -> FloatArray:
-        squared = lengths - 2 * rows[candidates] @ rows.T + lengths[candidates, None]
-        result: FloatArray = np.maximum(squared, 0.0, out=squared)
-        return result
-
+    closest = np.full(len(rows), np.inf)
     chosen = [int(random.choice(len(rows), p=weights / weights.sum()))]
-    closest = distances(np.array(chosen))[0]
-    for _ in range(1, n_components):
-        check()
-        cumulated = np.cumsum(closest * weights)
-        if cumulated[-1] <= 0:
-            cumulated = np.cumsum(weights)
-        draws = random.random(n_trials) * cumulated[-1]
-        candidates = np.minimum(np.searchsorted(cumulated, draws, side="right"), len(rows) - 1)
-        options = np.minimum(closest, distances(candidates))
-        best = int((options @ weights).argmin())
-        chosen.append(int(candidates[best]))
-        closest = options[best]
+    while len(chosen) < n_components:
+        step("k-means++, mean", len(chosen), n_components)
+        squared = squared_distances(rows, lengths, rows[chosen[-1:]])[0]
+        np.minimum(closest, squared, out=closest)
+        chosen.append(best_candidate(rows, lengths, closest, weights, n_trials, random))
     return rows[chosen]
 
 
+def best_candidate(
+    rows: FloatArray,
+    lengths: FloatArray,
+    closest: FloatArray,
+    weights: FloatArray,
+    n_trials: int,
+    random: np.random.Generator,
+) -> int:
+    """The best of some rows as one more mean, which are drawn in proportion to weights and closest.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (m, D)
+    lengths, closest, weights : ndarray of shape (m,)
+        Squared lengths of the rows, their squared distances from the nearest mean so far, and their weights.
+    n_trials : int
+        Rows to try.
+    random : Generator
+    """
+    cumulated = np.cumsum(closest * weights)
+    if cumulated[-1] <= 0:
+        return int(draw(np.cumsum(weights), random.random(1))[0])
+    candidates = draw(cumulated, random.random(n_trials))
+    if len(rows) <= JUDGES:
+        judges, masses = np.arange(len(rows)), weights
+    else:
+        judges = draw(cumulated, (np.arange(JUDGES) + random.random()) / JUDGES)
+        masses = 1.0 / closest[judges]
+    squared = squared_distances(rows[judges], lengths[judges], rows[candidates])
+    remaining = np.minimum(squared, closest[judges], out=squared) @ masses
+    return int(candidates[remaining.argmin()])
+
+
+def draw(cumulated: FloatArray, uniform: FloatArray) -> Labels:
+    """Indices of numbers, given their cumulated sums (m,), drawn in proportion to them by uniform numbers in [0, 1)."""
+    places = np.minimum(uniform * cumulated[-1], np.nextafter(cumulated[-1], 0.0))
+    return np.asarray(np.searchsorted(cumulated, places, side="right"))
+
+
+def squared_distances(rows: FloatArray, lengths: FloatArray, means: FloatArray) -> FloatArray:
+    """Squared distances (K, m) of rows (m, D), whose squared lengths are (m,), from means (K, D)."""
+    squared = (-2.0 * means) @ rows.T
+    squared += lengths
+    squared += np.square(means).sum(axis=1)[:, None]
+    result: FloatArray = np.maximum(squared, 0.0, out=squared)
+    return result
+
+
 def lloyd(
-    rows: FloatArray, weights: FloatArray, means: FloatArray, check: Callable[[], None] = lambda: None
+    rows: FloatArray,
+    weights: FloatArray,
+    means: FloatArray,
+    step: Step = silent,
+    least_change: float = LEAST_CHANGE,
 ) -> tuple[FloatArray, Labels]:
-    """Lloyd's steps from means (K, D) until no row changes its component; means and labels (m,)."""
-    labels = nearest(rows, means)
-    for _ in range(LLOYD_STEPS):
-        check()
-        counts = np.bincount(labels, weights, len(means))
-        sums = np.stack([np.bincount(labels, weights * column, len(means)) for column in rows.T], axis=1)
-        held = counts > 0
-        means = np.where(held[:, None], sums / np.where(held, counts, 1.0)[:, None], means)
-        previous, labels = labels, nearest(rows, means)
-        if np.array_equal(previous, labels):
+    """Lloyd's steps from means (K, D) until no more than least_change of the weight changes its component; means and
+    labels (m,)."""
+    labels, least = nearest(rows, means, partial(step, "k-means, step", 0, LLOYD_STEPS)), least_change * weights.sum()
+    for done in range(1, LLOYD_STEPS + 1):
+        means = partition_means(rows, weights, labels, means)
+        previous, labels = labels, nearest(rows, means, partial(step, "k-means, step", done, LLOYD_STEPS))
+        if weights @ (previous != labels) <= least:
             break
     return means, labels
 
 
-def nearest(rows: FloatArray, means: FloatArray) -> Labels:
-    """Index (m,) of the nearest mean of each row."""
+def partition_means(rows: FloatArray, weights: FloatArray, labels: Labels, means: FloatArray) -> FloatArray:
+    """Weighted mean of the rows of each label; that of means (K, D) where there are none."""
+    shape = len(rows), len(means)
+    sums = csr_matrix((weights, labels, np.arange(len(rows) + 1)), shape).T @ rows
+    counts = np.bincount(labels, weights, len(means))
+    held = counts > 0
+    return np.where(held[:, None], sums / np.where(held, counts, 1.0)[:, None], means)
+
+
+def nearest(rows: FloatArray, means: FloatArray, check: Callable[[], None] = lambda: None) -> Labels:
+    """Index (m,) of the nearest mean of each row; check is called often."""
     labels = np.empty(len(rows), np.intp)
-    lengths = np.square(means).sum(axis=1)
-    step = max(1, CHUNK_ENTRIES // len(means))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        labels[start : start + step] = (lengths - part @ (2 * means.T)).argmin(axis=1)
+    n_features = rows.shape[1]
+    lines = np.vstack([-2.0 * means.T, np.square(means).sum(axis=1)])
+    height = max(LEAST_CHUNK_ROWS, CHUNK_ENTRIES // len(means))
+    part, squared = np.ones((height, n_features + 1)), np.empty((height, len(means)))
+    for start in range(0, len(rows), height):
+        check()
+        found = labels[start : start + height]
+        part[: len(found), :n_features] = rows[start : start + height]
+        np.matmul(part[: len(found)], lines, out=squared[: len(found)])
+        squared[: len(found)].argmin(axis=1, out=found)
     return labels
 
 
@@ -156,23 +220,44 @@ def partition_mixture(
     means: FloatArray,
     survey: Survey,
     safeguards: Safeguards,
+    step: Step = silent,
 ) -> Mixture:
     """The mixture of a partition: an M-step in which each row belongs to its label's component alone."""
-    shape = covariance.shape(*means.shape)
-    unit = covariance.regularise(np.zeros(shape), 1.0)
-    start = Mixture(covariance, np.full(len(means), 1 / len(means)), means, unit)
-    as_they_are = np.zeros(rows.shape[1])  # for rows of a narrow component may lie far from the centre
-    kernel = covariance.kernel(start.parameters(as_they_are))
-    sums, moments = Moments.empty(start), Moments.empty(start)
-    sums.flat[:] = 0.0
-    tile = Tile(rows.shape[1], min(len(rows), default_rows(rows.shape[1], len(means))))
-    for first in range(0, len(rows), tile.max_rows):
-        part = slice(first, first + tile.max_rows)
-        tile.fill(rows[part], weights[part], as_they_are, mask=False)
-        resp = np.zeros((len(means), tile.n_rows))
-        resp[labels[part], np.arange(tile.n_rows)] = weights[part]
-        moments.counts[:] = resp.sum(axis=1)
-        kernel.accumulate(tile, resp, moments.first_moments, moments.second_moments)
-        sums.flat[1:] += moments.flat[1:]
-    mixture, _ = m_step(start, sums, survey, safeguards)
+    start = isotropic(covariance, means)
+    total, (n_components, n_features) = Moments.empty(start), means.shape
+    total.flat[:] = 0.0
+    second = total.second_moments.reshape(-1, covariance.n_second(1, n_features))  # a line for each, or one for all
+    tile = Tile(n_features, min(len(rows), default_rows(n_features, 1)))
+    order = np.argsort(labels, kind="stable")
+    edges = np.searchsorted(labels[order], np.arange(n_components + 1))
+    for k, own in enumerate(np.split(order, edges[1:-1])):
+        step("moments of component", k, n_components)
+        moments = component_moments(isotropic(covariance, means[k : k + 1]), tile, rows, weights, own)
+        total.counts[k], total.first_moments[k] = moments.counts[0], moments.first_moments[0]
+        second[k % len(second)] += moments.second_moments
+    mixture, _ = m_step(start, total, survey, safeguards)
     return mixture
+
+
+def isotropic(covariance: Covariance, means: FloatArray) -> Mixture:
+    """The mixture of unit covariances and equal weights about means (K, D)."""
+    unit = covariance.regularise(np.zeros(covariance.shape(*means.shape)), 1.0)
+    return Mixture(covariance, np.full(len(means), 1 / len(means)), means, unit)
+
+
+def component_moments(one: Mixture, tile: Tile, rows: FloatArray, weights: FloatArray, own: Labels) -> Moments:
+    """Moments of the rows with indices own, which belong wholly to the only component of a mixture.
+
+    The tile's centre is the component's mean: its rows may lie far from all others, and near to one another.
+    """
+    centre = one.means[0]
+    kernel = one.covariance.kernel(one.parameters(centre))
+    total, moments = Moments.empty(one), Moments.empty(one)
+    total.flat[:] = 0.0
+    for first in range(0, len(own), tile.max_rows):
+        part = own[first : first + tile.max_rows]
+        tile.fill(rows[part], weights[part], centre, mask=False)
+        moments.counts[:] = weights[part].sum()
+        kernel.accumulate(tile, weights[None, part], moments.first_moments, moments.second_moments)
+        total.flat[1:] += moments.flat[1:]
+    return total

@@ -6,6 +6,9 @@ import sys
 import time
 from typing import Any
 
+LOG_SECONDS, LIVE_SECONDS = 5.0, 0.25
+"""How often at most the progress of the initialisation is shown, in a batch log and on a terminal."""
+
 
 class Reporter:
     """Progress on standard error.
@@ -20,6 +23,7 @@ class Reporter:
         self.max_iter = max_iter
         self.n_init = n_init
         self._live = _start_live() if sys.stderr.isatty() else None
+        self._shown = time.monotonic()
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -36,17 +40,31 @@ class Reporter:
         else:
             self.say(text)
 
+    def initialisation(self, init: int, name: str, done: int, most: int) -> None:
+        """Show how far the initialisation of start number init is: called often, shown now and then."""
+        now = time.monotonic()
+        if now < self._shown + (LOG_SECONDS if self._live is None else LIVE_SECONDS):
+            return
+        self._shown = now
+        text = f"{self._start(init)}initialisation: {name} {done}/{most}"
+        if self._live is not None:
+            self._live.update(text)
+        else:
+            self.say(text)
+
     def format(self, line: dict[str, Any]) -> str:
         """An iteration in words."""
-        start = f"start {line['init'] + 1}/{self.n_init}  " if self.n_init > 1 else ""
         change = "" if line["change"] is None else f"  change {line['change']:+.3e}"
         repairs = "".join(f"  {name} {line[name]}" for name in ("floored", "reseeded") if line[name])
         left = line["seconds"] * (self.max_iter - line["iteration"])
         return (
-            f"{start}iteration {line['iteration']}/{self.max_iter}  "
+            f"{self._start(line['init'])}iteration {line['iteration']}/{self.max_iter}  "
             f"log-likelihood {line['mean_log_likelihood']:.9g}{change}{repairs}  "
             f"{line['seconds']:.3g} s  at most {duration(left)} left"
         )
+
+    def _start(self, init: int) -> str:
+        return f"start {init + 1}/{self.n_init}  " if self.n_init > 1 else ""
 
     def close(self) -> None:
         """Leave the terminal as it was."""

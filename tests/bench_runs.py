@@ -1,0 +1,132 @@
+"""What the benchmarks run: our command on two ranks, and scikit-learn on the same cores in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import h5py
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from support import clean_environment, read_lines, write_config
+
+from mpigmm.data.synthetic import SyntheticSource
+
+RANKS, BLOCK = 2, 100_000
+
+
+def write_blocks(path: Path, source: SyntheticSource, first: int, last: int) -> None:
+    """Some rows of a source, a block at a time."""
+    with h5py.File(path, "w") as file:
+        rows = file.create_dataset("X", (last - first, source.header.n_features), "float64")
+        for start in range(first, last, BLOCK):
+            stop = min(start + BLOCK, last)
+            rows[start - first : stop - first] = source.read(start, stop)[0]
+
+
+def write_settings(folder: Path, n_components: int, kind: str, **sections: dict[str, Any]) -> dict[str, Any]:
+    """A config of rows in a folder; returns its sections."""
+    settings = {
+        "data": {"path": str(folder / "x.h5")},
+        "model": {"n_components": n_components, "covariance_type": kind},
+        "output": {"dir": str(folder / "out")},
+        **sections,
+    }
+    write_config(folder / "run.yaml", **settings)
+    return settings
+
+
+def ours(n_ranks: int, *arguments: str) -> str:
+    """What our command prints."""
+    command = ["mpirun", "-n", str(n_ranks), sys.executable, "-m", "mpigmm", *arguments]
+    told = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def iterations(folder: Path, *overrides: str) -> tuple[list[dict[str, Any]], float]:
+    """Lines of the convergence log of a fit with the config in a folder, and seconds from the command to its end."""
+    begin = time.perf_counter()
+    ours(RANKS, "fit", str(folder / "run.yaml"), "--restart", *overrides)
+    return read_lines(folder / "out" / "convergence.jsonl"), time.perf_counter() - begin
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """The summary of the last fit."""
+    found: dict[str, Any] = json.loads((folder / "out" / "summary.json").read_text())
+    return found
+
+
+def score(folder: Path) -> float:
+    """Mean log-likelihood of held-out rows under the mixture of the last fit."""
+    told = ours(RANKS, "score", str(folder / "out" / "model.h5"), str(folder / "held.h5"))
+    return float(json.loads(told)["mean_log_likelihood"])
+
+
+def own_bench(shape: list[str], n_ranks: int) -> dict[str, float]:
+    """What ``mpigmm bench`` reports."""
+    report: dict[str, float] = json.loads(ours(n_ranks, "bench", "--json", *shape))
+    return report
+
+
+def apart(*arguments: object) -> list[float]:
+    """What this file prints, run as a process of its own with all cores."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, __file__, *map(str, arguments)]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found: list[float] = json.loads(told.stdout)
+    return found
+
+
+def their_iterations(folder: Path, n_iter: int) -> list[float]:
+    """Seconds an iteration of scikit-learn from the mixture in a folder, and mean log-likelihood of the last."""
+    with h5py.File(folder / "x.h5") as file, h5py.File(folder / "start.h5") as start:
+        rows = file["X"][()]
+        weights, means, covariances = (start[name][()] for name in ("weights", "means", "covariances"))
+        kind = start.attrs["covariance_type"]
+    precisions = np.linalg.inv(covariances) if kind in ("full", "tied") else 1 / covariances
+    if kind in ("full", "tied"):
+        precisions = (precisions + precisions.swapaxes(-1, -2)) / 2  # which it asks to be symmetric
+    seconds: list[float] = []
+
+    class Timed(GaussianMixture):
+        def _e_step(self, *arguments, **options):
+            seconds.append(-time.perf_counter())
+            return super()._e_step(*arguments, **options)
+
+        def _m_step(self, *arguments, **options):
+            super()._m_step(*arguments, **options)
+            seconds[-1] += time.perf_counter()
+
+    model = Timed(
+        len(weights), covariance_type=kind, tol=0, max_iter=n_iter,
+        weights_init=weights, means_init=means, precisions_init=precisions,
+    )  # fmt: skip
+    model.fit(rows)
+    return [median(seconds[1:n_iter]), model.lower_bound_]
+
+
+def their_fit(folder: Path, judged: str, n_components: int, kind: str, tol: float) -> list[float]:
+    """Seconds of a whole fit of scikit-learn's, mean log-likelihood of the rows in a file, and iterations."""
+    with h5py.File(folder / "x.h5") as file, h5py.File(folder / judged) as other:
+        rows, others = file["X"][()], other["X"][()]
+    begin = time.perf_counter()
+    model = GaussianMixture(n_components, covariance_type=kind, tol=tol, random_state=0).fit(rows)
+    return [time.perf_counter() - begin, float(model.score(others)), model.n_iter_]
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    match sys.argv[1:]:
+        case ["--iterate", folder, n_iter]:
+            print(json.dumps(their_iterations(Path(folder), int(n_iter))))
+        case ["--fit", folder, judged, n_components, kind, tol]:
+            print(json.dumps(their_fit(Path(folder), judged, int(n_components), kind, float(tol))))
