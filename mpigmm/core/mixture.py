@@ -56,6 +56,10 @@ class Mixture:
         cls(covariance, *parameters)._check()
         return cls(covariance, *parameters)
 
+    def __reduce__(self) -> tuple[type[Mixture], tuple[object, ...]]:
+        """Pickled are the parameters alone: the factors, as large as the covariances, are computed again."""
+        return Mixture, (self.covariance, self.weights, self.means, self.covariances)
+
     @property
     def n_components(self) -> int:
         return int(self.means.shape[0])
@@ -99,7 +103,7 @@ class Mixture:
         """64 bits, in hexadecimal, that differ where any bit of the parameters differs."""
         digest = hashlib.blake2b(digest_size=8)
         for array in (self.weights, self.means, self.covariances):
-            digest.update(array.tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def checksum(self) -> int:
