@@ -28,6 +28,7 @@ from mpigmm.options import BenchOrder, FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import run_workers, single_threaded_blas
+from mpigmm.runs.streams import print_result
 
 PRODUCT_SIZE = 1024
 STREAM_BYTES = 1 << 26
@@ -56,8 +57,9 @@ def run(comm: Comm, order: BenchOrder, stop: StopRequest) -> int:
     with single_threaded_blas():
         team = build_team(comm, source, tile_rows, options.compute, stop, loops, devices)
         report = measure(team, source, options, order.iterations)
-    if comm.is_root:
-        print(json.dumps(report, indent=2) if order.json else describe(report), flush=True)
+    with comm.together():
+        if comm.is_root:
+            print_result(json.dumps(report, indent=2) if order.json else describe(report))
     return EXIT_DONE
 
 

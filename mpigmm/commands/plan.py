@@ -24,6 +24,7 @@ from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.partition import count_tiles
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads, single_threaded_blas
+from mpigmm.runs.streams import print_result
 
 TILES_MEASURED = 4
 """Tiles of synthetic rows for each thread."""
@@ -118,7 +119,10 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
             "measured_ranks": comm.size,
             "plans": [line(header, tile_rows, n, n_threads, memory, rates, network) for n in order.ranks],
         }
-        print(json.dumps(plan, indent=2) if order.json else describe(plan), flush=True)
+        text = json.dumps(plan, indent=2) if order.json else describe(plan)
+    with comm.together():
+        if comm.is_root:
+            print_result(text)
     return EXIT_DONE
 
 

@@ -30,6 +30,7 @@ from mpigmm.runs.files import write_whole
 from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.progress import Reporter
+from mpigmm.runs.streams import print_result
 from mpigmm.runs.walltime import Allowance, seconds_left
 
 
@@ -165,8 +166,7 @@ class Recorder:
     def _save(self, progress: Progress) -> None:
         assert self._log is not None
         self._saved = time.monotonic()
-        self.checkpoint = replace(self.checkpoint, progress=progress, history=self._log.table())
-        save_checkpoint(self.directory.path, self.checkpoint)
+        save_checkpoint(self.directory.path, replace(self.checkpoint, progress=progress, history=self._log.table()))
         self._unsaved = None
         self.allowance.checkpoint = time.monotonic() - self._saved
 
@@ -215,11 +215,10 @@ class Recorder:
 
     def _print_result(self, best: Fitted) -> None:
         self.reporter.close()
-        print(
+        print_result(
             f"{self.directory / 'model.h5'}: {best.mixture.n_components} components, "
             f"{'converged' if best.ended.converged else 'stopped'} after {best.ended.n_iter} iterations, "
-            f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}",
-            flush=True,
+            f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}"
         )
 
     def _load(self) -> Checkpoint | None:

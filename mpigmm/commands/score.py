@@ -14,6 +14,7 @@ from mpigmm.options import ScoreOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.runs.streams import print_result
 
 
 def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
@@ -44,5 +45,8 @@ def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
             "mean_log_likelihood": log_likelihood / n_samples,
             **criteria(task.mixture, log_likelihood, n_samples),
         }
-        print(json.dumps(result, indent=2))
+        text = json.dumps(result, indent=2)
+    with comm.together():
+        if comm.is_root:
+            print_result(text)
     return EXIT_DONE

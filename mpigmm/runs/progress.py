@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
+
+from mpigmm.runs.streams import STREAM_ERRORS, write_message
+
+DAY = 86400.0
+LARGEST_COUNT = 1 << 53
+"""Iterations that a float counts."""
+
+MANY_YEARS = 1e4 * DAY
 
 
 class Reporter:
@@ -23,10 +32,11 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        if self._live is not None:
+        if self._live is None:
+            write_message(text)
+            return
+        with suppress(*STREAM_ERRORS):
             self._live.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
 
     def iteration(self, line: dict[str, Any]) -> None:
         """Show an iteration's log line."""
@@ -34,14 +44,14 @@ class Reporter:
         if self._live is not None:
             self._live.update(text)
         else:
-            self.say(text)
+            write_message(text)
 
     def format(self, line: dict[str, Any]) -> str:
         """An iteration in words."""
         start = f"start {line['init'] + 1}/{self.n_init}  " if self.n_init > 1 else ""
         change = "" if line["change"] is None else f"  change {line['change']:+.3e}"
         repairs = "".join(f"  {name} {line[name]}" for name in ("floored", "reseeded") if line[name])
-        left = line["seconds"] * (self.max_iter - line["iteration"])
+        left = line["seconds"] * min(self.max_iter - line["iteration"], LARGEST_COUNT)
         return (
             f"{start}iteration {line['iteration']}/{self.max_iter}  "
             f"log-likelihood {line['mean_log_likelihood']:.9g}{change}{repairs}  "
@@ -51,18 +61,25 @@ class Reporter:
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(*STREAM_ERRORS):
+                self._live.stop()
 
 
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss."""
-    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds < 86400 else f"{seconds / 86400:.1f} days"
+    if seconds < DAY:
+        return time.strftime("%H:%M:%S", time.gmtime(seconds))
+    return f"{seconds / DAY:.1f} days" if seconds < MANY_YEARS else "many years"
 
 
 def _start_live() -> Any:
+    """The live line of a terminal; None where the terminal cannot be written to."""
     from rich.console import Console
     from rich.live import Live
 
     live = Live(console=Console(stderr=True), refresh_per_second=4)
-    live.start()
+    try:
+        live.start()
+    except STREAM_ERRORS:
+        return None
     return live
