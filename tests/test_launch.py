@@ -21,6 +21,7 @@ from support import (
     write_rows,
 )
 
+from mpigmm.parallel.launcher import why_not_loaded
 from mpigmm.parallel.threads import crowding
 
 ROWS = blobs(3000, 3, 3)
@@ -151,6 +152,26 @@ def test_ranks_other_than_root_import_no_user_interface() -> None:
     assert "1 loaded []" in launch(2, [sys.executable, "-c", code], 60).stdout
 
 
+LOOKED = "cannot load MPI library\n/opt/x/libmpi.so.40: cannot open shared object file: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ModuleNotFoundError("No module named 'mpi4py'", name="mpi4py"), "mpi4py is not installed"),
+        (RuntimeError(LOOKED + "/usr/bin/python: undefined symbol: MPI_Get_version"), "no library of MPI is found"),
+        (
+            RuntimeError(LOOKED + "/opt/lib/libfabric.so.1: cannot open shared object file: No such file or directory"),
+            "libfabric.so.1: cannot open shared object file: No such file or directory",
+        ),
+        (ImportError("cannot import name 'MPI' from 'mpi4py' (/a/b/__init__.py)"), "cannot import name 'MPI'"),
+    ],
+)
+def test_an_mpi_that_cannot_be_loaded_is_told_without_folders(error: Exception, reason: str) -> None:
+    told = why_not_loaded(error)
+    assert reason in told and "/" not in told and "\n" not in told
+
+
 @pytest.mark.parametrize(
     ("threads", "ranks", "processors", "bound", "warning"),
     [
@@ -158,6 +179,7 @@ def test_ranks_other_than_root_import_no_user_interface() -> None:
         (2, 2, 4, 2, None),
         (2, 4, 4, 4, "4 ranks of 2 threads on a node share 4 processors"),
         (4, 2, 64, 2, "2 ranks of 4 threads on a node share the 2 to which each is bound"),
+        (2, 1, 1, 1, "1 rank of 2 threads on a node shares the 1 to which each is bound"),
     ],
 )
 def test_a_crowded_node(

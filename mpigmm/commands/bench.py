@@ -23,7 +23,7 @@ from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.errors import EXIT_DONE
+from mpigmm.errors import EXIT_DONE, counted
 from mpigmm.options import BenchOrder, FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -212,8 +212,8 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{report['n_samples']:,} x {report['n_features']}, K = {report['n_components']}, "
-            f"{report['covariance_type']}, {report['precision']}, {report['n_ranks']} ranks of "
-            f"{report['threads_per_rank']} threads, {report['kernels']}",
+            f"{report['covariance_type']}, {report['precision']}, {counted(report['n_ranks'], 'rank')} of "
+            f"{counted(report['threads_per_rank'], 'thread')}, {report['kernels']}",
             f"an iteration:   {report['seconds']:.3g} s, {report['ns_per_row']:.3g} ns a row ({parts})",
             f"useful work:    {report['useful_flops_per_second'] / 1e9:.3g} GFLOP/s, "
             f"{report['fraction_of_floor']:.2f} of this machine's floor",

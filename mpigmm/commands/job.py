@@ -11,7 +11,7 @@ from typing import Any
 from mpigmm.commands.iterate import goes_on
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, counted
 from mpigmm.options import FitOptions
 from mpigmm.runs.checkpoint import Progress
 from mpigmm.runs.model_file import load_model
@@ -102,7 +102,7 @@ def load_start(options: FitOptions, header: Header) -> Mixture | None:
             raise DataError(f"init.file: {options.init.file} has {name} {has}, but model.{name} is {wanted}")
     if mixture.n_features != header.n_features:
         raise DataError(
-            f"init.file: {options.init.file} has {mixture.n_features} features, but {header.dataset} has "
-            f"{header.n_features} columns; choose them by data.columns"
+            f"init.file: {options.init.file} has {counted(mixture.n_features, 'feature')}, but {header.dataset} has "
+            f"{counted(header.n_features, 'column')}; choose them by data.columns"
         )
     return mixture

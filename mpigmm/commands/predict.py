@@ -9,7 +9,7 @@ import numpy as np
 from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, RowWriter, create, discard, publish
-from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError
+from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, OutputError, counted
 from mpigmm.options import PredictOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -47,7 +47,8 @@ def check_order(order: PredictOrder, task: Task) -> None:
     """Raise `UserError` where the order does not fit the model or the inputs."""
     if order.proba > task.mixture.n_components:
         raise ConfigError(
-            f"--proba {order.proba}: {order.model} has {task.mixture.n_components} components; ask for no more"
+            f"--proba {order.proba}: {order.model} has {counted(task.mixture.n_components, 'component')}; ask for no "
+            "more"
         )
     out = Path(order.out)
     if not out.name or (out.exists() and not out.is_file()):

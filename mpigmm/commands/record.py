@@ -20,7 +20,7 @@ from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
 from mpigmm.data.source import Header, read_header
-from mpigmm.errors import DataError, OutputError
+from mpigmm.errors import DataError, OutputError, counted
 from mpigmm.options import FitOrder
 from mpigmm.parallel.comm import library
 from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, load_checkpoint, save_checkpoint
@@ -122,8 +122,8 @@ class Recorder:
         write_whole(self.directory / "config.yaml", self.order.config.encode())
         self._log = ConvergenceLog(self.directory / "convergence.jsonl", self.checkpoint.history)
         self.reporter.say(
-            f"{survey.n_samples:,} rows of {job.header.n_features} features, {self.options.model.n_components} "
-            f"components, {self.options.model.covariance_type}"
+            f"{counted(survey.n_samples, 'row')} of {counted(job.header.n_features, 'feature')}, "
+            f"{counted(self.options.model.n_components, 'component')}, {self.options.model.covariance_type}"
         )
         for warning in filter(None, warnings):
             self.reporter.say(warning)
@@ -216,8 +216,8 @@ class Recorder:
     def _print_result(self, best: Fitted) -> None:
         self.reporter.close()
         print_result(
-            f"{self.directory / 'model.h5'}: {best.mixture.n_components} components, "
-            f"{'converged' if best.ended.converged else 'stopped'} after {best.ended.n_iter} iterations, "
+            f"{self.directory / 'model.h5'}: {counted(best.mixture.n_components, 'component')}, "
+            f"{'converged' if best.ended.converged else 'stopped'} after {counted(best.ended.n_iter, 'iteration')}, "
             f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}"
         )
 

