@@ -15,7 +15,7 @@ from mpigmm.commands.bench import measure
 from mpigmm.commands.devices import CPU, Devices, choose_devices
 from mpigmm.commands.team import build_team, common_loops, stage_of
 from mpigmm.core.covariance import covariance_class
-from mpigmm.data.block import memory_budget
+from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, read_header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import EXIT_DONE, DataError

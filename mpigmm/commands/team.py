@@ -14,7 +14,8 @@ from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import Block, memory_budget, return_freed_memory
+from mpigmm.data.block import Block, return_freed_memory
+from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, Rows, Source
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import UserError
