@@ -31,7 +31,7 @@ from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.streams import print_result
-from mpigmm.runs.walltime import Allowance, seconds_left
+from mpigmm.runs.walltime import Allowance, forget_stall, note_stall, seconds_left, too_short
 
 
 class Recorder:
@@ -52,6 +52,7 @@ class Recorder:
         self._log: ConvergenceLog | None = None
         self._unsaved: Progress | None = None
         self._saved = time.monotonic()
+        self._has_saved = False
         self._failing: set[str] = set()
         self._bits = 32
 
@@ -163,11 +164,24 @@ class Recorder:
         if self._unsaved is not None:
             self.save(self._unsaved)
 
+    def check_time(self, spent: float, needed: float | None) -> None:
+        """Warn where this start, after the seconds spent of those needed, if known, has saved nothing new.
+
+        Raises `UserError` where the one before saved nothing either, for the next one would not.
+        """
+        if self._has_saved:
+            return
+        told = too_short(spent, needed) if self._unsaved is None else "no checkpoint could be written: free some space"
+        note_stall(self.directory.path, self.order.config, told)
+        self.reporter.say(f"warning: nothing new was saved: {told}")
+
     def _save(self, progress: Progress) -> None:
         assert self._log is not None
         self._saved = time.monotonic()
         save_checkpoint(self.directory.path, replace(self.checkpoint, progress=progress, history=self._log.table()))
         self._unsaved = None
+        self._has_saved = True
+        forget_stall(self.directory.path)
         self.allowance.checkpoint = time.monotonic() - self._saved
 
     @contextmanager

@@ -74,6 +74,7 @@ class Team:
     def sweep(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """Results of visit(work space, tiles), one a thread; together the threads see each tile of the rank once."""
         self.block.n_readers = self.n_threads
+        self.stop.pace.begin(len(self.block.tiles))
         return run_workers(
             self.n_threads,
             lambda worker: visit(self._tiles[worker], self._watched(self.block.share(worker, self.n_threads))),
@@ -95,6 +96,7 @@ class Team:
             return self.sweep(visit)
         self.block.load(self.stop.check)
         self.block.n_readers = 1
+        self.stop.pace.begin(len(self.block.tiles))
         tile = Tile(self.header.n_features, min(self.block.tile_rows, self.header.n_rows), self.engine)
         return [visit(tile, self._watched(self.stage.tiles(self.block.share(0, 1, self.stage.held))))]
 
@@ -138,6 +140,7 @@ class Team:
         for tile in tiles:
             self.stop.check()
             yield tile
+            self.stop.pace.step()
 
 
 def build_team(
