@@ -14,7 +14,7 @@ from mpigmm.commands.devices import choose_devices
 from mpigmm.commands.iterate import Loop, empty_buffer
 from mpigmm.commands.survey import survey_rows
 from mpigmm.commands.team import Team, Tiles, build_team, common_loops
-from mpigmm.core.covariance import covariance_class
+from mpigmm.core.covariance import Covariance, covariance_class
 from mpigmm.core.em import EStep, Safeguards
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import precisions_that_do
@@ -72,16 +72,7 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
     mixture = true_mixture(source, options.model.covariance_type)
     dtype = precisions_that_do(loop.precision, mixture, survey)[0]
     flops_at_most, bytes_at_most = machine_limits(team, dtype)
-    loop.expect(mixture, dtype)
-    taken = []
-    for _ in range(iterations):
-        begin, spent = time.perf_counter(), loop.clock.communicate
-        reduced = loop.expect(mixture, dtype)
-        m_begin = time.perf_counter()
-        loop.maximise(mixture, reduced.moments, 1)
-        end = time.perf_counter()
-        taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
-    seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
+    seconds, compute, communicate, m_step = timed_iterations(loop, mixture, dtype, iterations)
     e_step = seconds_of(comm, lambda: sweep_e_step(team, mixture, survey, dtype))
     reduction, n_bytes = reduction_seconds(loop, mixture)
     flops = header.n_rows * row_flops(mixture)
@@ -117,6 +108,24 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
     }
 
 
+def timed_iterations(
+    loop: Loop, mixture: Mixture, dtype: np.dtype[Any], iterations: int
+) -> tuple[float, float, float, float]:
+    """Median seconds of an iteration, and of its tiles, its reduction and its M-step, after one that is not counted.
+    Collective."""
+    loop.expect(mixture, dtype)
+    taken = []
+    for _ in range(iterations):
+        begin, spent = time.perf_counter(), loop.clock.communicate
+        reduced = loop.expect(mixture, dtype)
+        m_begin = time.perf_counter()
+        loop.maximise(mixture, reduced.moments, 1)
+        end = time.perf_counter()
+        taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
+    seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
+    return seconds, compute, communicate, m_step
+
+
 def true_mixture(source: SyntheticSource, covariance_type: str) -> Mixture:
     """The mixture that synthetic rows are drawn from."""
     k, d = source.means.shape
@@ -135,10 +144,15 @@ def row_flops(mixture: Mixture) -> float:
     F = 1 + D + D (D + 1) / 2 for `full`, 1 + 2 D for `diag`, 2 + D for `spherical`; for `tied`, F = 1 + D, and once a
     row the whitening and the second moments.
     """
-    k, d = mixture.means.shape
-    if mixture.covariance.name == "tied":
+    return shape_flops(mixture.covariance, *mixture.means.shape)
+
+
+def shape_flops(covariance: Covariance, n_components: int, n_features: int) -> float:
+    """The same for a mixture of this type and size."""
+    k, d = n_components, n_features
+    if covariance.name == "tied":
         return float(4 * k * (1 + d) + 2 * d * d + d * (d + 1))
-    return float(4 * (k * (1 + d) + mixture.covariance.n_second(k, d)))
+    return float(4 * (k * (1 + d) + covariance.n_second(k, d)))
 
 
 def machine_limits(team: Team, dtype: np.dtype[Any]) -> tuple[float, float]:

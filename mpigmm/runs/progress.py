@@ -44,7 +44,7 @@ class Reporter:
         if self._live is not None:
             self._live.update(text)
         else:
-            write_message(text)
+            self.say(text)
 
     def format(self, line: dict[str, Any]) -> str:
         """An iteration in words."""
