@@ -21,8 +21,9 @@ from support import (
     write_rows,
 )
 
-from mpigmm.parallel.launcher import why_not_loaded
-from mpigmm.parallel.threads import crowding
+from mpigmm.__main__ import parsed
+from mpigmm.parallel.launcher import launched, why_not_loaded
+from mpigmm.parallel.threads import count_threads, crowding
 
 ROWS = blobs(3000, 3, 3)
 TEN_SECONDS = 10
@@ -150,6 +151,41 @@ def test_ranks_other_than_root_import_no_user_interface() -> None:
         "sys.stdout.write(f'{c.rank} loaded {sorted(found)}\\n')"  # at once: ranks may run into one another
     )
     assert "1 loaded []" in launch(2, [sys.executable, "-c", code], 60).stdout
+
+
+MANY = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "run.yaml", "--ranks", MANY],
+        ["plan", "run.yaml", "--latency", "1e400"],
+        ["plan", "run.yaml", "--bandwidth", "1e400"],
+        ["bench", "--n-samples", MANY],
+        ["bench", "--n-features", MANY],
+        ["bench", "--n-components", MANY],
+        ["bench", "--iterations", MANY],
+        ["bench", "--separation", "1e400"],
+        ["bench", f"model.n_components={MANY}"],
+    ],
+    ids=lambda arguments: arguments[-2],
+)
+def test_numbers_of_any_length_are_refused_in_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed(arguments) == (None, 2)
+    told = capsys.readouterr().err
+    assert arguments[-2].lstrip("-") in told or "model.n_components: " in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("text", [MANY, "²", "-1", "", "4x", "1e3"])
+def test_what_launchers_do_not_write_is_ignored(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for name in ("SLURM_CPUS_PER_TASK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    for name in ("PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert count_threads("auto", 1) == 3 and launched() == (0, 1)
 
 
 LOOKED = "cannot load MPI library\n/opt/x/libmpi.so.40: cannot open shared object file: No such file or directory\n"

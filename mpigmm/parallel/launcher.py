@@ -18,12 +18,17 @@ SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
 
 
+def whole_number(text: str) -> int | None:
+    """A whole number as launchers and batch systems write one, of nine digits at most; None for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
 def launched() -> tuple[int, int]:
     """Rank and number of processes as the launcher counts them; (0, 1) without a launcher."""
     for size_name, rank_name in zip(SIZE_VARIABLES, RANK_VARIABLES, strict=True):
-        size, rank = os.environ.get(size_name, ""), os.environ.get(rank_name, "")
-        if size.isdigit() and rank.isdigit():
-            return int(rank), int(size)
+        size, rank = (whole_number(os.environ.get(name, "")) for name in (size_name, rank_name))
+        if size is not None and rank is not None:
+            return rank, size
     return 0, 1
 
 

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from threadpoolctl import threadpool_limits
 
 from mpigmm.errors import counted
+from mpigmm.parallel.launcher import whole_number
 
 T = TypeVar("T")
 
@@ -25,9 +26,9 @@ def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
     if wanted != "auto":
         return wanted
     for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
-        value = os.environ.get(name, "").split(",")[0]
-        if value.isdigit() and int(value) > 0:
-            return int(value)
+        granted = whole_number(os.environ.get(name, "").split(",")[0])
+        if granted:
+            return granted
     return max(1, len(os.sched_getaffinity(0)) // ranks_on_node)
 
 

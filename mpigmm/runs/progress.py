@@ -10,9 +10,6 @@ from typing import Any
 from mpigmm.runs.streams import STREAM_ERRORS, write_message
 
 DAY = 86400.0
-LARGEST_COUNT = 1 << 53
-"""Iterations that a float counts."""
-
 MANY_YEARS = 1e4 * DAY
 
 
@@ -51,7 +48,7 @@ class Reporter:
         start = f"start {line['init'] + 1}/{self.n_init}  " if self.n_init > 1 else ""
         change = "" if line["change"] is None else f"  change {line['change']:+.3e}"
         repairs = "".join(f"  {name} {line[name]}" for name in ("floored", "reseeded") if line[name])
-        left = line["seconds"] * min(self.max_iter - line["iteration"], LARGEST_COUNT)
+        left = line["seconds"] * (self.max_iter - line["iteration"])
         return (
             f"{start}iteration {line['iteration']}/{self.max_iter}  "
             f"log-likelihood {line['mean_log_likelihood']:.9g}{change}{repairs}  "
