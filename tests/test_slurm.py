@@ -164,6 +164,19 @@ def test_a_job_that_meets_its_limit_goes_back_to_the_queue_and_ends_in_the_same_
 
 
 @needs_slurm
+@pytest.mark.timeout(240)
+def test_a_job_whose_limit_is_too_short_for_the_first_mixture_does_not_go_back_for_ever(
+    slurm: Cluster, problem: Path
+) -> None:
+    limit, script = ("--time=1", "--signal=B:USR1@40"), str(JOBS / "fit-requeue.sbatch")
+    endless = (*fit(problem, "too short"), "model.n_components=50000", "compute.threads=1")
+    job = slurm.submit(*ONE_NODE, *limit, script, *endless, LAUNCHER="mpirun")
+    assert slurm.ended(job, 200) == "FAILED", slurm.output()
+    told = slurm.output()
+    assert told.count("interrupted by SIGUSR1") == 1 and told.count("two starts in a row have saved nothing new") == 1
+
+
+@needs_slurm
 @pytest.mark.timeout(120)
 def test_a_cancelled_job_leaves_its_work_and_no_process(slurm: Cluster, problem: Path) -> None:
     endless = ("em.max_iter=1000000", "output.checkpoint_iterations=1000000")
