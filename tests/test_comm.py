@@ -54,7 +54,10 @@ def test_a_mixture_travels_without_its_factors(comm: Comm, small_pieces: None) -
     assert sum(array.nbytes for array in arrays) == 2 * 3 * 8 + 2 * 9 * 8 and len(pickled) < 1000
     arrived: Mixture = comm.bcast(mixture if comm.is_root else None)
     assert arrived.digest() == mixture.digest()
-    assert arrived.precisions_cholesky.tobytes() == mixture.precisions_cholesky.tobytes()
+    factors = mixture.precisions_cholesky.tobytes()
+    mixture.release()
+    assert "precisions_cholesky" not in vars(mixture)
+    assert arrived.precisions_cholesky.tobytes() == mixture.precisions_cholesky.tobytes() == factors
 
 
 @pytest.mark.parametrize("size", [0, 1, 8, 9, 1000])

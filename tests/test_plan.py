@@ -15,8 +15,9 @@ from mpigmm.__main__ import serve
 from mpigmm.commands import rates
 from mpigmm.commands.bench import shape_flops
 from mpigmm.commands.iterate import empty_buffer
+from mpigmm.commands.network import Network
 from mpigmm.commands.plan import about
-from mpigmm.commands.rates import Network, Size, affordable_components, scaled_bytes, seconds_a_row
+from mpigmm.commands.rates import Size, affordable_components, scaled_bytes, seconds_a_row
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.exact import FixedPoint
 from mpigmm.core.initialise import sample_size

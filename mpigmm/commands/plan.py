@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mpigmm.commands.devices import CPU, Devices, choose_devices
-from mpigmm.commands.rates import Network, Rates, measured_network, measured_rates, measured_start
+from mpigmm.commands.network import Network, measured_network
+from mpigmm.commands.rates import Rates, measured_rates, measured_start
 from mpigmm.commands.team import stage_of
 from mpigmm.core.covariance import covariance_class
 from mpigmm.data.memory import memory_budget

@@ -87,6 +87,11 @@ class Mixture:
         log_det = self.covariance.log_determinant(self.precisions_cholesky, self.n_features)
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * np.log(2 * np.pi))
 
+    def release(self) -> None:
+        """Free the memory of what follows from the parameters; it is computed again where it is asked for."""
+        for name in ("precisions_cholesky", "log_constants"):
+            self.__dict__.pop(name, None)
+
     def parameters(
         self,
         centre: FloatArray,
