@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -12,6 +13,7 @@ from mpigmm.errors import EXIT_FAULT, AgreedError, MpigmmError
 from mpigmm.options import BenchOrder, FitOrder, InspectOrder, Order, PlanOrder, PredictOrder, ScoreOrder
 from mpigmm.parallel.launcher import end_with_parent, launched
 from mpigmm.parallel.stop import StopRequest
+from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message
 
 if TYPE_CHECKING:
     from mpigmm.parallel.comm import Comm
@@ -30,8 +32,26 @@ QUESTIONS = {"--help", "--version"}
 
 def main() -> NoReturn:
     """Run the command line on all ranks; ends the process with the contract's exit code."""
-    if not QUESTIONS.isdisjoint(sys.argv[1:]) and launched()[1] == 1:
-        answer(sys.argv[1:])
+    prepare_streams()
+    arguments = sys.argv[1:]
+    code = answer(arguments)
+    if code is None:
+        code = run(arguments)
+    finish_streams()
+    sys.exit(code)
+
+
+def answer(arguments: list[str]) -> int | None:
+    """Print help or the version, without MPI, which takes longer to start than to answer; the exit code, or None where
+    something else is asked for."""
+    if QUESTIONS.isdisjoint(arguments) or launched()[1] > 1:
+        return None
+    order, code = parsed(arguments)
+    return code if order is None else None
+
+
+def run(arguments: list[str]) -> int:
+    """Start MPI, serve, and end it; returns the exit code. Collective."""
     stop = StopRequest()
     stop.listen()
     end_with_parent()
@@ -39,29 +59,36 @@ def main() -> NoReturn:
         from mpigmm.parallel.comm import Comm
     except MpigmmError as error:
         say(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     comm = Comm()
-    code = guard(comm, sys.argv[1:], stop)
+    code = guard(comm, arguments, stop)
     stop.ignore()
     comm.finish(code)
-    sys.exit(code)
+    return code
 
 
-def answer(arguments: list[str]) -> None:
-    """Print help or the version and end, without MPI, which takes longer to start than to answer."""
+def parsed(arguments: list[str]) -> tuple[Order | None, int]:
+    """What the command line asks for, or nothing and an exit code, once help or a mistake has been told."""
     from mpigmm.cli import parse
 
-    with suppress(MpigmmError):
-        order, code = parse(arguments)
-        if order is None:
-            sys.exit(code)
+    helped, mistakes = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(helped), redirect_stderr(mistakes):
+            order, code = parse(arguments)
+        if mistakes.getvalue():
+            write_message(mistakes.getvalue().rstrip("\n"))
+        if helped.getvalue():
+            print_result(helped.getvalue().rstrip("\n"))
+    except MpigmmError as error:
+        say(str(error))
+        return None, error.exit_code
+    return order, code
 
 
 def guard(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
     """Serve, and end all ranks together whatever happens; returns the exit code. Collective."""
     try:
         code = serve(comm, arguments, stop)
-        sys.stdout.flush()
     except AgreedError as error:
         if comm.is_root:
             say(str(error))
@@ -73,8 +100,7 @@ def guard(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
             code = error.exit_code
             say(str(error))
         else:
-            sys.stderr.write(f"mpigmm: rank {comm.rank} failed:\n{traceback.format_exc()}")
-            sys.stderr.flush()
+            write_message(f"mpigmm: rank {comm.rank} failed:\n{traceback.format_exc().rstrip()}")
         if comm.size > 1:
             comm.abort(code)
     return code
@@ -92,20 +118,18 @@ def serve(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
 
 def read_order(comm: Comm, arguments: list[str]) -> tuple[Order | None, int]:
     """What the command line asks for, or nothing and an exit code. Root alone."""
-    from mpigmm.cli import parse
-
     try:
         comm.check_launcher()
-        return parse(arguments)
     except MpigmmError as error:
         say(str(error))
         return None, error.exit_code
+    return parsed(arguments)
 
 
 def say(text: str) -> None:
     """A message for the user, each line of it marked as ours."""
     if text:
-        print("\n".join(f"mpigmm: {line}" for line in text.splitlines()), file=sys.stderr, flush=True)
+        write_message("\n".join(f"mpigmm: {line}" for line in text.splitlines()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from mpigmm import __version__
 from mpigmm.config import dump, load_config, resolve
 from mpigmm.options import BenchOrder, FitOrder, InspectOrder, Kernels, Order, PlanOrder, PredictOrder, ScoreOrder
 
+LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES = 2**31 - 1, 2**53, 2**24
+"""What MPI, floats and arrays can count."""
+
 app = typer.Typer(
     help="Gaussian mixtures by expectation-maximisation, on any number of MPI ranks: mpirun -n 64 mpigmm fit run.yaml",
     add_completion=False,
@@ -94,12 +97,15 @@ def plan(
     context: typer.Context,
     config: ConfigFile,
     overrides: Overrides = None,
-    ranks: Annotated[list[int], typer.Option(min=1, metavar="P", help="Ranks; may be given again.")] = [1],  # noqa: B006
+    ranks: Annotated[
+        list[int], typer.Option(min=1, max=LARGEST_INT, metavar="P", help="Ranks; may be given again.")
+    ] = [1],  # noqa: B006
     latency: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="Of a message; else measured, or assumed.")
+        float | None, typer.Option(min=0, max=1e6, metavar="SECONDS", help="Of a message; else measured, or assumed.")
     ] = None,
     bandwidth: Annotated[
-        float | None, typer.Option(min=1, metavar="BYTES/S", help="Of a rank's messages; else measured, or assumed.")
+        float | None,
+        typer.Option(min=1, max=1e18, metavar="BYTES/S", help="Of a rank's messages; else measured, or assumed."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -125,14 +131,18 @@ def bench(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Other settings of model and compute, e.g. compute.threads=2."),
     ] = None,
-    n_samples: Annotated[int, typer.Option(min=1, help="Rows.")] = 200_000,
-    n_features: Annotated[int, typer.Option(min=1, help="Features.")] = 32,
-    n_components: Annotated[int, typer.Option(min=1, help="Components.")] = 16,
+    n_samples: Annotated[int, typer.Option(min=1, max=LARGEST_ROWS, help="Rows.")] = 200_000,
+    n_features: Annotated[int, typer.Option(min=1, max=LARGEST_FEATURES, help="Features.")] = 32,
+    n_components: Annotated[int, typer.Option(min=1, max=LARGEST_INT, help="Components.")] = 16,
     covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
     precision: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    separation: Annotated[float, typer.Option(min=0, help="Means are this times standard normal numbers.")] = 3.0,
-    iterations: Annotated[int, typer.Option(min=1, help="Iterations, of which the median counts.")] = 5,
+    separation: Annotated[
+        float, typer.Option(min=0, max=1e15, help="Means are this times standard normal numbers.")
+    ] = 3.0,
+    iterations: Annotated[
+        int, typer.Option(min=1, max=LARGEST_INT, help="Iterations, of which the median counts.")
+    ] = 5,
     kernels: Annotated[Kernels, typer.Option(help="Loops beside BLAS; auto: the best that all ranks have.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:

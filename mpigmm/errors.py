@@ -11,6 +11,11 @@ EXIT_USER = 2
 EXIT_INTERRUPTED = 75
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun in messages: 1 thread, 3,000 rows."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 class MpigmmError(Exception):
     """A fault of ours, unless a subclass says otherwise."""
 

@@ -44,7 +44,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    n_components: int = option("Number of components.", 8, ge=1)
+    n_components: int = option("Number of components.", 8, ge=1, le=2**31 - 1)
     covariance_type: Literal["full", "tied", "diag", "spherical"] = option(
         "Shape of the covariances, named as in scikit-learn.", "full"
     )

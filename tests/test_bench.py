@@ -34,7 +34,7 @@ def test_a_report(n_ranks: int, covariance_type: str) -> None:
 def test_a_report_in_words() -> None:
     done = mpirun(0, "bench", *SHAPE, "--kernels=numpy", "compute.threads=2", "compute.tile_rows=1000")
     assert done.returncode == 0, done.stderr
-    assert "9,000 x 4, K = 3, full, float64, 1 ranks of 2 threads, numpy" in done.stdout and "ns a row" in done.stdout
+    assert "9,000 x 4, K = 3, full, float64, 1 rank of 2 threads, numpy" in done.stdout and "ns a row" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,11 @@ def test_without_a_gpu(comm: Comm, case: Path, offer: Offer, capfd: pytest.Captu
     assert summary(auto)["device"] == "cpu" and summary(auto)["reproducible"] is True
 
 
+def test_a_machine_without_a_driver_is_not_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_driver", lambda: False)
+    assert devices.look("auto") == ([], None)
+
+
 def test_rows_that_turn_bad_under_a_gpu(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, sent = StrictGpu(), StrictGpu.send
     offer(gpu)

@@ -21,7 +21,9 @@ from support import (
     write_rows,
 )
 
-from mpigmm.parallel.threads import crowding
+from mpigmm.__main__ import parsed
+from mpigmm.parallel.launcher import launched, why_not_loaded
+from mpigmm.parallel.threads import count_threads, crowding
 
 ROWS = blobs(3000, 3, 3)
 TEN_SECONDS = 10
@@ -151,6 +153,61 @@ def test_ranks_other_than_root_import_no_user_interface() -> None:
     assert "1 loaded []" in launch(2, [sys.executable, "-c", code], 60).stdout
 
 
+MANY = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "run.yaml", "--ranks", MANY],
+        ["plan", "run.yaml", "--latency", "1e400"],
+        ["plan", "run.yaml", "--bandwidth", "1e400"],
+        ["bench", "--n-samples", MANY],
+        ["bench", "--n-features", MANY],
+        ["bench", "--n-components", MANY],
+        ["bench", "--iterations", MANY],
+        ["bench", "--separation", "1e400"],
+        ["bench", f"model.n_components={MANY}"],
+    ],
+    ids=lambda arguments: arguments[-2],
+)
+def test_numbers_of_any_length_are_refused_in_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed(arguments) == (None, 2)
+    told = capsys.readouterr().err
+    assert arguments[-2].lstrip("-") in told or "model.n_components: " in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("text", [MANY, "²", "-1", "", "4x", "1e3"])
+def test_what_launchers_do_not_write_is_ignored(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for name in ("SLURM_CPUS_PER_TASK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    for name in ("PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert count_threads("auto", 1) == 3 and launched() == (0, 1)
+
+
+LOOKED = "cannot load MPI library\n/opt/x/libmpi.so.40: cannot open shared object file: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ModuleNotFoundError("No module named 'mpi4py'", name="mpi4py"), "mpi4py is not installed"),
+        (RuntimeError(LOOKED + "/usr/bin/python: undefined symbol: MPI_Get_version"), "no library of MPI is found"),
+        (
+            RuntimeError(LOOKED + "/opt/lib/libfabric.so.1: cannot open shared object file: No such file or directory"),
+            "libfabric.so.1: cannot open shared object file: No such file or directory",
+        ),
+        (ImportError("cannot import name 'MPI' from 'mpi4py' (/a/b/__init__.py)"), "cannot import name 'MPI'"),
+    ],
+)
+def test_an_mpi_that_cannot_be_loaded_is_told_without_folders(error: Exception, reason: str) -> None:
+    told = why_not_loaded(error)
+    assert reason in told and "/" not in told and "\n" not in told
+
+
 @pytest.mark.parametrize(
     ("threads", "ranks", "processors", "bound", "warning"),
     [
@@ -158,6 +215,7 @@ def test_ranks_other_than_root_import_no_user_interface() -> None:
         (2, 2, 4, 2, None),
         (2, 4, 4, 4, "4 ranks of 2 threads on a node share 4 processors"),
         (4, 2, 64, 2, "2 ranks of 4 threads on a node share the 2 to which each is bound"),
+        (2, 1, 1, 1, "1 rank of 2 threads on a node shares the 1 to which each is bound"),
     ],
 )
 def test_a_crowded_node(

@@ -51,3 +51,14 @@ def test_imports(path: Path) -> None:
             assert own == other or not {own, other} <= APART, f"{place} imports {name} from beside it"
         homes = HOMES.get(name.split(".")[0])
         assert homes is None or place.startswith(homes), f"{place} imports {name}, whose home is {homes}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_printed_passes_the_functions_that_may_fail(path: Path) -> None:
+    """Typer's own output is collected, and passes them then; a process of its own answers through its output."""
+    if path.relative_to(PACKAGE).as_posix() in ("runs/streams.py", "cli.py", "runs/guarded.py"):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.Name) and node.id == "print"), f"print in line {node.lineno}"
+        is_stream = isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr", "__stdout__", "__stderr__")
+        assert not is_stream or path.name == "progress.py", f"a standard stream in line {node.lineno}"

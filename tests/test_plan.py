@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
-from support import mpirun, write_config
+from support import TYPES, mpirun, write_config
 
-from mpigmm.commands.plan import Network
+from mpigmm.__main__ import serve
+from mpigmm.commands import rates
+from mpigmm.commands.bench import shape_flops
+from mpigmm.commands.iterate import empty_buffer
+from mpigmm.commands.network import Network
+from mpigmm.commands.plan import about
+from mpigmm.commands.rates import Size, affordable_components, scaled_bytes, seconds_a_row
+from mpigmm.core.covariance import covariance_class
+from mpigmm.core.exact import FixedPoint
+from mpigmm.core.initialise import sample_size
+from mpigmm.data.source import read_header
+from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
 
 RANKS = ("--ranks", "1", "--ranks", "3", "--ranks", "4096")
 
@@ -37,6 +52,10 @@ def test_a_plan(config: str, n_ranks: int, tmp_path: Path) -> None:
     assert [each["resident"] for each in plan["plans"]] == [False, False, True]
     for each in plan["plans"]:
         assert each["seconds"] > 0 and 0 < each["efficiency"] <= 1.01
+    start = plan["initialisation"]
+    assert start["method"] == "kmeans" and start["rows"] == 16384 and start["n_init"] == 1
+    assert start["seconds"] > 0 and start["bytes"] > 2 * 16384 * 20 * 8
+    assert plan["measured_components"] == start["components"] == 6
     assert not (tmp_path / "out").exists()
 
 
@@ -44,6 +63,7 @@ def test_a_plan_in_words(config: str) -> None:
     done = mpirun(0, "plan", config, *RANKS, "--latency", "5e-6", "--bandwidth", "1e9")
     assert done.returncode == 0, done.stderr
     assert "a message takes 5 us, and 1 GB/s (given)" in done.stdout
+    assert "init.method kmeans: about " in done.stdout and "from a sample of 16,384 rows" in done.stdout
     assert "4096" in done.stdout and "streamed" in done.stdout
 
 
@@ -64,3 +84,62 @@ def test_a_reduction_takes_messages_and_bytes() -> None:
     assert network.seconds(1, 10**6) == 0.0
     assert network.seconds(2, 10**6) == pytest.approx(2e-6 + 1e-3)
     assert network.seconds(1024, 10**6) == pytest.approx(20e-6 + 2e-3 * 1023 / 1024)
+
+
+@pytest.mark.parametrize(("k", "d", "tile_rows"), [(6, 20, 5000), (200_000, 20, 1016), (17, 2900, 16376), (3, 1, 1)])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_what_is_measured_is_bounded(covariance_type: str, k: int, d: int, tile_rows: int) -> None:
+    covariance = covariance_class(covariance_type)()
+    size = Size.affordable(covariance, k, d, tile_rows)
+    flops = size.rows * size.components * shape_flops(covariance, k, d) / k
+    assert flops <= rates.MEASURED_FLOPS or (size.rows, size.components) == (rates.LEAST_ROWS, rates.LEAST_COMPONENTS)
+    assert 1 <= size.components <= k and 1 <= size.tile_rows <= min(tile_rows, size.rows)
+    if k < 10:
+        assert size == Size(tile_rows, max(4, -(-4 * k // tile_rows)) * tile_rows, k)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_bytes_reduced_are_scaled_exactly(covariance_type: str) -> None:
+    covariance = covariance_class(covariance_type)()
+
+    def n_bytes(k: int) -> int:
+        size = 1 + k + 5 * k + covariance.n_second(k, 5)
+        return int(empty_buffer(FixedPoint(np.zeros(size, np.int32), 3)).nbytes)
+
+    assert scaled_bytes(n_bytes(7), covariance, 7, 1000, 5) == n_bytes(1000)
+
+
+def test_a_large_plan_is_measured_in_small(
+    config: str, comm: Comm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "MEASURED_FLOPS", 1e8)
+    monkeypatch.setattr(rates, "MEASURED_ENTRIES", 1e6)
+    large = ["model.n_components=200000", "model.covariance_type=diag", "init.n_init=3"]
+    begin = time.monotonic()
+    assert serve(comm, ["plan", config, "--ranks", "1", "--json", *large], StopRequest()) == 0
+    assert time.monotonic() - begin < 20
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["bytes_reduced"] > 2 * 8 * 200_000 * 41 and plan["plans"][0]["work_bytes"] > 4 * 8 * 200_000 * 20
+    assert plan["measured_components"] < 2000 and plan["initialisation"]["rows"] == 64 * 200_000
+    assert plan["initialisation"]["seconds"] > 10_000 and plan["initialisation"]["n_init"] == 3
+    assert serve(comm, ["plan", config, *large], StopRequest()) == 0
+    told = capsys.readouterr().out
+    assert "and scaled to 200,000" in told and "3 times on rank 0, from a sample of 12,800,000 rows" in told
+
+
+def test_components_of_the_first_mixture_that_is_measured(config: str) -> None:
+    header = read_header(str(Path(config).with_name("x.h5")), "/X")
+    assert affordable_components(6, header) == 6
+    few = affordable_components(200_000, header)
+    assert few * sample_size(few, 20) * 20 <= rates.MEASURED_ENTRIES < 2 * few * sample_size(2 * few, 20) * 20
+
+
+def test_seconds_in_words() -> None:
+    assert (seconds_a_row(5.0, 100, 1.0, 20), seconds_a_row(5.0, 100, 6.0, 20)) == (0.05, 0.05)
+    assert (about(1.234), about(300), about(2e5)) == ("1.2 s", "00:05:00", "2.3 days")
+
+
+def test_independent_features_take_no_matrices() -> None:
+    source = SyntheticSource(10, 3, 5, 1.0, correlated=False)
+    assert source.mixing.shape == (5, 3, 3) and source.mixing.strides[0] == 0
+    assert source.read(0, 10)[0].shape == (10, 3)

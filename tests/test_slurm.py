@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,45 @@ def test_job_scripts_parse_and_name_no_site(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True, timeout=30)
     assert "LAUNCHER" in text and "python -m mpigmm fit" in text
     assert not any(word in text for word in ("--partition", "--account", "--qos", "-A ", "-q "))
+
+
+REQUEUED = "requeue 77"
+SIGNAL_AT_ONCE = "trap '[[ $BASH_COMMAND != \"fit=\\$!\" ]] || kill -USR1 $$' DEBUG"
+"""Has bash signal itself as it has started the launcher, and does not know its number yet."""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "before", "restarts", "exit_code", "printed"),
+    [
+        ("exit 0", "", "0", 0, ""),
+        ("exit 2", "", "0", 2, ""),
+        ("exit 75", "", "99", 0, REQUEUED),
+        ("exit 75", "", "100", 75, "gone back to the queue 100 times"),
+        ("trap 'exit 75' USR1; sleep 5 >/dev/null 2>&1 & wait", "", "0", 0, REQUEUED),
+        ("exec sleep 5", SIGNAL_AT_ONCE, "0", 0, REQUEUED),
+    ],
+    ids=["done", "mistake", "interrupted", "too often", "signalled", "signalled at once"],
+)
+def test_what_the_requeue_script_makes_of_exit_codes(
+    tmp_path: Path, launcher: str, before: str, restarts: str, exit_code: int, printed: str
+) -> None:
+    for name, text in (("launcher", launcher), ("scontrol", 'echo "$@"'), ("before", before)):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = clean_environment() | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "LAUNCHER": str(tmp_path / "launcher"),
+        "BASH_ENV": str(tmp_path / "before"),
+        "SLURM_JOB_ID": "77",
+        "SLURM_RESTART_COUNT": restarts,
+    }
+    command = ["bash", str(JOBS / "fit-requeue.sbatch"), "run.yaml"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        if "trap" in launcher:
+            time.sleep(0.3)
+            job.send_signal(signal.SIGUSR1)
+        output, _ = job.communicate(timeout=20)
+    assert job.returncode % 256 == exit_code and printed in output and (REQUEUED in output) == (printed == REQUEUED)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +161,19 @@ def test_a_job_that_meets_its_limit_goes_back_to_the_queue_and_ends_in_the_same_
     summary = json.loads((out / "summary.json").read_text())
     assert summary["resumed_from"] == n_iter - 50 and summary["n_iter"] == n_iter
     assert_same_bits(*(read_model(problem.parent / run / "model.h5") for run in ("again", "longer")))
+
+
+@needs_slurm
+@pytest.mark.timeout(240)
+def test_a_job_whose_limit_is_too_short_for_the_first_mixture_does_not_go_back_for_ever(
+    slurm: Cluster, problem: Path
+) -> None:
+    limit, script = ("--time=1", "--signal=B:USR1@40"), str(JOBS / "fit-requeue.sbatch")
+    endless = (*fit(problem, "too short"), "model.n_components=50000", "compute.threads=1")
+    job = slurm.submit(*ONE_NODE, *limit, script, *endless, LAUNCHER="mpirun")
+    assert slurm.ended(job, 200) == "FAILED", slurm.output()
+    told = slurm.output()
+    assert told.count("interrupted by SIGUSR1") == 1 and told.count("two starts in a row have saved nothing new") == 1
 
 
 @needs_slurm

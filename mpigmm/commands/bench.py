@@ -14,7 +14,7 @@ from mpigmm.commands.devices import choose_devices
 from mpigmm.commands.iterate import Loop, empty_buffer
 from mpigmm.commands.survey import survey_rows
 from mpigmm.commands.team import Team, Tiles, build_team, common_loops
-from mpigmm.core.covariance import covariance_class
+from mpigmm.core.covariance import Covariance, covariance_class
 from mpigmm.core.em import EStep, Safeguards
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import Precision, choose_precision
@@ -23,11 +23,12 @@ from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.errors import EXIT_DONE
+from mpigmm.errors import EXIT_DONE, counted
 from mpigmm.options import BenchOrder, FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import run_workers, single_threaded_blas
+from mpigmm.runs.streams import print_result
 
 PRODUCT_SIZE = 1024
 STREAM_BYTES = 1 << 26
@@ -56,8 +57,9 @@ def run(comm: Comm, order: BenchOrder, stop: StopRequest) -> int:
     with single_threaded_blas():
         team = build_team(comm, source, tile_rows, options.compute, stop, loops, devices)
         report = measure(team, source, options, order.iterations)
-    if comm.is_root:
-        print(json.dumps(report, indent=2) if order.json else describe(report), flush=True)
+    with comm.together():
+        if comm.is_root:
+            print_result(json.dumps(report, indent=2) if order.json else describe(report))
     return EXIT_DONE
 
 
@@ -71,16 +73,7 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
     precision = choose_precision(loop.precision, mixture, survey)
     dtype = precision.dtype
     flops_at_most, bytes_at_most = machine_limits(team, dtype)
-    loop.expect(mixture, precision)
-    taken = []
-    for _ in range(iterations):
-        begin, spent = time.perf_counter(), loop.clock.communicate
-        reduced = loop.expect(mixture, precision)
-        m_begin = time.perf_counter()
-        loop.maximise(mixture, reduced.moments)
-        end = time.perf_counter()
-        taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
-    seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
+    seconds, compute, communicate, m_step = timed_iterations(loop, mixture, precision, iterations)
     e_step = seconds_of(comm, lambda: sweep_e_step(team, mixture, survey, precision))
     reduction, n_bytes = reduction_seconds(loop, mixture)
     flops = header.n_rows * row_flops(mixture)
@@ -116,6 +109,24 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
     }
 
 
+def timed_iterations(
+    loop: Loop, mixture: Mixture, precision: Precision, iterations: int
+) -> tuple[float, float, float, float]:
+    """Median seconds of an iteration, and of its tiles, its reduction and its M-step, after one that is not counted.
+    Collective."""
+    loop.expect(mixture, precision)
+    taken = []
+    for _ in range(iterations):
+        begin, spent = time.perf_counter(), loop.clock.communicate
+        reduced = loop.expect(mixture, precision)
+        m_begin = time.perf_counter()
+        loop.maximise(mixture, reduced.moments)
+        end = time.perf_counter()
+        taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
+    seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
+    return seconds, compute, communicate, m_step
+
+
 def true_mixture(source: SyntheticSource, covariance_type: str) -> Mixture:
     """The mixture that synthetic rows are drawn from."""
     k, d = source.means.shape
@@ -134,10 +145,15 @@ def row_flops(mixture: Mixture) -> float:
     F = 1 + D + D (D + 1) / 2 for `full`, 1 + 2 D for `diag`, 2 + D for `spherical`; for `tied`, F = 1 + D, and once a
     row the whitening and the second moments.
     """
-    k, d = mixture.means.shape
-    if mixture.covariance.name == "tied":
+    return shape_flops(mixture.covariance, *mixture.means.shape)
+
+
+def shape_flops(covariance: Covariance, n_components: int, n_features: int) -> float:
+    """The same for a mixture of this type and size."""
+    k, d = n_components, n_features
+    if covariance.name == "tied":
         return float(4 * k * (1 + d) + 2 * d * d + d * (d + 1))
-    return float(4 * (k * (1 + d) + mixture.covariance.n_second(k, d)))
+    return float(4 * (k * (1 + d) + covariance.n_second(k, d)))
 
 
 def machine_limits(team: Team, dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -211,8 +227,8 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{report['n_samples']:,} x {report['n_features']}, K = {report['n_components']}, "
-            f"{report['covariance_type']}, {report['precision']}, {report['n_ranks']} ranks of "
-            f"{report['threads_per_rank']} threads, {report['kernels']}",
+            f"{report['covariance_type']}, {report['precision']}, {counted(report['n_ranks'], 'rank')} of "
+            f"{counted(report['threads_per_rank'], 'thread')}, {report['kernels']}",
             f"an iteration:   {report['seconds']:.3g} s, {report['ns_per_row']:.3g} ns a row ({parts})",
             f"useful work:    {report['useful_flops_per_second'] / 1e9:.3g} GFLOP/s, "
             f"{report['fraction_of_floor']:.2f} of this machine's floor",

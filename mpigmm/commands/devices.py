@@ -12,7 +12,6 @@ import numpy as np
 from mpigmm.core.backend import (
     DOUBLE,
     NoDeviceError,
-    has_cupy,
     has_driver,
     open_gpu,
     usable,
@@ -102,7 +101,7 @@ def choose_devices(comm: Comm, wanted: str) -> Devices:
 def look(wanted: str) -> tuple[list[str], str | None]:
     """Addresses of the GPUs that this rank sees, and why there are none where some may be expected."""
     if wanted == "auto" and not has_driver():
-        return [], "no driver of NVIDIA's is there" if has_cupy() else None
+        return [], None
     try:
         return visible_gpus(), None
     except NoDeviceError as error:

@@ -33,7 +33,7 @@ from mpigmm.runs.walltime import RESERVE_SECONDS
 
 def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
     """Fit the mixture that `order` describes; returns the exit code. Collective."""
-    begin = time.perf_counter()
+    begin = time.monotonic()
     options = order.options
     covariance_class(options.model.covariance_type)
     stop.advice = f"run the same command again{', without --restart,' if order.restart else ''} to go on"
@@ -48,11 +48,20 @@ def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
             fit_job(comm, options, job, devices, recorder, stop, begin)
         except AgreedError as error:
             if error.exit_code == EXIT_INTERRUPTED:
+                is_for_time = any(comm.allgather(stop.is_for_time))
                 with comm.together():
                     if recorder is not None:
                         recorder.save_latest()
+                        if is_for_time:
+                            recorder.check_time(*seconds_spent(begin, stop))
             raise
     return EXIT_DONE
+
+
+def seconds_spent(begin: float, stop: StopRequest) -> tuple[float, float | None]:
+    """Seconds since begin, and those there would have been at the end of the sweep under way, where they are known."""
+    spent, sweep = time.monotonic() - begin, stop.pace.seconds()
+    return spent, None if sweep is None else stop.pace.begun - begin + sweep
 
 
 def fit_job(
@@ -212,7 +221,7 @@ def usage(loop: Loop, begin: float) -> dict[str, Any]:
         "n_ranks": comm.size,
         "threads_per_rank": loop.team.n_threads,
         "hosts": sorted({name for name, _ in ranks}),
-        "seconds": time.perf_counter() - begin,
+        "seconds": time.monotonic() - begin,
         "seconds_read": loop.team.block.seconds_read,
         "seconds_compute": clock.compute,
         "seconds_communicate": clock.communicate,

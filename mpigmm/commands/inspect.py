@@ -13,6 +13,7 @@ from mpigmm.options import InspectOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs import checkpoint, hdf5, model_file
+from mpigmm.runs.streams import print_result
 
 
 def run(comm: Comm, order: InspectOrder, stop: StopRequest) -> int:
@@ -20,7 +21,7 @@ def run(comm: Comm, order: InspectOrder, stop: StopRequest) -> int:
     with comm.together():
         if comm.is_root:
             found = describe(Path(order.file), stop.check)
-            print(json.dumps(found, indent=2) if order.json else as_text(found))
+            print_result(json.dumps(found, indent=2) if order.json else as_text(found))
     return EXIT_DONE
 
 

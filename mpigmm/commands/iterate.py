@@ -127,6 +127,7 @@ class Loop:
             if is_last:
                 self.team.comm.agree(self._error or self.team.stop.out_of_time())
             reduced, mixture, repairs = self.advance(progress.mixture, progress.iteration + 1)
+            progress.mixture.release()  # a caller may hold it until the loop ends
             mean = float(reduced.moments.log_likelihood[0]) / self.survey.total_weight
             change = None if progress.mean_log_likelihood is None else mean - progress.mean_log_likelihood
             progress = replace(

@@ -12,7 +12,7 @@ from typing import Any
 from mpigmm.commands.iterate import goes_on
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
-from mpigmm.errors import DataError, OutputError, shown
+from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.runs.checkpoint import Checkpoint, Progress
 from mpigmm.runs.directory import RunDirectory
@@ -107,8 +107,8 @@ def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
             raise DataError(f"init.file: {file} has {name} {has}, but model.{name} is {wanted}")
     if mixture.n_features != header.n_features:
         raise DataError(
-            f"init.file: {file} has {mixture.n_features} features, but {header.dataset} has "
-            f"{header.n_features} columns; choose them by data.columns"
+            f"init.file: {file} has {counted(mixture.n_features, 'feature')}, but {header.dataset} has "
+            f"{counted(header.n_features, 'column')}; choose them by data.columns"
         )
 
 

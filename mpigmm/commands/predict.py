@@ -13,7 +13,7 @@ from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_post
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, RowWriter, create, discard, publish
 from mpigmm.data.source import input_files
-from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, shown
+from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
 from mpigmm.options import PredictOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -57,7 +57,8 @@ def check_order(order: PredictOrder, task: Task) -> None:
     """Raise `UserError` where the order does not fit the model."""
     if order.proba > task.mixture.n_components:
         raise ConfigError(
-            f"--proba {order.proba}: {shown(order.model)} has {task.mixture.n_components} components; ask for no more"
+            f"--proba {order.proba}: {shown(order.model)} has {counted(task.mixture.n_components, 'component')}; "
+            "ask for no more"
         )
 
 

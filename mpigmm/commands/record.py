@@ -21,7 +21,7 @@ from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
 from mpigmm.data.source import Header, read_header
-from mpigmm.errors import DataError, OutputError, shown
+from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import library
 from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, drop_damaged, load_checkpoint, save_checkpoint
@@ -31,7 +31,8 @@ from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
-from mpigmm.runs.walltime import Allowance, seconds_left
+from mpigmm.runs.streams import print_result
+from mpigmm.runs.walltime import Allowance, forget_stall, note_stall, seconds_left, too_short
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
 FEW = 5
@@ -57,6 +58,7 @@ class Recorder:
         self._unsaved: Progress | None = None
         self._newest_is_whole = True
         self._saved = time.monotonic()
+        self._has_saved = False
         self._failing: set[str] = set()
         self._bits = 32
         self._repairs: dict[int, Repairs] = {}
@@ -155,8 +157,8 @@ class Recorder:
         if self.order.restart:  # now that there is room for files
             self.directory.clear(keep_model=self.directory.is_model(self.options.init.file))
         self.reporter.say(
-            f"{survey.n_samples:,} rows of {job.header.n_features} features, {self.options.model.n_components} "
-            f"components, {self.options.model.covariance_type}"
+            f"{counted(survey.n_samples, 'row')} of {counted(job.header.n_features, 'feature')}, "
+            f"{counted(self.options.model.n_components, 'component')}, {self.options.model.covariance_type}"
         )
         if survey.n_dropped:
             self.reporter.say(
@@ -202,15 +204,27 @@ class Recorder:
         if self._unsaved is not None:
             self.save(self._unsaved)
 
+    def check_time(self, spent: float, needed: float | None) -> None:
+        """Warn where this start, after the seconds spent of those needed, if known, has saved nothing new.
+
+        Raises `UserError` where the one before saved nothing either, for the next one would not.
+        """
+        if self._has_saved:
+            return
+        told = too_short(spent, needed) if self._unsaved is None else "no checkpoint could be written: free some space"
+        note_stall(self.directory.path, self.order.config, told)
+        self.reporter.say(f"warning: nothing new was saved: {told}")
+
     def _save(self, progress: Progress) -> None:
         assert self._log is not None
         self._saved = time.monotonic()
-        self.checkpoint = replace(self.checkpoint, progress=progress, history=self._log.table())
         if not self._newest_is_whole:
             drop_damaged(self.directory.path)
             self._newest_is_whole = True
-        save_checkpoint(self.directory.path, self.checkpoint)
+        save_checkpoint(self.directory.path, replace(self.checkpoint, progress=progress, history=self._log.table()))
         self._unsaved = None
+        self._has_saved = True
+        forget_stall(self.directory.path)
         self.allowance.checkpoint = time.monotonic() - self._saved
 
     @contextmanager
@@ -260,11 +274,10 @@ class Recorder:
 
     def _print_result(self, best: Fitted) -> None:
         self.reporter.close()
-        print(
-            f"{shown(self.directory / MODEL)}: {best.mixture.n_components} components, "
-            f"{'converged' if best.ended.converged else 'stopped'} after {best.ended.n_iter} iterations, "
-            f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}",
-            flush=True,
+        print_result(
+            f"{shown(self.directory / MODEL)}: {counted(best.mixture.n_components, 'component')}, "
+            f"{'converged' if best.ended.converged else 'stopped'} after {counted(best.ended.n_iter, 'iteration')}, "
+            f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}"
         )
 
     def _load(self) -> Checkpoint | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,12 @@ from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.data.source import Header, Source, find_dataset, read_header, resolve_paths
-from mpigmm.errors import DataError, shown
+from mpigmm.errors import DataError, counted, shown
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model_file import Model, load_model
+from mpigmm.runs.streams import write_message
 
 DATASET = "/X"
 """Where rows stand, unless the user or the model says otherwise."""
@@ -48,8 +47,8 @@ def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: 
         header = read_header(data, dataset, columns=columns)
     if header.n_features != model.mixture.n_features:
         raise DataError(
-            f"{shown(model_path)} has {model.mixture.n_features} features, but {shown(dataset)} in "
-            f"{shown(header.paths[0])} has {header.n_features} columns; they must be the same"
+            f"{shown(model_path)} has {counted(model.mixture.n_features, 'feature')}, but {shown(dataset)} in "
+            f"{shown(header.paths[0])} has {counted(header.n_features, 'column')}; they must be the same"
         )
     if header.n_rows == 0:
         raise DataError(f"{shown(dataset)} has no rows in {header.files}")
@@ -69,17 +68,11 @@ def choose_dataset(model: Model, model_path: str, data: Sequence[str]) -> str:
             "name one with --dataset"
         )
     if found == DATASET:
-        tell(
-            f"{shown(path)} has no dataset {shown(fitted)}, to which {shown(model_path)} was fitted; its {DATASET} is "
-            "read (--dataset names another)"
+        write_message(
+            f"mpigmm: {shown(path)} has no dataset {shown(fitted)}, to which {shown(model_path)} was fitted; its "
+            f"{DATASET} is read (--dataset names another)"
         )
     return found
-
-
-def tell(text: str) -> None:
-    """A line on standard error, where it can be written."""
-    with suppress(OSError, ValueError):
-        print(f"mpigmm: {text}", file=sys.stderr, flush=True)
 
 
 def recorded(model: Model, key: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +17,7 @@ from mpigmm.options import ScoreOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.runs.streams import print_result, write_message
 
 FORM = FixedPoint.unbounded(1)
 LEAST_LOG_DENSITY = -(2.0**900)
@@ -75,7 +75,10 @@ def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
         sweep_posterior(team, task, visitor)
     packed = comm.sum(np.sum([score.packed() for score in scores], axis=0))
     if comm.is_root:
-        print(as_json(task, packed))
+        text = as_json(task, packed)
+    with comm.together():
+        if comm.is_root:
+            print_result(text)
     return EXIT_DONE
 
 
@@ -93,9 +96,8 @@ def as_json(task: Task, packed: IntArray) -> str:
         **criteria(task.mixture, log_likelihood, n_samples),
     }
     if n_impossible:
-        print(
+        write_message(
             f"warning: {n_impossible:,} of {n_samples:,} rows are so many standard deviations from every component "
-            "that the log-density is -inf, and so is the log-likelihood (null below); predict tells which rows",
-            file=sys.stderr,
+            "that the log-density is -inf, and so is the log-likelihood (null below); predict tells which rows"
         )
     return json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}, indent=2)

@@ -14,7 +14,8 @@ from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import Block, memory_budget, return_freed_memory
+from mpigmm.data.block import Block, return_freed_memory
+from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, Rows, Source
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import UserError
@@ -73,6 +74,7 @@ class Team:
     def sweep(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """Results of visit(work space, tiles), one a thread; together the threads see each tile of the rank once."""
         self.block.n_readers = self.n_threads
+        self.stop.pace.begin(len(self.block.tiles))
         return run_workers(
             self.n_threads,
             lambda worker: visit(self._tiles[worker], self._watched(self.block.share(worker, self.n_threads))),
@@ -94,6 +96,7 @@ class Team:
             return self.sweep(visit)
         self.block.load(self.stop.check)
         self.block.n_readers = 1
+        self.stop.pace.begin(len(self.block.tiles))
         tile = Tile(self.header.n_features, min(self.block.tile_rows, self.header.n_rows), self.engine)
         return [visit(tile, self._watched(self.stage.tiles(self.block.share(0, 1, self.stage.held))))]
 
@@ -137,6 +140,7 @@ class Team:
         for tile in tiles:
             self.stop.check()
             yield tile
+            self.stop.pace.step()
 
 
 def build_team(

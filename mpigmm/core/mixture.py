@@ -60,6 +60,10 @@ class Mixture:
         cls(covariance, *parameters)._check()
         return cls(covariance, *parameters)
 
+    def __reduce__(self) -> tuple[type[Mixture], tuple[object, ...]]:
+        """Pickled are the parameters alone: the factors, as large as the covariances, are computed again."""
+        return Mixture, (self.covariance, self.weights, self.means, self.covariances)
+
     @property
     def n_components(self) -> int:
         return int(self.means.shape[0])
@@ -87,6 +91,11 @@ class Mixture:
         log_det = self.covariance.log_determinant(self.precisions_cholesky, self.n_features)
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * np.log(2 * np.pi))
 
+    def release(self) -> None:
+        """Free the memory of what follows from the parameters; it is computed again where it is asked for."""
+        for name in ("precisions_cholesky", "log_constants"):
+            self.__dict__.pop(name, None)
+
     def parameters(
         self,
         centre: FloatArray,
@@ -107,7 +116,7 @@ class Mixture:
         """64 bits, in hexadecimal, that differ where any bit of the parameters differs."""
         digest = hashlib.blake2b(digest_size=8)
         for array in (self.weights, self.means, self.covariances):
-            digest.update(array.tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def checksum(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import resource
 import time
@@ -122,25 +121,6 @@ class Block:
     def _extent(self, tile: int) -> tuple[int, int]:
         first = tile * self.tile_rows
         return first, min(first + self.tile_rows, self.stop)
-
-
-def memory_budget(wanted: int | str, ranks_on_node: int) -> int:
-    """Bytes a rank may hold of rows; `auto` is its share of half of the memory that is free on the node."""
-    if wanted != "auto":
-        return int(wanted)
-    return free_memory() // 2 // ranks_on_node
-
-
-def free_memory() -> int:
-    """Bytes free on this node, within the limit of its control group if there is one."""
-    with open("/proc/meminfo") as file:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", file.read())
-    free = int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            return max(0, min(free, int(limit.read()) - int(used.read())))
-    except (OSError, ValueError):
-        return free
 
 
 def return_freed_memory() -> None:

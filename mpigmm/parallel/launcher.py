@@ -1,8 +1,9 @@
-"""What the environment tells of the program that started this process."""
+"""What the environment tells of the program that started this process, and of the MPI that it finds."""
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 
@@ -10,17 +11,33 @@ from mpigmm.errors import EXIT_INTERRUPTED
 
 WATCH_SECONDS = 1.0
 
+NOT_FOUND = re.compile(r"cannot load MPI library|lib\w*mpi\S*: cannot open|undefined symbol: MPI_Get_version")
+"""Lines of mpi4py's for a library that is not there, or is none of MPI."""
+
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
+
+
+def whole_number(text: str) -> int | None:
+    """A whole number as launchers and batch systems write one, of nine digits at most; None for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def launched() -> tuple[int, int]:
     """Rank and number of processes as the launcher counts them; (0, 1) without a launcher."""
     for size_name, rank_name in zip(SIZE_VARIABLES, RANK_VARIABLES, strict=True):
-        size, rank = os.environ.get(size_name, ""), os.environ.get(rank_name, "")
-        if size.isdigit() and rank.isdigit():
-            return int(rank), int(size)
+        size, rank = (whole_number(os.environ.get(name, "")) for name in (size_name, rank_name))
+        if size is not None and rank is not None:
+            return rank, size
     return 0, 1
+
+
+def why_not_loaded(error: Exception) -> str:
+    """What mpi4py says that a user can act on: it lists every name and folder in which it looked for a library."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed"
+    lines = [line for line in str(error).splitlines() if line and not NOT_FOUND.search(line)]
+    return re.sub(r"[^\s'(]*/", "", lines[-1]) if lines else "no library of MPI is found"
 
 
 def end_with_parent() -> None:

@@ -11,6 +11,9 @@ from typing import Literal, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from mpigmm.errors import counted
+from mpigmm.parallel.launcher import whole_number
+
 T = TypeVar("T")
 
 
@@ -23,9 +26,9 @@ def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
     if wanted != "auto":
         return wanted
     for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
-        value = os.environ.get(name, "").split(",")[0]
-        if value.isdigit() and int(value) > 0:
-            return int(value)
+        granted = whole_number(os.environ.get(name, "").split(",")[0])
+        if granted:
+            return granted
     return max(1, len(os.sched_getaffinity(0)) // ranks_on_node)
 
 
@@ -35,9 +38,10 @@ def crowding(n_threads: int, ranks_on_node: int) -> str | None:
     own = len(os.sched_getaffinity(0))
     if n_threads <= own and n_threads * ranks_on_node <= processors:
         return None
-    where = f"the {own} to which each is bound" if n_threads > own else f"{processors} processors"
+    where = f"the {own} to which each is bound" if n_threads > own else counted(processors, "processor")
     return (
-        f"warning: {ranks_on_node} ranks of {n_threads} threads on a node share {where}; start fewer ranks on it, or "
+        f"warning: {counted(ranks_on_node, 'rank')} of {counted(n_threads, 'thread')} on a node "
+        f"{'shares' if ranks_on_node == 1 else 'share'} {where}; start fewer ranks on it, or "
         "lower compute.threads"
     )
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
+
+from mpigmm.runs.streams import STREAM_ERRORS, write_message
+
+DAY = 86400.0
+MANY_YEARS = 1e4 * DAY
 
 LOG_SECONDS, LIVE_SECONDS = 5.0, 0.25
 """How often at most the progress of the initialisation is shown, in a batch log and on a terminal."""
@@ -27,10 +33,11 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        if self._live is not None:
+        if self._live is None:
+            write_message(text)
+            return
+        with suppress(*STREAM_ERRORS):
             self._live.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
 
     def iteration(self, line: dict[str, Any]) -> None:
         """Show an iteration's log line."""
@@ -69,18 +76,25 @@ class Reporter:
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(*STREAM_ERRORS):
+                self._live.stop()
 
 
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss."""
-    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds < 86400 else f"{seconds / 86400:.1f} days"
+    if seconds < DAY:
+        return time.strftime("%H:%M:%S", time.gmtime(seconds))
+    return f"{seconds / DAY:.1f} days" if seconds < MANY_YEARS else "many years"
 
 
 def _start_live() -> Any:
+    """The live line of a terminal; None where the terminal cannot be written to."""
     from rich.console import Console
     from rich.live import Live
 
     live = Live(console=Console(stderr=True), refresh_per_second=4)
-    live.start()
+    try:
+        live.start()
+    except STREAM_ERRORS:
+        return None
     return live

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import re
 import time
 from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from mpigmm.data.files import write_whole
+from mpigmm.errors import OutputError, UserError
 
 RESERVE_SECONDS = 2.0
 """Kept at the end for leaving."""
@@ -21,7 +28,7 @@ def seconds_left(walltime: int | None) -> tuple[float, str | None]:
     """Seconds from now on that ``output.walltime`` and the batch system leave, and a warning where one is in order."""
     left = float("inf") if walltime is None else float(walltime)
     end = os.environ.get(END_TIME, "")
-    if not end.isdigit():
+    if not re.fullmatch(r"[0-9]{1,15}", end):
         return left, None
     job = int(end) - time.time()
     if job <= 0:
@@ -31,6 +38,47 @@ def seconds_left(walltime: int | None) -> tuple[float, str | None]:
             f"warning: {END_TIME} has passed and is ignored; set output.walltime if the run is to stop by itself",
         )
     return min(left, job), None
+
+
+STALLED = ".stalled"
+"""In the directory of a run whose last start ended for want of time with nothing new saved: the SHA-256 of its
+configuration."""
+
+
+def too_short(spent: float, needed: float | None) -> str:
+    """What to do where a start had the seconds spent, and needs others to get further, which may not be known."""
+    want = f"more than {spent:.0f} s" if needed is None else f"about {MARGIN * needed + RESERVE_SECONDS:.0f} s"
+    return (
+        f"this start had {spent:.0f} s, and to get further it needs {want}; allow more time (output.walltime, or the "
+        "limit of the batch system), or take more ranks"
+    )
+
+
+def note_stall(directory: Path, config: str, told: str) -> None:
+    """Note that a start ended for want of time with nothing new saved.
+
+    Raises `UserError` with what is told where the one before did, too, with the same configuration: a job that goes
+    back to the queue by itself would do so for ever.
+    """
+    mark, digest = directory / STALLED, hashlib.sha256(config.encode()).hexdigest().encode()
+    if is_stalled(mark, digest):
+        raise UserError(f"{directory}: two starts in a row have saved nothing new: {told}")
+    with suppress(OutputError):
+        write_whole(mark, digest)
+
+
+def is_stalled(mark: Path, digest: bytes) -> bool:
+    """Whether the start before left the mark with this digest."""
+    try:
+        return mark.read_bytes() == digest
+    except OSError:
+        return False
+
+
+def forget_stall(directory: Path) -> None:
+    """Something new was saved."""
+    with suppress(OSError):
+        (directory / STALLED).unlink()
 
 
 class Allowance:

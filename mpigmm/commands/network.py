@@ -1,0 +1,71 @@
+"""What `plan` reckons with: what a message between ranks takes, and so a reduction."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from mpigmm.options import PlanOrder
+from mpigmm.parallel.comm import Comm
+
+ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 2e-6, 10e9
+"""Of a cluster's network, where one rank measures nothing."""
+
+MESSAGES = 50
+
+
+@dataclass(frozen=True)
+class Network:
+    """Time of a reduction over P ranks: reduce-scatter and gather (Rabenseifner 2004; Thakur et al. 2005, section 4).
+
+    Attributes
+    ----------
+    latency : float
+        Seconds of a message, however short.
+    bandwidth : float
+        Bytes a second that a rank sends and adds.
+    origin : str
+        measured, given or assumed.
+    """
+
+    latency: float
+    bandwidth: float
+    origin: str
+
+    def seconds(self, n_ranks: int, n_bytes: int) -> float:
+        """Of an Allreduce: 2 log2 P messages, and 2 (P - 1) / P of the bytes."""
+        share = (n_ranks - 1) / n_ranks
+        return 2 * math.ceil(math.log2(n_ranks)) * self.latency + 2 * share * n_bytes / self.bandwidth
+
+
+def measured_network(comm: Comm, order: PlanOrder) -> Network:
+    """The network as given or, where several ranks run, as a short and a long reduction find it. Collective."""
+    latency, bandwidth, origin = ASSUMED_LATENCY, ASSUMED_BANDWIDTH, "assumed"
+    if comm.size > 1:
+        steps, share = 2 * math.ceil(math.log2(comm.size)), (comm.size - 1) / comm.size
+        latency = seconds_of_sum(comm, 1) / steps
+        size = 1 << 19
+        moving = max(seconds_of_sum(comm, size) - steps * latency, 1e-9)
+        bandwidth, origin = 2 * share * 8 * size / moving, "measured"
+    if order.latency is not None or order.bandwidth is not None:
+        origin = "given" if None not in (order.latency, order.bandwidth) else f"given in part, else {origin}"
+    return Network(
+        latency if order.latency is None else order.latency,
+        bandwidth if order.bandwidth is None else order.bandwidth,
+        origin,
+    )
+
+
+def seconds_of_sum(comm: Comm, size: int) -> float:
+    """Median seconds of a reduction of this many integers. Collective."""
+    values, taken = np.zeros(size, np.int64), []
+    for _ in range(MESSAGES):
+        comm.agree(None)
+        begin = time.perf_counter()
+        comm.sum(values)
+        taken.append(time.perf_counter() - begin)
+    return median(taken)

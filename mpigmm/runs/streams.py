@@ -1,0 +1,68 @@
+"""Standard output and standard error, either of which may be closed, full, or read by nobody any more.
+
+A message that cannot be written is dropped: no run ends because its batch log is full. A result that cannot be written
+is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+
+from mpigmm.errors import OutputError
+
+STREAM_ERRORS = (OSError, ValueError)
+"""What writing raises; `ValueError` where the stream is closed."""
+
+
+def prepare_streams() -> None:
+    """Make standard error writable, and let no file be opened in place of a standard stream that is closed.
+
+    C libraries write messages to descriptors 1 and 2 whatever these are: a checkpoint among them would be damaged.
+    Standard output that is closed stays None, for `print_result` to notice.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write_message(text: str) -> None:
+    """Write lines to standard error; they are dropped where that fails."""
+    with suppress(*STREAM_ERRORS):
+        print(text, file=sys.stderr, flush=True)
+
+
+def print_result(text: str) -> None:
+    """Write lines to standard output; raises `OutputError`."""
+    try:
+        if sys.stdout is None:
+            raise ValueError("it is closed")
+        print(text, flush=True)
+    except STREAM_ERRORS as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise OutputError(
+            f"the result cannot be written to standard output ({reason}); send it elsewhere, and run the same command "
+            "again"
+        ) from None
+
+
+def finish_streams() -> None:
+    """Flush both streams; what cannot be written is dropped, lest Python tries again at its end and exits with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except STREAM_ERRORS:
+            with suppress(*STREAM_ERRORS):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

@@ -1,0 +1,111 @@
+"""The time that a run may take: starts that lead nowhere end for good, and numbers of any size are read."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import blobs, write_config, write_rows
+
+from mpigmm.__main__ import serve
+from mpigmm.commands import fit as fit_module
+from mpigmm.core.em import EStep
+from mpigmm.errors import AgreedError, UserError
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import Pace, StopRequest
+from mpigmm.runs.progress import Reporter, duration
+from mpigmm.runs.walltime import STALLED, forget_stall, note_stall, seconds_left, too_short
+
+
+@pytest.fixture
+def config(comm: Comm, shared_path: Path) -> Path:
+    if comm.is_root:
+        write_rows(shared_path / "x.h5", blobs(2560, 2, 2))
+        write_config(
+            shared_path / "run.yaml",
+            data={"path": str(shared_path / "x.h5")},
+            model={"n_components": 2},
+            em={"tol": 0},
+            compute={"tile_rows": 64},
+            output={"dir": str(shared_path / "out")},
+        )
+    comm.agree(None)
+    return shared_path / "run.yaml"
+
+
+def start(comm: Comm, config: Path, *overrides: str, received: signal.Signals | None = None) -> tuple[int, str]:
+    """Exit code and message of a start of the fit."""
+    stop = StopRequest()
+    stop.received = received if comm.rank == comm.size - 1 else None
+    try:
+        return serve(comm, ["fit", str(config), *overrides], stop), ""
+    except AgreedError as error:
+        return error.exit_code, str(error)
+
+
+@pytest.mark.parallel
+def test_two_starts_too_short_for_an_iteration_end_with_the_time_that_is_needed(
+    comm: Comm, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(comm, config, "em.max_iter=1")[0] == 0
+    mark = config.parent / "out" / STALLED
+    with monkeypatch.context() as patch:
+        e_step = EStep.__call__
+        patch.setattr(EStep, "__call__", lambda *arguments: (time.sleep(0.1), e_step(*arguments)))
+        patch.setattr(fit_module, "RESERVE_SECONDS", 2.7)
+        capsys.readouterr()
+        for exit_code in (75, 2, 2):
+            code, message = start(comm, config, "em.max_iter=3", "output.walltime=3")
+            comm.agree(None)
+            assert code == exit_code and mark.exists(), message
+            told = capsys.readouterr().err if code == 75 else message
+            assert comm.rank or ("to get further it needs about" in told and "allow more time" in told)
+            assert ("two starts in a row" in message) == (code == 2)
+        assert start(comm, config, "em.max_iter=4", "output.walltime=3")[0] == 75  # other settings
+    comm.agree(None)
+    assert start(comm, config, "em.max_iter=3")[0] == 0 and not mark.exists()
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize(("received", "codes"), [(signal.SIGINT, [75, 75]), (signal.SIGUSR1, [75, 2])])
+def test_what_people_stop_is_not_counted(comm: Comm, config: Path, received: signal.Signals, codes: list[int]) -> None:
+    assert [start(comm, config, received=received)[0] for _ in codes] == codes
+
+
+def test_a_note_of_another_configuration_or_before_something_was_saved(tmp_path: Path) -> None:
+    note_stall(tmp_path, "one", "...")
+    note_stall(tmp_path, "another", "...")
+    with pytest.raises(UserError, match="two starts in a row have saved nothing new: more time"):
+        note_stall(tmp_path, "another", "more time")
+    forget_stall(tmp_path)
+    note_stall(tmp_path, "another", "...")
+    assert "needs more than 12 s" in too_short(12.1, None) and "needs about 127 s" in too_short(12.1, 100)
+
+
+def test_the_pace_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace()
+    pace.begin(4)
+    monkeypatch.setattr(time, "monotonic", lambda now=pace.begun + 3: now)
+    assert pace.seconds() is None
+    pace.step()
+    assert pace.seconds() == pytest.approx(12)
+    for _ in range(3):
+        pace.step()
+    assert pace.seconds() is None
+
+
+@pytest.mark.parametrize("end", ["9" * 400, "²", "-5", "soon", ""])
+def test_ends_of_jobs_that_are_no_times(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", end)
+    assert seconds_left(None) == (math.inf, None) and seconds_left(5) == (5.0, None)
+
+
+def test_an_iteration_of_many_in_words() -> None:
+    line = {"init": 0, "iteration": 1, "mean_log_likelihood": 0.0, "change": None, "seconds": 2.0}
+    line |= {"floored": 0, "reseeded": 0}
+    assert "at most many years left" in Reporter(2**63 - 1, 1).format(line)
+    assert [duration(3661.0), duration(2 * 86400.0), duration(np.inf)] == ["01:01:01", "2.0 days", "many years"]
