@@ -79,7 +79,7 @@ class ProductsStructure(ctypes.Structure):
     )
 
 
-DIFFERENCE_ARRAYS = ("means", "factors", "offsets", "whiten", "constants", "least")
+DIFFERENCE_ARRAYS = ("means", "subtracted", "factors", "whiten", "constants", "least")
 SCALED, SHARED, FACTORED = range(3)
 
 
@@ -321,13 +321,13 @@ def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
 @lru_cache(maxsize=1)
 def prepared(group: DifferenceGroup) -> tuple[int, tuple[FloatArray | None, ...]]:
     """Form and arrays of a group, as struct differences has them."""
-    if group.lines.size:
-        return FACTORED, (group.means, group.lines, None, None, group.constants, group.least)
-    if group.wanted is Wanted.EACH_FEATURE:
-        roots = np.sqrt(group.precisions)
-        return SCALED, (group.means, roots, roots * group.subtracted, None, group.constants, group.least)
     whiten = group.whiten if group.whiten.size else None
-    return SHARED, (group.means, group.subtracted, group.precisions, whiten, group.constants, group.least)
+    form, factors = SHARED, group.precisions
+    if group.factors.size:
+        form, factors = FACTORED, group.factors
+    elif group.wanted is Wanted.EACH_FEATURE:
+        form, factors = SCALED, np.sqrt(group.precisions)
+    return form, (group.means, group.subtracted, factors, whiten, group.constants, group.least)
 
 
 def readable(raw: NDArray[Any]) -> NDArray[Any]:

@@ -16,8 +16,8 @@ struct differences {
     ptrdiff_t n_components;
     int form, wanted;
     const double *means; /* (K, D), less the rows' centre */
-    const double *factors; /* SCALED: roots of precisions (K, D); SHARED: means (K, D) of whitened rows; FACTORED: (K, D, 1 + D) */
-    const double *offsets; /* SCALED: factors times means (K, D); SHARED: precisions (K,) */
+    const double *subtracted; /* (K, D): the means, of whitened rows where there is `whiten` */
+    const double *factors; /* SCALED: roots of precisions (K, D); SHARED: precisions (K,); FACTORED: lower triangles (K, D, D) */
     const double *whiten; /* SHARED: (D, D), a lower triangle, or null */
     const double *constants; /* (K,) */
     const double *least; /* (K,): responsibilities up to which moments leave rows out */
@@ -46,7 +46,7 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
 #define STORE_DISTANCES(HEIGHT) \
     UNROLLED for (int r = 0; r < HEIGHT; r++) \
         UNROLLED for (int c = 0; c < 2; c++) { \
-            double precision = group->form == SHARED ? group->offsets[first + r] : 1; \
+            double precision = group->form == SHARED ? group->factors[first + r] : 1; \
             if (squares) *(VECTOR *)(squares + (first + r) * stride + at + c * LANES) = sums[r][c]; \
             *(VECTOR *)(out + (first + r) * stride + at + c * LANES) \
                 = group->constants[first + r] - 0.5 * precision * sums[r][c]; \
@@ -54,7 +54,7 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
 
 #define SUBTRACT_SCALED(HEIGHT, unused) \
     do { \
-        const double *factor = group->factors + first * n_features, *offset = group->offsets + first * n_features; \
+        const double *factor = group->factors + first * n_features, *mean = group->subtracted + first * n_features; \
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
         for (ptrdiff_t d = 0; d < n_features; d++) { \
@@ -64,8 +64,8 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
             } \
             VECTOR x = load_double(rows + d * stride + at), y = load_double(rows + d * stride + at + LANES); \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
-                VECTOR one = factor[r * n_features + d] * x - offset[r * n_features + d]; \
-                VECTOR other = factor[r * n_features + d] * y - offset[r * n_features + d]; \
+                VECTOR one = (x - mean[r * n_features + d]) * factor[r * n_features + d]; \
+                VECTOR other = (y - mean[r * n_features + d]) * factor[r * n_features + d]; \
                 sums[r][0] += one * one; \
                 sums[r][1] += other * other; \
             } \
@@ -75,7 +75,7 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
 
 #define SUBTRACT_SHARED(HEIGHT, unused) \
     do { \
-        const double *mean = group->factors + first * n_features; \
+        const double *mean = group->subtracted + first * n_features; \
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
         for (ptrdiff_t d = 0; d < n_features; d++) { \
@@ -96,20 +96,20 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
 #define WHITEN_GROUP(HEIGHT, unused) \
     do { \
         VECTOR whitened[TALLEST][2]; \
-        block_double(HEIGHT, 2, lines + low * width, width, 1, phi + at, stride, low + HEIGHT + 1, NULL, whitened); \
+        block_double(HEIGHT, 2, factor + low * n_features, n_features, 1, work, WIDTH, low + HEIGHT, NULL, whitened); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < 2; c++) sums[0][c] += whitened[r][c] * whitened[r][c]; \
     } while (0)
 
-/* Log-densities (K, n) of the group's components, and in `squares`, unless it is null, sums of squares; phi is a line of
- * ones and the rows; rows are those that distances are taken of, whitened where they are to be. From `ahead` on stand the
- * rows that will be wanted, so many bytes each: meanwhile the processor fetches them. */
+/* Log-densities (K, n) of the group's components, and in `squares`, unless it is null, sums of squares. The rows are those
+ * that distances are taken of, whitened where they are to be. From `ahead` on stand the rows that will be wanted, so many
+ * bytes each: meanwhile the processor fetches them. work: D * WIDTH numbers. */
 OUTLINED static void subtract_means(
-    const struct differences *group, const double *phi, const double *rows, ptrdiff_t n_features, ptrdiff_t n,
-    ptrdiff_t stride, const char *ahead, ptrdiff_t each, double *squares, double *out
+    const struct differences *group, const double *rows, ptrdiff_t n_features, ptrdiff_t n, ptrdiff_t stride,
+    const char *ahead, ptrdiff_t each, double *squares, double *out, double *work
 ) {
     ptrdiff_t fetch = WIDTH * each / n_features;
-    ptrdiff_t k = group->n_components, width = 1 + n_features, groups = (k + TALLEST - 1) / TALLEST;
+    ptrdiff_t k = group->n_components, groups = (k + TALLEST - 1) / TALLEST;
     for (ptrdiff_t at = 0; at < n; at += WIDTH)
         for (ptrdiff_t part = 0; group->form != FACTORED && part < groups; part++) {
             ptrdiff_t first = part * k / groups, last = (part + 1) * k / groups;
@@ -122,8 +122,12 @@ OUTLINED static void subtract_means(
     ptrdiff_t parts = (n_features + TALLEST - 1) / TALLEST;
     for (ptrdiff_t first = 0; group->form == FACTORED && first < k; first++)
         for (ptrdiff_t at = 0; at < n; at += WIDTH) {
-            const double *lines = group->factors + first * n_features * width;
+            const double *factor = group->factors + first * n_features * n_features;
+            const double *mean = group->subtracted + first * n_features;
             VECTOR sums[1][2] = {{{0}, {0}}};
+            for (ptrdiff_t d = 0; d < n_features; d++)
+                UNROLLED for (int c = 0; c < 2; c++)
+                    *(VECTOR *)(work + d * WIDTH + c * LANES) = load_double(rows + d * stride + at + c * LANES) - mean[d];
             for (ptrdiff_t part = 0; part < parts; part++) {
                 ptrdiff_t low = part * n_features / parts, high = (part + 1) * n_features / parts;
                 WITH_HEIGHT(high - low, WHITEN_GROUP, 0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NATS = 42.0
 """exp(-42) is below 1e-18; divided by a row's squared distance, the moments that are left out cannot be seen either."""
 
-NO_MATRIX, NO_LINES = np.empty((0, 0)), np.empty((0, 0, 0))
+NO_MATRIX, NO_MATRICES = np.empty((0, 0)), np.empty((0, 0, 0))
 
 
 def split(
@@ -61,7 +61,7 @@ def difference_group(
     precisions: FloatArray = NO_MATRIX,
     whiten: FloatArray = NO_MATRIX,
     subtracted: FloatArray | None = None,
-    lines: FloatArray = NO_LINES,
+    factors: FloatArray = NO_MATRICES,
 ) -> DifferenceGroup:
     """A group in the tiles' memory, none of whose rows are farther, squared, from the components than (K,).
 
@@ -75,7 +75,7 @@ def difference_group(
         precisions,
         whiten,
         means if subtracted is None else subtracted,
-        lines,
+        factors,
     )
     return DifferenceGroup(wanted, *(parameters.put(array, DOUBLE) for array in arrays))
 

@@ -42,7 +42,8 @@ class Full(Covariance):
         return np.asarray(np.log(np.diagonal(precisions_cholesky, axis1=1, axis2=2)).sum(axis=1))
 
     def kernel(self, parameters: Parameters) -> Kernel:
-        return split(self, parameters, parameters.inexact, self._sparse, self._differences)
+        whitens = matrices.whitens(parameters.means, parameters.precisions_cholesky)
+        return split(self, parameters, parameters.inexact & whitens, self._sparse, self._differences)
 
     def _sparse(self, parameters: Parameters) -> Kernel:
         """A kernel that leaves out what is zero, where there are features enough for that to pay."""
@@ -62,8 +63,8 @@ class Full(Covariance):
         return split(self, parameters, by_products, FullPackedKernel, self._differences)
 
     def _differences(self, parameters: Parameters) -> DifferenceGroup:
-        lines = matrices.whitening(parameters.means, parameters.precisions_cholesky)
-        return difference_group(parameters, Wanted.PAIRS_OF_EACH, self.farthest(parameters), lines=lines)
+        factors = parameters.precisions_cholesky.transpose(0, 2, 1)
+        return difference_group(parameters, Wanted.PAIRS_OF_EACH, self.farthest(parameters), factors=factors)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         lower = lower_triangle(extents.shape[1])

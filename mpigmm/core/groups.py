@@ -50,7 +50,7 @@ class DifferenceGroup:
     """Components by differences, in float64 whatever the precision of the tiles: good for any rows.
 
     A log-density is constant_k - 1/2 sum_d p_kd (y_d - m_kd)^2, where y is the row or its whitened coordinates, or
-    constant_k - 1/2 |lines_k [1, x]|^2.
+    constant_k - 1/2 |factor_k (x - mean_k)|^2.
 
     Attributes
     ----------
@@ -61,13 +61,13 @@ class DifferenceGroup:
     least : ndarray of shape (K,)
         Responsibilities that moments may leave out.
     precisions : ndarray of shape (K, D), (K, 1) or (0, 0)
-        p_kd, the second where a component's features share one, the last where there are lines.
+        p_kd, the second where a component's features share one, the last where there are factors.
     whiten : ndarray of shape (D, D) or (0, 0)
         A lower triangle that makes y of x, if y is not x.
     subtracted : ndarray of shape (K, D)
         m_kd.
-    lines : ndarray of shape (K, D, 1 + D) or (0, 0, 0)
-        Offsets (a column) and factor (a lower triangle) of the whitened coordinates, where each component has its own.
+    factors : ndarray of shape (K, D, D) or (0, 0, 0)
+        Lower triangles U_k^T, where each component is whitened by itself.
     """
 
     wanted: Wanted
@@ -77,7 +77,7 @@ class DifferenceGroup:
     precisions: FloatArray
     whiten: FloatArray
     subtracted: FloatArray
-    lines: FloatArray
+    factors: FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -335,7 +335,7 @@ double NAME(sweep)(
         if (group->n_components) {
             const double *of = NAME(widen)(tile, start, n, group, wide, stride);
             double *length = group->wanted == ALL_FEATURES ? squares : NULL;
-            subtract_means(group, wide, of, d, whole, stride, ahead, tile->row_bytes, length, wide_resp);
+            subtract_means(group, of, d, whole, stride, ahead, tile->row_bytes, length, wide_resp, wide_work);
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
         }
         NAME(normalise)(resp, n_components, n, stride, log_density, least);
@@ -376,7 +376,8 @@ void NAME(difference_log_prob)(
         double *log_prob = wide + (1 + 2 * d) * stride;
         const double *of = NAME(widen)(tile, start, n, group, wide, stride);
         const char *ahead = tile->raw + (start + n) * tile->row_bytes;
-        subtract_means(group, wide, of, d, whole, stride, ahead, tile->row_bytes, NULL, log_prob);
+        double *wide_work = log_prob + 2 * group->n_components * stride;
+        subtract_means(group, of, d, whole, stride, ahead, tile->row_bytes, NULL, log_prob, wide_work);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < n; i++) out[k * tile->n_rows + start + i] = (REAL)log_prob[k * stride + i];
     }
@@ -393,12 +394,12 @@ void NAME(difference_moments)(
         double *wide_resp = wide + (1 + 2 * d) * stride, *squares = wide_resp + group->n_components * stride;
         const double *of = NAME(widen)(tile, start, n, group, wide, stride);
         const char *ahead = tile->raw + (start + n) * tile->row_bytes;
+        double *wide_work = squares + group->n_components * stride;
         if (group->wanted == ALL_FEATURES)
-            subtract_means(group, wide, of, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp);
+            subtract_means(group, of, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp, wide_work);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < whole; i++)
                 wide_resp[k * stride + i] = i < n ? (double)resp[k * tile->n_rows + start + i] : 0;
-        double *wide_work = squares + group->n_components * stride;
         add_moments(group, tile, start, wide, wide_resp, squares, whole, stride, wide_work, chosen);
     }
 }

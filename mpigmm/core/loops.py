@@ -199,8 +199,8 @@ class Loops:
         """Weighted log-densities of a group into out (K, n), of any precision."""
         wide = tile.widened()
         found = out if tile is wide else wide.array("found", *out.shape)
-        if group.lines.size:
-            self.subtract_lengths(wide, group.lines, found, group.constants)
+        if group.factors.size:
+            self.factored_distances(wide, group, found)
         else:
             rows = wide.rows
             if group.whiten.size:
@@ -208,6 +208,16 @@ class Loops:
             self.distances(wide, rows, group.subtracted, group.precisions, group.constants, found)
         if found is not out:
             out[:] = found
+
+    def factored_distances(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
+        """Log-densities (K, n) of components each of which is whitened by itself."""
+        xp, shape = self.xp, tile.rows.shape
+        for k, factor in enumerate(group.factors):
+            differences = xp.subtract(tile.rows, group.means[k][:, None], out=tile.array("scaled", *shape))
+            whitened = xp.matmul(factor, differences, out=tile.array("whitened", *shape))
+            self.multiply(Products.LENGTH, whitened, out[k : k + 1])
+        out *= -0.5
+        out += group.constants[:, None]
 
     def difference_moments(
         self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray

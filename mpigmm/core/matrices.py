@@ -13,6 +13,9 @@ from mpigmm.core.tile import Tile
 LARGEST_TERMS = 2.0**14
 """Terms of a squared distance up to which their sum keeps about twelve digits after the point."""
 
+LARGEST_ROUNDING = 1e-8
+"""Of whitened coordinates: the log-likelihood a row is rounded by its product with them, over the root of the rows."""
+
 SYMMETRY = 1e-5
 """How far, in correlation, the triangles of a matrix from outside may be apart."""
 
@@ -81,6 +84,20 @@ def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:
     """Lines (K, D, 1 + D) whose products with [1, x] are the whitened coordinates U_k^T (x - mu_k)."""
     whiten = factors.transpose(0, 2, 1)
     return np.concatenate([-(whiten @ means[:, :, None]), whiten], axis=2)
+
+
+def whitens(means: FloatArray, factors: FloatArray) -> BoolArray:
+    """Components (K,) near enough to the tiles' centre to whiten rows before the mean, whitened too, is subtracted.
+
+    A coordinate sum_d U_dj x_d of a row at the mean is rounded by 2^-53 of its terms.
+
+    Parameters
+    ----------
+    means : ndarray of shape (K, D)
+    factors : ndarray of shape (K, D, D) or (1, D, D)
+    """
+    terms = (np.abs(means)[:, None, :] @ np.abs(factors))[:, 0, :]
+    return np.asarray(2.0**-53 * terms.max(axis=1) <= LARGEST_ROUNDING)
 
 
 def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatArray) -> BoolArray:

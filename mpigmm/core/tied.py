@@ -47,6 +47,9 @@ class Tied(Covariance):
 
     def _differences(self, parameters: Parameters) -> DifferenceGroup:
         factor, k = parameters.precisions_cholesky, len(parameters.means)
+        if not matrices.whitens(parameters.means, factor[None]).all():
+            factors = np.broadcast_to(factor.T, (k, *factor.shape))
+            return difference_group(parameters, Wanted.PAIRS_SUMMED, self.farthest(parameters), factors=factors)
         return difference_group(
             parameters,
             Wanted.PAIRS_SUMMED,
