@@ -210,43 +210,61 @@ static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int
     return count;
 }
 
-/* Sums over some rows, as they stand in a file, of responsibilities times differences, and times their squares. */
-#define ADD_CHOSEN(RAW, squares) \
+/* A row as it stands in a file, less the centre and a mean. */
+#define SUBTRACT_ROW(RAW, unused) \
     do { \
-        const RAW *raw = (const RAW *)(tile->raw + start * tile->row_bytes); \
-        for (ptrdiff_t c = 0; c < count; c += AT_ONCE) { \
-            const RAW *row[AT_ONCE]; \
-            double own[AT_ONCE]; \
-            UNROLLED for (int r = 0; r < AT_ONCE; r++) { \
-                row[r] = raw + chosen[c + r < count ? c + r : c] * n_features; \
-                own[r] = c + r < count ? resp[chosen[c + r]] : 0; \
-            } \
-            for (ptrdiff_t d = 0; d < n_features; d++) { \
-                double sum = 0, sum_of_squares = 0; \
-                UNROLLED for (int r = 0; r < AT_ONCE; r++) { \
-                    double z = ((double)row[r][d] - centre[d]) - mean[d], t = own[r] * z; \
-                    sum += t; \
-                    sum_of_squares += t * z; \
-                } \
-                first[d] += sum; \
-                if (squares) second[d] += sum_of_squares; \
-            } \
-        } \
+        const RAW *restrict raw = (const RAW *)row; \
+        for (ptrdiff_t d = 0; d < n_features; d++) out[d] = ((double)raw[d] - centre[d]) - mean[d]; \
     } while (0)
 
-enum { AT_ONCE = 4 };
+static void subtract_row(
+    const char *row, int kind, ptrdiff_t n_features, const double *restrict centre, const double *restrict mean,
+    double *restrict out
+) {
+    WITH_RAW(kind, SUBTRACT_ROW, 0)
+}
 
+/* Adds some differences (HEIGHT, D), `width` numbers apart, times responsibilities, and times their squares. */
+#define ADD_CHOSEN(HEIGHT, unused) \
+    do { \
+        ptrdiff_t d = 0; \
+        for (; d + LANES <= n_features; d += LANES) { \
+            VECTOR sum = load_double(first + d), squares = second ? load_double(second + d) : (VECTOR){0}; \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+                VECTOR z = load_double(work + r * width + d), t = own[r] * z; \
+                sum += t; \
+                squares += t * z; \
+            } \
+            *(VECTOR *)(first + d) = sum; \
+            if (second) *(VECTOR *)(second + d) = squares; \
+        } \
+        for (; d < n_features; d++) \
+            for (int r = 0; r < HEIGHT; r++) { \
+                double z = work[r * width + d], t = own[r] * z; \
+                first[d] += t; \
+                if (second) second[d] += t * z; \
+            } \
+    } while (0)
+
+/* Adds the first moments of a component, and those of the squares of its features if they are wanted, over the rows of a
+ * tile, counted from `start`, that it is responsible for. */
 static void add_chosen(
     const struct differences *group, ptrdiff_t k, const struct rows *tile, ptrdiff_t start, const double *resp,
-    const int32_t *chosen, ptrdiff_t count
+    const int32_t *chosen, ptrdiff_t count, double *work
 ) {
-    ptrdiff_t n_features = tile->n_features;
-    const double *restrict centre = tile->centre, *restrict mean = group->means + k * n_features;
-    double *restrict first = group->first + k * n_features, *restrict second = group->second + k * n_features;
-    if (group->wanted == EACH_FEATURE)
-        WITH_RAW(tile->kind, ADD_CHOSEN, 1)
-    else
-        WITH_RAW(tile->kind, ADD_CHOSEN, 0)
+    ptrdiff_t n_features = tile->n_features, width = (n_features + LANES - 1) / LANES * LANES;
+    double *first = group->first + k * n_features;
+    double *second = group->wanted == EACH_FEATURE ? group->second + k * n_features : NULL;
+    for (ptrdiff_t at = 0; at < count; at += MOST_MEANS) {
+        ptrdiff_t some = count - at < MOST_MEANS ? count - at : MOST_MEANS;
+        double own[MOST_MEANS];
+        for (ptrdiff_t r = 0; r < some; r++) {
+            const char *row = tile->raw + (start + chosen[at + r]) * tile->row_bytes;
+            subtract_row(row, tile->kind, n_features, tile->centre, group->means + k * n_features, work + r * width);
+            own[r] = resp[chosen[at + r]];
+        }
+        WITH_FEW(some, ADD_CHOSEN, 0)
+    }
 }
 
 /* The same of one component whose sums of all pairs of features are wanted. */
@@ -313,7 +331,7 @@ OUTLINED static void add_moments(
     for (ptrdiff_t j = 0; j < k; j++) {
         ptrdiff_t count = ends[j + 1] - ends[j];
         if (group->wanted == EACH_FEATURE || group->wanted == ALL_FEATURES)
-            add_chosen(group, j, tile, start, resp + j * stride, chosen + ends[j], count);
+            add_chosen(group, j, tile, start, resp + j * stride, chosen + ends[j], count, work);
         else if (count)
             add_pairs(
                 group, j, rows, resp + j * stride, chosen + ends[j], count, n_features, stride, work, blocks, sums);

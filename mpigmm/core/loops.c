@@ -72,6 +72,9 @@ enum { PAIRS, SQUARES, LENGTH };
 
 enum { CACHE_LINE = 64 };
 
+/* Features of integers converted together. */
+enum { TURNED_AT_ONCE = 64 };
+
 /* Rows normalised, and sums rounded, together: few enough for the cache. */
 enum { NORMALISED_AT_ONCE = 256, ADDED_AT_ONCE = 512 };
 
@@ -79,6 +82,7 @@ enum { NORMALISED_AT_ONCE = 256, ADDED_AT_ONCE = 512 };
 enum { PICKED_BYTES = 1 << 18 };
 
 /* Types that rows in a file may have, by the numbers of RAW_TYPES in compiled.py. */
+enum { FIRST_INTEGER = 2 };
 #define WITH_RAW(kind, F, ...) \
     switch (kind) { \
     case 0: F(double, __VA_ARGS__); break; \

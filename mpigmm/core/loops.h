@@ -76,16 +76,54 @@ INLINE VECTOR NAME(totals)(VECTOR square[VECTOR_BYTES / REAL_BYTES]) {
     return square[0];
 }
 
+/* Some features of LANES rows of integers less the centre, TURNED_AT_ONCE numbers a row. */
+#define CONVERT(RAW, unused) \
+    do { \
+        const RAW *restrict from = raw; \
+        for (ptrdiff_t i = 0; i < LANES; i++) \
+            for (ptrdiff_t j = 0; j < size; j++) \
+                out[i * TURNED_AT_ONCE + j] = (REAL)((double)from[i * n_features + first + j] - centre[first + j]); \
+    } while (0)
+
+static OUTLINED void NAME(convert)(
+    const void *raw, int kind, ptrdiff_t n_features, ptrdiff_t first, ptrdiff_t size, const double *restrict centre,
+    REAL *restrict out
+) {
+    WITH_RAW(kind, CONVERT, 0)
+}
+
+/* LANES rows of integers of LANES features or more, as lines: converted many at a time first, then transposed. */
+static void NAME(turn_integers)(
+    const void *raw, int kind, ptrdiff_t n_features, const double *centre, REAL *out, ptrdiff_t stride
+) {
+    REAL part[VECTOR_BYTES / REAL_BYTES * TURNED_AT_ONCE];
+    for (ptrdiff_t next = 0; next < n_features; next += TURNED_AT_ONCE) {
+        ptrdiff_t first = next + LANES < n_features ? next : n_features - LANES; /* the last may overlap */
+        ptrdiff_t size = n_features - first < TURNED_AT_ONCE ? n_features - first : TURNED_AT_ONCE;
+        NAME(convert)(raw, kind, n_features, first, size, centre, part);
+        for (ptrdiff_t at = 0; at < size; at += LANES) {
+            ptrdiff_t d = at + LANES < size ? at : size - LANES;
+            VECTOR square[VECTOR_BYTES / REAL_BYTES];
+            UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) square[i] = NAME(load)(part + i * TURNED_AT_ONCE + d);
+            NAME(transpose)(square);
+            UNROLLED for (ptrdiff_t j = 0; j < LANES; j++) *(VECTOR *)(out + (first + d + j) * stride) = square[j];
+        }
+    }
+}
+
 /* Rows (n, D) of a file less the centre (D,), as lines (D, stride) filled up with zeros. */
 #define TURN_ROWS(RAW, unused) \
     do { \
         const RAW *rows = raw; \
         for (ptrdiff_t start = 0; start < whole; start += LANES) { \
             const RAW *from = rows + start * n_features; \
+            if (kind >= FIRST_INTEGER && n_features >= LANES) \
+                NAME(turn_integers)(from, kind, n_features, centre, out + start, stride); \
             for (ptrdiff_t d = 0; n_features < LANES && d < n_features; d++) \
                 UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) \
                     out[d * stride + start + i] = (REAL)((double)from[i * n_features + d] - centre[d]); \
-            for (ptrdiff_t next = LANES; next < n_features + LANES && n_features >= LANES; next += LANES) { \
+            for (ptrdiff_t next = LANES; kind < FIRST_INTEGER && next < n_features + LANES && n_features >= LANES; \
+                 next += LANES) { \
                 ptrdiff_t d = next < n_features ? next - LANES : n_features - LANES; /* the last overlap */ \
                 VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
                 UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) { \
@@ -613,4 +651,5 @@ void NAME(pick_moments)(
 #undef COMPLETE
 #undef ADD_SQUARES
 #undef TURN_ROWS
+#undef CONVERT
 #undef SUBTRACT
