@@ -40,7 +40,7 @@ ARGUMENTS = {
     "turn": "PINNPPN",
     "subtract": "PINNPP",
     "normalise": "PNNNPR",
-    "sweep": "PPPRNPPPP",
+    "sweep": "PPPPRNPPPP",
     "difference_log_prob": "PPNPP",
     "difference_moments": "PPNPPP",
     "subtract_lengths": "PNPNNNPPP",
@@ -209,22 +209,27 @@ class CompiledLoops(Loops):
             if scatter.size:
                 own.whiten, own.scatter = pointer(products.whiten), pointer(scatter)
         others, moments = NO_DIFFERENCES if differences is None else self._differences(differences)
+        few, few_moments = NO_DIFFERENCES
+        if products is not None and products.moments is not None and tile.dtype == DOUBLE:
+            few, few_moments = self._differences(products.moments)
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, itemsize, LEAST_ROWS if k else FEWEST_ROWS)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + WIDEST)
         blocks = tile.array("blocks", 1, 1 + room(k, n_lines) + (room(d, d) if scatter.size else 0), DOUBLE)
-        wide, chosen = (self._wide(tile, others, step), chosen_room(tile, n_others, step)) if n_others else (None, None)
+        wide = chosen = None
+        if n_others or few.n_components:
+            wide, chosen = self._wide(tile, step, others, few), chosen_room(tile, max(k, n_others), step)
         log_likelihood = self._functions["sweep", tile.dtype](
-            ctypes.byref(rows), ctypes.byref(own), ctypes.byref(others), least_exponent(work), step,
+            ctypes.byref(rows), ctypes.byref(own), ctypes.byref(few), ctypes.byref(others), least_exponent(work), step,
             pointer(work), wide, pointer(blocks), chosen,
         )  # fmt: skip
         del raw
-        return Sums(log_likelihood, sums, scatter, *moments)
+        return Sums(log_likelihood, sums, scatter, few_moments if few.n_components else None, *moments)
 
     def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
         (rows, raw), (own, _) = rows_structure(tile), self._differences(group)
         step = rows_at_once(2 * tile.n_features, len(out), DOUBLE.itemsize, FEWEST_ROWS)
         self._functions["difference_log_prob", tile.dtype](
-            ctypes.byref(rows), ctypes.byref(own), step, self._wide(tile, own, step), pointer(out)
+            ctypes.byref(rows), ctypes.byref(own), step, self._wide(tile, step, own), pointer(out)
         )
         del raw
 
@@ -237,17 +242,17 @@ class CompiledLoops(Loops):
             ctypes.byref(rows),
             ctypes.byref(own),
             step,
-            self._wide(tile, own, step),
+            self._wide(tile, step, own),
             chosen_room(tile, len(resp), step),
             pointer(resp),
         )
         del raw
         first[:], second[:] = moments[1], moments[2].reshape(second.shape)
 
-    def _wide(self, tile: Tile, group: DifferencesStructure, step: int) -> int:
-        """Room for a group of differences."""
-        size = self._difference_room(ctypes.byref(group), tile.n_features, step + WIDEST)
-        return pointer(tile.array("wide", 1, size, DOUBLE))
+    def _wide(self, tile: Tile, step: int, *groups: DifferencesStructure) -> int:
+        """Room for groups of differences."""
+        sizes = [self._difference_room(ctypes.byref(group), tile.n_features, step + WIDEST) for group in groups]
+        return pointer(tile.array("wide", 1, sum(sizes), DOUBLE))
 
     def _differences(
         self, group: DifferenceGroup
@@ -318,7 +323,7 @@ def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
     ), raw
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def prepared(group: DifferenceGroup) -> tuple[int, tuple[FloatArray | None, ...]]:
     """Form and arrays of a group, as struct differences has them."""
     whiten = group.whiten if group.whiten.size else None

@@ -25,6 +25,9 @@ LARGEST_RATIO = 4096.0
 """Squared distance of a mean from the centre, over the variance, up to which products of the rows leave about twelve
 digits."""
 
+LARGEST_TERMS = 2.0**14
+"""The same of a sum over features, for all of which one rounding is made."""
+
 
 class Diag(Covariance):
     name = "diag"
@@ -50,7 +53,10 @@ class Diag(Covariance):
     def kernel(self, parameters: Parameters) -> Kernel:
         precisions = np.square(parameters.precisions_cholesky)
         by_products = leaves_digits(parameters, precisions * np.square(parameters.means))
-        return split(self, parameters, by_products, DiagPackedKernel, self._differences)
+        return split(self, parameters, by_products, self._products, self._differences)
+
+    def _products(self, parameters: Parameters) -> Kernel:
+        return DiagPackedKernel(parameters, self._differences(parameters))
 
     def _differences(self, parameters: Parameters) -> DifferenceGroup:
         precisions = np.square(parameters.precisions_cholesky)
@@ -85,7 +91,7 @@ class Diag(Covariance):
         return axis
 
 
-def leaves_digits(parameters: Parameters, terms: FloatArray) -> BoolArray:
+def leaves_digits(parameters: Parameters, terms: FloatArray, most: float = LARGEST_RATIO) -> BoolArray:
     """Components (K,) whose squared distances may be taken from products of the rows.
 
     Parameters
@@ -93,12 +99,14 @@ def leaves_digits(parameters: Parameters, terms: FloatArray) -> BoolArray:
     parameters : Parameters
     terms : ndarray of shape (K, D), or (K, 1) where their sum is one product
         Squared distances of the means from the tiles' centre, in units of the variances.
+    most : float
+        Of these, in float64.
     """
     if not np.isfinite(parameters.reach).all():
         return np.zeros(len(terms), bool)  # nothing is known of the mixture's fit to the rows
     if parameters.dtype == SINGLE:
         return parameters.inexact & (packing_error(terms + 1.0) <= PACKING_TOLERANCE)
-    return np.asarray(parameters.inexact & (terms.max(axis=1) <= LARGEST_RATIO))
+    return np.asarray(parameters.inexact & (terms.max(axis=1) <= most))
 
 
 class DiagPackedKernel(PackedKernel):
@@ -106,9 +114,9 @@ class DiagPackedKernel(PackedKernel):
 
     kind = Products.SQUARES
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, moments: DifferenceGroup) -> None:
         precisions = np.square(parameters.precisions_cholesky)
-        super().__init__(parameters, precisions, precisions * parameters.means)
+        super().__init__(parameters, precisions, precisions * parameters.means, moments)
 
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray

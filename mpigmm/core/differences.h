@@ -24,9 +24,6 @@ struct differences {
     double *counts, *first, *second; /* sums (K,), (K, D), and as wanted: (K, D), (K,), (K or 1, D (D + 1) / 2) */
 };
 
-/* The share of all pairs of row and component up to which it pays to take the rows of each component alone. */
-static const double MOST_CHOSEN = 0.5;
-
 enum { MOST_MEANS = VECTOR_BYTES == 64 ? 4 : 2, MOST_FEATURES = VECTOR_BYTES == 64 ? 3 : 2 };
 /* Components and features whose moments are summed together, in registers. */
 
@@ -224,37 +221,40 @@ static void subtract_row(
     WITH_RAW(kind, SUBTRACT_ROW, 0)
 }
 
-/* Adds some differences (HEIGHT, D), `width` numbers apart, times responsibilities, and times their squares. */
+/* Adds some differences (HEIGHT, D), `width` numbers apart, times responsibilities, and times their squares: for each
+ * feature, or summed. */
 #define ADD_CHOSEN(HEIGHT, unused) \
     do { \
         ptrdiff_t d = 0; \
+        VECTOR all = {0}; \
         for (; d + LANES <= n_features; d += LANES) { \
-            VECTOR sum = load_double(first + d), squares = second ? load_double(second + d) : (VECTOR){0}; \
+            VECTOR sum = load_double(first + d), squares = second ? load_double(second + d) : all; \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
                 VECTOR z = load_double(work + r * width + d), t = own[r] * z; \
                 sum += t; \
                 squares += t * z; \
             } \
             *(VECTOR *)(first + d) = sum; \
-            if (second) *(VECTOR *)(second + d) = squares; \
+            if (second) *(VECTOR *)(second + d) = squares; else all = squares; \
         } \
+        for (ptrdiff_t i = 0; i < LANES; i++) *total += all[i]; \
         for (; d < n_features; d++) \
             for (int r = 0; r < HEIGHT; r++) { \
                 double z = work[r * width + d], t = own[r] * z; \
                 first[d] += t; \
-                if (second) second[d] += t * z; \
+                *(second ? second + d : total) += t * z; \
             } \
     } while (0)
 
-/* Adds the first moments of a component, and those of the squares of its features if they are wanted, over the rows of a
- * tile, counted from `start`, that it is responsible for. */
+/* Adds the moments of a component over the rows of a tile, counted from `start`, that it is responsible for. */
 static void add_chosen(
     const struct differences *group, ptrdiff_t k, const struct rows *tile, ptrdiff_t start, const double *resp,
     const int32_t *chosen, ptrdiff_t count, double *work
 ) {
     ptrdiff_t n_features = tile->n_features, width = (n_features + LANES - 1) / LANES * LANES;
     double *first = group->first + k * n_features;
-    double *second = group->wanted == EACH_FEATURE ? group->second + k * n_features : NULL;
+    double *second = group->wanted == EACH_FEATURE ? group->second + k * n_features : NULL, nothing = 0;
+    double *total = second ? &nothing : group->second + k;
     for (ptrdiff_t at = 0; at < count; at += MOST_MEANS) {
         ptrdiff_t some = count - at < MOST_MEANS ? count - at : MOST_MEANS;
         double own[MOST_MEANS];
@@ -294,46 +294,83 @@ static void add_pairs(
     }
 }
 
-/* Adds responsibilities (K, n), and where the second moments are of all features, these times the `squares`. */
-static void add_counts(
+/* Adds responsibilities (K, n). */
+static void add_counts(const struct differences *group, const double *resp, ptrdiff_t n, ptrdiff_t stride) {
+    for (ptrdiff_t k = 0; k < group->n_components; k++) {
+        VECTOR counts = {0};
+        for (ptrdiff_t i = 0; i < n; i += LANES) counts += load_double(resp + k * stride + i);
+        for (ptrdiff_t i = 0; i < LANES; i++) group->counts[k] += counts[i];
+    }
+}
+
+/* Adds responsibilities (K, n) times the sums of squares. */
+static void add_lengths(
     const struct differences *group, const double *resp, const double *squares, ptrdiff_t n, ptrdiff_t stride
 ) {
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
-        VECTOR counts = {0}, lengths = {0};
-        for (ptrdiff_t i = 0; i < n; i += LANES) {
-            VECTOR own = load_double(resp + k * stride + i);
-            counts += own;
-            if (group->wanted == ALL_FEATURES) lengths += own * load_double(squares + k * stride + i);
-        }
-        for (ptrdiff_t i = 0; i < LANES; i++) group->counts[k] += counts[i];
-        for (ptrdiff_t i = 0; group->wanted == ALL_FEATURES && i < LANES; i++) group->second[k] += lengths[i];
+        VECTOR lengths = {0};
+        for (ptrdiff_t i = 0; i < n; i += LANES)
+            lengths += load_double(resp + k * stride + i) * load_double(squares + k * stride + i);
+        for (ptrdiff_t i = 0; i < LANES; i++) group->second[k] += lengths[i];
     }
+}
+
+/* For each component the places of the rows that it is responsible for; the last K + 1 numbers tell where each begins. */
+static int32_t *choose_rows(
+    const struct differences *group, const struct rows *tile, const double *resp, ptrdiff_t n, ptrdiff_t stride,
+    int32_t *chosen
+) {
+    int32_t *ends = chosen + group->n_components * n;
+    ends[0] = 0;
+    for (ptrdiff_t k = 0; k < group->n_components; k++) {
+        double least = group->least[k] * tile->heaviest;
+        ends[k + 1] = ends[k] + choose_above(resp + k * stride, n, least, chosen + ends[k]);
+    }
+    return ends;
+}
+
+/* Whether it pays to take the rows of each component alone, where moments are of features and not of pairs of them. */
+static int few_are_chosen(const struct differences *group, const int32_t *ends, ptrdiff_t n_features, ptrdiff_t n) {
+    return 3.0 * ends[group->n_components] * (n_features + 24) < (double)group->n_components * n * n_features;
 }
 
 /* Adds the group's moments of rows of a tile with these responsibilities (K, n). `squares` are those of
  * `subtract_means`, for ALL_FEATURES. work: `moments_room` numbers; chosen: K + 1 and K times n numbers. */
-OUTLINED static void add_moments(
+static OUTLINED void add_moments(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, const double *phi, const double *resp,
     const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen
 ) {
     const double *rows = phi + stride;
     ptrdiff_t k = group->n_components, n_features = tile->n_features, width = 1 + n_features;
     double *blocks = work + 2 * width * stride, *sums = blocks + room_double(k > width ? k : width, width);
-    int32_t *ends = chosen + k * n;
-    ends[0] = 0;
-    for (ptrdiff_t j = 0; j < k; j++)
-        ends[j + 1] = ends[j] + choose_above(resp + j * stride, n, group->least[j] * tile->heaviest, chosen + ends[j]);
-    add_counts(group, resp, squares, n, stride);
-    int is_dense = ends[k] > MOST_CHOSEN * k * n;
+    const int32_t *ends = choose_rows(group, tile, resp, n, stride, chosen);
+    int is_dense = !few_are_chosen(group, ends, n_features, n);
+    add_counts(group, resp, n, stride);
     if (is_dense && group->wanted == EACH_FEATURE) add_squared(group, rows, resp, n_features, n, stride);
-    if (is_dense && group->wanted == ALL_FEATURES) add_differences(group, rows, resp, n_features, n, stride, blocks, sums);
-    if (is_dense && group->wanted < PAIRS_OF_EACH) return;
+    if (is_dense && group->wanted == ALL_FEATURES) {
+        add_differences(group, rows, resp, n_features, n, stride, blocks, sums);
+        add_lengths(group, resp, squares, n, stride);
+    }
     for (ptrdiff_t j = 0; j < k; j++) {
         ptrdiff_t count = ends[j + 1] - ends[j];
-        if (group->wanted == EACH_FEATURE || group->wanted == ALL_FEATURES)
-            add_chosen(group, j, tile, start, resp + j * stride, chosen + ends[j], count, work);
-        else if (count)
-            add_pairs(
-                group, j, rows, resp + j * stride, chosen + ends[j], count, n_features, stride, work, blocks, sums);
+        const double *own = resp + j * stride;
+        if (group->wanted >= PAIRS_OF_EACH && count)
+            add_pairs(group, j, rows, own, chosen + ends[j], count, n_features, stride, work, blocks, sums);
+        else if (!is_dense)
+            add_chosen(group, j, tile, start, own, chosen + ends[j], count, work);
     }
+}
+
+/* Adds the moments of components by products, if each is responsible for few of the rows; 0, and nothing done, if not. */
+static OUTLINED int add_if_few(
+    const struct differences *moments, const struct rows *tile, ptrdiff_t start, const double *resp, ptrdiff_t n,
+    ptrdiff_t stride, double *work, int32_t *chosen
+) {
+    if (!moments->n_components) return 0;
+    const int32_t *ends = choose_rows(moments, tile, resp, n, stride, chosen);
+    if (!few_are_chosen(moments, ends, tile->n_features, n)) return 0;
+    add_counts(moments, resp, n, stride);
+    for (ptrdiff_t k = 0; k < moments->n_components; k++)
+        add_chosen(moments, k, tile, start, resp + k * stride, chosen + ends[k], ends[k + 1] - ends[k], work);
+    return 1;
 }

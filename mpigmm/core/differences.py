@@ -160,9 +160,10 @@ class SplitKernel(Kernel):
         n_components, second = len(moments.counts), moments.second_moments
         sums = tile.loops.sweep(tile, self.ready.group, self.others.group)
         own_first, own_second = self._room(tile, len(chosen), n_components, second)
-        self.ready.move(sums.products, sums.scatter, own_first, own_second)
+        own_counts = np.empty(len(chosen))
+        self.ready.move_all(sums, own_counts, own_first, own_second)
         moments.log_likelihood[0] = sums.log_likelihood
-        moments.counts[chosen], moments.counts[left] = sums.products[:, 0], sums.counts
+        moments.counts[chosen], moments.counts[left] = own_counts, sums.counts
         moments.first_moments[chosen], moments.first_moments[left] = own_first, sums.first
         self._combine([own_second, sums.second], n_components, second)
         return True

@@ -38,11 +38,14 @@ class ProductGroup:
         What rows are multiplied by before their products are taken, if anything; a lower triangle.
     lines : ndarray of shape (K, L)
         Coefficients of phi, in the precision of the tiles.
+    moments : DifferenceGroup or None
+        The same components, where moments may be taken by differences of the few rows that each is responsible for.
     """
 
     kind: Products
     whiten: FloatArray
     lines: FloatArray
+    moments: DifferenceGroup | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,8 @@ class Sums:
         Sums over rows of responsibilities times phi, of the components by products.
     scatter : ndarray of shape (D, D) or (0, 0)
         Sums of the rows' own products, weighted with what these components are responsible for.
+    few : tuple of ndarrays, or None
+        Counts, first and second moments about the means that are to be added to what follows from the former.
     counts, first, second : ndarrays of shape (K,), (K, D) and as wanted
         Moments about the means of the components by differences.
     """
@@ -98,6 +103,7 @@ class Sums:
     log_likelihood: float
     products: FloatArray
     scatter: FloatArray
+    few: tuple[FloatArray, FloatArray, FloatArray] | None
     counts: FloatArray
     first: FloatArray
     second: FloatArray

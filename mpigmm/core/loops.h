@@ -340,12 +340,13 @@ static const double *NAME(widen)(
 
 /* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH: some components by products of the rows, the
  * others by differences from their means. Returns the log-likelihood; overwrites the products' sums, adds to the group's.
+ * Rows of which the components by products have few each add to `moments` instead, which may be of no components.
  *
  * work: (step + WIDTH) (1 + L + K + D) numbers; wide: `difference_room`; blocks: room for the sums, then for the scatter's.
  */
 double NAME(sweep)(
-    const struct rows *tile, const struct products *products, const struct differences *group, REAL least, ptrdiff_t step,
-    REAL *work, double *wide, double *blocks, int32_t *chosen
+    const struct rows *tile, const struct products *products, const struct differences *moments,
+    const struct differences *group, REAL least, ptrdiff_t step, REAL *work, double *wide, double *blocks, int32_t *chosen
 ) {
     WIDE log_likelihood = {0};
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
@@ -381,7 +382,11 @@ double NAME(sweep)(
         for (ptrdiff_t k = 0; k < n_components; k++) NAME(weigh)(resp + k * stride, own_weights, n, whole);
         for (ptrdiff_t i = 0; i < whole; i += LANES)
             log_likelihood += __builtin_convertvector(NAME(load)(log_density + i), WIDE);
-        if (n_products) NAME(add_product)(resp, phi, blocks, n_products, n_lines, whole, stride, 0);
+        int is_added = 0;
+#if REAL_BYTES == 8
+        is_added = add_if_few(moments, tile, start, resp, whole, stride, wide_work, chosen);
+#endif
+        if (n_products && !is_added) NAME(add_product)(resp, phi, blocks, n_products, n_lines, whole, stride, 0);
         if (scatter && n_products) {
             const REAL *shares = own_weights;
             if (group->n_components) shares = NAME(add_lines)(resp, log_density, n_products, whole, stride);

@@ -11,7 +11,7 @@ import numpy as np
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import Kernel, Parameters
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.groups import ProductGroup, Products
+from mpigmm.core.groups import DifferenceGroup, ProductGroup, Products, Sums
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class PackedKernel(Kernel):
         Coefficients of the products in the squared distance.
     linear : ndarray of shape (K, D)
         P mu.
+    moments : DifferenceGroup, optional
+        As in `ProductGroup`.
 
     Attributes
     ----------
@@ -41,12 +43,18 @@ class PackedKernel(Kernel):
 
     kind: Products
 
-    def __init__(self, parameters: Parameters, products: FloatArray, linear: FloatArray) -> None:
+    def __init__(
+        self,
+        parameters: Parameters,
+        products: FloatArray,
+        linear: FloatArray,
+        moments: DifferenceGroup | None = None,
+    ) -> None:
         self.means = parameters.put(parameters.means, DOUBLE)
         self._n_products = products.shape[1]
         constants = parameters.log_constants - 0.5 * (parameters.means * linear).sum(axis=1)
         lines = parameters.put(np.concatenate([constants[:, None], linear, -0.5 * products], axis=1))
-        self.group = ProductGroup(self.kind, self.whitening(parameters), lines)
+        self.group = ProductGroup(self.kind, self.whitening(parameters), lines, moments)
 
     def whitening(self, parameters: Parameters) -> FloatArray:
         """What rows are multiplied by before their products are taken, (D, D), or (0, 0)."""
@@ -88,9 +96,16 @@ class PackedKernel(Kernel):
             return False
         sums = tile.loops.sweep(tile, self.group, None)
         moments.log_likelihood[0] = sums.log_likelihood
-        moments.counts[:] = sums.products[:, 0]
-        self.move(sums.products, sums.scatter, moments.first_moments, moments.second_moments)
+        self.move_all(sums, moments.counts, moments.first_moments, moments.second_moments)
         return True
+
+    def move_all(self, sums: Sums, counts: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        """Moments about the means from what a sweep yields."""
+        counts[:] = sums.products[:, 0]
+        self.move(sums.products, sums.scatter, first, second)
+        if sums.few is not None:
+            for total, few in zip((counts, first, second), sums.few, strict=True):
+                total += few.reshape(total.shape)
 
     def move(self, sums: FloatArray, scatter: FloatArray, first: FloatArray, second: FloatArray) -> None:
         """From the sums (K, 1 + D + Q) of phi to moments about the means."""

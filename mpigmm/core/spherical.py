@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, SingularCovarianceError, first_singular
-from mpigmm.core.diag import leaves_digits
+from mpigmm.core.diag import LARGEST_TERMS, leaves_digits
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.groups import DifferenceGroup, Products, Wanted
@@ -35,8 +35,11 @@ class Spherical(Covariance):
 
     def kernel(self, parameters: Parameters) -> Kernel:
         terms = np.square(parameters.precisions_cholesky) * np.square(parameters.means).sum(axis=1)
-        by_products = leaves_digits(parameters, terms[:, None])
-        return split(self, parameters, by_products, SphericalPackedKernel, self._differences)
+        by_products = leaves_digits(parameters, terms[:, None], LARGEST_TERMS)
+        return split(self, parameters, by_products, self._products, self._differences)
+
+    def _products(self, parameters: Parameters) -> Kernel:
+        return SphericalPackedKernel(parameters, self._differences(parameters))
 
     def _differences(self, parameters: Parameters) -> DifferenceGroup:
         precisions = np.square(parameters.precisions_cholesky)[:, None]
@@ -75,9 +78,9 @@ class SphericalPackedKernel(PackedKernel):
 
     kind = Products.LENGTH
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, moments: DifferenceGroup) -> None:
         precisions = np.square(parameters.precisions_cholesky)[:, None]
-        super().__init__(parameters, precisions, precisions * parameters.means)
+        super().__init__(parameters, precisions, precisions * parameters.means, moments)
 
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
