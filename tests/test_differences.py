@@ -130,6 +130,28 @@ def test_moments_are_those_of_the_definition(
     assert (np.abs(moments.second_moments - expected[2]) / scale).max() <= tolerance
 
 
+@pytest.mark.parametrize("spread", [1.0, 300.0], ids=["apart", "overlapping"])
+@pytest.mark.parametrize("raw", ["f8", "f4", "u1"])
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
+@pytest.mark.parametrize("name", built_here())
+def test_what_bounds_leave_out_changes_nothing(name: str, covariance_type: str, raw: str, spread: float) -> None:
+    """Rows like images: a dozen components, most of which the first features rule out, or none."""
+    random, n_features = np.random.default_rng(0), 83
+    means = random.uniform(0, 255, (12, n_features))
+    deviations = np.exp(random.uniform(np.log(0.3), np.log(60), means.shape))
+    rows = np.clip(
+        np.rint(means[random.integers(12, size=300)] + 20 * random.standard_normal((300, n_features))), 0, 255
+    )
+    covariances = spread * np.square(deviations if covariance_type == "diag" else deviations[:, 0])
+    mixture = Mixture.checked(covariance_type, np.full(12, 1 / 12), means, covariances)
+    survey = survey_of(rows, tile_rows=300)
+    found, expected = (
+        found_moments(loops, mixture, rows.astype(raw), None, survey, DOUBLE).flat
+        for loops in (CompiledLoops(name), NUMPY)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_one_component_does_not_decide_for_all(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)

@@ -44,7 +44,7 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
             parts[start % 2].add(tile, start, rows[part], None if given is None else given[part])
         total = parts[0]
         total += parts[1]
-        survey = total.finish(total.packed(), total.low, total.high, 1e-12)
+        survey = total.finish(total.packed(), total.low, total.high)
         assert (survey.n_dropped, survey.n_samples) == (n_dropped, 2000 if given is None else 1400)
     assert survey_of(ROWS).n_dropped == 0
 

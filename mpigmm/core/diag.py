@@ -25,9 +25,6 @@ LARGEST_RATIO = 4096.0
 """Squared distance of a mean from the centre, over the variance, up to which products of the rows leave about twelve
 digits."""
 
-LARGEST_TERMS = 2.0**14
-"""The same of a sum over features, for all of which one rounding is made."""
-
 
 class Diag(Covariance):
     name = "diag"
@@ -91,7 +88,7 @@ class Diag(Covariance):
         return axis
 
 
-def leaves_digits(parameters: Parameters, terms: FloatArray, most: float = LARGEST_RATIO) -> BoolArray:
+def leaves_digits(parameters: Parameters, terms: FloatArray) -> BoolArray:
     """Components (K,) whose squared distances may be taken from products of the rows.
 
     Parameters
@@ -99,14 +96,12 @@ def leaves_digits(parameters: Parameters, terms: FloatArray, most: float = LARGE
     parameters : Parameters
     terms : ndarray of shape (K, D), or (K, 1) where their sum is one product
         Squared distances of the means from the tiles' centre, in units of the variances.
-    most : float
-        Of these, in float64.
     """
     if not np.isfinite(parameters.reach).all():
         return np.zeros(len(terms), bool)  # nothing is known of the mixture's fit to the rows
     if parameters.dtype == SINGLE:
         return parameters.inexact & (packing_error(terms + 1.0) <= PACKING_TOLERANCE)
-    return np.asarray(parameters.inexact & (terms.max(axis=1) <= most))
+    return np.asarray(parameters.inexact & (terms.max(axis=1) <= LARGEST_RATIO))
 
 
 class DiagPackedKernel(PackedKernel):

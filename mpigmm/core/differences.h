@@ -24,6 +24,95 @@ struct differences {
     double *counts, *first, *second; /* sums (K,), (K, D), and as wanted: (K, D), (K,), (K or 1, D (D + 1) / 2) */
 };
 
+/* A row's features from the first on, as they stand in a file, less the centre and a mean. */
+#define SUBTRACT_ROW(RAW, unused) \
+    do { \
+        const RAW *restrict raw = (const RAW *)row; \
+        for (ptrdiff_t d = first; d < n_features; d++) out[d] = ((double)raw[d] - centre[d]) - mean[d]; \
+    } while (0)
+
+static void subtract_row(
+    const struct rows *tile, ptrdiff_t i, ptrdiff_t first, const double *restrict mean, double *restrict out
+) {
+    ptrdiff_t n_features = tile->n_features;
+    const double *restrict centre = tile->centre;
+    const char *row = tile->raw + i * tile->row_bytes;
+    WITH_RAW(tile->kind, SUBTRACT_ROW, 0)
+}
+
+/* Features from which on it may pay to bound distances first, and the share of them that does so. */
+enum { LEAST_BOUNDED = 64, BOUNDING_SHARE = 8 };
+
+/* A component is negligible for a row where its density is below exp(-NATS) times the likeliest one's, over that one's
+ * squared distance: NATS in differences.py. */
+static const double NATS = 42;
+
+/* The squares that a row's features from the first on add to its distance from component k. work: D numbers. */
+static double rest_of_squares(
+    const struct differences *group, const struct rows *tile, ptrdiff_t i, ptrdiff_t k, ptrdiff_t first, double *work
+) {
+    ptrdiff_t n_features = tile->n_features, d = first;
+    const double *factor = group->form == SCALED ? group->factors + k * n_features : NULL;
+    VECTOR squares = {0};
+    double sum = 0;
+    subtract_row(tile, i, first, group->means + k * n_features, work);
+    for (; d + LANES <= n_features; d += LANES) {
+        VECTOR z = load_double(work + d);
+        if (factor) z *= load_double(factor + d);
+        squares += z * z;
+    }
+    for (; d < n_features; d++) {
+        double z = factor ? factor[d] * work[d] : work[d];
+        sum += z * z;
+    }
+    for (ptrdiff_t lane = 0; lane < LANES; lane++) sum += squares[lane];
+    return sum;
+}
+
+/* From upper bounds (K, n) by the first features to log-densities, -inf where negligible, of `count` rows from `start`
+ * on; and `squares`, where these are complete. 0, and both undefined, where too many pairs are not negligible. */
+static OUTLINED int complete_bounds(
+    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, ptrdiff_t first,
+    ptrdiff_t stride, double *squares, double *out, double *work
+) {
+    ptrdiff_t k = group->n_components, pairs = 0;
+    double reached[count], highest = group->constants[0];
+    int32_t best[count];
+    for (ptrdiff_t i = 0; i < count; i++) best[i] = 0, reached[i] = out[i];
+    for (ptrdiff_t j = 1; j < k; j++) {
+        const double *restrict line = out + j * stride;
+        highest = group->constants[j] > highest ? group->constants[j] : highest;
+        for (ptrdiff_t i = 0; i < count; i++) {
+            best[i] = line[i] > reached[i] ? (int32_t)j : best[i];
+            reached[i] = line[i] > reached[i] ? line[i] : reached[i];
+        }
+    }
+    for (ptrdiff_t i = 0; i < count; i++) {
+        ptrdiff_t place = best[i] * stride + i;
+        double precision = group->form == SHARED ? group->factors[best[i]] : 1;
+        double more = rest_of_squares(group, tile, start + i, best[i], first, work);
+        squares[place] += more;
+        out[place] -= 0.5 * precision * more;
+        reached[i] = out[place] - logarithm(highest + 1 - out[place]) - NATS;
+    }
+    for (ptrdiff_t j = 0; j < k; j++)
+        for (ptrdiff_t i = 0; i < count; i++) pairs += out[j * stride + i] >= reached[i];
+    if (BOUNDING_SHARE * pairs > k * count) return 0;
+    for (ptrdiff_t j = 0; j < k; j++) {
+        double *line = out + j * stride, precision = group->form == SHARED ? group->factors[j] : 1;
+        for (ptrdiff_t i = 0; i < count; i++) {
+            if (best[i] == j) continue;
+            if (line[i] >= reached[i]) {
+                double more = rest_of_squares(group, tile, start + i, j, first, work);
+                squares[j * stride + i] += more;
+                line[i] -= 0.5 * precision * more;
+            } else
+                line[i] = -INFINITY;
+        }
+    }
+    return 1;
+}
+
 enum { MOST_MEANS = VECTOR_BYTES == 64 ? 4 : 2, MOST_FEATURES = VECTOR_BYTES == 64 ? 3 : 2 };
 /* Components and features whose moments are summed together, in registers. */
 
@@ -54,10 +143,10 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
         const double *factor = group->factors + first * n_features, *mean = group->subtracted + first * n_features; \
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
-        for (ptrdiff_t d = 0; d < n_features; d++) { \
+        for (ptrdiff_t d = 0; d < n_used; d++) { \
             if (part == 0) { /* the bytes of one feature of as many rows to come */ \
-                __builtin_prefetch(next + d * fetch, 0, 2); \
-                if (fetch > CACHE_LINE) __builtin_prefetch(next + d * fetch + CACHE_LINE, 0, 2); \
+                for (ptrdiff_t byte = 0; byte < fetch; byte += CACHE_LINE) \
+                    __builtin_prefetch(next + d * fetch + byte, 0, 2); \
             } \
             VECTOR x = load_double(rows + d * stride + at), y = load_double(rows + d * stride + at + LANES); \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
@@ -75,10 +164,10 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
         const double *mean = group->subtracted + first * n_features; \
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
-        for (ptrdiff_t d = 0; d < n_features; d++) { \
+        for (ptrdiff_t d = 0; d < n_used; d++) { \
             if (part == 0) { /* the bytes of one feature of as many rows to come */ \
-                __builtin_prefetch(next + d * fetch, 0, 2); \
-                if (fetch > CACHE_LINE) __builtin_prefetch(next + d * fetch + CACHE_LINE, 0, 2); \
+                for (ptrdiff_t byte = 0; byte < fetch; byte += CACHE_LINE) \
+                    __builtin_prefetch(next + d * fetch + byte, 0, 2); \
             } \
             VECTOR x = load_double(rows + d * stride + at), y = load_double(rows + d * stride + at + LANES); \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
@@ -98,14 +187,15 @@ ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features,
             UNROLLED for (int c = 0; c < 2; c++) sums[0][c] += whitened[r][c] * whitened[r][c]; \
     } while (0)
 
-/* Log-densities (K, n) of the group's components, and in `squares`, unless it is null, sums of squares. The rows are those
+/* Log-densities (K, n) of the group's components, and in `squares`, unless it is null, sums of squares; upper bounds of the
+ * one and lower bounds of the other where fewer than all features are used. The rows are those
  * that distances are taken of, whitened where they are to be. From `ahead` on stand the rows that will be wanted, so many
  * bytes each: meanwhile the processor fetches them. work: D * WIDTH numbers. */
-OUTLINED static void subtract_means(
-    const struct differences *group, const double *rows, ptrdiff_t n_features, ptrdiff_t n, ptrdiff_t stride,
-    const char *ahead, ptrdiff_t each, double *squares, double *out, double *work
+static void subtract_means(
+    const struct differences *group, const double *rows, ptrdiff_t n_features, ptrdiff_t n_used, ptrdiff_t n,
+    ptrdiff_t stride, const char *ahead, ptrdiff_t each, double *squares, double *out, double *work
 ) {
-    ptrdiff_t fetch = WIDTH * each / n_features;
+    ptrdiff_t fetch = WIDTH * each / n_used;
     ptrdiff_t k = group->n_components, groups = (k + TALLEST - 1) / TALLEST;
     for (ptrdiff_t at = 0; at < n; at += WIDTH)
         for (ptrdiff_t part = 0; group->form != FACTORED && part < groups; part++) {
@@ -131,6 +221,22 @@ OUTLINED static void subtract_means(
             }
             STORE_DISTANCES(1)
         }
+}
+
+/* Log-densities (K, n) of the group's components for `count` rows of a tile from `start` on, as `subtract_means` yields them;
+ * -inf where they are negligible, if it pays to bound distances by the first features, as `bounds` tells until it does not. */
+static OUTLINED void log_prob_by_differences(
+    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const double *rows, ptrdiff_t n,
+    ptrdiff_t stride, double *squares, double *out, double *work, int *bounds
+) {
+    ptrdiff_t n_features = tile->n_features, each = tile->row_bytes, n_first = n_features / BOUNDING_SHARE;
+    const char *ahead = tile->raw + (start + count) * each;
+    *bounds = *bounds && group->wanted <= ALL_FEATURES && n_features >= LEAST_BOUNDED && group->n_components > BOUNDING_SHARE;
+    if (*bounds) {
+        subtract_means(group, rows, n_features, n_first, n, stride, ahead, each, squares, out, work);
+        *bounds = complete_bounds(group, tile, start, count, n_first, stride, squares, out, work);
+    }
+    if (!*bounds) subtract_means(group, rows, n_features, n_features, n, stride, ahead, each, squares, out, work);
 }
 
 /* Sums over rows of responsibilities times differences, and times their squares, of some components and features. */
@@ -207,20 +313,6 @@ static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int
     return count;
 }
 
-/* A row as it stands in a file, less the centre and a mean. */
-#define SUBTRACT_ROW(RAW, unused) \
-    do { \
-        const RAW *restrict raw = (const RAW *)row; \
-        for (ptrdiff_t d = 0; d < n_features; d++) out[d] = ((double)raw[d] - centre[d]) - mean[d]; \
-    } while (0)
-
-static void subtract_row(
-    const char *row, int kind, ptrdiff_t n_features, const double *restrict centre, const double *restrict mean,
-    double *restrict out
-) {
-    WITH_RAW(kind, SUBTRACT_ROW, 0)
-}
-
 /* Adds some differences (HEIGHT, D), `width` numbers apart, times responsibilities, and times their squares: for each
  * feature, or summed. */
 #define ADD_CHOSEN(HEIGHT, unused) \
@@ -259,8 +351,7 @@ static void add_chosen(
         ptrdiff_t some = count - at < MOST_MEANS ? count - at : MOST_MEANS;
         double own[MOST_MEANS];
         for (ptrdiff_t r = 0; r < some; r++) {
-            const char *row = tile->raw + (start + chosen[at + r]) * tile->row_bytes;
-            subtract_row(row, tile->kind, n_features, tile->centre, group->means + k * n_features, work + r * width);
+            subtract_row(tile, start + chosen[at + r], 0, group->means + k * n_features, work + r * width);
             own[r] = resp[chosen[at + r]];
         }
         WITH_FEW(some, ADD_CHOSEN, 0)

@@ -349,6 +349,7 @@ double NAME(sweep)(
     const struct differences *group, REAL least, ptrdiff_t step, REAL *work, double *wide, double *blocks, int32_t *chosen
 ) {
     WIDE log_likelihood = {0};
+    int bounds = 1;
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
     ptrdiff_t n_components = n_products + group->n_components;
     const REAL *whiten = products->whiten, *weights = tile->weights;
@@ -373,8 +374,7 @@ double NAME(sweep)(
         }
         if (group->n_components) {
             const double *of = NAME(widen)(tile, start, n, group, wide, stride);
-            double *length = group->wanted == ALL_FEATURES ? squares : NULL;
-            subtract_means(group, of, d, whole, stride, ahead, tile->row_bytes, length, wide_resp, wide_work);
+            log_prob_by_differences(group, tile, start, n, of, whole, stride, squares, wide_resp, wide_work, &bounds);
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
         }
         NAME(normalise)(resp, n_components, n, stride, log_density, least);
@@ -413,14 +413,14 @@ void NAME(difference_log_prob)(
     const struct rows *tile, const struct differences *group, ptrdiff_t step, double *wide, REAL *out
 ) {
     ptrdiff_t d = tile->n_features;
+    int bounds = 1;
     for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH;
         double *log_prob = wide + (1 + 2 * d) * stride;
         const double *of = NAME(widen)(tile, start, n, group, wide, stride);
-        const char *ahead = tile->raw + (start + n) * tile->row_bytes;
-        double *wide_work = log_prob + 2 * group->n_components * stride;
-        subtract_means(group, of, d, whole, stride, ahead, tile->row_bytes, NULL, log_prob, wide_work);
+        double *squares = log_prob + group->n_components * stride, *wide_work = squares + group->n_components * stride;
+        log_prob_by_differences(group, tile, start, n, of, whole, stride, squares, log_prob, wide_work, &bounds);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < n; i++) out[k * tile->n_rows + start + i] = (REAL)log_prob[k * stride + i];
     }
@@ -439,7 +439,7 @@ void NAME(difference_moments)(
         const char *ahead = tile->raw + (start + n) * tile->row_bytes;
         double *wide_work = squares + group->n_components * stride;
         if (group->wanted == ALL_FEATURES)
-            subtract_means(group, of, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp, wide_work);
+            subtract_means(group, of, d, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp, wide_work);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < whole; i++)
                 wide_resp[k * stride + i] = i < n ? (double)resp[k * tile->n_rows + start + i] : 0;

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mpigmm.errors import OutputError, shown
+from mpigmm.errors import OutputError, reason, shown
 
 NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags of every file that is opened to be written: a symbolic link in its place, maybe another user's, is an error."""
@@ -71,7 +71,7 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """The error that says so, and what to do."""
-    return OutputError(f"{shown(path)} cannot be written ({reason(error)}); {remedy(error)}")
+    return OutputError(f"{shown(path)} cannot be written{reason(error)}; {remedy(error)}")
 
 
 def sync_directory(directory: Path) -> None:
@@ -81,11 +81,6 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def reason(error: OSError) -> str:
-    """The operating system's words for an error, without those that HDF5 puts around them."""
-    return os.strerror(error.errno) if error.errno else "the file system refuses it"
 
 
 def remedy(error: OSError) -> str:

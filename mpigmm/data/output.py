@@ -20,8 +20,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.data.files import NO_FOLLOW, create_temporary, reason, remove_leftovers
-from mpigmm.errors import OutputError, shown
+from mpigmm.data.files import NO_FOLLOW, create_temporary, remove_leftovers
+from mpigmm.errors import OutputError, reason, shown
 
 PAGE = 4096
 ABANDONED_SECONDS = 86400.0
@@ -107,7 +107,7 @@ def create(
                 temporary.unlink()
         if not isinstance(error, OSError):
             raise
-        raise OutputError(f"{shown(path)} cannot be written ({reason(error)}); choose another --out") from None
+        raise OutputError(f"{shown(path)} cannot be written{reason(error)}; choose another --out") from None
     return Layout(path, str(temporary), placed)
 
 
@@ -147,8 +147,8 @@ class RowWriter:
             self._descriptor = os.open(self.layout.temporary, os.O_WRONLY | NO_FOLLOW)
         except OSError as error:
             raise OutputError(
-                f"{shown(self.layout.path)}: a rank on {os.uname().nodename} cannot open the file that root made "
-                f"({reason(error)}); write to a file system that all nodes share"
+                f"{shown(self.layout.path)}: a rank on {os.uname().nodename} cannot open the file that root made"
+                f"{reason(error)}; write to a file system that all nodes share"
             ) from None
         return self
 
@@ -175,7 +175,7 @@ class RowWriter:
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(
-            f"{shown(self.layout.path)} cannot be written ({reason(error)}); free some space or choose another --out"
+            f"{shown(self.layout.path)} cannot be written{reason(error)}; free some space or choose another --out"
         )
 
 
@@ -184,7 +184,7 @@ def publish(layout: Layout) -> None:
     try:
         Path(layout.temporary).replace(layout.path)
     except OSError as error:
-        raise OutputError(f"{shown(layout.path)} cannot be written ({reason(error)}); choose another --out") from None
+        raise OutputError(f"{shown(layout.path)} cannot be written{reason(error)}; choose another --out") from None
 
 
 def discard(layout: Layout) -> None:

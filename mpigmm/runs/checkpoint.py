@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from mpigmm import __version__
 from mpigmm.core.mixture import Mixture
-from mpigmm.errors import DataError, shown
+from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
 from mpigmm.runs.model_file import mixture_of
 
 FORMAT = "mpigmm-checkpoint"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NEWEST, PREVIOUS = "checkpoint.h5", "checkpoint.previous.h5"
 
 
@@ -182,11 +182,15 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint file; raises `DataError`."""
+    """Read one checkpoint file; raises `DataError`, and `OutputError` where another version wrote it."""
     content = hdf5.load_own(path, FORMAT)
     attributes, arrays = content.attributes, content.arrays
     if attributes.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"{shown(path)} is not a checkpoint that this version of mpigmm can read")
+        raise OutputError(
+            f"{shown(path)} was written by mpigmm {attributes.get('version')}, whose runs this version does not go on "
+            "with; finish the run with that version, start from its model by init.method: file and init.file, or add "
+            "--restart to start over"
+        )
     try:
         ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
         progress = Progress(**json.loads(attributes["state"]), ended=ended)

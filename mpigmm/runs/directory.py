@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mpigmm.data.files import NO_FOLLOW, cannot_write, reason, remedy, remove_leftovers, write_whole
-from mpigmm.errors import OutputError, shown
+from mpigmm.data.files import NO_FOLLOW, cannot_write, remedy, remove_leftovers, write_whole
+from mpigmm.errors import OutputError, reason, shown
 from mpigmm.runs.owned import CHECKPOINTS, CONFIG, MODEL, OUTPUTS, SUMMARY, foreign_files, has_mark, marked
 
 LOCK_SECONDS = 10.0
@@ -48,7 +48,7 @@ class RunDirectory:
             self._lock = self._open_lock()
         except OSError as error:
             self._refused = OutputError(
-                f"output.dir: {shown(self.path)} cannot be written to ({reason(error)}); {remedy(error)}"
+                f"output.dir: {shown(self.path)} cannot be written to{reason(error)}; {remedy(error)}"
             )
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not self.path.is_dir():
                 raise self._refused from None

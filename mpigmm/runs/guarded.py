@@ -51,7 +51,7 @@ def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment)
     except OSError as error:
-        raise unreadable(path, f"Python cannot be started: {error.strerror}") from None
+        raise unreadable(path, f" (Python cannot be started: {error.strerror})") from None
     with process:
         try:
             out, complaint = _output(process, check)
@@ -60,13 +60,13 @@ def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never)
             raise
     check()  # ahead of the other process's end, which a signal to both of them brings too
     if process.returncode:
-        raise unreadable(path, _cause(process.returncode, complaint))
+        raise unreadable(path, f" ({_cause(process.returncode, complaint)})")
     return _parsed(path, out)
 
 
-def unreadable(path: Path, cause: object) -> DataError:
-    """The error that says so."""
-    return DataError(f"{shown(path)} cannot be read as HDF5 ({shown(cause)}); is it whole, and HDF5?")
+def unreadable(path: Path, cause: str) -> DataError:
+    """The error that says so; the cause stands in brackets, after a space, if there is one."""
+    return DataError(f"{shown(path)} cannot be read as HDF5{shown(cause)}; is it whole, and HDF5?")
 
 
 def reply(facts: dict[str, Any], arrays: Arrays) -> None:

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.data.files import reason, write_whole
-from mpigmm.errors import DataError, shown
+from mpigmm.data.files import write_whole
+from mpigmm.errors import DataError, reason, shown
 from mpigmm.runs.guarded import ask, bytes_of, limit_processor_time, never, reply, unreadable
 
 USER_BLOCK = 512
@@ -172,7 +172,7 @@ def answer(path: str, wanted: str) -> None:
             else:
                 reply(facts, arrays_of(file, names, MOST_PER_BYTE * Path(path).stat().st_size + LEAST_LIMIT))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, AttributeError) as error:
-        reply({"error": str(error) or type(error).__name__}, {})
+        reply({"error": reason(error)}, {})
 
 
 def read_head(path: Path) -> bytes:
@@ -183,7 +183,7 @@ def read_head(path: Path) -> bytes:
         with open(path, "rb") as file:
             return file.read(USER_BLOCK)
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read ({reason(error)})") from None
+        raise DataError(f"{shown(path)} cannot be read{reason(error)}") from None
 
 
 def whole_bytes(path: Path) -> memoryview | None:
@@ -192,7 +192,7 @@ def whole_bytes(path: Path) -> memoryview | None:
     try:
         raw = memoryview(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read ({reason(error)})") from None
+        raise DataError(f"{shown(path)} cannot be read{reason(error)}") from None
     return raw if raw[:USER_BLOCK] == head_of(raw[USER_BLOCK:]) else None
 
 
@@ -208,7 +208,7 @@ def opened(path: Path, raw: memoryview) -> Iterator[h5py.File]:
         with h5py.File(io.BytesIO(raw), "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, reason(error)) from None
 
 
 def content_of(path: Path, raw: memoryview) -> Content:
