@@ -22,6 +22,7 @@ from mpigmm.core.statistics import Moments
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
+from mpigmm.parallel.threads import run_workers
 
 
 def built_here() -> list[str]:
@@ -128,6 +129,42 @@ def test_moments_are_those_of_the_definition(
         scale = whole[:, lower_triangle(n_features)] if covariance_type == "full" else whole
         scale = np.maximum(scale.reshape(-1), np.abs(expected[2]))
     assert (np.abs(moments.second_moments - expected[2]) / scale).max() <= tolerance
+
+
+@pytest.mark.parametrize("n_features", [5, 20, 100])
+@pytest.mark.parametrize("reach", [True, False], ids=["fit", "predict"])
+def test_three_ways_to_compute_components_of_one_mixture(loops: Loops, n_features: int, reach: bool) -> None:
+    """Some by products or what leaves out zeros, some by differences, and one too narrow to whiten rows for."""
+    rows = blobs(333, n_features, 3)
+    mixture = start_mixture("full", rows, 10)
+    mixture.covariances[-3:] *= np.array([1e-12, 1e-12, 1e-18])[:, None, None]
+    survey, put = survey_of(rows, tile_rows=333), loops.backend.put
+    tile = Tile(n_features, 333, loops)
+    tile.fill(put(rows), None, put(survey.centre), mask=False)
+    e_step = EStep(replace(mixture), survey.centre, survey.reach if reach else None, loops=loops)
+    log_likelihood, expected = expected_moments(mixture, rows, np.ones(333))
+    resp, log_density = map(loops.backend.get, e_step.posterior(tile))
+    assert abs(log_density.sum() / log_likelihood - 1) < 1e-12
+    np.testing.assert_allclose(resp.sum(axis=1), expected[0], rtol=1e-9, atol=1e-9)
+
+
+def test_threads_share_a_group() -> None:
+    """Whichever of them makes its arrays, none reads what another has let go."""
+    rows = blobs(512, 100, 4)
+    mixture = start_mixture("diag", rows, 40)
+    survey = survey_of(rows, tile_rows=512)
+    for _ in range(20):
+        loops = CompiledLoops(built_here()[-1])
+        e_step = EStep(mixture, survey.centre, None, loops=loops)
+        found = run_workers(4, lambda worker, e=e_step, own=loops: moments_of(e, rows, survey, own))  # type: ignore[misc]
+        assert len({moments.tobytes() for moments in found}) == 1
+
+
+def moments_of(e_step: EStep, rows: np.ndarray, survey: Survey, loops: Loops) -> np.ndarray:
+    tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(e_step.mixture)
+    tile.fill(rows, None, survey.centre, mask=False)
+    e_step(tile, moments)
+    return moments.flat
 
 
 @pytest.mark.parametrize("spread", [1.0, 300.0], ids=["apart", "overlapping"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 COMPILED = LOOPS[1:]
 """Names of the libraries, a set of instructions each, by the number that `level` in loops.c returns."""
 
-INTERFACE = 2
+INTERFACE = 3
 """Of the libraries: what their functions take, and how much room; the same number stands in loops.c."""
 
 RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
@@ -267,9 +266,11 @@ class CompiledLoops(Loops):
             Wanted.PAIRS_SUMMED: (1, pairs),
         }[group.wanted]
         moments = np.zeros(k), np.zeros((k, d)), np.zeros(second)
-        form, arrays = prepared(group)
-        places = [None if array is None else pointer(array) for array in (*arrays, *moments)]
-        return DifferencesStructure(k, form, group.wanted, *places), moments
+        form, factors = form_of(group)
+        arrays = (group.means, group.subtracted, factors, group.whiten, group.constants, group.least, *moments)
+        own = DifferencesStructure(k, form, group.wanted, *(pointer(a) if a.size else None for a in arrays))
+        own.held = arrays  # as long as they are read: another thread may make its own factors, and these go
+        return own, moments
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         quanta = form.quanta  # held: another thread may make its own, and this one go
@@ -323,16 +324,13 @@ def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
     ), raw
 
 
-@lru_cache(maxsize=2)
-def prepared(group: DifferenceGroup) -> tuple[int, tuple[FloatArray | None, ...]]:
-    """Form and arrays of a group, as struct differences has them."""
-    whiten = group.whiten if group.whiten.size else None
-    form, factors = SHARED, group.precisions
+def form_of(group: DifferenceGroup) -> tuple[int, FloatArray]:
+    """How a group's squared distances are summed, and with what factors: see struct differences."""
     if group.factors.size:
-        form, factors = FACTORED, group.factors
-    elif group.wanted is Wanted.EACH_FEATURE:
-        form, factors = SCALED, np.sqrt(group.precisions)
-    return form, (group.means, group.subtracted, factors, whiten, group.constants, group.least)
+        return FACTORED, group.factors
+    if group.wanted is Wanted.EACH_FEATURE:
+        return SCALED, group.roots
+    return SHARED, group.precisions
 
 
 def readable(raw: NDArray[Any]) -> NDArray[Any]:

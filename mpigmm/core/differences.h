@@ -93,7 +93,7 @@ static OUTLINED int complete_bounds(
         double more = rest_of_squares(group, tile, start + i, best[i], first, work);
         squares[place] += more;
         out[place] -= 0.5 * precision * more;
-        reached[i] = out[place] - logarithm(highest + 1 - out[place]) - NATS;
+        reached[i] = out[place] == -INFINITY ? -INFINITY : out[place] - logarithm(highest + 1 - out[place]) - NATS;
     }
     for (ptrdiff_t j = 0; j < k; j++)
         for (ptrdiff_t i = 0; i < count; i++) pairs += out[j * stride + i] >= reached[i];

@@ -140,7 +140,8 @@ class SplitKernel(Kernel):
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for kernel, places in zip((self.ready, self.others), self._places, strict=True):
-            part = tile.array("part", len(places), tile.n_rows)
+            # not of the tile's buffers, which the kernels themselves use
+            part = tile.loops.backend.empty(len(places) * tile.n_rows, tile.dtype).reshape(len(places), tile.n_rows)
             kernel.log_prob(tile, part)
             out[places] = part
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
 
 from mpigmm.core.exact import FloatArray
 
@@ -81,6 +84,11 @@ class DifferenceGroup:
     whiten: FloatArray
     subtracted: FloatArray
     factors: FloatArray
+
+    @cached_property
+    def roots(self) -> FloatArray:
+        """Square roots of the precisions."""
+        return np.sqrt(self.precisions)
 
 
 @dataclass(frozen=True, eq=False)

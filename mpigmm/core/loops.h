@@ -567,7 +567,7 @@ int NAME(pick_distances)(
             rows, n_features, chosen + start, ends[k] - start, rest + k * size, n_rest, stride, picked, out + k * n_rows);
     for (ptrdiff_t i = 0; i < n_rows; i++) {
         REAL value = out[best[i] * n_rows + i];
-        reached[i] = (REAL)(value - logarithm(highest + 1 - value) - nats);
+        reached[i] = value == -(REAL)INFINITY ? value : (REAL)(value - logarithm(highest + 1 - value) - nats);
     }
     ptrdiff_t pairs = 0;
     for (ptrdiff_t k = 0; k < n_components; k++) {

@@ -169,7 +169,7 @@ def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, 
     spread = variances(new) + np.square(new.means - old.means)
     held = np.where(counts > least_count(survey), counts, np.inf)
     bits = float(moment_bits(survey.extents(old.means), held, spread, survey.total_weight).max())
-    if limbs_for(bits + LEAST_BITS, survey) <= n_limbs:
+    if not np.isfinite(bits) or limbs_for(bits + LEAST_BITS, survey) <= n_limbs:
         return n_limbs
     return min(limbs_for(bits + WANTED_BITS, survey), 2 * n_limbs, MOST_LIMBS)
 
