@@ -138,7 +138,7 @@ def test_a_fit_takes_it_again_on_any_ranks(comm: Comm, shared_path: Path) -> Non
                 model={"n_components": 4, "covariance_type": "diag", "reg_covar": 0, "variance_floor": 0},
                 init={"method": "file", "file": str(shared_path / "start.h5")},
                 em={"max_iter": 6, "tol": 0},
-                compute={"tile_rows": 256},
+                compute={"tile_rows": 256, "device": "cpu"},
                 output={"dir": str(shared_path / "out")},
             )
     assert serve(comm, ["fit", str(shared_path / "run.yaml")], StopRequest()) == 0

@@ -114,7 +114,8 @@ def resolve_paths(path: str | Sequence[str]) -> list[str]:
 
 def natural_key(path: str) -> tuple[list[str | int], str]:
     """Sorts numbers within paths by their value."""
-    return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", path)], path
+    parts = re.split("([0-9]+)", path)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path
 
 
 def find_dataset(path: str, names: Sequence[str]) -> str | None:
