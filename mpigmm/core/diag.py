@@ -26,6 +26,11 @@ LARGEST_RATIO = 4096.0
 digits."""
 
 
+LEAST_BOUNDED, MOST_BOUNDED = 64, 0.5
+"""Features from which on distances are bounded by the first, as in differences.h, and the share of components by
+products from which on this is done without."""
+
+
 class Diag(Covariance):
     name = "diag"
 
@@ -50,7 +55,7 @@ class Diag(Covariance):
     def kernel(self, parameters: Parameters) -> Kernel:
         precisions = np.square(parameters.precisions_cholesky)
         by_products = leaves_digits(parameters, precisions * np.square(parameters.means))
-        return split(self, parameters, by_products, self._products, self._differences)
+        return split(self, parameters, unless_bounded(by_products, parameters), self._products, self._differences)
 
     def _products(self, parameters: Parameters) -> Kernel:
         return DiagPackedKernel(parameters, self._differences(parameters))
@@ -102,6 +107,13 @@ def leaves_digits(parameters: Parameters, terms: FloatArray) -> BoolArray:
     if parameters.dtype == SINGLE:
         return parameters.inexact & (packing_error(terms + 1.0) <= PACKING_TOLERANCE)
     return np.asarray(parameters.inexact & (terms.max(axis=1) <= LARGEST_RATIO))
+
+
+def unless_bounded(by_products: BoolArray, parameters: Parameters) -> BoolArray:
+    """Components (K,) by products, of those that may be: none where most may not, and distances can be bounded by the
+    first features, which is done for components by differences alone."""
+    bounds = parameters.loops.fuses and parameters.means.shape[1] >= LEAST_BOUNDED
+    return np.zeros_like(by_products) if bounds and by_products.mean() < MOST_BOUNDED else by_products
 
 
 class DiagPackedKernel(PackedKernel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, SingularCovarianceError, first_singular
-from mpigmm.core.diag import leaves_digits
+from mpigmm.core.diag import leaves_digits, unless_bounded
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.groups import DifferenceGroup, Products, Wanted
@@ -36,7 +36,7 @@ class Spherical(Covariance):
     def kernel(self, parameters: Parameters) -> Kernel:
         terms = np.square(parameters.precisions_cholesky) * np.square(parameters.means).sum(axis=1)
         by_products = leaves_digits(parameters, terms[:, None])
-        return split(self, parameters, by_products, self._products, self._differences)
+        return split(self, parameters, unless_bounded(by_products, parameters), self._products, self._differences)
 
     def _products(self, parameters: Parameters) -> Kernel:
         return SphericalPackedKernel(parameters, self._differences(parameters))
