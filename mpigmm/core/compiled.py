@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COMPILED = LOOPS[1:]
 """Names of the libraries, a set of instructions each, by the number that `level` in loops.c returns."""
 
-INTERFACE = 3
+INTERFACE = 4
 """Of the libraries: what their functions take, and how much room; the same number stands in loops.c."""
 
 RAW_TYPES = ("f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
@@ -36,7 +36,7 @@ CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
 leave the cache."""
 
 ARGUMENTS = {
-    "turn": "PINNPPN",
+    "turn": "PINNNPPN",
     "subtract": "PINNPP",
     "normalise": "PNNNPR",
     "sweep": "PPPPRNPPPP",
@@ -175,7 +175,7 @@ class CompiledLoops(Loops):
     def turn(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
         rows = readable(raw)
         self._functions["turn", out.dtype](
-            pointer(rows), kind_of(rows), *raw.shape, pointer(centre), pointer(out), out.shape[1]
+            pointer(rows), kind_of(rows), *raw.shape, raw.shape[1], pointer(centre), pointer(out), out.shape[1]
         )
 
     def subtract(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:

@@ -40,8 +40,9 @@ static void subtract_row(
     WITH_RAW(tile->kind, SUBTRACT_ROW, 0)
 }
 
-/* Features from which on it may pay to bound distances first, and the share of them that does so. */
-enum { LEAST_BOUNDED = 64, BOUNDING_SHARE = 8 };
+/* Features from which on it may pay to bound distances first, the share of them that does so, and the share of all pairs
+ * of row and component up to which it does pay. */
+enum { LEAST_BOUNDED = 64, FIRST_SHARE = 5, BOUNDING_SHARE = 8 };
 
 /* A component is negligible for a row where its density is below exp(-NATS) times the likeliest one's, over that one's
  * squared distance: NATS in differences.py. */
@@ -126,6 +127,21 @@ static ptrdiff_t moments_room(const struct differences *group, ptrdiff_t n_featu
  * ones, the rows, their whitened coordinates, responsibilities, sums of squares, and the moments' own. */
 ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
     return (1 + 2 * n_features + 2 * group->n_components) * stride + moments_room(group, n_features, stride);
+}
+
+/* Rows in double precision: a line of ones, the first n_turned features, and the rows' whitened coordinates where distances
+ * are taken of these. Returns what they are taken of. */
+static const double *widen(
+    const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const struct differences *group, ptrdiff_t n_turned,
+    ptrdiff_t n, double *phi, ptrdiff_t stride
+) {
+    ptrdiff_t d = tile->n_features;
+    double *rows = phi + stride, *whitened = rows + d * stride;
+    for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
+    turn_double(tile->raw + start * tile->row_bytes, tile->kind, count, d, n_turned, tile->centre, rows, stride);
+    if (!group->whiten) return rows;
+    multiply_double(group->whiten, rows, whitened, d, d, n, stride, 1, NULL, 0);
+    return whitened;
 }
 
 /* Constants less half the squared distances of two vectors of rows; sums of squares into `squares` where wanted. */
@@ -224,19 +240,24 @@ static void subtract_means(
 }
 
 /* Log-densities (K, n) of the group's components for `count` rows of a tile from `start` on, as `subtract_means` yields them;
- * -inf where they are negligible, if it pays to bound distances by the first features, as `bounds` tells until it does not. */
+ * -inf where they are negligible, if it pays to bound distances by the first features, as `bounds` tells until it does not.
+ * phi, which is filled, has room for a line of ones and those of `widen`. */
 static OUTLINED void log_prob_by_differences(
-    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const double *rows, ptrdiff_t n,
+    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, double *phi, ptrdiff_t n,
     ptrdiff_t stride, double *squares, double *out, double *work, int *bounds
 ) {
-    ptrdiff_t n_features = tile->n_features, each = tile->row_bytes, n_first = n_features / BOUNDING_SHARE;
+    ptrdiff_t n_features = tile->n_features, each = tile->row_bytes, n_first = n_features / FIRST_SHARE;
     const char *ahead = tile->raw + (start + count) * each;
     *bounds = *bounds && group->wanted <= ALL_FEATURES && n_features >= LEAST_BOUNDED && group->n_components > BOUNDING_SHARE;
     if (*bounds) {
+        const double *rows = widen(tile, start, count, group, n_first, n, phi, stride);
         subtract_means(group, rows, n_features, n_first, n, stride, ahead, each, squares, out, work);
         *bounds = complete_bounds(group, tile, start, count, n_first, stride, squares, out, work);
     }
-    if (!*bounds) subtract_means(group, rows, n_features, n_features, n, stride, ahead, each, squares, out, work);
+    if (!*bounds) {
+        const double *rows = widen(tile, start, count, group, n_features, n, phi, stride);
+        subtract_means(group, rows, n_features, n_features, n, stride, ahead, each, squares, out, work);
+    }
 }
 
 /* Sums over rows of responsibilities times differences, and times their squares, of some components and features. */
@@ -426,10 +447,11 @@ static int few_are_chosen(const struct differences *group, const int32_t *ends, 
 }
 
 /* Adds the group's moments of rows of a tile with these responsibilities (K, n). `squares` are those of
- * `subtract_means`, for ALL_FEATURES. work: `moments_room` numbers; chosen: K + 1 and K times n numbers. */
+ * `subtract_means`, for ALL_FEATURES. phi is what `widen` filled; `is_part` tells whether with the first features alone.
+ * work: `moments_room` numbers; chosen: K + 1 and K times n numbers. */
 static OUTLINED void add_moments(
-    const struct differences *group, const struct rows *tile, ptrdiff_t start, const double *phi, const double *resp,
-    const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen
+    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, double *phi,
+    const double *resp, const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen, int is_part
 ) {
     const double *rows = phi + stride;
     ptrdiff_t k = group->n_components, n_features = tile->n_features, width = 1 + n_features;
@@ -437,18 +459,19 @@ static OUTLINED void add_moments(
     const int32_t *ends = choose_rows(group, tile, resp, n, stride, chosen);
     int is_dense = !few_are_chosen(group, ends, n_features, n);
     add_counts(group, resp, n, stride);
+    if (is_dense && is_part) widen(tile, start, count, group, n_features, n, phi, stride);
     if (is_dense && group->wanted == EACH_FEATURE) add_squared(group, rows, resp, n_features, n, stride);
     if (is_dense && group->wanted == ALL_FEATURES) {
         add_differences(group, rows, resp, n_features, n, stride, blocks, sums);
         add_lengths(group, resp, squares, n, stride);
     }
     for (ptrdiff_t j = 0; j < k; j++) {
-        ptrdiff_t count = ends[j + 1] - ends[j];
+        ptrdiff_t some = ends[j + 1] - ends[j];
         const double *own = resp + j * stride;
-        if (group->wanted >= PAIRS_OF_EACH && count)
-            add_pairs(group, j, rows, own, chosen + ends[j], count, n_features, stride, work, blocks, sums);
+        if (group->wanted >= PAIRS_OF_EACH && some)
+            add_pairs(group, j, rows, own, chosen + ends[j], some, n_features, stride, work, blocks, sums);
         else if (!is_dense)
-            add_chosen(group, j, tile, start, own, chosen + ends[j], count, work);
+            add_chosen(group, j, tile, start, own, chosen + ends[j], some, work);
     }
 }
 

@@ -94,12 +94,12 @@ static OUTLINED void NAME(convert)(
 
 /* LANES rows of integers of LANES features or more, as lines: converted many at a time first, then transposed. */
 static void NAME(turn_integers)(
-    const void *raw, int kind, ptrdiff_t n_features, const double *centre, REAL *out, ptrdiff_t stride
+    const void *raw, int kind, ptrdiff_t n_features, ptrdiff_t n_turned, const double *centre, REAL *out, ptrdiff_t stride
 ) {
     REAL part[VECTOR_BYTES / REAL_BYTES * TURNED_AT_ONCE];
-    for (ptrdiff_t next = 0; next < n_features; next += TURNED_AT_ONCE) {
-        ptrdiff_t first = next + LANES < n_features ? next : n_features - LANES; /* the last may overlap */
-        ptrdiff_t size = n_features - first < TURNED_AT_ONCE ? n_features - first : TURNED_AT_ONCE;
+    for (ptrdiff_t next = 0; next < n_turned; next += TURNED_AT_ONCE) {
+        ptrdiff_t first = next + LANES < n_turned ? next : n_turned - LANES; /* the last may overlap */
+        ptrdiff_t size = n_turned - first < TURNED_AT_ONCE ? n_turned - first : TURNED_AT_ONCE;
         NAME(convert)(raw, kind, n_features, first, size, centre, part);
         for (ptrdiff_t at = 0; at < size; at += LANES) {
             ptrdiff_t d = at + LANES < size ? at : size - LANES;
@@ -111,20 +111,21 @@ static void NAME(turn_integers)(
     }
 }
 
-/* Rows (n, D) of a file less the centre (D,), as lines (D, stride) filled up with zeros. */
+/* Rows (n, D) of a file less the centre (D,), as lines (D, stride) filled up with zeros: the first n_turned of
+ * them. */
 #define TURN_ROWS(RAW, unused) \
     do { \
         const RAW *rows = raw; \
         for (ptrdiff_t start = 0; start < whole; start += LANES) { \
             const RAW *from = rows + start * n_features; \
-            if (kind >= FIRST_INTEGER && n_features >= LANES) \
-                NAME(turn_integers)(from, kind, n_features, centre, out + start, stride); \
-            for (ptrdiff_t d = 0; n_features < LANES && d < n_features; d++) \
+            if (kind >= FIRST_INTEGER && n_turned >= LANES) \
+                NAME(turn_integers)(from, kind, n_features, n_turned, centre, out + start, stride); \
+            for (ptrdiff_t d = 0; n_turned < LANES && d < n_turned; d++) \
                 UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) \
                     out[d * stride + start + i] = (REAL)((double)from[i * n_features + d] - centre[d]); \
-            for (ptrdiff_t next = LANES; kind < FIRST_INTEGER && next < n_features + LANES && n_features >= LANES; \
+            for (ptrdiff_t next = LANES; kind < FIRST_INTEGER && next < n_turned + LANES && n_turned >= LANES; \
                  next += LANES) { \
-                ptrdiff_t d = next < n_features ? next - LANES : n_features - LANES; /* the last overlap */ \
+                ptrdiff_t d = next < n_turned ? next - LANES : n_turned - LANES; /* the last overlap */ \
                 VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
                 UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) { \
                     REAL line[VECTOR_BYTES / REAL_BYTES]; \
@@ -137,7 +138,7 @@ static void NAME(turn_integers)(
                     *(VECTOR *)(out + (d + j) * stride + start) = square[j]; \
             } \
         } \
-        for (ptrdiff_t d = 0; d < n_features; d++) { \
+        for (ptrdiff_t d = 0; d < n_turned; d++) { \
             for (ptrdiff_t i = whole; i < n; i++) \
                 out[d * stride + i] = (REAL)((double)rows[i * n_features + d] - centre[d]); \
             for (ptrdiff_t i = n; i < stride; i++) out[d * stride + i] = 0; \
@@ -145,8 +146,8 @@ static void NAME(turn_integers)(
     } while (0)
 
 void NAME(turn)(
-    const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, const double *restrict centre, REAL *restrict out,
-    ptrdiff_t stride
+    const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, ptrdiff_t n_turned, const double *restrict centre,
+    REAL *restrict out, ptrdiff_t stride
 ) {
     ptrdiff_t whole = n / LANES * LANES;
     WITH_RAW(kind, TURN_ROWS, 0)
@@ -324,20 +325,6 @@ static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdif
 #include "differences.h"
 #endif
 
-/* Some rows in double precision, as the group of differences wants them: a line of ones, the rows, and their whitened
- * coordinates where these are what distances are taken of. Returns what they are taken of. */
-static const double *NAME(widen)(
-    const struct rows *tile, ptrdiff_t start, ptrdiff_t n, const struct differences *group, double *phi, ptrdiff_t stride
-) {
-    ptrdiff_t d = tile->n_features;
-    double *rows = phi + stride, *whitened = rows + d * stride;
-    for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
-    turn_double(tile->raw + start * tile->row_bytes, tile->kind, n, d, tile->centre, rows, stride);
-    if (!group->whiten) return rows;
-    multiply_double(group->whiten, rows, whitened, d, d, stride - WIDTH, stride, 1, NULL, 0);
-    return whitened;
-}
-
 /* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH: some components by products of the rows, the
  * others by differences from their means. Returns the log-likelihood; overwrites the products' sums, adds to the group's.
  * Rows of which the components by products have few each add to `moments` instead, which may be of no components.
@@ -367,14 +354,13 @@ double NAME(sweep)(
         double *wide_work = squares + group->n_components * stride;
         if (n_products) {
             for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
-            NAME(turn)(tile->raw + start * tile->row_bytes, tile->kind, n, d, tile->centre, rows, stride);
+            NAME(turn)(tile->raw + start * tile->row_bytes, tile->kind, n, d, d, tile->centre, rows, stride);
             if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, ahead, tile->row_bytes);
             NAME(append)(products->kind, rows, whiten ? whitened : rows, rows + d * stride, d, whole, stride);
             NAME(multiply)(products->lines, phi, resp, n_products, n_lines, whole, stride, 0, ahead, tile->row_bytes);
         }
         if (group->n_components) {
-            const double *of = NAME(widen)(tile, start, n, group, wide, stride);
-            log_prob_by_differences(group, tile, start, n, of, whole, stride, squares, wide_resp, wide_work, &bounds);
+            log_prob_by_differences(group, tile, start, n, wide, whole, stride, squares, wide_resp, wide_work, &bounds);
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
         }
         NAME(normalise)(resp, n_components, n, stride, log_density, least);
@@ -396,7 +382,7 @@ double NAME(sweep)(
         }
         if (group->n_components) {
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) wide_resp[i] = others[i];
-            add_moments(group, tile, start, wide, wide_resp, squares, whole, stride, wide_work, chosen);
+            add_moments(group, tile, start, n, wide, wide_resp, squares, whole, stride, wide_work, chosen, bounds);
         }
     }
     if (n_products) NAME(unpack)(blocks, products->sums, n_products, n_lines);
@@ -418,9 +404,8 @@ void NAME(difference_log_prob)(
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH;
         double *log_prob = wide + (1 + 2 * d) * stride;
-        const double *of = NAME(widen)(tile, start, n, group, wide, stride);
         double *squares = log_prob + group->n_components * stride, *wide_work = squares + group->n_components * stride;
-        log_prob_by_differences(group, tile, start, n, of, whole, stride, squares, log_prob, wide_work, &bounds);
+        log_prob_by_differences(group, tile, start, n, wide, whole, stride, squares, log_prob, wide_work, &bounds);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < n; i++) out[k * tile->n_rows + start + i] = (REAL)log_prob[k * stride + i];
     }
@@ -435,7 +420,7 @@ void NAME(difference_moments)(
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH;
         double *wide_resp = wide + (1 + 2 * d) * stride, *squares = wide_resp + group->n_components * stride;
-        const double *of = NAME(widen)(tile, start, n, group, wide, stride);
+        const double *of = widen(tile, start, n, group, d, whole, wide, stride);
         const char *ahead = tile->raw + (start + n) * tile->row_bytes;
         double *wide_work = squares + group->n_components * stride;
         if (group->wanted == ALL_FEATURES)
@@ -443,7 +428,7 @@ void NAME(difference_moments)(
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < whole; i++)
                 wide_resp[k * stride + i] = i < n ? (double)resp[k * tile->n_rows + start + i] : 0;
-        add_moments(group, tile, start, wide, wide_resp, squares, whole, stride, wide_work, chosen);
+        add_moments(group, tile, start, n, wide, wide_resp, squares, whole, stride, wide_work, chosen, 0);
     }
 }
 
