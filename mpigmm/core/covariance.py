@@ -115,6 +115,10 @@ class Kernel(ABC):
         """The whole E-step of a tile at once, where there is a way; False, and nothing done, where there is none."""
         return False
 
+    def dense_part(self) -> Kernel | None:
+        """A kernel that computes all pairs of row and component, where this one would leave all to it."""
+        return None
+
 
 class Covariance(ABC):
     """One covariance type: its shapes, its E-step kernel and its M-step formulae."""

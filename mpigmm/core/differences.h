@@ -241,21 +241,21 @@ static void subtract_means(
 
 /* Log-densities (K, n) of the group's components for `count` rows of a tile from `start` on, as `subtract_means` yields them;
  * -inf where they are negligible, if it pays to bound distances by the first features, as `bounds` tells until it does not.
- * phi, which is filled, has room for a line of ones and those of `widen`. */
+ * phi has room for a line of ones and those of `widen`, which fills it unless what distances are taken of is `ready`. */
 static OUTLINED void log_prob_by_differences(
-    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, double *phi, ptrdiff_t n,
-    ptrdiff_t stride, double *squares, double *out, double *work, int *bounds
+    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const double *ready,
+    double *phi, ptrdiff_t n, ptrdiff_t stride, double *squares, double *out, double *work, int *bounds
 ) {
     ptrdiff_t n_features = tile->n_features, each = tile->row_bytes, n_first = n_features / FIRST_SHARE;
     const char *ahead = tile->raw + (start + count) * each;
     *bounds = *bounds && group->wanted <= ALL_FEATURES && n_features >= LEAST_BOUNDED && group->n_components > BOUNDING_SHARE;
     if (*bounds) {
-        const double *rows = widen(tile, start, count, group, n_first, n, phi, stride);
+        const double *rows = ready ? ready : widen(tile, start, count, group, n_first, n, phi, stride);
         subtract_means(group, rows, n_features, n_first, n, stride, ahead, each, squares, out, work);
         *bounds = complete_bounds(group, tile, start, count, n_first, stride, squares, out, work);
     }
     if (!*bounds) {
-        const double *rows = widen(tile, start, count, group, n_features, n, phi, stride);
+        const double *rows = ready ? ready : widen(tile, start, count, group, n_features, n, phi, stride);
         subtract_means(group, rows, n_features, n_features, n, stride, ahead, each, squares, out, work);
     }
 }

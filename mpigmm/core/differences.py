@@ -155,14 +155,15 @@ class SplitKernel(Kernel):
         self._combine(seconds, len(first), second)
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
-        if not (tile.loops.fuses and isinstance(self.ready, PackedKernel)):
+        ready = self.ready.dense_part()
+        if not (tile.loops.fuses and isinstance(ready, PackedKernel)):
             return False
         chosen, left = self._places
         n_components, second = len(moments.counts), moments.second_moments
-        sums = tile.loops.sweep(tile, self.ready.group, self.others.group)
+        sums = tile.loops.sweep(tile, ready.group, self.others.group)
         own_first, own_second = self._room(tile, len(chosen), n_components, second)
         own_counts = np.empty(len(chosen))
-        self.ready.move_all(sums, own_counts, own_first, own_second)
+        ready.move_all(sums, own_counts, own_first, own_second)
         moments.log_likelihood[0] = sums.log_likelihood
         moments.counts[chosen], moments.counts[left] = own_counts, sums.counts
         moments.first_moments[chosen], moments.first_moments[left] = own_first, sums.first

@@ -359,8 +359,17 @@ double NAME(sweep)(
             NAME(append)(products->kind, rows, whiten ? whitened : rows, rows + d * stride, d, whole, stride);
             NAME(multiply)(products->lines, phi, resp, n_products, n_lines, whole, stride, 0, ahead, tile->row_bytes);
         }
+        double *lines = wide;
+        const double *ready = NULL;
+#if REAL_BYTES == 8
+        if (n_products && (whiten || !group->whiten)) { /* what the group wants of the rows is there already */
+            lines = phi;
+            ready = group->whiten ? whitened : rows;
+        }
+#endif
         if (group->n_components) {
-            log_prob_by_differences(group, tile, start, n, wide, whole, stride, squares, wide_resp, wide_work, &bounds);
+            log_prob_by_differences(
+                group, tile, start, n, ready, lines, whole, stride, squares, wide_resp, wide_work, &bounds);
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
         }
         NAME(normalise)(resp, n_components, n, stride, log_density, least);
@@ -382,7 +391,8 @@ double NAME(sweep)(
         }
         if (group->n_components) {
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) wide_resp[i] = others[i];
-            add_moments(group, tile, start, n, wide, wide_resp, squares, whole, stride, wide_work, chosen, bounds);
+            add_moments(
+                group, tile, start, n, lines, wide_resp, squares, whole, stride, wide_work, chosen, bounds && !ready);
         }
     }
     if (n_products) NAME(unpack)(blocks, products->sums, n_products, n_lines);
@@ -405,7 +415,7 @@ void NAME(difference_log_prob)(
         ptrdiff_t stride = whole + WIDTH;
         double *log_prob = wide + (1 + 2 * d) * stride;
         double *squares = log_prob + group->n_components * stride, *wide_work = squares + group->n_components * stride;
-        log_prob_by_differences(group, tile, start, n, wide, whole, stride, squares, log_prob, wide_work, &bounds);
+        log_prob_by_differences(group, tile, start, n, NULL, wide, whole, stride, squares, log_prob, wide_work, &bounds);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < n; i++) out[k * tile->n_rows + start + i] = (REAL)log_prob[k * stride + i];
     }

@@ -91,6 +91,9 @@ class PackedKernel(Kernel):
         phi = tile.extended(self._n_products, self.multiply)
         self.move(tile.loops.sums(tile, "sums", resp, phi), self.scatter(tile, resp), first, second)
 
+    def dense_part(self) -> Kernel:
+        return self
+
     def fused(self, tile: Tile, moments: Moments) -> bool:
         if not tile.loops.fuses:
             return False

@@ -94,6 +94,9 @@ class SparseKernel(Kernel):
     def fused(self, tile: Tile, moments: Moments) -> bool:
         return self._is_dense and self.dense.fused(tile, moments)
 
+    def dense_part(self) -> Kernel | None:
+        return self.dense.dense_part() if self._is_dense else None
+
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         if not (self.n_leading and self._bounded(tile, out)):
             self.dense.log_prob(tile, out)
@@ -121,9 +124,16 @@ def expected_share(
 
     A row of component j stands at its mean; a pair is left where the bound of its density is at least least_j.
     """
-    left = np.zeros(len(leading))
+    left, weights = np.zeros(len(leading)), weights_of(factors, log_constants)
     for component, factor in enumerate(factors):
         whitened = (means - means[component]) @ factor[:, : leading[-1]]
         bounds = -0.5 * np.cumsum(whitened**2, axis=1)[:, leading - 1] + log_constants[component]
-        left += (bounds >= least[:, None]).sum(axis=0)
-    return np.asarray(left / len(means) ** 2)
+        left += weights @ (bounds >= least[:, None])
+    return np.asarray(left / len(means))
+
+
+def weights_of(factors: FloatArray, log_constants: FloatArray) -> FloatArray:
+    """Weights (K,) of some components, in proportion to those of their mixture, with sum 1."""
+    log_weights = log_constants - np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+    weights = np.exp(log_weights - log_weights.max())
+    return np.asarray(weights / weights.sum())
