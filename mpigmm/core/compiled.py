@@ -258,14 +258,7 @@ class CompiledLoops(Loops):
     ) -> tuple[DifferencesStructure, tuple[FloatArray, FloatArray, FloatArray]]:
         """The structure of a group, and its moments, which are zero."""
         k, d = group.means.shape
-        pairs = d * (d + 1) // 2
-        second = {
-            Wanted.EACH_FEATURE: (k, d),
-            Wanted.ALL_FEATURES: (k,),
-            Wanted.PAIRS_OF_EACH: (k, pairs),
-            Wanted.PAIRS_SUMMED: (1, pairs),
-        }[group.wanted]
-        moments = np.zeros(k), np.zeros((k, d)), np.zeros(second)
+        moments = np.zeros(k), np.zeros((k, d)), np.zeros(group.second_shape)
         form, factors = form_of(group)
         arrays = (group.means, group.subtracted, factors, group.whiten, group.constants, group.least, *moments)
         own = DifferencesStructure(k, form, group.wanted, *(pointer(a) if a.size else None for a in arrays))

@@ -154,30 +154,9 @@ static const double *widen(
                 = group->constants[first + r] - 0.5 * precision * sums[r][c]; \
         }
 
-#define SUBTRACT_SCALED(HEIGHT, unused) \
+#define SUBTRACT_MEANS(HEIGHT, IS_SCALED) \
     do { \
-        const double *factor = group->factors + first * n_features, *mean = group->subtracted + first * n_features; \
-        VECTOR sums[TALLEST][2]; \
-        UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
-        for (ptrdiff_t d = 0; d < n_used; d++) { \
-            if (part == 0) { /* the bytes of one feature of as many rows to come */ \
-                for (ptrdiff_t byte = 0; byte < fetch; byte += CACHE_LINE) \
-                    __builtin_prefetch(next + d * fetch + byte, 0, 2); \
-            } \
-            VECTOR x = load_double(rows + d * stride + at), y = load_double(rows + d * stride + at + LANES); \
-            UNROLLED for (int r = 0; r < HEIGHT; r++) { \
-                VECTOR one = (x - mean[r * n_features + d]) * factor[r * n_features + d]; \
-                VECTOR other = (y - mean[r * n_features + d]) * factor[r * n_features + d]; \
-                sums[r][0] += one * one; \
-                sums[r][1] += other * other; \
-            } \
-        } \
-        STORE_DISTANCES(HEIGHT) \
-    } while (0)
-
-#define SUBTRACT_SHARED(HEIGHT, unused) \
-    do { \
-        const double *mean = group->subtracted + first * n_features; \
+        const double *mean = group->subtracted + first * n_features, *factor = group->factors + first * n_features; \
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
         for (ptrdiff_t d = 0; d < n_used; d++) { \
@@ -188,6 +167,7 @@ static const double *widen(
             VECTOR x = load_double(rows + d * stride + at), y = load_double(rows + d * stride + at + LANES); \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
                 VECTOR one = x - mean[r * n_features + d], other = y - mean[r * n_features + d]; \
+                if (IS_SCALED) one *= factor[r * n_features + d], other *= factor[r * n_features + d]; \
                 sums[r][0] += one * one; \
                 sums[r][1] += other * other; \
             } \
@@ -218,9 +198,9 @@ static void subtract_means(
             ptrdiff_t first = part * k / groups, last = (part + 1) * k / groups;
             const char *next = ahead + at * each;
             if (group->form == SCALED)
-                WITH_HEIGHT(last - first, SUBTRACT_SCALED, 0)
+                WITH_HEIGHT(last - first, SUBTRACT_MEANS, 1)
             else
-                WITH_HEIGHT(last - first, SUBTRACT_SHARED, 0)
+                WITH_HEIGHT(last - first, SUBTRACT_MEANS, 0)
         }
     ptrdiff_t parts = (n_features + TALLEST - 1) / TALLEST;
     for (ptrdiff_t first = 0; group->form == FACTORED && first < k; first++)

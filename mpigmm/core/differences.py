@@ -95,7 +95,7 @@ class DifferenceKernel(Kernel):
         tile.loops.difference_log_prob(tile, self.group, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        tile.loops.difference_moments(tile, self.group, resp, first, second.reshape(self.second_shape))
+        tile.loops.difference_moments(tile, self.group, resp, first, second.reshape(self.group.second_shape))
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
         if not tile.loops.fuses:
@@ -105,18 +105,6 @@ class DifferenceKernel(Kernel):
         moments.counts[:], moments.first_moments[:] = sums.counts, sums.first
         moments.second_moments[:] = sums.second.reshape(-1)
         return True
-
-    @property
-    def second_shape(self) -> tuple[int, ...]:
-        """Of the second moments."""
-        k, d = self.group.means.shape
-        pairs = d * (d + 1) // 2
-        return {
-            Wanted.EACH_FEATURE: (k, d),
-            Wanted.ALL_FEATURES: (k,),
-            Wanted.PAIRS_OF_EACH: (k, pairs),
-            Wanted.PAIRS_SUMMED: (1, pairs),
-        }[self.group.wanted]
 
 
 class SplitKernel(Kernel):

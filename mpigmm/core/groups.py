@@ -85,6 +85,18 @@ class DifferenceGroup:
     subtracted: FloatArray
     factors: FloatArray
 
+    @property
+    def second_shape(self) -> tuple[int, ...]:
+        """Of the second moments."""
+        k, d = self.means.shape
+        pairs = d * (d + 1) // 2
+        return {
+            Wanted.EACH_FEATURE: (k, d),
+            Wanted.ALL_FEATURES: (k,),
+            Wanted.PAIRS_OF_EACH: (k, pairs),
+            Wanted.PAIRS_SUMMED: (1, pairs),
+        }[self.wanted]
+
     @cached_property
     def roots(self) -> FloatArray:
         """Square roots of the precisions."""
