@@ -329,11 +329,51 @@ def test_a_finished_run_makes_its_model_anew(place: Path, harm: Callable[[Path],
     assert (place / "out" / "model.h5").read_bytes() == before
 
 
-def test_another_model_in_a_finished_run_is_not_replaced(place: Path) -> None:
-    run(*FIT, *THREE)
+def another_model(place: Path) -> None:
+    """Put the model of another run in the place of the run's own."""
     run(*FIT, "output.dir=other", "init.seed=3", "em.max_iter=1")
     shutil.copy("other/model.h5", "out/model.h5")
-    assert "out/model.h5 is not the model that the run in out ended with; move it away" in refused(*FIT, *THREE)
+
+
+@pytest.mark.parametrize("options", [THREE, ("em.max_iter=9", "em.tol=0")], ids=["plain", "longer"])
+def test_another_model_in_a_finished_run_is_not_replaced(place: Path, options: tuple[str, ...]) -> None:
+    run(*FIT, *THREE)
+    another_model(place)
+    before = content(place / "out")
+    told = refused(*FIT, *options)
+    assert "out/model.h5 is not a model that the run in out wrote; move it away" in told
+    assert content(place / "out") == before
+    run(*FIT, *options, "--restart")
+
+
+def test_another_model_in_a_run_cut_off_or_in_no_run_is_not_replaced(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(monkeypatch, (record, "save_checkpoint", 2, True), *FIT, *THREE)
+    another_model(place)
+    (place / "new").mkdir()
+    shutil.copy("out/model.h5", "new/model.h5")
+    for name in ("out", "new"):
+        before = content(place / name)
+        assert f"{name}/model.h5 is not a model that the run in {name} wrote" in refused(
+            *FIT, *THREE, f"output.dir={name}"
+        )
+        assert content(place / name) == before
+
+
+def test_a_whole_file_that_is_no_model_is_not_called_damaged(place: Path) -> None:
+    run(*FIT, *THREE)
+    shutil.copy("out/checkpoint.h5", "out/model.h5")
+    before = content(place / "out")
+    assert refused(*FIT, *THREE).startswith("out/model.h5 is not an mpigmm-model file")
+    assert content(place / "out") == before
+
+
+def test_a_model_of_a_run_extended_before_is_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*FIT, *THREE)
+    longer = (*FIT, "em.max_iter=8", "em.tol=0")
+    killed(monkeypatch, (record, "save_checkpoint", 2, True), *longer)
+    run(*longer)
 
 
 def test_a_finished_run_in_a_read_only_directory(
@@ -484,6 +524,16 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(
     assert found is not None and found.progress.iteration == 3 and warning is None
     run(*FIT, *THREE)
     assert_same_bits(read_model(place / "out" / "model.h5"), bits)
+
+
+def test_a_model_outlives_the_only_checkpoint_that_names_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*FIT, *THREE)
+    newest = place / "out" / "checkpoint.h5"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    longer = (*FIT, "em.max_iter=6", "em.tol=0")
+    for _ in range(2):
+        killed(monkeypatch, (record, "save_checkpoint", 0, True), *longer)
+    run(*longer)
 
 
 # Names and files in messages.

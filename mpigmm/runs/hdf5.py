@@ -186,6 +186,11 @@ def read_head(path: Path) -> bytes:
         raise DataError(f"{shown(path)} cannot be read{reason(error)}") from None
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file bears a checksum that holds; raises `DataError` where it cannot be read."""
+    return whole_bytes(path) is not None
+
+
 def whole_bytes(path: Path) -> memoryview | None:
     """All bytes of a file, or None where its checksum is missing or does not hold; raises `DataError`."""
     read_head(path)
