@@ -118,6 +118,27 @@ def test_files_of_others_in_a_finished_run_are_refused_too(place: Path) -> None:
     assert content(place / "out") == before
 
 
+@pytest.mark.parametrize(("name", "make"), [("convergence.jsonl", text), ("checkpoint.h5", os.mkdir)])
+def test_no_log_and_no_directory_of_others_is_taken_for_damage(
+    place: Path, name: str, make: Callable[[Path], Any]
+) -> None:
+    run(*FIT, *THREE)
+    (place / "out" / name).unlink()
+    make(place / "out" / name)
+    before = content(place / "out")
+    for options in ((), ("--restart",)):
+        assert f"holds {name}, which mpigmm did not write" in refused(*FIT, *THREE, *options)
+    assert content(place / "out") == before
+
+
+@pytest.mark.parametrize("left", [b'{"ini', b'{"init": 0, "iter', bytes(4096)])
+def test_a_torn_log_is_the_runs_own(place: Path, left: bytes) -> None:
+    run(*FIT, *THREE)
+    (place / "out" / "convergence.jsonl").write_bytes(left)
+    run(*FIT, "em.max_iter=4", "em.tol=0")
+    assert len((place / "out" / "convergence.jsonl").read_bytes().splitlines()) == 4
+
+
 def test_a_config_of_the_users_is_left_as_it_is(place: Path) -> None:
     (place / "out").mkdir()
     for name in ("config.yaml", "mine.yaml"):

@@ -16,6 +16,8 @@ OUTPUTS = (*CHECKPOINTS, LOG, SUMMARY, MODEL, CONFIG)
 
 MARK = "# Written by mpigmm, which replaces this file while nobody changes it; sha256 of what follows: "
 
+LOG_BEGIN = b'{"init": '
+
 FIRST_KEYS = (
     "data path dataset weights columns rows missing model n_components covariance_type reg_covar variance_floor init "
     "method n_init seed file em algorithm max_iter tol accelerate compute device gpu_aware_mpi precision threads "
@@ -50,8 +52,8 @@ def is_summary(content: bytes) -> bool:
 
 
 def is_log(content: bytes) -> bool:
-    """Whether this is a run's log."""
-    return content.startswith(b'{"init": ')
+    """Whether this is a run's log, its last line torn or not."""
+    return content.startswith(LOG_BEGIN) or LOG_BEGIN.startswith(content)
 
 
 def is_hdf5(content: bytes) -> bool:
@@ -72,18 +74,21 @@ LARGE = 2**24
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing."""
+    """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing.
+
+    Zero bytes are nothing: some file systems leave them where a node failed.
+    """
     if not path.is_file():
         return False
     with open(path, "rb") as file:
         content = file.read(LARGE)
-    return not content or RECOGNISED[path.name](content)
+    return not content.strip(b"\0") or RECOGNISED[path.name](content)
 
 
 def foreign_files(directory: Path) -> list[str]:
     """Names of a run's files that stand for something else here; raises `OSError`.
 
-    A checkpoint or a log that is damaged beyond recognition is still one where other files of a run lie beside it.
+    A checkpoint that is damaged beyond recognition is still one where other files of a run lie beside it.
     """
     present = [name for name in OUTPUTS if (directory / name).exists()]
     own = [name for name in present if is_own(directory / name)]
@@ -91,8 +96,8 @@ def foreign_files(directory: Path) -> list[str]:
 
 
 def may_be_damaged(path: Path) -> bool:
-    """Whether what is not recognised may be a checkpoint or a log: HDF5 files of others are neither."""
-    if path.name not in (*CHECKPOINTS, LOG) or not path.is_file():
-        return path.name in CHECKPOINTS
+    """Whether what is not recognised may be a checkpoint: HDF5 files of others are none."""
+    if path.name not in CHECKPOINTS or not path.is_file():
+        return False
     with open(path, "rb") as file:
         return file.read(len(SIGNATURE)) != SIGNATURE
