@@ -21,7 +21,7 @@ from mpigmm.commands import record
 from mpigmm.data import files
 from mpigmm.data.output import Column, RowWriter, create, publish
 from mpigmm.errors import AgreedError, OutputError
-from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.comm import Comm, describe
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs import hdf5
 from mpigmm.runs.checkpoint import load_checkpoint
@@ -570,11 +570,16 @@ def test_an_empty_dataset_is_inspected(place: Path, capfd: pytest.CaptureFixture
 
 
 def test_control_characters_in_paths_leave_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    out = 'output.dir="o\\nut\\e[31m"'
+    out, rows = 'output.dir="o\\nut\\e[31m"', (*FIT, "output.dir=new", 'data.dataset="/a\\nb"')
+    with h5py.File("x.h5", "a") as file:
+        file["a\nb"] = np.where(np.arange(400)[:, None] < 200, np.nan, np.ones(2))
+    run(*FIT, *THREE)
     run(*FIT, *THREE, out)
     run(*FIT, *THREE, out)
     said = capfd.readouterr()
-    assert said.out.count("\n") == 2 and said.out.startswith("o\\nut\\x1b[31m/model.h5: 2 components")
+    assert said.out.count("\n") == 3 and said.out.partition("\n")[2].startswith(
+        "o\\nut\\x1b[31m/model.h5: 2 components"
+    )
     assert "o\\nut\\x1b[31m is finished already" in said.err and "\x1b" not in said.err
     shutil.copy("o\nut\x1b[31m/model.h5", "a\nb.h5")
     run("inspect", "a\nb.h5")
@@ -585,8 +590,13 @@ def test_control_characters_in_paths_leave_one_line(place: Path, capfd: pytest.C
         ("inspect", "c\nd.h5"),
         (*FIT, out, "model.n_components=3"),
         (*FIT, "init.method=file", 'init.file="c\\nd.h5"'),
+        (*rows, "model.n_components=500"),
+        (*rows, "model.n_components=300", "data.missing=drop"),
+        (*rows, "model.reg_covar=0", "data.missing=drop", "data.columns=[0]"),
+        (*rows, "init.method=file", "init.file=out/model.h5", "data.columns=[0]"),
     ):
         assert "\n" not in refused(*arguments), arguments
+    assert describe(FileNotFoundError(2, "No such file", "a\nb"), 0) == ("No such file: a\\nb", 2)
 
 
 def test_a_model_of_unknown_origin_is_read_by_a_process_without_mpi(

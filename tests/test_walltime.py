@@ -83,6 +83,11 @@ def test_a_note_of_another_configuration_or_before_something_was_saved(tmp_path:
         note_stall(tmp_path, "another", "more time")
     forget_stall(tmp_path)
     note_stall(tmp_path, "another", "...")
+    strange = tmp_path / "a\nb"
+    strange.mkdir()
+    note_stall(strange, "one", "...")
+    with pytest.raises(UserError, match=r"a\\nb: two starts"):
+        note_stall(strange, "one", "...")
     assert "needs more than 12 s" in too_short(12.1, None) and "needs about 127 s" in too_short(12.1, 100)
 
 

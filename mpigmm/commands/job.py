@@ -108,7 +108,7 @@ def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
             raise DataError(f"init.file: {file} has {name} {has}, but model.{name} is {wanted}")
     if mixture.n_features != header.n_features:
         raise DataError(
-            f"init.file: {file} has {counted(mixture.n_features, 'feature')}, but {header.dataset} has "
+            f"init.file: {file} has {counted(mixture.n_features, 'feature')}, but {shown(header.dataset)} has "
             f"{counted(header.n_features, 'column')}; choose them by data.columns"
         )
 

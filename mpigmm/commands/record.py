@@ -94,8 +94,8 @@ class Recorder:
         header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
         if header.n_rows < model.n_components:
             raise DataError(
-                f"model.n_components: {model.n_components} components need at least as many rows, but {data.dataset} "
-                f"has {header.n_rows}; lower it, or check data.path and data.rows"
+                f"model.n_components: {model.n_components} components need at least as many rows, but "
+                f"{shown(data.dataset)} has {header.n_rows}; lower it, or check data.path and data.rows"
             )
         self.directory.check_inputs(header.paths)
         found = None if self.order.restart else self._load()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mpigmm.data.files import write_whole
-from mpigmm.errors import OutputError, UserError
+from mpigmm.errors import OutputError, UserError, shown
 
 RESERVE_SECONDS = 2.0
 """Kept at the end for leaving."""
@@ -62,7 +62,7 @@ def note_stall(directory: Path, config: str, told: str) -> None:
     """
     mark, digest = directory / STALLED, hashlib.sha256(config.encode()).hexdigest().encode()
     if is_stalled(mark, digest):
-        raise UserError(f"{directory}: two starts in a row have saved nothing new: {told}")
+        raise UserError(f"{shown(directory)}: two starts in a row have saved nothing new: {told}")
     with suppress(OutputError):
         write_whole(mark, digest)
 
