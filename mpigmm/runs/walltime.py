@@ -46,11 +46,12 @@ configuration."""
 
 
 def too_short(spent: float, needed: float | None) -> str:
-    """What to do where a start had the seconds spent, and needs others to get further, which may not be known."""
-    want = f"more than {spent:.0f} s" if needed is None else f"about {MARGIN * needed + RESERVE_SECONDS:.0f} s"
+    """What to do where a start ended after the seconds spent, and needs others to get further, if they are known."""
+    had = math.ceil(spent + RESERVE_SECONDS)
+    want = f"more than {had} s" if needed is None else f"about {MARGIN * needed + RESERVE_SECONDS:.0f} s"
     return (
-        f"this start had {spent:.0f} s, and to get further it needs {want}; allow more time (output.walltime, or the "
-        "limit of the batch system), or take more ranks"
+        f"this start had {had} s, and to get further it needs {want}; allow more time (output.walltime, or the limit "
+        "of the batch system), or take more ranks"
     )
 
 
