@@ -297,7 +297,7 @@ CASES = {
     "a weight that is NaN": data("row 8 of /X.*weight nan", "data.weights=/w", w=weights(8, np.nan)),
     "weights of nothing": data("data.weights", "data.weights=/w", w=np.zeros(600)),
     # model files
-    "no model": Bad("no.h5 cannot be read", ("score", "no.h5", "x.h5")),
+    "no model": Bad(r"no.h5 cannot be read \(No such file or directory\); check the path", ("score", "no.h5", "x.h5")),
     "a damaged model": Bad(
         "out/model.h5 is damaged.*restore it", ("score", "out/model.h5", "x.h5"), lambda: damage("out/model.h5")
     ),

@@ -23,7 +23,7 @@ from mpigmm.data.output import Column, RowWriter, create, publish
 from mpigmm.errors import AgreedError, OutputError
 from mpigmm.parallel.comm import Comm, describe
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.runs import hdf5
+from mpigmm.runs import hdf5, owned
 from mpigmm.runs.checkpoint import load_checkpoint
 from mpigmm.runs.directory import RunDirectory
 
@@ -388,6 +388,23 @@ def test_a_whole_file_that_is_no_model_is_not_called_damaged(place: Path) -> Non
     before = content(place / "out")
     assert refused(*FIT, *THREE).startswith("out/model.h5 is not an mpigmm-model file")
     assert content(place / "out") == before
+
+
+@pytest.mark.parametrize(("reader", "begin"), [(owned, "output.dir: "), (hdf5, "")])
+def test_a_model_that_may_not_be_read_is_not_called_damaged(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], reader: Any, begin: str
+) -> None:
+    def denied(path: Path, *mode: str) -> Any:
+        if path.name == "model.h5":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open(path, *mode)
+
+    run(*FIT, *THREE)
+    before = content(place / "out")
+    monkeypatch.setattr(reader, "open", denied, raising=False)
+    told = refused(*FIT, *THREE)
+    assert told.startswith(f"{begin}out/model.h5 cannot be read (Permission denied); check its permissions")
+    assert "damaged" not in capfd.readouterr().err and content(place / "out") == before
 
 
 def test_a_model_of_a_run_extended_before_is_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -183,12 +184,19 @@ def read_head(path: Path) -> bytes:
         with open(path, "rb") as file:
             return file.read(USER_BLOCK)
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read{reason(error)}") from None
+        raise no_access(path, error) from None
 
 
 def is_whole(path: Path) -> bool:
     """Whether a file bears a checksum that holds; raises `DataError` where it cannot be read."""
     return whole_bytes(path) is not None
+
+
+def no_access(path: Path, error: OSError) -> DataError:
+    """The error that says that the operating system does not let a file be read, and what to do."""
+    advice = {"ENOENT": "; check the path", "ENOTDIR": "; check the path", "EACCES": "; check its permissions"}
+    known = advice.get(errno.errorcode.get(error.errno or 0, ""), "")
+    return DataError(f"{shown(path)} cannot be read{reason(error)}{known}")
 
 
 def whole_bytes(path: Path) -> memoryview | None:
@@ -197,7 +205,7 @@ def whole_bytes(path: Path) -> memoryview | None:
     try:
         raw = memoryview(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read{reason(error)}") from None
+        raise no_access(path, error) from None
     return raw if raw[:USER_BLOCK] == head_of(raw[USER_BLOCK:]) else None
 
 

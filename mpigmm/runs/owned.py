@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from mpigmm.errors import OutputError, reason, shown
 from mpigmm.runs.hdf5 import MAGIC, SIGNATURE, USER_BLOCK
 
 MODEL, SUMMARY, LOG, CONFIG = "model.h5", "summary.json", "convergence.jsonl", "config.yaml"
@@ -73,6 +74,18 @@ LARGE = 2**24
 """Bytes of a file that are looked at."""
 
 
+def beginning(path: Path, size: int = LARGE) -> bytes:
+    """The first bytes of a file of ``output.dir``; raises `OutputError`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise OutputError(
+            f"output.dir: {shown(path)} cannot be read{reason(error)}; check its permissions, or choose another "
+            "output.dir"
+        ) from None
+
+
 def is_own(path: Path) -> bool:
     """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing.
 
@@ -80,13 +93,12 @@ def is_own(path: Path) -> bool:
     """
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        content = file.read(LARGE)
+    content = beginning(path)
     return not content.strip(b"\0") or RECOGNISED[path.name](content)
 
 
 def foreign_files(directory: Path) -> list[str]:
-    """Names of a run's files that stand for something else here; raises `OSError`.
+    """Names of a run's files that stand for something else here; raises `OutputError`.
 
     A checkpoint that is damaged beyond recognition is still one where other files of a run lie beside it.
     """
@@ -99,5 +111,4 @@ def may_be_damaged(path: Path) -> bool:
     """Whether what is not recognised may be a checkpoint: HDF5 files of others are none."""
     if path.name not in CHECKPOINTS or not path.is_file():
         return False
-    with open(path, "rb") as file:
-        return file.read(len(SIGNATURE)) != SIGNATURE
+    return beginning(path, len(SIGNATURE)) != SIGNATURE
