@@ -541,7 +541,7 @@ def test_what_a_killed_predict_left_goes_after_a_day(place: Path) -> None:
 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(*FIT, *THREE)
     bits = read_model(place / "out" / "model.h5")
@@ -558,6 +558,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(
         patch.setattr(Path, "replace", last_rename)
         with suppress(Killed):
             run(*FIT, "em.max_iter=3", "em.tol=0")
+    assert "does not match its checksum; going on from checkpoint.previous.h5" in capfd.readouterr().err
     found, warning = load_checkpoint(place / "out")
     assert found is not None and found.progress.iteration == 3 and warning is None
     run(*FIT, *THREE)

@@ -28,6 +28,8 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CONTENT = "content"
 """Attribute of models: a SHA-256 of what it names, which holds whatever others add to the file."""
 
+NO_MATCH = "its content does not match its checksum"
+
 MOST_PER_BYTE, LEAST_LIMIT = 2000, 2**26
 """An array of more bytes than this times the file's is what damage claims; small ones are let through."""
 
@@ -104,7 +106,7 @@ def load_own(path: Path, expected: str) -> Content:
     """
     raw = whole_bytes(path)
     if raw is None:
-        raise damaged(path)
+        raise DataError(f"{shown(path)} is damaged: {NO_MATCH}")
     return of_format(content_of(path, raw), expected, path)
 
 
@@ -211,7 +213,7 @@ def whole_bytes(path: Path) -> memoryview | None:
 
 def damaged(path: Path) -> DataError:
     """The error that says so."""
-    return DataError(f"{shown(path)} is damaged: its content does not match its checksum; restore it from a copy")
+    return DataError(f"{shown(path)} is damaged: {NO_MATCH}; restore it from a copy")
 
 
 @contextmanager
