@@ -351,7 +351,7 @@ CASES = {
         lambda: [shutil.copy("out/model.h5", f"out/checkpoint{name}.h5") for name in ("", ".previous")],
     ),
     "a directory as checkpoint": checkpoints(
-        "checkpoint.h5.*--restart",
+        "holds checkpoint.h5, checkpoint.previous.h5, which mpigmm did not write.*move them away",
         lambda: [
             (Path(f"out/checkpoint{n}.h5").unlink(), Path(f"out/checkpoint{n}.h5").mkdir()) for n in ("", ".previous")
         ],
