@@ -75,9 +75,12 @@ def predict(
     context: typer.Context,
     model: ModelFile,
     data: DataFiles,
-    out: Annotated[str, typer.Option(help="HDF5 file to write: /labels and /log_density.")],
+    out: Annotated[str, typer.Option(help="HDF5 file to write: /labels, /log_density, /files and /offsets.")],
     dataset: Dataset = None,
-    proba: Annotated[int, typer.Option(min=0, metavar="M", help="Also write the M largest posteriors a row.")] = 0,
+    proba: Annotated[
+        int,
+        typer.Option(min=0, metavar="M", help="Also write the M largest posteriors, and of which components."),
+    ] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
     ] = False,

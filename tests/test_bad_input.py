@@ -297,7 +297,7 @@ CASES = {
     "a weight that is NaN": data("row 8 of /X.*weight nan", "data.weights=/w", w=weights(8, np.nan)),
     "weights of nothing": data("data.weights", "data.weights=/w", w=np.zeros(600)),
     # model files
-    "no model": Bad("no.h5 cannot be read", ("score", "no.h5", "x.h5")),
+    "no model": Bad(r"no.h5 cannot be read \(No such file or directory\); check the path", ("score", "no.h5", "x.h5")),
     "a damaged model": Bad(
         "out/model.h5 is damaged.*restore it", ("score", "out/model.h5", "x.h5"), lambda: damage("out/model.h5")
     ),
@@ -351,7 +351,7 @@ CASES = {
         lambda: [shutil.copy("out/model.h5", f"out/checkpoint{name}.h5") for name in ("", ".previous")],
     ),
     "a directory as checkpoint": checkpoints(
-        "checkpoint.h5.*--restart",
+        "holds checkpoint.h5, checkpoint.previous.h5, which mpigmm did not write.*move them away",
         lambda: [
             (Path(f"out/checkpoint{n}.h5").unlink(), Path(f"out/checkpoint{n}.h5").mkdir()) for n in ("", ".previous")
         ],

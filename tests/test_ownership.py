@@ -21,9 +21,9 @@ from mpigmm.commands import record
 from mpigmm.data import files
 from mpigmm.data.output import Column, RowWriter, create, publish
 from mpigmm.errors import AgreedError, OutputError
-from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.comm import Comm, describe
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.runs import hdf5
+from mpigmm.runs import hdf5, owned
 from mpigmm.runs.checkpoint import load_checkpoint
 from mpigmm.runs.directory import RunDirectory
 
@@ -116,6 +116,27 @@ def test_files_of_others_in_a_finished_run_are_refused_too(place: Path) -> None:
     before = content(place / "out")
     assert "holds summary.json, model.h5, which" in refused(*FIT, "em.max_iter=5", "em.tol=0")
     assert content(place / "out") == before
+
+
+@pytest.mark.parametrize(("name", "make"), [("convergence.jsonl", text), ("checkpoint.h5", os.mkdir)])
+def test_no_log_and_no_directory_of_others_is_taken_for_damage(
+    place: Path, name: str, make: Callable[[Path], Any]
+) -> None:
+    run(*FIT, *THREE)
+    (place / "out" / name).unlink()
+    make(place / "out" / name)
+    before = content(place / "out")
+    for options in ((), ("--restart",)):
+        assert f"holds {name}, which mpigmm did not write" in refused(*FIT, *THREE, *options)
+    assert content(place / "out") == before
+
+
+@pytest.mark.parametrize("left", [b'{"ini', b'{"init": 0, "iter', bytes(4096)])
+def test_a_torn_log_is_the_runs_own(place: Path, left: bytes) -> None:
+    run(*FIT, *THREE)
+    (place / "out" / "convergence.jsonl").write_bytes(left)
+    run(*FIT, "em.max_iter=4", "em.tol=0")
+    assert len((place / "out" / "convergence.jsonl").read_bytes().splitlines()) == 4
 
 
 def test_a_config_of_the_users_is_left_as_it_is(place: Path) -> None:
@@ -329,11 +350,68 @@ def test_a_finished_run_makes_its_model_anew(place: Path, harm: Callable[[Path],
     assert (place / "out" / "model.h5").read_bytes() == before
 
 
-def test_another_model_in_a_finished_run_is_not_replaced(place: Path) -> None:
-    run(*FIT, *THREE)
+def another_model(place: Path) -> None:
+    """Put the model of another run in the place of the run's own."""
     run(*FIT, "output.dir=other", "init.seed=3", "em.max_iter=1")
     shutil.copy("other/model.h5", "out/model.h5")
-    assert "out/model.h5 is not the model that the run in out ended with; move it away" in refused(*FIT, *THREE)
+
+
+@pytest.mark.parametrize("options", [THREE, ("em.max_iter=9", "em.tol=0")], ids=["plain", "longer"])
+def test_another_model_in_a_finished_run_is_not_replaced(place: Path, options: tuple[str, ...]) -> None:
+    run(*FIT, *THREE)
+    another_model(place)
+    before = content(place / "out")
+    told = refused(*FIT, *options)
+    assert "out/model.h5 is not a model that the run in out wrote; move it away" in told
+    assert content(place / "out") == before
+    run(*FIT, *options, "--restart")
+
+
+def test_another_model_in_a_run_cut_off_or_in_no_run_is_not_replaced(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(monkeypatch, (record, "save_checkpoint", 2, True), *FIT, *THREE)
+    another_model(place)
+    (place / "new").mkdir()
+    shutil.copy("out/model.h5", "new/model.h5")
+    for name in ("out", "new"):
+        before = content(place / name)
+        assert f"{name}/model.h5 is not a model that the run in {name} wrote" in refused(
+            *FIT, *THREE, f"output.dir={name}"
+        )
+        assert content(place / name) == before
+
+
+def test_a_whole_file_that_is_no_model_is_not_called_damaged(place: Path) -> None:
+    run(*FIT, *THREE)
+    shutil.copy("out/checkpoint.h5", "out/model.h5")
+    before = content(place / "out")
+    assert refused(*FIT, *THREE).startswith("out/model.h5 is not an mpigmm-model file")
+    assert content(place / "out") == before
+
+
+@pytest.mark.parametrize(("reader", "begin"), [(owned, "output.dir: "), (hdf5, "")])
+def test_a_model_that_may_not_be_read_is_not_called_damaged(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], reader: Any, begin: str
+) -> None:
+    def denied(path: Path, *mode: str) -> Any:
+        if path.name == "model.h5":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open(path, *mode)
+
+    run(*FIT, *THREE)
+    before = content(place / "out")
+    monkeypatch.setattr(reader, "open", denied, raising=False)
+    told = refused(*FIT, *THREE)
+    assert told.startswith(f"{begin}out/model.h5 cannot be read (Permission denied); check its permissions")
+    assert "damaged" not in capfd.readouterr().err and content(place / "out") == before
+
+
+def test_a_model_of_a_run_extended_before_is_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*FIT, *THREE)
+    longer = (*FIT, "em.max_iter=8", "em.tol=0")
+    killed(monkeypatch, (record, "save_checkpoint", 2, True), *longer)
+    run(*longer)
 
 
 def test_a_finished_run_in_a_read_only_directory(
@@ -463,7 +541,7 @@ def test_what_a_killed_predict_left_goes_after_a_day(place: Path) -> None:
 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(*FIT, *THREE)
     bits = read_model(place / "out" / "model.h5")
@@ -480,10 +558,21 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(
         patch.setattr(Path, "replace", last_rename)
         with suppress(Killed):
             run(*FIT, "em.max_iter=3", "em.tol=0")
+    assert "does not match its checksum; going on from checkpoint.previous.h5" in capfd.readouterr().err
     found, warning = load_checkpoint(place / "out")
     assert found is not None and found.progress.iteration == 3 and warning is None
     run(*FIT, *THREE)
     assert_same_bits(read_model(place / "out" / "model.h5"), bits)
+
+
+def test_a_model_outlives_the_only_checkpoint_that_names_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*FIT, *THREE)
+    newest = place / "out" / "checkpoint.h5"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    longer = (*FIT, "em.max_iter=6", "em.tol=0")
+    for _ in range(2):
+        killed(monkeypatch, (record, "save_checkpoint", 0, True), *longer)
+    run(*longer)
 
 
 # Names and files in messages.
@@ -499,11 +588,16 @@ def test_an_empty_dataset_is_inspected(place: Path, capfd: pytest.CaptureFixture
 
 
 def test_control_characters_in_paths_leave_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    out = 'output.dir="o\\nut\\e[31m"'
+    out, rows = 'output.dir="o\\nut\\e[31m"', (*FIT, "output.dir=new", 'data.dataset="/a\\nb"')
+    with h5py.File("x.h5", "a") as file:
+        file["a\nb"] = np.where(np.arange(400)[:, None] < 200, np.nan, np.ones(2))
+    run(*FIT, *THREE)
     run(*FIT, *THREE, out)
     run(*FIT, *THREE, out)
     said = capfd.readouterr()
-    assert said.out.count("\n") == 2 and said.out.startswith("o\\nut\\x1b[31m/model.h5: 2 components")
+    assert said.out.count("\n") == 3 and said.out.partition("\n")[2].startswith(
+        "o\\nut\\x1b[31m/model.h5: 2 components"
+    )
     assert "o\\nut\\x1b[31m is finished already" in said.err and "\x1b" not in said.err
     shutil.copy("o\nut\x1b[31m/model.h5", "a\nb.h5")
     run("inspect", "a\nb.h5")
@@ -514,8 +608,13 @@ def test_control_characters_in_paths_leave_one_line(place: Path, capfd: pytest.C
         ("inspect", "c\nd.h5"),
         (*FIT, out, "model.n_components=3"),
         (*FIT, "init.method=file", 'init.file="c\\nd.h5"'),
+        (*rows, "model.n_components=500"),
+        (*rows, "model.n_components=300", "data.missing=drop"),
+        (*rows, "model.reg_covar=0", "data.missing=drop", "data.columns=[0]"),
+        (*rows, "init.method=file", "init.file=out/model.h5", "data.columns=[0]"),
     ):
         assert "\n" not in refused(*arguments), arguments
+    assert describe(FileNotFoundError(2, "No such file", "a\nb"), 0) == ("No such file: a\\nb", 2)
 
 
 def test_a_model_of_unknown_origin_is_read_by_a_process_without_mpi(

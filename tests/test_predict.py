@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from inside import run_verb
 from support import blobs, write_config, write_rows
 
+from mpigmm.commands import predict
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.mixture import Mixture
 from mpigmm.parallel.comm import Comm
@@ -140,3 +143,32 @@ def test_data_without_rows_are_refused(comm: Comm, place: Path) -> None:
     write_rows(Path("p.12.h5"), ROWS[:0])
     code, message = run_verb(comm, "score", "m.h5", "p.11.h5", "p.12.h5")
     assert code == 2 and message == "/X has no rows in p.11.h5, p.12.h5"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_file_made_while_predict_runs_is_replaced_where_one_made_before_would_be(
+    comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    command, new = ("predict", "m.h5", "x.h5", "--out", "new.h5"), Path("new.h5")
+    sweep = predict.sweep_posterior
+    made = b""
+
+    def slow_sweep(*arguments: Any) -> None:
+        sweep(*arguments)
+        new.write_bytes(made)
+
+    def no_link(*names: str) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    assert run_verb(comm, *command) == (0, "")
+    ours = new.read_bytes()
+    monkeypatch.setattr(predict, "sweep_posterior", slow_sweep)
+    for theirs, options, refused in ((ours, (), False), (b"theirs", (), True), (b"theirs", ("--overwrite",), False)):
+        made = theirs
+        new.unlink()
+        code, message = run_verb(comm, *command, *options)
+        assert (code == 2 and "--out new.h5 exists, and is not what predict wrote before" in message) == refused
+        assert (new.read_bytes() == b"theirs") == refused
+    assert read_labels("new.h5")["labels"].shape == (500,) and not list(place.glob(".*.tmp"))

@@ -83,7 +83,18 @@ def test_a_note_of_another_configuration_or_before_something_was_saved(tmp_path:
         note_stall(tmp_path, "another", "more time")
     forget_stall(tmp_path)
     note_stall(tmp_path, "another", "...")
-    assert "needs more than 12 s" in too_short(12.1, None) and "needs about 127 s" in too_short(12.1, 100)
+    strange = tmp_path / "a\nb"
+    strange.mkdir()
+    note_stall(strange, "one", "...")
+    with pytest.raises(UserError, match=r"a\\nb: two starts"):
+        note_stall(strange, "one", "...")
+    assert "needs about 127 s" in too_short(12.1, 100)
+
+
+@pytest.mark.parametrize(("spent", "granted"), [(0.0, 2), (0.99, 3), (12.1, 15)])
+def test_a_start_is_told_no_less_time_than_it_had(spent: float, granted: int) -> None:
+    told = too_short(spent, None)
+    assert f"this start had {granted} s" in told and f"needs more than {granted} s" in told
 
 
 def test_the_pace_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

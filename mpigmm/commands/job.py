@@ -16,6 +16,7 @@ from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.runs.checkpoint import Checkpoint, Progress
 from mpigmm.runs.directory import RunDirectory
+from mpigmm.runs.hdf5 import is_whole
 from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL, SUMMARY
 
@@ -107,7 +108,7 @@ def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
             raise DataError(f"init.file: {file} has {name} {has}, but model.{name} is {wanted}")
     if mixture.n_features != header.n_features:
         raise DataError(
-            f"init.file: {file} has {counted(mixture.n_features, 'feature')}, but {header.dataset} has "
+            f"init.file: {file} has {counted(mixture.n_features, 'feature')}, but {shown(header.dataset)} has "
             f"{counted(header.n_features, 'column')}; choose them by data.columns"
         )
 
@@ -118,30 +119,33 @@ def known_results(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(sorted({*checkpoint.results, *([best.mixture.digest()] if best else [])}))
 
 
-def has_results(
-    directory: RunDirectory,
-    progress: Progress,
-    checkpoint: Checkpoint,
-    check: Callable[[], None],
-    say: Callable[[str], None],
-) -> bool:
-    """Whether the files of a run that has ended are whole; if not, they are to be made anew.
+def found_model(path: Path, check: Callable[[], None], say: Callable[[str], None]) -> str | None:
+    """Digest of the model in a run's directory, `check` as in `load_model`; None where there is none or it is damaged.
 
-    Raises `OutputError` where its model is neither what the run wrote nor, by the checkpoint, what it started from.
+    Raises `DataError` where the file is whole and no model.
     """
-    path = directory / MODEL
-    if not path.exists() or progress.best is None:
-        return False
+    if not path.exists():
+        return None
     try:
-        digest = load_model(path, check).mixture.digest()
+        return load_model(path, check).mixture.digest()
     except DataError:
-        say(f"warning: {shown(path)} is damaged; it is made anew from the checkpoint")
-        return False
-    if digest == progress.best.mixture.digest():
-        return (directory / SUMMARY).exists()
-    if digest not in checkpoint.results and f"content {digest}" != checkpoint.identity["init.file"]:
-        raise OutputError(
-            f"output.dir: {shown(path)} is not the model that the run in {shown(directory.path)} ended with; move it "
-            "away, and it is made anew"
-        )
-    return False
+        if is_whole(path):
+            raise
+        say(f"warning: {shown(path)} is damaged; the run writes it anew")
+        return None
+
+
+def check_own(directory: RunDirectory, digest: str | None, checkpoint: Checkpoint) -> None:
+    """Raise `OutputError` where the model is neither what the run wrote nor what it starts from."""
+    if digest in (None, *checkpoint.results) or f"content {digest}" == checkpoint.identity["init.file"]:
+        return
+    raise OutputError(
+        f"output.dir: {shown(directory / MODEL)} is not a model that the run in {shown(directory.path)} wrote; move it "
+        "away, add --restart to replace it, or choose another output.dir"
+    )
+
+
+def has_results(directory: RunDirectory, progress: Progress, digest: str | None) -> bool:
+    """Whether the run has ended and its files are there, its model with that digest; if not, they are made anew."""
+    best = progress.best if progress.finished else None
+    return best is not None and best.mixture.digest() == digest and (directory / SUMMARY).exists()

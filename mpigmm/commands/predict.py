@@ -11,7 +11,7 @@ import numpy as np
 
 from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import FloatArray
-from mpigmm.data.output import Column, RowWriter, create, discard, publish
+from mpigmm.data.output import Column, Layout, RowWriter, create, discard, publish, publish_new
 from mpigmm.data.source import input_files
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
 from mpigmm.options import PredictOrder
@@ -26,12 +26,13 @@ FORMAT = "mpigmm-predict"
 
 def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
     """Write the file that `order` asks for; returns the exit code. Collective."""
-    task = None
+    task, is_new = None, False
     with comm.together():
         if comm.is_root:
             task = open_task(order.model, order.data, order.dataset, stop.check)
             check_order(order, task)
             check_out(order, task, stop.check)
+            is_new = not os.path.lexists(order.out)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)
     layout = None
@@ -45,7 +46,7 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
             sweep_posterior(team, task, lambda: visitor(writer, order.proba))
         with comm.together():
             if comm.is_root:
-                publish(layout)
+                name_output(order, task, layout, is_new, stop.check)
     except AgreedError:
         if comm.is_root and layout is not None:
             discard(layout)
@@ -79,6 +80,17 @@ def check_out(order: PredictOrder, task: Task, check: Callable[[], None]) -> Non
             f"--out {name} exists, and is not what predict wrote before; choose another name, or add --overwrite to "
             "replace it"
         )
+
+
+def name_output(order: PredictOrder, task: Task, layout: Layout, is_new: bool, check: Callable[[], None]) -> None:
+    """Give the finished file its name.
+
+    Raises `OutputError` where a file that `check_out` refuses has taken the name since the command began.
+    """
+    if is_new and not order.overwrite and publish_new(layout):
+        return
+    check_out(order, task, check)
+    publish(layout)
 
 
 def is_own(path: Path, check: Callable[[], None]) -> bool:

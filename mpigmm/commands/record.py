@@ -15,7 +15,18 @@ import numpy as np
 from mpigmm import __version__
 from mpigmm.commands.devices import Devices
 from mpigmm.commands.iterate import goes_on
-from mpigmm.commands.job import Job, check_start, has_results, identity, known_results, load_start, reopened, shape_text
+from mpigmm.commands.job import (
+    Job,
+    check_own,
+    check_start,
+    found_model,
+    has_results,
+    identity,
+    known_results,
+    load_start,
+    reopened,
+    shape_text,
+)
 from mpigmm.core.em import Repairs
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
@@ -24,7 +35,7 @@ from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import library
-from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, drop_damaged, load_checkpoint, save_checkpoint
+from mpigmm.runs.checkpoint import NEWEST, Checkpoint, Fitted, Progress, drop_damaged, load_checkpoint, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.hdf5 import hdf5_version
@@ -83,8 +94,8 @@ class Recorder:
         header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
         if header.n_rows < model.n_components:
             raise DataError(
-                f"model.n_components: {model.n_components} components need at least as many rows, but {data.dataset} "
-                f"has {header.n_rows}; lower it, or check data.path and data.rows"
+                f"model.n_components: {model.n_components} components need at least as many rows, but "
+                f"{shown(data.dataset)} has {header.n_rows}; lower it, or check data.path and data.rows"
             )
         self.directory.check_inputs(header.paths)
         found = None if self.order.restart else self._load()
@@ -108,7 +119,8 @@ class Recorder:
         if warning:
             self.reporter.say(warning)
         job = Job(header, tile_rows, loops, start=start, seconds_left=left, speeds=found.speeds if found else {})
-        job = job if found is None else self._resumed(job, found, check)
+        if not self.order.restart:
+            job = self._taken_up(job, found, check)
         if not job.complete:
             self.directory.check_writable()
         return job
@@ -122,8 +134,23 @@ class Recorder:
                 raise
             return None
 
-    def _resumed(self, job: Job, found: Checkpoint, check: Callable[[], None]) -> Job:
-        """The job that goes on from a checkpoint; raises `OutputError` where it is another problem's."""
+    def _taken_up(self, job: Job, found: Checkpoint | None, check: Callable[[], None]) -> Job:
+        """The job beside what an earlier run left, if any; raises `OutputError` where that is another run's."""
+        digest = found_model(self.directory / MODEL, check, self.reporter.say)
+        if found is not None:
+            job = self._resumed(job, found, digest)
+        if self._newest_is_whole:
+            check_own(self.directory, digest, self.checkpoint)
+        elif digest is not None:  # which the checkpoint that is lost may have named among the run's results
+            results = tuple(sorted({*self.checkpoint.results, digest}))
+            self.checkpoint = replace(self.checkpoint, results=results)
+        return job
+
+    def _resumed(self, job: Job, found: Checkpoint, digest: str | None) -> Job:
+        """The job that goes on from a checkpoint beside a model with that digest, if any.
+
+        Raises `OutputError` where the checkpoint is another problem's.
+        """
         results = known_results(found)
         if self.directory.is_model(self.options.init.file) and (job.start is None or job.start.digest() in results):
             # The run began with another content of its own model.h5, and has replaced it.
@@ -133,9 +160,7 @@ class Recorder:
         self._check_ended(found.progress)
         self.checkpoint = replace(self.checkpoint, history=found.history, devices=found.devices, results=results)
         progress = reopened(found.progress, self.options)
-        complete = progress.finished and has_results(
-            self.directory, progress, self.checkpoint, check, self.reporter.say
-        )
+        complete = has_results(self.directory, progress, digest)
         return replace(job, progress=progress, fingerprint=found.fingerprint, complete=complete)
 
     def begin(self, job: Job, survey: Survey, devices: Devices, warnings: Sequence[str | None]) -> None:
@@ -284,7 +309,7 @@ class Recorder:
         found, warning = load_checkpoint(self.directory.path)
         if warning:
             self.reporter.say(f"warning: {warning}")
-        self._newest_is_whole = warning is None
+        self._newest_is_whole = found is None or (warning is None and (self.directory / NEWEST).exists())
         return found
 
     def _check_same(self, found: Checkpoint, header: Header) -> None:

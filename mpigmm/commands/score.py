@@ -97,7 +97,8 @@ def as_json(task: Task, packed: IntArray) -> str:
     }
     if n_impossible:
         write_message(
-            f"warning: {n_impossible:,} of {n_samples:,} rows are so many standard deviations from every component "
-            "that the log-density is -inf, and so is the log-likelihood (null below); predict tells which rows"
+            f"mpigmm: warning: {n_impossible:,} of {n_samples:,} rows are so many standard deviations from every "
+            "component that the log-density is -inf, and so is the log-likelihood (null below); predict tells "
+            "which rows"
         )
     return json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}, indent=2)

@@ -12,7 +12,7 @@ from mpigmm.core.survey import LEAST_VARIANCE, BadRowError, RowSample, RowSample
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.errors import DataError
+from mpigmm.errors import DataError, shown
 from mpigmm.options import FitOptions
 
 FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
@@ -94,8 +94,9 @@ def check_survey(survey: Survey, header: Header, options: FitOptions) -> None:
     k = options.model.n_components
     if survey.n_samples < k:
         raise DataError(
-            f"model.n_components: {k} components need at least {k} rows, but {header.dataset} has {survey.n_samples} "
-            f"usable ones of {header.n_rows}; lower it, or check data.rows, data.weights and data.missing"
+            f"model.n_components: {k} components need at least {k} rows, but {shown(header.dataset)} has "
+            f"{survey.n_samples} usable ones of {header.n_rows}; lower it, or check data.rows, data.weights and "
+            "data.missing"
         )
     if not survey.total_weight > LEAST_WEIGHT:
         raise DataError(f"data.weights: they sum to {survey.total_weight:g}, too little to compute with; scale them up")
@@ -107,7 +108,7 @@ def check_variances(survey: Survey, header: Header) -> None:
     """Raise `DataError` where rows vary too little for a covariance to which nothing is added."""
 
     def named(features: list[int]) -> str:
-        return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {header.dataset}"
+        return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {shown(header.dataset)}"
 
     constant, narrow = survey.constant_features(), survey.narrow_features()
     if constant:

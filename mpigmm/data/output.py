@@ -187,7 +187,22 @@ def publish(layout: Layout) -> None:
         raise OutputError(f"{shown(layout.path)} cannot be written{reason(error)}; choose another --out") from None
 
 
+def publish_new(layout: Layout) -> bool:
+    """Give the finished file its name unless another file bears it; returns whether it has it. Raises `OutputError`."""
+    try:
+        os.link(layout.temporary, layout.path)  # unlike a rename, it replaces nothing
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if os.path.lexists(layout.path):
+            return False
+        publish(layout)
+    else:
+        discard(layout)
+    return True
+
+
 def discard(layout: Layout) -> None:
-    """Remove what was left of an output that failed."""
+    """Remove the temporary file, where there is one."""
     with suppress(OSError):
         Path(layout.temporary).unlink()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import AgreedError, MpigmmError, UserError
+from mpigmm.errors import AgreedError, MpigmmError, UserError, shown
 from mpigmm.parallel.launcher import launched, why_not_loaded
 
 T = TypeVar("T")
@@ -210,7 +210,7 @@ def describe(error: BaseException, rank: int) -> tuple[str, int]:
     if isinstance(error, MpigmmError) and error.exit_code:
         return str(error), error.exit_code
     if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or 'rank ' + str(rank)}", UserError.exit_code
+        return f"{error.strerror or error}: {shown(error.filename or f'rank {rank}')}", UserError.exit_code
     if isinstance(error, MemoryError):
         return f"rank {rank} is out of memory; lower compute.memory or use more nodes", UserError.exit_code
     return f"rank {rank} failed:\n{''.join(traceback.format_exception(error)).rstrip()}", 1

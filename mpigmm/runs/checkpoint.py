@@ -177,7 +177,7 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
         except DataError as error:
             damage.append(str(error))
     if damage:
-        raise DataError("; ".join(damage) + "; add --restart to start over")
+        raise DataError("; ".join(damage) + "; restore one from a copy, or add --restart to start over")
     return None, None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mpigmm.data.files import NO_FOLLOW, cannot_write, remedy, remove_leftovers, write_whole
 from mpigmm.errors import OutputError, reason, shown
-from mpigmm.runs.owned import CHECKPOINTS, CONFIG, MODEL, OUTPUTS, SUMMARY, foreign_files, has_mark, marked
+from mpigmm.runs.owned import CHECKPOINTS, CONFIG, MODEL, OUTPUTS, SUMMARY, beginning, foreign_files, has_mark, marked
 
 LOCK_SECONDS = 10.0
 LOCK, HOLDER = ".lock", b"process "
@@ -43,7 +43,7 @@ class RunDirectory:
         self._refused: OutputError | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._keeps_config = self._lies_here(Path(config), CONFIG) and not has_mark(Path(config).read_bytes())
+            self._keeps_config = self._lies_here(Path(config), CONFIG) and not has_mark(beginning(Path(config)))
             self._refuse_foreign()
             self._lock = self._open_lock()
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -26,6 +27,8 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 CONTENT = "content"
 """Attribute of models: a SHA-256 of what it names, which holds whatever others add to the file."""
+
+NO_MATCH = "its content does not match its checksum"
 
 MOST_PER_BYTE, LEAST_LIMIT = 2000, 2**26
 """An array of more bytes than this times the file's is what damage claims; small ones are let through."""
@@ -103,7 +106,7 @@ def load_own(path: Path, expected: str) -> Content:
     """
     raw = whole_bytes(path)
     if raw is None:
-        raise damaged(path)
+        raise DataError(f"{shown(path)} is damaged: {NO_MATCH}")
     return of_format(content_of(path, raw), expected, path)
 
 
@@ -183,7 +186,19 @@ def read_head(path: Path) -> bytes:
         with open(path, "rb") as file:
             return file.read(USER_BLOCK)
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read{reason(error)}") from None
+        raise no_access(path, error) from None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file bears a checksum that holds; raises `DataError` where it cannot be read."""
+    return whole_bytes(path) is not None
+
+
+def no_access(path: Path, error: OSError) -> DataError:
+    """The error that says that the operating system does not let a file be read, and what to do."""
+    advice = {"ENOENT": "; check the path", "ENOTDIR": "; check the path", "EACCES": "; check its permissions"}
+    known = advice.get(errno.errorcode.get(error.errno or 0, ""), "")
+    return DataError(f"{shown(path)} cannot be read{reason(error)}{known}")
 
 
 def whole_bytes(path: Path) -> memoryview | None:
@@ -192,13 +207,13 @@ def whole_bytes(path: Path) -> memoryview | None:
     try:
         raw = memoryview(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read{reason(error)}") from None
+        raise no_access(path, error) from None
     return raw if raw[:USER_BLOCK] == head_of(raw[USER_BLOCK:]) else None
 
 
 def damaged(path: Path) -> DataError:
     """The error that says so."""
-    return DataError(f"{shown(path)} is damaged: its content does not match its checksum; restore it from a copy")
+    return DataError(f"{shown(path)} is damaged: {NO_MATCH}; restore it from a copy")
 
 
 @contextmanager

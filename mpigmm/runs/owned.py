@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from mpigmm.errors import OutputError, reason, shown
 from mpigmm.runs.hdf5 import MAGIC, SIGNATURE, USER_BLOCK
 
 MODEL, SUMMARY, LOG, CONFIG = "model.h5", "summary.json", "convergence.jsonl", "config.yaml"
@@ -15,6 +16,8 @@ CHECKPOINTS = ("checkpoint.h5", "checkpoint.previous.h5")
 OUTPUTS = (*CHECKPOINTS, LOG, SUMMARY, MODEL, CONFIG)
 
 MARK = "# Written by mpigmm, which replaces this file while nobody changes it; sha256 of what follows: "
+
+LOG_BEGIN = b'{"init": '
 
 FIRST_KEYS = (
     "data path dataset weights columns rows missing model n_components covariance_type reg_covar variance_floor init "
@@ -50,8 +53,8 @@ def is_summary(content: bytes) -> bool:
 
 
 def is_log(content: bytes) -> bool:
-    """Whether this is a run's log."""
-    return content.startswith(b'{"init": ')
+    """Whether this is a run's log, its last line torn or not."""
+    return content.startswith(LOG_BEGIN) or LOG_BEGIN.startswith(content)
 
 
 def is_hdf5(content: bytes) -> bool:
@@ -71,19 +74,33 @@ LARGE = 2**24
 """Bytes of a file that are looked at."""
 
 
+def beginning(path: Path, size: int = LARGE) -> bytes:
+    """The first bytes of a file of ``output.dir``; raises `OutputError`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise OutputError(
+            f"output.dir: {shown(path)} cannot be read{reason(error)}; check its permissions, or choose another "
+            "output.dir"
+        ) from None
+
+
 def is_own(path: Path) -> bool:
-    """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing."""
+    """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing.
+
+    Zero bytes are nothing: some file systems leave them where a node failed.
+    """
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        content = file.read(LARGE)
-    return not content or RECOGNISED[path.name](content)
+    content = beginning(path)
+    return not content.strip(b"\0") or RECOGNISED[path.name](content)
 
 
 def foreign_files(directory: Path) -> list[str]:
-    """Names of a run's files that stand for something else here; raises `OSError`.
+    """Names of a run's files that stand for something else here; raises `OutputError`.
 
-    A checkpoint or a log that is damaged beyond recognition is still one where other files of a run lie beside it.
+    A checkpoint that is damaged beyond recognition is still one where other files of a run lie beside it.
     """
     present = [name for name in OUTPUTS if (directory / name).exists()]
     own = [name for name in present if is_own(directory / name)]
@@ -91,8 +108,7 @@ def foreign_files(directory: Path) -> list[str]:
 
 
 def may_be_damaged(path: Path) -> bool:
-    """Whether what is not recognised may be a checkpoint or a log: HDF5 files of others are neither."""
-    if path.name not in (*CHECKPOINTS, LOG) or not path.is_file():
-        return path.name in CHECKPOINTS
-    with open(path, "rb") as file:
-        return file.read(len(SIGNATURE)) != SIGNATURE
+    """Whether what is not recognised may be a checkpoint: HDF5 files of others are none."""
+    if path.name not in CHECKPOINTS or not path.is_file():
+        return False
+    return beginning(path, len(SIGNATURE)) != SIGNATURE

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mpigmm.data.files import write_whole
-from mpigmm.errors import OutputError, UserError
+from mpigmm.errors import OutputError, UserError, shown
 
 RESERVE_SECONDS = 2.0
 """Kept at the end for leaving."""
@@ -46,11 +46,12 @@ configuration."""
 
 
 def too_short(spent: float, needed: float | None) -> str:
-    """What to do where a start had the seconds spent, and needs others to get further, which may not be known."""
-    want = f"more than {spent:.0f} s" if needed is None else f"about {MARGIN * needed + RESERVE_SECONDS:.0f} s"
+    """What to do where a start ended after the seconds spent, and needs others to get further, if they are known."""
+    had = math.ceil(spent + RESERVE_SECONDS)
+    want = f"more than {had} s" if needed is None else f"about {MARGIN * needed + RESERVE_SECONDS:.0f} s"
     return (
-        f"this start had {spent:.0f} s, and to get further it needs {want}; allow more time (output.walltime, or the "
-        "limit of the batch system), or take more ranks"
+        f"this start had {had} s, and to get further it needs {want}; allow more time (output.walltime, or the limit "
+        "of the batch system), or take more ranks"
     )
 
 
@@ -62,7 +63,7 @@ def note_stall(directory: Path, config: str, told: str) -> None:
     """
     mark, digest = directory / STALLED, hashlib.sha256(config.encode()).hexdigest().encode()
     if is_stalled(mark, digest):
-        raise UserError(f"{directory}: two starts in a row have saved nothing new: {told}")
+        raise UserError(f"{shown(directory)}: two starts in a row have saved nothing new: {told}")
     with suppress(OutputError):
         write_whole(mark, digest)
 
