@@ -14,6 +14,7 @@
 #endif
 #endif
 
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -173,8 +173,13 @@ void NAME(subtract)(
 static void NAME(normalise_some)(
     REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
 ) {
-    REAL sums[NORMALISED_AT_ONCE], top[NORMALISED_AT_ONCE], all[NORMALISED_AT_ONCE];
-    for (ptrdiff_t i = 0; i < n; i++) log_density[i] = all[i] = log_prob[i];
+    const REAL lowest = sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX;
+    REAL sums[NORMALISED_AT_ONCE], all[NORMALISED_AT_ONCE];
+    for (ptrdiff_t i = 0; i < n; i++) {
+        log_density[i] = log_prob[i] > lowest ? log_prob[i] : lowest;
+        all[i] = log_prob[i];
+        sums[i] = 0;
+    }
     for (ptrdiff_t k = 1; k < n_components; k++) {
         const REAL *restrict line = log_prob + k * stride;
         for (ptrdiff_t i = 0; i < n; i++) {
@@ -182,22 +187,19 @@ static void NAME(normalise_some)(
             all[i] += line[i];
         }
     }
-    for (ptrdiff_t i = 0; i < n; i++) {
-        top[i] = log_density[i] == -(REAL)INFINITY ? 0 : log_density[i];
-        sums[i] = 0;
-    }
     for (ptrdiff_t k = 0; k < n_components; k++) {
         REAL *restrict line = log_prob + k * stride;
         for (ptrdiff_t i = 0; i < n; i++) {
-            REAL below = line[i] - top[i], clipped = least > below ? least : below, resp = NAME(exponential)(clipped);
+            REAL below = line[i] - log_density[i], clipped = least > below ? least : below;
+            REAL resp = NAME(exponential)(clipped);
             line[i] = clipped > least ? resp : 0;
             sums[i] += line[i];
         }
     }
     for (ptrdiff_t i = 0; i < n; i++) {
-        sums[i] = all[i] == all[i] ? sums[i] : all[i];
-        log_density[i] = (REAL)(log_density[i] + logarithm(sums[i]));
-        sums[i] = sums[i] == 0 ? 0 : 1 / sums[i];
+        REAL sum = all[i] == all[i] ? sums[i] : all[i];
+        log_density[i] = sum == 0 ? -(REAL)INFINITY : (REAL)(log_density[i] + logarithm(sum));
+        sums[i] = sum == 0 ? 0 : 1 / sum;
     }
     for (ptrdiff_t k = 0; k < n_components; k++) {
         REAL *restrict line = log_prob + k * stride;
