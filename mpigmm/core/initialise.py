@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from mpigmm.core.covariance import Covariance
 from mpigmm.core.em import Safeguards, m_step
@@ -189,6 +188,8 @@ def lloyd(
 
 def partition_means(rows: FloatArray, weights: FloatArray, labels: Labels, means: FloatArray) -> FloatArray:
     """Weighted mean of the rows of each label; that of means (K, D) where there are none."""
+    from scipy.sparse import csr_matrix  # by root alone: it opens hundreds of files
+
     shape = len(rows), len(means)
     sums = csr_matrix((weights, labels, np.arange(len(rows) + 1)), shape).T @ rows
     counts = np.bincount(labels, weights, len(means))
