@@ -96,8 +96,11 @@ def whitens(means: FloatArray, factors: FloatArray) -> BoolArray:
     means : ndarray of shape (K, D)
     factors : ndarray of shape (K, D, D) or (1, D, D)
     """
-    terms = (np.abs(means)[:, None, :] @ np.abs(factors))[:, 0, :]
-    return np.asarray(2.0**-53 * terms.max(axis=1) <= LARGEST_ROUNDING)
+    distances, near = np.abs(means), np.empty(len(means), bool)
+    for k, factor in enumerate(factors):  # one by one: all of them would be as large as the mixture
+        places = slice(None) if len(factors) < len(means) else slice(k, k + 1)
+        near[places] = 2.0**-53 * (distances[places] @ np.abs(factor)).max(axis=1) <= LARGEST_ROUNDING
+    return near
 
 
 def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatArray) -> BoolArray:
