@@ -23,6 +23,9 @@ JUDGES = 8192
 """Rows on which candidates for a mean are compared: drawn in proportion to their squared distance from the nearest mean
 so far, the weight of a row in the sum that the best candidate makes least."""
 
+FEW_COMPONENTS = 32
+"""Components up to which a dense product sums the rows of each faster than a sparse one."""
+
 LLOYD_STEPS = 100
 LEAST_CHANGE = 1e-3
 """Share of the rows' weight, changing its component in a step of Lloyd's, up to which the steps end: EM goes on."""
@@ -188,10 +191,12 @@ def lloyd(
 
 def partition_means(rows: FloatArray, weights: FloatArray, labels: Labels, means: FloatArray) -> FloatArray:
     """Weighted mean of the rows of each label; that of means (K, D) where there are none."""
-    from scipy.sparse import csr_matrix  # by root alone: it opens hundreds of files
+    if len(means) <= FEW_COMPONENTS:
+        sums = (weights * (labels == np.arange(len(means))[:, None])) @ rows
+    else:
+        from scipy.sparse import csr_matrix  # by root alone: it opens hundreds of files
 
-    shape = len(rows), len(means)
-    sums = csr_matrix((weights, labels, np.arange(len(rows) + 1)), shape).T @ rows
+        sums = csr_matrix((weights, labels, np.arange(len(rows) + 1)), (len(rows), len(means))).T @ rows
     counts = np.bincount(labels, weights, len(means))
     held = counts > 0
     return np.where(held[:, None], sums / np.where(held, counts, 1.0)[:, None], means)
@@ -199,17 +204,16 @@ def partition_means(rows: FloatArray, weights: FloatArray, labels: Labels, means
 
 def nearest(rows: FloatArray, means: FloatArray, check: Callable[[], None] = lambda: None) -> Labels:
     """Index (m,) of the nearest mean of each row; check is called often."""
-    labels = np.empty(len(rows), np.intp)
-    n_features = rows.shape[1]
-    lines = np.vstack([-2.0 * means.T, np.square(means).sum(axis=1)])
-    height = max(LEAST_CHUNK_ROWS, CHUNK_ENTRIES // len(means))
-    part, squared = np.ones((height, n_features + 1)), np.empty((height, len(means)))
+    labels, lengths = np.empty(len(rows), np.intp), np.square(means).sum(axis=1)
+    lines = np.ascontiguousarray(-2.0 * means.T)
+    height = max(LEAST_CHUNK_ROWS, CHUNK_ENTRIES // sum(means.shape))
+    squared = np.empty((height, len(means)))
     for start in range(0, len(rows), height):
         check()
         found = labels[start : start + height]
-        part[: len(found), :n_features] = rows[start : start + height]
-        np.matmul(part[: len(found)], lines, out=squared[: len(found)])
-        squared[: len(found)].argmin(axis=1, out=found)
+        part = np.matmul(rows[start : start + height], lines, out=squared[: len(found)])
+        part += lengths
+        part.argmin(axis=1, out=found)
     return labels
 
 
