@@ -95,9 +95,10 @@ class Cluster:
             time.sleep(0.2)
         return answer
 
-    def output(self) -> str:
-        """What all jobs have printed."""
-        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in self.place.glob("*.out"))
+    def output(self, job: str = "*") -> str:
+        """What a job has printed, or all jobs."""
+        files = sorted(self.place.glob(f"{job}-*.out"))
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in files)
 
 
 UNDER_WAY = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "")

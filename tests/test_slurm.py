@@ -172,7 +172,7 @@ def test_a_job_whose_limit_is_too_short_for_the_first_mixture_does_not_go_back_f
     endless = (*fit(problem, "too short"), "model.n_components=50000", "compute.threads=1")
     job = slurm.submit(*ONE_NODE, *limit, script, *endless, LAUNCHER="mpirun")
     assert slurm.ended(job, 200) == "FAILED", slurm.output()
-    told = slurm.output()
+    told = slurm.output(job)
     assert told.count("interrupted by SIGUSR1") == 1 and told.count("two starts in a row have saved nothing new") == 1
 
 
