@@ -109,7 +109,7 @@ class Recorder:
         loops = found.loops if found else best_loops()
         if found is None and loops == NUMPY.name:
             self.reporter.say(
-                "warning: mpigmm was installed without a C compiler, and computes up to three times as slowly with "
+                "warning: mpigmm was installed without a C compiler, and computes several times as slowly with "
                 "NumPy; install it anew where there is one"
             )
         self.checkpoint = Checkpoint(

@@ -49,7 +49,7 @@ def split(
 
 
 def least_responsibilities(farthest: FloatArray) -> FloatArray:
-    """What moments of pairs may leave out, (K,), where no row is farther, squared, from the components than (K,)."""
+    """Responsibilities (K,) up to which moments may leave rows out, none of which is farther, squared, than (K,)."""
     return np.asarray(math.exp(-NATS) / np.maximum(1.0, farthest))
 
 

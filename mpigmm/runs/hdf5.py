@@ -127,12 +127,7 @@ def load(path: Path, expected: str, names: list[str], check: Callable[[], None] 
     raw = whole_bytes(path) if head.startswith(MAGIC) else None
     if raw is not None:
         return of_format(content_of(path, raw), expected, path)
-    try:
-        facts, arrays = ask(path, names, check)
-    except DataError:
-        if head.startswith(MAGIC):
-            raise damaged(path) from None
-        raise
+    facts, arrays = asked(path, head, names, check)
     content = Content(arrays, facts["attributes"])
     if not may_be_believed(head, content):
         raise damaged(path)
@@ -154,13 +149,20 @@ def outline(path: Path, check: Callable[[], None] = never) -> Outline:
     if raw is not None:
         with opened(path, raw) as file:
             return Outline(attributes_of(file), datasets_of(file))
+    facts, _ = asked(path, head, None, check)
+    return Outline(facts["attributes"], facts["datasets"])
+
+
+def asked(
+    path: Path, head: bytes, names: list[str] | None, check: Callable[[], None]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What `ask` finds; raises `DataError`, which calls a file that begins as ours do damaged."""
     try:
-        facts, _ = ask(path, None, check)
+        return ask(path, names, check)
     except DataError:
         if head.startswith(MAGIC):
             raise damaged(path) from None
         raise
-    return Outline(facts["attributes"], facts["datasets"])
 
 
 def answer(path: str, wanted: str) -> None:
