@@ -27,7 +27,7 @@ from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import Comm, host
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
-from mpigmm.runs.checkpoint import Ended, Fitted, Progress
+from mpigmm.runs.state import Ended, Fitted, Progress
 from mpigmm.runs.walltime import RESERVE_SECONDS
 
 

@@ -22,7 +22,7 @@ from mpigmm.core.tile import Tile
 from mpigmm.data.block import keep_freed_memory
 from mpigmm.errors import EXIT_FAULT, AgreedError, DegenerateError
 from mpigmm.options import EmOptions
-from mpigmm.runs.checkpoint import Progress
+from mpigmm.runs.state import Progress
 
 CLOCKS = FixedPoint(np.full(3, 60, np.int32), 3)
 """Format of the sums over ranks of compute seconds, their squares, and read seconds."""

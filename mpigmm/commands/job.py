@@ -14,11 +14,12 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions
-from mpigmm.runs.checkpoint import Checkpoint, Progress
+from mpigmm.runs.checkpoint import Checkpoint
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.hdf5 import is_whole
 from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL, SUMMARY
+from mpigmm.runs.state import Progress
 
 NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "em.max_iter", "em.tol")
 """Settings that may change without making it another problem; of the data, the fingerprint speaks."""

@@ -35,13 +35,14 @@ from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import library
-from mpigmm.runs.checkpoint import NEWEST, Checkpoint, Fitted, Progress, drop_damaged, load_checkpoint, save_checkpoint
+from mpigmm.runs.checkpoint import NEWEST, Checkpoint, drop_damaged, load_checkpoint, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
+from mpigmm.runs.state import Fitted, Progress
 from mpigmm.runs.streams import print_result
 from mpigmm.runs.walltime import Allowance, forget_stall, note_stall, seconds_left, too_short
 
