@@ -148,7 +148,7 @@ def test_moments(
     for loops in (NUMPY, compiled):
         tile, moments = Tile(n_features, 700, loops), Moments.empty(mixture)
         tile.fill(rows, weights, survey.centre, mask=True, dtype=dtype)
-        EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
+        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops)(tile, moments)
         found.append(moments.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
@@ -167,7 +167,7 @@ def test_one_sweep(
     for loops in (NUMPY, compiled):
         tile, moments = Tile(n_features, 400, loops), Moments.empty(mixture)
         tile.fill(rows[:n_rows].astype("f4"), None, survey.centre, mask=False, dtype=dtype)
-        EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
+        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops)(tile, moments)
         found.append(moments.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
@@ -181,7 +181,7 @@ def test_a_row_that_turned_bad_is_seen(compiled: CompiledLoops, covariance_type:
     tile = Tile(4, 400, compiled)
     tile.fill(rows, None, survey.centre, mask=False)
     moments = Moments.empty(mixture)
-    EStep(mixture, survey.centre, survey.reach, loops=compiled)(tile, moments)
+    EStep(mixture, survey.centre, survey.max_abs_deviation, loops=compiled)(tile, moments)
     with pytest.raises(DataError, match="changed since they were surveyed"):
         check_log_likelihood(moments.log_likelihood)
 

@@ -12,6 +12,7 @@ from support import TYPES, blobs, start_mixture, survey_of
 from mpigmm.core.backend import DOUBLE, SINGLE
 from mpigmm.core.compiled import COMPILED, CompiledLoops, best_compiled
 from mpigmm.core.cuda import CudaLoops
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.differences import DifferenceKernel, SplitKernel
 from mpigmm.core.em import EStep
 from mpigmm.core.loops import NUMPY, Loops
@@ -19,7 +20,6 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.precision import choose_precision
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
 from mpigmm.parallel.threads import run_workers
@@ -84,13 +84,13 @@ def expected_moments(mixture: Mixture, rows: np.ndarray, weights: np.ndarray) ->
 
 
 def found_moments(
-    loops: Loops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: Survey, dtype: np.dtype
+    loops: Loops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: DataSummary, dtype: np.dtype
 ) -> Moments:
     put = loops.backend.put
     exact = choose_precision(dtype, mixture, survey).exact
     tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
     tile.fill(put(rows), weights if weights is None else put(weights), put(survey.centre), mask=False, dtype=dtype)
-    EStep(mixture, survey.centre, survey.reach, dtype, loops, exact)(tile, moments)
+    EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops, exact)(tile, moments)
     return Moments.of(loops.backend.get(moments.flat), mixture)
 
 
@@ -141,7 +141,7 @@ def test_three_ways_to_compute_components_of_one_mixture(loops: Loops, n_feature
     survey, put = survey_of(rows, tile_rows=333), loops.backend.put
     tile = Tile(n_features, 333, loops)
     tile.fill(put(rows), None, put(survey.centre), mask=False)
-    e_step = EStep(replace(mixture), survey.centre, survey.reach if reach else None, loops=loops)
+    e_step = EStep(replace(mixture), survey.centre, survey.max_abs_deviation if reach else None, loops=loops)
     log_likelihood, expected = expected_moments(mixture, rows, np.ones(333))
     resp, log_density = map(loops.backend.get, e_step.posterior(tile))
     assert abs(log_density.sum() / log_likelihood - 1) < 1e-12
@@ -160,7 +160,7 @@ def test_threads_share_a_group() -> None:
         assert len({moments.tobytes() for moments in found}) == 1
 
 
-def moments_of(e_step: EStep, rows: np.ndarray, survey: Survey, loops: Loops) -> np.ndarray:
+def moments_of(e_step: EStep, rows: np.ndarray, survey: DataSummary, loops: Loops) -> np.ndarray:
     tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(e_step.mixture)
     tile.fill(rows, None, survey.centre, mask=False)
     e_step(tile, moments)
@@ -194,10 +194,10 @@ def test_one_component_does_not_decide_for_all(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
     mixture = uneven(covariance_type, rows, 1)
     survey = survey_of(near(mixture, rows, 1))
-    kernel = EStep(mixture, survey.centre, survey.reach)._kernel
+    kernel = EStep(mixture, survey.centre, survey.max_abs_deviation)._kernel
     assert isinstance(kernel, SplitKernel) and isinstance(kernel.ready, PackedKernel)
     assert len(kernel.ready.means) == 5 and len(kernel.others.group.means) == 1
-    regular = EStep(start_mixture(covariance_type, rows, 6), survey.centre, survey.reach)._kernel
+    regular = EStep(start_mixture(covariance_type, rows, 6), survey.centre, survey.max_abs_deviation)._kernel
     assert isinstance(regular, PackedKernel)
 
 
@@ -206,7 +206,7 @@ def test_one_row_does_not_decide_for_all(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
     rows[17] = 1e6
     survey = survey_of(rows)
-    kernel = EStep(start_mixture(covariance_type, blobs(500, 5, 3), 6), survey.centre, survey.reach)._kernel
+    kernel = EStep(start_mixture(covariance_type, blobs(500, 5, 3), 6), survey.centre, survey.max_abs_deviation)._kernel
     assert isinstance(kernel, PackedKernel)
 
 

@@ -18,13 +18,13 @@ from support import TYPES, blobs, start_mixture, survey_of
 from mpigmm.core import backend
 from mpigmm.core.backend import DOUBLE, SINGLE, Gpu, NoDeviceError, open_gpu, visible_gpus
 from mpigmm.core.cuda import REALS, CudaLoops, compiler_options, source
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FixedPoint, carry
 from mpigmm.core.groups import Products
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 
 PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
@@ -157,14 +157,14 @@ def test_fixed_point_sums_are_those_of_the_host_to_the_last_bit(n_limbs: int) ->
     assert GPU.backend.get(ours).tobytes() == theirs.tobytes()
 
 
-def statistics(loops: Loops, mixture: Mixture, survey: Survey, rows: np.ndarray, weights: np.ndarray | None,
+def statistics(loops: Loops, mixture: Mixture, survey: DataSummary, rows: np.ndarray, weights: np.ndarray | None,
                dtype: np.dtype, reach: bool) -> Moments:  # fmt: skip
     """Moments of one tile, on the host."""
     put = loops.backend.put
     tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
     own_weights = None if weights is None else put(weights)
     tile.fill(put(rows), own_weights, put(survey.centre), mask=survey.masked, dtype=dtype)
-    EStep(mixture, survey.centre, survey.reach if reach else None, dtype, loops)(tile, moments)
+    EStep(mixture, survey.centre, survey.max_abs_deviation if reach else None, dtype, loops)(tile, moments)
     return Moments.of(loops.backend.get(moments.flat), mixture)
 
 

@@ -15,11 +15,11 @@ from mpigmm.commands.iterate import Loop, empty_buffer
 from mpigmm.commands.survey import survey_rows
 from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.covariance import Covariance, covariance_class
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep, Safeguards
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import Precision, choose_precision
 from mpigmm.core.statistics import Moments, statistics_format
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
@@ -188,7 +188,7 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, precision: Precision) -> None:
+def sweep_e_step(team: Team, mixture: Mixture, survey: DataSummary, precision: Precision) -> None:
     """Responsibilities of this rank's rows, and nothing else; with their sums where one sweep yields both."""
     backend = team.engine.backend
 
@@ -200,7 +200,7 @@ def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, precision: Precis
                 e_step.posterior(tile)
 
     with team.guarded():
-        e_step = EStep(mixture, survey.centre, survey.reach, precision.dtype, team.engine, precision.exact)
+        e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, precision.dtype, team.engine, precision.exact)
         centre = backend.put(survey.centre)
         team.sweep_engine(visit)
         backend.synchronize()

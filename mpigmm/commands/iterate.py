@@ -12,12 +12,12 @@ import numpy as np
 from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.backend import DOUBLE, HOST, Array, Backend, DeviceMemoryError
 from mpigmm.core.covariance import SingularCovarianceError
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.precision import Precision, choose_precision, finer_precision
 from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import keep_freed_memory
 from mpigmm.errors import EXIT_FAULT, AgreedError, DegenerateError
@@ -79,7 +79,7 @@ class Loop:
     Parameters
     ----------
     team : Team
-    survey : Survey
+    survey : DataSummary
     safeguards : Safeguards
     precision : str
         float32 or float64: of the tiles, where the mixture leaves the digits for it.
@@ -92,7 +92,7 @@ class Loop:
     def __init__(
         self,
         team: Team,
-        survey: Survey,
+        survey: DataSummary,
         safeguards: Safeguards,
         precision: str,
         is_spent: Callable[[], bool] = lambda: False,
@@ -166,7 +166,7 @@ class Loop:
                 precision = Precision.of(DOUBLE, used.exact)
         return reduced, new, repairs
 
-    def _survey(self, mixture: Mixture) -> Survey:
+    def _survey(self, mixture: Mixture) -> DataSummary:
         """The survey, with a centre that is safe for a mixture."""
         return replace(self.survey, centre=safe_centre(mixture, self.survey.centre))
 
@@ -251,7 +251,7 @@ class Loop:
         """Add the statistics of this rank's tiles to total, which is zero: one thread does so at once."""
         engine = self.team.engine
         survey, dtype = self._survey(mixture), precision.dtype
-        e_step = EStep(mixture, survey.centre, survey.reach, dtype, engine, precision.exact)
+        e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, engine, precision.exact)
         centre = engine.backend.put(survey.centre)
         _ = form.quanta  # once, and not by every thread
         room = iter([total])

@@ -13,10 +13,10 @@ from mpigmm.commands.iterate import N_CLOCKS, N_FLAGS, Loop
 from mpigmm.commands.survey import Sample, survey_rows
 from mpigmm.commands.team import build_team, common_loops
 from mpigmm.core.covariance import Covariance, covariance_class
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
 from mpigmm.core.precision import choose_precision
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import default_rows
 from mpigmm.data.block import peak_memory
 from mpigmm.data.source import Header
@@ -237,7 +237,7 @@ def affordable_components(n_components: int, header: Header) -> int:
     return few
 
 
-def seconds_and_bytes(options: FitOptions, sample: Sample, survey: Survey, stop: StopRequest) -> tuple[float, int]:
+def seconds_and_bytes(options: FitOptions, sample: Sample, survey: DataSummary, stop: StopRequest) -> tuple[float, int]:
     """What the first mixture from a sample takes, the sample included: seconds of the processor or of the clock,
     whichever are fewer, so that other programs on this machine do not count."""
     model = options.model

@@ -27,10 +27,10 @@ from mpigmm.commands.job import (
     reopened,
     shape_text,
 )
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Repairs
 from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.survey import Survey
 from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions, FitOrder
@@ -164,7 +164,7 @@ class Recorder:
         complete = has_results(self.directory, progress, digest)
         return replace(job, progress=progress, fingerprint=found.fingerprint, complete=complete)
 
-    def begin(self, job: Job, survey: Survey, devices: Devices, warnings: Sequence[str | None]) -> None:
+    def begin(self, job: Job, survey: DataSummary, devices: Devices, warnings: Sequence[str | None]) -> None:
         """Start or take up the run's files once the data are known. Raises `UserError` where the data have changed."""
         fingerprint = f"{shape_text(job.header)} {survey.fingerprint:016x}"
         if job.fingerprint not in (None, fingerprint):
@@ -265,7 +265,7 @@ class Recorder:
         else:
             self._failing.discard(what)
 
-    def finish(self, progress: Progress, survey: Survey, devices: Devices, summary: dict[str, Any]) -> None:
+    def finish(self, progress: Progress, survey: DataSummary, devices: Devices, summary: dict[str, Any]) -> None:
         """Write the checkpoint that calls the run finished, then the results. Raises `OutputError`.
 
         In this order, since the old model may be what the run started from; a run cut off between them makes the
@@ -369,7 +369,7 @@ def numbered(components: Sequence[int]) -> str:
     return f"component {few}" + (f" and {len(components) - FEW} others" if len(components) > FEW else "")
 
 
-def describe_fit(best: Fitted, survey: Survey) -> dict[str, Any]:
+def describe_fit(best: Fitted, survey: DataSummary) -> dict[str, Any]:
     """The statistical part of a summary."""
     ended = best.ended
     log_likelihood = ended.mean_log_likelihood * survey.total_weight

@@ -12,7 +12,7 @@ from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
-from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
+from mpigmm.core.row_checks import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.data.source import Header, Source, find_dataset, read_header, resolve_paths
 from mpigmm.errors import DataError, counted, shown

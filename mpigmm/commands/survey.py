@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from mpigmm.commands.team import Team, Tiles
+from mpigmm.core.data_summary import LEAST_VARIANCE, DataSummary, DataSummaryStatistics, far_limits
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.survey import LEAST_VARIANCE, BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
+from mpigmm.core.row_checks import BadRowError
+from mpigmm.core.sampling import RowSample, RowSampler
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
@@ -20,7 +22,7 @@ LEAST_WEIGHT = 1e-100
 Sample = tuple[FloatArray, FloatArray]
 
 
-def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Survey, Sample]:
+def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[DataSummary, Sample]:
     """What all ranks need to know of the data, and on root the rows for the initialisation. Collective.
 
     Raises `AgreedError` naming the first row that cannot be used.
@@ -58,9 +60,9 @@ def first_centre(source: Source | SyntheticSource) -> FloatArray:
 
 def _survey_own(
     team: Team, centre: FloatArray, sampler: RowSampler, *, drop: bool
-) -> tuple[SurveyStatistics, RowSample]:
-    def visit(tile: Tile, tiles: Tiles) -> tuple[SurveyStatistics, RowSample]:
-        statistics, sample = SurveyStatistics(centre, drop=drop), RowSample()
+) -> tuple[DataSummaryStatistics, RowSample]:
+    def visit(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, RowSample]:
+        statistics, sample = DataSummaryStatistics(centre, drop=drop), RowSample()
         for first, rows, weights in tiles:
             statistics.add(tile, first, rows, weights)
             sample.take(sampler, tile, first, rows)
@@ -89,7 +91,7 @@ def explain(error: BadRowError, header: Header, remedy: str = "set data.missing:
     return f"{where} holds {what} in column {column}; {remedy}"
 
 
-def check_survey(survey: Survey, header: Header, options: FitOptions) -> None:
+def check_survey(survey: DataSummary, header: Header, options: FitOptions) -> None:
     """Raise `DataError` where the rows cannot carry the mixture asked for."""
     k = options.model.n_components
     if survey.n_samples < k:
@@ -104,7 +106,7 @@ def check_survey(survey: Survey, header: Header, options: FitOptions) -> None:
         check_variances(survey, header)
 
 
-def check_variances(survey: Survey, header: Header) -> None:
+def check_variances(survey: DataSummary, header: Header) -> None:
     """Raise `DataError` where rows vary too little for a covariance to which nothing is added."""
 
     def named(features: list[int]) -> str:
@@ -123,7 +125,7 @@ def check_variances(survey: Survey, header: Header) -> None:
         )
 
 
-def gather_sample(team: Team, survey: Survey, sampler: RowSampler, own: RowSample, wanted: int) -> Sample:
+def gather_sample(team: Team, survey: DataSummary, sampler: RowSampler, own: RowSample, wanted: int) -> Sample:
     """The sample of all ranks, on root; a larger share is drawn where too many of its rows were masked. Collective."""
     comm = team.comm
     while True:
@@ -137,7 +139,7 @@ def gather_sample(team: Team, survey: Survey, sampler: RowSampler, own: RowSampl
     return comm.concatenate(rows), comm.concatenate(weights)  # ranks hold tiles in their order
 
 
-def far_row(team: Team, survey: Survey, sample: Sample) -> str | None:
+def far_row(team: Team, survey: DataSummary, sample: Sample) -> str | None:
     """On root, a warning that names the first row with a value too far from all others to be one. Collective."""
     comm, header = team.comm, team.header
     median, limit = comm.bcast(far_limits(sample[0]) if comm.is_root else None)
@@ -158,7 +160,7 @@ def far_row(team: Team, survey: Survey, sample: Sample) -> str | None:
     return warning
 
 
-def _first_far_row(team: Team, survey: Survey, median: FloatArray, limit: FloatArray) -> int:
+def _first_far_row(team: Team, survey: DataSummary, median: FloatArray, limit: FloatArray) -> int:
     """This rank's first row with a value beyond the limit; the number of all rows where it has none."""
 
     def visit(tile: Tile, tiles: Tiles) -> int:
@@ -172,7 +174,7 @@ def _first_far_row(team: Team, survey: Survey, median: FloatArray, limit: FloatA
     return min(team.sweep(visit))
 
 
-def _sample_own(team: Team, survey: Survey, sampler: RowSampler) -> RowSample:
+def _sample_own(team: Team, survey: DataSummary, sampler: RowSampler) -> RowSample:
     def visit(tile: Tile, tiles: Tiles) -> RowSample:
         sample = RowSample()
         for first, rows, weights in tiles:

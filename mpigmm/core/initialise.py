@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.covariance import Covariance
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards, m_step
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile, default_rows
 
 LEAST_TRIALS = 16
@@ -53,7 +53,7 @@ def initialise(
     covariance: Covariance,
     n_components: int,
     sample: tuple[FloatArray, FloatArray],
-    survey: Survey,
+    survey: DataSummary,
     safeguards: Safeguards,
     seed: tuple[int, int],
     step: Step = silent,
@@ -69,7 +69,7 @@ def initialise(
     n_components : int
     sample : tuple of ndarrays (m, D) and (m,)
         Rows and their weights, m >= 1.
-    survey : Survey
+    survey : DataSummary
     safeguards : Safeguards
     seed : tuple of int
         Seed of the run and number of the start.
@@ -223,7 +223,7 @@ def partition_mixture(
     weights: FloatArray,
     labels: Labels,
     means: FloatArray,
-    survey: Survey,
+    survey: DataSummary,
     safeguards: Safeguards,
     step: Step = silent,
 ) -> Mixture:

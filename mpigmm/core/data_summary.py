@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
+from mpigmm.core.row_checks import LARGEST_MAGNITUDE, check_finite, check_magnitude, check_sample_weight
 from mpigmm.core.tile import Tile
-
-LARGEST_MAGNITUDE = 1e140
-"""Above it, squares of values leave the range of float64."""
 
 LEAST_VARIANCE = 1e-280
 """Of a feature: below it, variances of components leave the range of float64."""
@@ -20,31 +18,9 @@ LEAST_VARIANCE = 1e-280
 FAR_DEVIATIONS = 1e6
 """Standard deviations from the median beyond which a value is suspected of being a fill value."""
 
-RowArray = NDArray[np.int64]
-
-
-class BadRowError(Exception):
-    """A row that cannot be used.
-
-    Parameters
-    ----------
-    row : int
-        Its number, counted from the first row of the selection.
-    column : int or None
-        Its column among those selected; None where the weight is at fault.
-    value : float
-        What stands there.
-    """
-
-    def __init__(self, row: int, column: int | None, value: float) -> None:
-        super().__init__(row, column, value)
-        self.row = row
-        self.column = column
-        self.value = value
-
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class DataSummary:
     """The data in a few numbers, the same on every rank.
 
     Attributes
@@ -77,13 +53,13 @@ class Survey:
     fingerprint: int
     n_dropped: int = 0
 
-    def extents(self, means: FloatArray) -> FloatArray:
+    def max_abs_deviation_from_means(self, means: FloatArray) -> FloatArray:
         """Upper bounds (K, D) of |x_d - mu_kd| as computed, for all rows x."""
         rounding = 2.0**-48 * np.maximum(np.maximum(np.abs(self.low), np.abs(self.high)), np.abs(means))
         return np.maximum(np.abs(self.high - means), np.abs(means - self.low)) + rounding
 
     @property
-    def reach(self) -> FloatArray:
+    def max_abs_deviation(self) -> FloatArray:
         """Upper bounds (D,) of the rows' distances from the centre."""
         return np.maximum(self.high - self.centre, self.centre - self.low)
 
@@ -96,75 +72,7 @@ class Survey:
         return [int(d) for d in np.flatnonzero((self.low < self.high) & (self.variances < LEAST_VARIANCE))]
 
 
-@dataclass
-class RowSampler:
-    """Chooses rows by number alone, so that any partition of the data chooses the same.
-
-    Parameters
-    ----------
-    seed : int
-    share : float
-        Share of the rows to take, 0 to 1.
-    """
-
-    seed: int
-    share: float
-
-    def chosen(self, first_row: int, n_rows: int) -> NDArray[np.intp]:
-        """Indices, counted from first_row, of the rows chosen among n_rows."""
-        if self.share >= 1:
-            return np.arange(n_rows)
-        rows = np.arange(first_row, first_row + n_rows, dtype=np.uint64)
-        return np.flatnonzero(mix64(rows + mix64(np.array([self.seed], np.uint64))) < np.uint64(self.share * 2.0**64))
-
-
-def mix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection that looks random."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-@dataclass
-class RowSample:
-    """Rows chosen for the initialisation: numbers (m,), values (m, D) and weights (m,)."""
-
-    numbers: list[RowArray] = field(default_factory=list)
-    rows: list[FloatArray] = field(default_factory=list)
-    weights: list[FloatArray] = field(default_factory=list)
-
-    def take(self, sampler: RowSampler, tile: Tile, first_row: int, raw: NDArray[np.generic]) -> None:
-        """Keep the chosen rows of a tile that are not masked; raw (n, D) is what fills the tile."""
-        chosen = sampler.chosen(first_row, tile.n_rows)
-        if tile.weights is not None:
-            chosen = chosen[tile.weights[chosen] > 0]
-        if len(chosen):
-            self.numbers.append(chosen + first_row)
-            self.rows.append(raw[chosen].astype(np.float64))
-            self.weights.append(np.ones(len(chosen)) if tile.weights is None else tile.weights[chosen])
-
-    def extend(self, other: RowSample) -> None:
-        """Take over another sample's rows."""
-        self.numbers += other.numbers
-        self.rows += other.rows
-        self.weights += other.weights
-
-    def arrays(self, n_features: int) -> tuple[FloatArray, FloatArray]:
-        """Rows (m, D) and weights (m,) in the order of their numbers; empties the sample, part by part."""
-        if not self.numbers:
-            return np.empty((0, n_features)), np.empty(0)
-        places = np.argsort(np.argsort(np.concatenate(self.numbers)))
-        rows, weights, start = np.empty((len(places), n_features)), np.empty(len(places)), 0
-        while self.rows:
-            part, part_weights = self.rows.pop(0), self.weights.pop(0)
-            own = places[start : start + len(part)]
-            rows[own], weights[own], start = part, part_weights, start + len(part)
-        self.numbers.clear()
-        return rows, weights
-
-
-class SurveyStatistics:
+class DataSummaryStatistics:
     """The survey of some tiles: a value to which tiles, and other such values, are added.
 
     Parameters
@@ -189,7 +97,7 @@ class SurveyStatistics:
         """Add rows (n, D) with weights (n,) or None; fills tile with them. Raises `BadRowError`."""
         self.fingerprint += tile_hash(first_row, raw, weights)
         self.n_rows += len(raw)
-        check_weights(weights, first_row)
+        check_sample_weight(weights, first_row)
         tile.fill(raw, weights, self.centre, mask=False)
         finite = bool(np.isfinite(tile.rows).all())
         if not finite or tile.weights is not None:
@@ -223,7 +131,7 @@ class SurveyStatistics:
         np.minimum(self.low, self.centre + least, out=self.low)
         np.maximum(self.high, self.centre + greatest, out=self.high)
 
-    def __iadd__(self, other: SurveyStatistics) -> SurveyStatistics:
+    def __iadd__(self, other: DataSummaryStatistics) -> DataSummaryStatistics:
         self.sums += other.sums
         self.low = np.minimum(self.low, other.low)
         self.high = np.maximum(self.high, other.high)
@@ -238,7 +146,7 @@ class SurveyStatistics:
         counts = [*halves, self.n_rows, self.n_dropped]
         return np.concatenate([carry(self.sums.limbs).reshape(-1), np.array(counts, np.int64)])
 
-    def finish(self, packed: IntArray, low: FloatArray, high: FloatArray) -> Survey:
+    def finish(self, packed: IntArray, low: FloatArray, high: FloatArray) -> DataSummary:
         """The survey of all ranks from the sum of `packed` and the least and greatest of low and high."""
         low_half, high_half, n_rows, n_dropped = map(int, packed[-4:])
         n_samples, total_weight, *sums = self.sums.form.value(packed[:-4].reshape(self.sums.limbs.shape))
@@ -247,7 +155,7 @@ class SurveyStatistics:
             shift = np.array(sums[:n_features]) / total_weight
             variances = np.maximum(np.array(sums[n_features:]) / total_weight - shift**2, 0.0)
         variances[low == high] = 0.0
-        return Survey(
+        return DataSummary(
             n_samples=int(n_samples),
             total_weight=float(total_weight),
             centre=self.centre,
@@ -272,35 +180,6 @@ def far_limits(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
         distances = np.abs(rows[:, feature] - median[feature])
         deviations[feature] = np.median(distances[distances > 0]) / 0.6745 if distances.any() else np.inf
     return median, FAR_DEVIATIONS * deviations
-
-
-def check_finite(raw: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first NaN or infinity among rows (n, D)."""
-    if raw.dtype.kind == "f":
-        refuse_first(~np.isfinite(raw), raw, first_row)
-
-
-def check_magnitude(values: NDArray[np.generic], raw: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first of values (n, D), made of raw (n, D), that is too large to square."""
-    refuse_first(np.abs(values) > LARGEST_MAGNITUDE, raw, first_row)
-
-
-def refuse_first(bad: NDArray[np.bool_], raw: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first True of bad (n, D)."""
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise BadRowError(first_row + int(row), int(column), float(raw[row, column]))
-
-
-def check_weights(weights: NDArray[np.generic] | None, first_row: int) -> None:
-    """Raise `BadRowError` for the first weight that is negative or not finite."""
-    if weights is None:
-        return
-    values = weights.astype(np.float64)
-    bad = ~((values >= 0) & (values < LARGEST_MAGNITUDE))
-    if bad.any():
-        row = int(bad.argmax())
-        raise BadRowError(first_row + row, None, float(values[row]))
 
 
 def tile_hash(first_row: int, raw: NDArray[np.generic], weights: NDArray[np.generic] | None) -> int:
