@@ -21,7 +21,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import Precision, choose_precision
 from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import peak_memory
+from mpigmm.data.memory import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import EXIT_DONE, counted
 from mpigmm.options import BenchOrder, FitOptions

@@ -20,15 +20,15 @@ from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
 from mpigmm.core.loops import NUMPY
 from mpigmm.core.mixture import Mixture
-from mpigmm.data.block import peak_memory
+from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Source
 from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import Comm, host
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.parallel.walltime import RESERVE_SECONDS
 from mpigmm.runs.state import Ended, Fitted, Progress
-from mpigmm.runs.walltime import RESERVE_SECONDS
 
 
 def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:

@@ -19,7 +19,7 @@ from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.precision import Precision, choose_precision, finer_precision
 from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import keep_freed_memory
+from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.errors import EXIT_FAULT, AgreedError, DegenerateError
 from mpigmm.options import EmOptions
 from mpigmm.runs.state import Progress

@@ -18,7 +18,7 @@ from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
 from mpigmm.core.precision import choose_precision
 from mpigmm.core.tile import default_rows
-from mpigmm.data.block import peak_memory
+from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.options import FitOptions, PlanOrder

@@ -35,6 +35,7 @@ from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions, FitOrder
 from mpigmm.parallel.comm import library
+from mpigmm.parallel.walltime import Allowance, seconds_left, too_short
 from mpigmm.runs.checkpoint import NEWEST, Checkpoint, drop_damaged, load_checkpoint, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
@@ -42,11 +43,12 @@ from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model, save_model
 from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
+from mpigmm.runs.stalls import forget_stall, note_stall
 from mpigmm.runs.state import Fitted, Progress
 from mpigmm.runs.streams import print_result
-from mpigmm.runs.walltime import Allowance, forget_stall, note_stall, seconds_left, too_short
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
+MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
 FEW = 5
 """Components that a message names."""
 
@@ -116,9 +118,9 @@ class Recorder:
         self.checkpoint = Checkpoint(
             Progress(), identity(self.options, tile_rows, start), "", tile_rows, loops, self.order.config
         )
-        left, warning = seconds_left(self.options.output.walltime)
-        if warning:
-            self.reporter.say(warning)
+        left, problem = seconds_left(self.options.output.walltime)
+        if problem:
+            self.reporter.say(f"warning: {problem}; set output.walltime if the run is to stop by itself")
         job = Job(header, tile_rows, loops, start=start, seconds_left=left, speeds=found.speeds if found else {})
         if not self.order.restart:
             job = self._taken_up(job, found, check)
@@ -237,7 +239,9 @@ class Recorder:
         """
         if self._has_saved:
             return
-        told = too_short(spent, needed) if self._unsaved is None else "no checkpoint could be written: free some space"
+        told = "no checkpoint could be written: free some space"
+        if self._unsaved is None:
+            told = f"{too_short(spent, needed)}; {MORE_TIME}"
         note_stall(self.directory.path, self.order.config, told)
         self.reporter.say(f"warning: nothing new was saved: {told}")
 

@@ -14,7 +14,8 @@ from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import Block, return_freed_memory
+from mpigmm.data.block import Block
+from mpigmm.data.malloc import return_freed_memory
 from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, Rows, Source
 from mpigmm.data.synthetic import SyntheticSource
@@ -186,13 +187,19 @@ def build_team(
             max(1, min(n_threads, len(tiles))),
             stop,
             load_loops(loops),
-            crowding(n_threads, ranks_on_node),
+            crowding_warning(n_threads, ranks_on_node),
             devices or Devices.cpus(comm.size),
             stage,
             sums_on_gpu,
         )
         hold_blas()
         return team
+
+
+def crowding_warning(n_threads: int, ranks_on_node: int) -> str | None:
+    """A warning, with the remedy, where this node's ranks have more threads than processors."""
+    crowded = crowding(n_threads, ranks_on_node)
+    return crowded and f"warning: {crowded}; start fewer ranks on it, or lower compute.threads"
 
 
 def all_aware(comm: Comm, compute: ComputeOptions) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import re
-import resource
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -18,9 +15,6 @@ from mpigmm.data.synthetic import SyntheticSource
 
 TILES_AHEAD = 2
 """Tiles that each thread has read for it while it computes another."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt, in malloc.h."""
 
 READ_BYTES = 1 << 25
 """Bytes asked of a file at a time when rows are loaded."""
@@ -121,29 +115,3 @@ class Block:
     def _extent(self, tile: int) -> tuple[int, int]:
         first = tile * self.tile_rows
         return first, min(first + self.tile_rows, self.stop)
-
-
-def return_freed_memory() -> None:
-    """Have malloc return what arrays of a megabyte leave behind: the first mixture's sample is large, and soon gone."""
-    set_malloc(M_MMAP_THRESHOLD, 1 << 20)
-
-
-def keep_freed_memory() -> None:
-    """Have malloc keep what arrays of up to 32 MB leave behind for those to come: an iteration's would else be taken
-    from the system each time, page by page, which costs more than to compute with them."""
-    set_malloc(M_MMAP_THRESHOLD, 1 << 25)
-    set_malloc(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def set_malloc(option: int, value: int) -> None:
-    """Set an option of glibc's malloc, mallopt(3); other libraries keep their ways."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(option, value)
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held in memory; what its parent held when it forked does not count."""
-    with open("/proc/self/status") as file:
-        found = re.search(r"VmHWM:\s+(\d+) kB", file.read())
-    return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -43,16 +43,19 @@ except (ImportError, RuntimeError) as error:
 
 
 class Comm:
-    """A communicator of ranks, the only one that the program uses.
+    """The communicator of all ranks of a run.
 
     Parameters
     ----------
     mpi : mpi4py.MPI.Comm, optional
-        The world where left out.
+        ``MPI.COMM_WORLD`` by default.
+    memory_remedy : str
+        What the user can do about a rank that is out of memory, for the message of that error.
     """
 
-    def __init__(self, mpi: MPI.Comm | None = None) -> None:
+    def __init__(self, mpi: MPI.Comm | None = None, memory_remedy: str = "use more nodes") -> None:
         self.mpi = MPI.COMM_WORLD if mpi is None else mpi
+        self.memory_remedy = memory_remedy
         self.rank = self.mpi.Get_rank()
         self.size = self.mpi.Get_size()
 
@@ -166,7 +169,7 @@ class Comm:
         failed = np.array([error is not None], np.int64)
         if not self.sum(failed)[0]:
             return
-        texts = self.gather(None if error is None else describe(error, self.rank))
+        texts = self.gather(None if error is None else message_and_code(error, self.rank, self.memory_remedy))
         verdict = min((text for text in texts if text is not None), key=lambda text: text[1], default=None)
         message, exit_code = self.bcast(verdict)
         raise AgreedError(message, exit_code) from error
@@ -205,14 +208,14 @@ def split(value: object) -> tuple[bytes, list[NDArray[np.uint8]]]:
     return pickle.dumps(value, protocol=5, buffer_callback=stays), arrays
 
 
-def describe(error: BaseException, rank: int) -> tuple[str, int]:
-    """What to print of an error, and its exit code: a message if it is the user's to mend, else a traceback."""
+def message_and_code(error: BaseException, rank: int, memory_remedy: str) -> tuple[str, int]:
+    """What to print of an error, and its exit code: a message where the user can mend the cause, else a traceback."""
     if isinstance(error, MpigmmError) and error.exit_code:
         return str(error), error.exit_code
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {shown(error.filename or f'rank {rank}')}", UserError.exit_code
     if isinstance(error, MemoryError):
-        return f"rank {rank} is out of memory; lower compute.memory or use more nodes", UserError.exit_code
+        return f"rank {rank} is out of memory; {memory_remedy}", UserError.exit_code
     return f"rank {rank} failed:\n{''.join(traceback.format_exception(error)).rstrip()}", 1
 
 

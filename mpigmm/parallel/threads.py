@@ -33,16 +33,15 @@ def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
 
 
 def crowding(n_threads: int, ranks_on_node: int) -> str | None:
-    """A warning where the threads of this node's ranks outnumber the processors that they may use."""
+    """What there is too much of where the threads of this node's ranks outnumber the processors that they may use."""
     processors = os.cpu_count() or 1
     own = len(os.sched_getaffinity(0))
     if n_threads <= own and n_threads * ranks_on_node <= processors:
         return None
     where = f"the {own} to which each is bound" if n_threads > own else counted(processors, "processor")
     return (
-        f"warning: {counted(ranks_on_node, 'rank')} of {counted(n_threads, 'thread')} on a node "
-        f"{'shares' if ranks_on_node == 1 else 'share'} {where}; start fewer ranks on it, or "
-        "lower compute.threads"
+        f"{counted(ranks_on_node, 'rank')} of {counted(n_threads, 'thread')} on a node "
+        f"{'shares' if ranks_on_node == 1 else 'share'} {where}"
     )
 
 
