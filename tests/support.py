@@ -29,6 +29,7 @@ from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
 from mpigmm.core.tile import Tile
+from mpigmm.rows import Rows
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -161,8 +162,7 @@ def survey_of(rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: in
     statistics = DataSummaryStatistics(np.nanmedian(rows, axis=0).astype(float), drop=False)
     tile = Tile(rows.shape[1], tile_rows)
     for start in range(0, len(rows), tile_rows):
-        part = slice(start, start + tile_rows)
-        statistics.add(tile, start, rows[part], None if weights is None else weights[part])
+        statistics.add(tile, Rows.of(rows, weights)[start : start + tile_rows])
     return statistics.finish(statistics.packed(), statistics.low, statistics.high)
 
 
@@ -183,9 +183,8 @@ def statistics_of(
     tile = Tile(rows.shape[1], tile_rows, loops)
     e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops, exact)
     for start in range(0, len(rows), tile_rows):
-        part = slice(start, start + tile_rows)
-        chosen = None if weights is None else weights[part]
-        tile.fill(rows[part], chosen, survey.centre, mask=survey.masked, dtype=dtype)
+        part = Rows.of(rows, weights)[start : start + tile_rows]
+        tile.fill(part, survey.centre, mask=survey.masked, dtype=dtype)
         e_step(tile, moments)
         statistics.add(moments.flat, loops)
     return statistics

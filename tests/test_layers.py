@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mpigmm"
-ORDER = ["__main__", "cli", "config", "commands", "runs", "data", "parallel", "core", "options", "errors"]
+ORDER = ["__main__", "cli", "config", "commands", "runs", "data", "parallel", "core", "options", "errors", "rows"]
 APART = {"data", "parallel", "core"}
 HOMES = {
     "mpi4py": ("parallel/comm.py",),

@@ -194,8 +194,8 @@ def sweep_e_step(team: Team, mixture: Mixture, survey: DataSummary, precision: P
 
     def visit(tile: Tile, tiles: Tiles) -> None:
         moments = Moments.empty(mixture, backend)
-        for _, rows, weights in tiles:
-            tile.fill(rows, weights, centre, mask=False, dtype=precision.dtype)
+        for rows in tiles:
+            tile.fill(rows, centre, mask=False, dtype=precision.dtype)
             if not e_step.at_once(tile, moments):
                 e_step.posterior(tile)
 

@@ -259,8 +259,8 @@ class Loop:
         def visit(tile: Tile, tiles: Tiles) -> tuple[ExactSum, FloatArray]:
             statistics, moments = ExactSum(form, next(room, None)), Moments.empty(mixture, engine.backend)
             seen = engine.backend.zeros(1, DOUBLE)
-            for _, rows, weights in tiles:
-                tile.fill(rows, weights, centre, mask=survey.masked, dtype=dtype)
+            for rows in tiles:
+                tile.fill(rows, centre, mask=survey.masked, dtype=dtype)
                 e_step(tile, moments)
                 seen += moments.log_likelihood
                 statistics.add(moments.flat, engine)

@@ -90,7 +90,7 @@ def reopened(progress: Progress, options: FitOptions) -> Progress:
 
 def shape_text(header: Header) -> str:
     """The part of the fingerprint that is known before any row is read."""
-    return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.weights else ''}"
+    return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.is_weighted else ''}"
 
 
 def load_start(options: FitOptions, check: Callable[[], None]) -> Mixture | None:

@@ -105,11 +105,11 @@ def sweep_posterior(team: Team, task: Task, visit: Callable[[], Visit]) -> None:
 
     def work(tile: Tile, tiles: Tiles) -> None:
         own = visit()
-        for first, rows, _ in tiles:
-            check_finite(rows, first)
-            tile.fill(rows, None, centre, mask=False)
-            check_magnitude(tile.rows.T, rows, first)
-            own(first, *e_step.posterior(tile))
+        for rows in tiles:
+            check_finite(rows.values, rows.first)
+            tile.fill(rows, centre, mask=False)
+            check_magnitude(tile.rows.T, rows.values, rows.first)
+            own(rows.first, *e_step.posterior(tile))
 
     try:
         team.sweep(work)

@@ -70,4 +70,4 @@ def holds_rows(job: Job, devices: Devices, rank: int, options: FitOptions) -> bo
     """Whether this rank's GPU will hold its rows, were the GPUs to share them all."""
     stage, header = stage_of(devices, rank, options.compute.memory), job.header
     n_rows = -(-header.n_rows // max(1, len(devices.kinds) - devices.kinds.count(CPU)))
-    return stage is None or stage.holds(np.dtype(header.dtype), n_rows, header.n_features, header.weights is not None)
+    return stage is None or stage.holds(header.fields, n_rows)

@@ -39,21 +39,21 @@ def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[Data
     survey = own.finish(packed, -box[: len(centre)], box[len(centre) :])
     with comm.together():
         check_survey(survey, header, options)
-    rows, weights = gather_sample(team, survey, sampler, sample, sample_size)
-    middle = comm.bcast(np.array([np.median(column) for column in rows.T]) if comm.is_root else None)
-    return replace(survey, centre=middle), (rows, weights)
+    values, sample_weight = gather_sample(team, survey, sampler, sample, sample_size)
+    middle = comm.bcast(np.array([np.median(column) for column in values.T]) if comm.is_root else None)
+    return replace(survey, centre=middle), (values, sample_weight)
 
 
 def first_centre(source: Source | SyntheticSource) -> FloatArray:
     """A point amid the rows: the median of the first ones that count for something."""
     start, count, n_rows = 0, FIRST_ROWS, source.header.n_rows
     while start < n_rows:
-        rows, weights = source.read(start, min(start + count, n_rows))
-        used = np.isfinite(rows).all(axis=1)
-        if weights is not None:
-            used &= weights.astype(np.float64) > 0
+        rows = source.read(start, min(start + count, n_rows))
+        used = np.isfinite(rows.values).all(axis=1)
+        if rows.sample_weight is not None:
+            used &= rows.sample_weight.astype(np.float64) > 0
         if used.any():
-            return np.asarray(np.median(rows[used].astype(np.float64), axis=0))
+            return np.asarray(np.median(rows.values[used].astype(np.float64), axis=0))
         start, count = start + count, min(2 * count, MOST_ROWS)
     return np.zeros(source.header.n_features)
 
@@ -63,9 +63,9 @@ def _survey_own(
 ) -> tuple[DataSummaryStatistics, RowSample]:
     def visit(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, RowSample]:
         statistics, sample = DataSummaryStatistics(centre, drop=drop), RowSample()
-        for first, rows, weights in tiles:
-            statistics.add(tile, first, rows, weights)
-            sample.take(sampler, tile, first, rows)
+        for rows in tiles:
+            statistics.add(tile, rows)
+            sample.take(sampler, tile, rows)
         return statistics, sample
 
     try:
@@ -73,9 +73,9 @@ def _survey_own(
     except BadRowError as error:
         raise DataError(explain(error, team.header)) from None
     total, sample = parts[0]
-    for statistics, rows in parts[1:]:
+    for statistics, other in parts[1:]:
         total += statistics
-        sample.extend(rows)
+        sample.extend(other)
     return total, sample
 
 
@@ -135,8 +135,8 @@ def gather_sample(team: Team, survey: DataSummary, sampler: RowSampler, own: Row
         sampler = RowSampler(sampler.seed, sampler.share * max(4.0, wanted / max(size, 1)))
         with comm.together():
             own = _sample_own(team, survey, sampler)
-    rows, weights = own.arrays(team.header.n_features)
-    return comm.concatenate(rows), comm.concatenate(weights)  # ranks hold tiles in their order
+    values, sample_weight = own.arrays(team.header.n_features)
+    return comm.concatenate(values), comm.concatenate(sample_weight)  # ranks hold tiles in their order
 
 
 def far_row(team: Team, survey: DataSummary, sample: Sample) -> str | None:
@@ -151,7 +151,7 @@ def far_row(team: Team, survey: DataSummary, sample: Sample) -> str | None:
     warning = None
     with comm.together():
         if comm.is_root and row < header.n_rows:
-            values = team.block.source.read(row, row + 1)[0][0].astype(np.float64)
+            values = team.block.source.read(row, row + 1).values[0].astype(np.float64)
             column = int((np.abs(values - median) > limit).argmax())
             warning = (
                 f"warning: {header.where(row)} holds {values[column]:g} in column {header.column(column)}, a million "
@@ -164,11 +164,11 @@ def _first_far_row(team: Team, survey: DataSummary, median: FloatArray, limit: F
     """This rank's first row with a value beyond the limit; the number of all rows where it has none."""
 
     def visit(tile: Tile, tiles: Tiles) -> int:
-        for first, rows, weights in tiles:
-            tile.fill(rows, weights, median, mask=survey.masked)
+        for rows in tiles:
+            tile.fill(rows, median, mask=survey.masked)
             far = (np.abs(tile.rows) > limit[:, None]).any(axis=0)
             if far.any():
-                return first + int(far.argmax())
+                return rows.first + int(far.argmax())
         return team.header.n_rows
 
     return min(team.sweep(visit))
@@ -177,9 +177,9 @@ def _first_far_row(team: Team, survey: DataSummary, median: FloatArray, limit: F
 def _sample_own(team: Team, survey: DataSummary, sampler: RowSampler) -> RowSample:
     def visit(tile: Tile, tiles: Tiles) -> RowSample:
         sample = RowSample()
-        for first, rows, weights in tiles:
-            tile.fill(rows, weights, survey.centre, mask=survey.masked)
-            sample.take(sampler, tile, first, rows)
+        for rows in tiles:
+            tile.fill(rows, survey.centre, mask=survey.masked)
+            sample.take(sampler, tile, rows)
         return sample
 
     whole = RowSample()

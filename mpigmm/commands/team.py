@@ -14,10 +14,10 @@ from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import Block
+from mpigmm.data.block import Block, rows_of_tiles
 from mpigmm.data.malloc import return_freed_memory
 from mpigmm.data.memory import memory_budget
-from mpigmm.data.source import Header, Rows, Source
+from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import UserError
 from mpigmm.options import ComputeOptions
@@ -25,9 +25,10 @@ from mpigmm.parallel.comm import Comm, gpu_aware, host
 from mpigmm.parallel.partition import count_tiles, own_tiles
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads, crowding, hold_blas, run_workers
+from mpigmm.rows import Rows
 
 T = TypeVar("T")
-Tiles = Iterator[tuple[int, Rows, Rows | None]]
+Tiles = Iterator[Rows]
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Team:
     ----------
     comm : Comm
     block : Block
+    fits : bool
+        Whether this rank's rows fit into its memory.
     n_threads : int
     stop : StopRequest
         Looked at before every tile.
@@ -54,6 +57,7 @@ class Team:
 
     comm: Comm
     block: Block
+    fits: bool
     n_threads: int
     stop: StopRequest
     loops: Loops
@@ -74,7 +78,6 @@ class Team:
 
     def sweep(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """Results of visit(work space, tiles), one a thread; together the threads see each tile of the rank once."""
-        self.block.n_readers = self.n_threads
         self.stop.pace.begin(len(self.block.tiles))
         return run_workers(
             self.n_threads,
@@ -96,7 +99,6 @@ class Team:
         if self.stage is None:
             return self.sweep(visit)
         self.block.load(self.stop.check)
-        self.block.n_readers = 1
         self.stop.pace.begin(len(self.block.tiles))
         tile = Tile(self.header.n_features, min(self.block.tile_rows, self.header.n_rows), self.engine)
         return [visit(tile, self._watched(self.stage.tiles(self.block.share(0, 1, self.stage.held))))]
@@ -134,7 +136,8 @@ class Team:
         if self.stage is not None:
             with self.guarded():
                 self.stage.stage_less(self._level)
-            self.block.resident = self.block.fits
+            if self.fits:
+                self.block.make_resident()
         return LEVELS[self._level]
 
     def _watched(self, tiles: Tiles) -> Tiles:
@@ -174,16 +177,16 @@ def build_team(
     with comm.together():
         memory = memory_budget(compute.memory, ranks_on_node)
         stage = stage_of(devices, comm.rank, compute.memory) if devices else None
-        block = Block(source, tiles, tile_rows, memory)
         header = source.header
-        if stage is not None and stage.holds(
-            np.dtype(header.dtype), block.stop - block.start, header.n_features, header.weights is not None
-        ):
-            block.resident = False
+        n_rows = len(rows_of_tiles(tiles, tile_rows, header.n_rows))
+        fits = n_rows * header.row_bytes <= memory
+        on_gpu = stage is not None and stage.holds(header.fields, n_rows)
+        block = Block(source, tiles, tile_rows, resident=fits and not on_gpu)
         block.load(stop.check)
         team = Team(
             comm,
             block,
+            fits,
             max(1, min(n_threads, len(tiles))),
             stop,
             load_loops(loops),

@@ -1,4 +1,4 @@
-"""What one pass over the rows finds out before the first iteration."""
+"""A summary of all rows, gathered in one pass before the first iteration: the survey."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
 from mpigmm.core.row_checks import LARGEST_MAGNITUDE, check_finite, check_magnitude, check_sample_weight
 from mpigmm.core.tile import Tile
+from mpigmm.rows import Rows
 
 LEAST_VARIANCE = 1e-280
-"""Of a feature: below it, variances of components leave the range of float64."""
+"""Where a feature's variance is smaller, a component's variance of this feature may underflow float64."""
 
 FAR_DEVIATIONS = 1e6
-"""Standard deviations from the median beyond which a value is suspected of being a fill value."""
+"""A value that is farther from the median, in standard deviations, may stand for a missing one."""
 
 
 @dataclass(frozen=True, eq=False)
 class DataSummary:
-    """The data in a few numbers, the same on every rank.
+    """Statistics of all rows, the same on every rank.
 
     Attributes
     ----------
     n_samples : int
-        Rows of weight > 0.
+        Number of rows that are used: of weight > 0, without missing values.
     total_weight : float
-        Sum of the weights.
+        Sum of their weights.
     centre : ndarray of shape (D,)
-        A point amid the rows, which tiles hold less this.
+        A point amid the rows, which is subtracted from every row before sums are computed.
     variances : ndarray of shape (D,)
         Weighted variance of each feature.
     low, high : ndarray of shape (D,)
-        The box that holds all rows.
+        Least and greatest value of each feature.
     masked : bool
-        Whether some rows are left out (weight zero, or missing values).
+        Whether some rows are left out, for a weight of zero or for missing values.
     fingerprint : int
-        Sum modulo 2^64 of keyed hashes of the tiles.
+        Sum modulo 2^64 of the hashes of all tiles.
     n_dropped : int
-        Rows of weight > 0 that are left out for values that are not finite.
+        Number of rows of weight > 0 that are left out for values that are not finite.
     """
 
     n_samples: int
@@ -54,33 +54,33 @@ class DataSummary:
     n_dropped: int = 0
 
     def max_abs_deviation_from_means(self, means: FloatArray) -> FloatArray:
-        """Upper bounds (K, D) of |x_d - mu_kd| as computed, for all rows x."""
+        """Upper bounds (K, D) of |x_d - mu_kd| over all rows x, errors of rounding included."""
         rounding = 2.0**-48 * np.maximum(np.maximum(np.abs(self.low), np.abs(self.high)), np.abs(means))
         return np.maximum(np.abs(self.high - means), np.abs(means - self.low)) + rounding
 
     @property
     def max_abs_deviation(self) -> FloatArray:
-        """Upper bounds (D,) of the rows' distances from the centre."""
+        """Upper bounds (D,) of |x_d - centre_d| over all rows x."""
         return np.maximum(self.high - self.centre, self.centre - self.low)
 
     def constant_features(self) -> list[int]:
-        """Features that have one value in all rows."""
+        """Features that have the same value in all rows."""
         return [int(d) for d in np.flatnonzero(self.low == self.high)]
 
     def narrow_features(self) -> list[int]:
-        """Features that vary, but by too little for float64 to square the deviations."""
+        """Features that vary, but so little that squares of deviations underflow float64."""
         return [int(d) for d in np.flatnonzero((self.low < self.high) & (self.variances < LEAST_VARIANCE))]
 
 
 class DataSummaryStatistics:
-    """The survey of some tiles: a value to which tiles, and other such values, are added.
+    """Sums from which the summary is computed. Those of two sets of rows add to those of their union, in any order.
 
     Parameters
     ----------
     centre : ndarray of shape (D,)
-        Provisional centre near the rows, the same on every rank.
+        A first centre near the rows, the same on every rank.
     drop : bool
-        Whether rows with values that are not finite are left out instead of refused.
+        Whether rows with values that are not finite are left out; if not, they are errors.
     """
 
     def __init__(self, centre: FloatArray, *, drop: bool) -> None:
@@ -93,39 +93,41 @@ class DataSummaryStatistics:
         self.n_rows = 0
         self.n_dropped = 0
 
-    def add(self, tile: Tile, first_row: int, raw: NDArray[np.generic], weights: NDArray[np.generic] | None) -> None:
-        """Add rows (n, D) with weights (n,) or None; fills tile with them. Raises `BadRowError`."""
-        self.fingerprint += tile_hash(first_row, raw, weights)
-        self.n_rows += len(raw)
-        check_sample_weight(weights, first_row)
-        tile.fill(raw, weights, self.centre, mask=False)
+    def add(self, tile: Tile, rows: Rows) -> None:
+        """Add the rows of one tile, with which `tile` is filled. Raises `BadRowError`."""
+        self.fingerprint += tile_hash(rows)
+        self.n_rows += len(rows)
+        check_sample_weight(rows)
+        tile.fill(rows, self.centre, mask=False)
         finite = bool(np.isfinite(tile.rows).all())
-        if not finite or tile.weights is not None:
+        if not finite or tile.sample_weight is not None:
             tile.mask()
         if not finite:
-            self._refuse(first_row, raw, weights)
-            absent = tile.weights == 0
-            self.n_dropped += int(np.count_nonzero(absent if weights is None else absent & (weights != 0)))
-        self._add_sums(tile, first_row, raw)
+            self._refuse(rows)
+            absent, weight = tile.sample_weight == 0, rows.sample_weight
+            self.n_dropped += int(np.count_nonzero(absent if weight is None else absent & (weight != 0)))
+        self._add_sums(tile, rows)
 
-    def _refuse(self, first_row: int, raw: NDArray[np.generic], weights: NDArray[np.generic] | None) -> None:
-        used = raw if weights is None else np.where(weights[:, None] == 0, 0, raw)
+    def _refuse(self, rows: Rows) -> None:
+        """Raise `BadRowError` for the first row of weight > 0 that is an error."""
+        values, weight = rows.values, rows.sample_weight
+        used = values if weight is None else np.where(weight[:, None] == 0, 0, values)
         if not self.drop:
-            check_finite(used, first_row)
-        check_magnitude(np.where(np.isfinite(used), used, 0), raw, first_row)
+            check_finite(used, rows.first)
+        check_magnitude(np.where(np.isfinite(used), used, 0), values, rows.first)
 
-    def _add_sums(self, tile: Tile, first_row: int, raw: NDArray[np.generic]) -> None:
-        weights, weighted, used = tile.weights, tile.rows, tile.rows
+    def _add_sums(self, tile: Tile, rows: Rows) -> None:
+        weight, weighted, used = tile.sample_weight, tile.rows, tile.rows
         size: list[float] = [tile.n_rows, tile.n_rows]
-        if weights is not None:
-            size = [float(np.count_nonzero(weights)), float(weights.sum())]
-            weighted = np.multiply(tile.rows, weights, out=tile.array("scaled", *tile.rows.shape))
-            used = tile.rows[:, weights > 0]
+        if weight is not None:
+            size = [float(np.count_nonzero(weight)), float(weight.sum())]
+            weighted = np.multiply(tile.rows, weight, out=tile.array("scaled", *tile.rows.shape))
+            used = tile.rows[:, weight > 0]
         if not used.size:
             return
         least, greatest = used.min(axis=1), used.max(axis=1)
         if max(-least.min(), greatest.max()) > LARGEST_MAGNITUDE:
-            check_magnitude(tile.rows.T, raw, first_row)
+            check_magnitude(tile.rows.T, rows.values, rows.first)
         squares = np.einsum("dn,dn->d", weighted, tile.rows)
         self.sums.add(np.concatenate([size, weighted.sum(axis=1), squares]))
         np.minimum(self.low, self.centre + least, out=self.low)
@@ -141,13 +143,24 @@ class DataSummaryStatistics:
         return self
 
     def packed(self) -> IntArray:
-        """What adds across ranks, as one integer vector: limbs, fingerprint in two halves, rows, those left out."""
+        """All that is summed over ranks, as one vector of integers.
+
+        The limbs of the sums, the fingerprint in two halves, the number of rows, and the number of those left out.
+        """
         halves = [self.fingerprint & 0xFFFFFFFF, self.fingerprint >> 32 & 0xFFFFFFFF]
         counts = [*halves, self.n_rows, self.n_dropped]
         return np.concatenate([carry(self.sums.limbs).reshape(-1), np.array(counts, np.int64)])
 
     def finish(self, packed: IntArray, low: FloatArray, high: FloatArray) -> DataSummary:
-        """The survey of all ranks from the sum of `packed` and the least and greatest of low and high."""
+        """The summary of the rows of all ranks.
+
+        Parameters
+        ----------
+        packed : ndarray of int64
+            The sum of `packed` over ranks.
+        low, high : ndarray of shape (D,)
+            The minimum of `low` and the maximum of `high` over ranks.
+        """
         low_half, high_half, n_rows, n_dropped = map(int, packed[-4:])
         n_samples, total_weight, *sums = self.sums.form.value(packed[:-4].reshape(self.sums.limbs.shape))
         n_features = len(self.centre)
@@ -169,10 +182,19 @@ class DataSummaryStatistics:
 
 
 def far_limits(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Medians (D,) and distances from them (D,) beyond which a value is too far to be one of the population.
+    """Bounds by which values far from all others are found.
 
-    A million standard deviations, taken from the quartiles of some rows (m, D), or where these coincide from the rows
-    that differ; infinite where none does.
+    Parameters
+    ----------
+    rows : ndarray of shape (m, D)
+        A sample of the rows.
+
+    Returns
+    -------
+    median, distance : ndarray of shape (D,)
+        A value farther than `distance` from the median is suspect. The distance is `FAR_DEVIATIONS` standard
+        deviations, which are estimated from the quartiles or, where these coincide, from the values that differ from
+        the median; it is infinite where none does.
     """
     lower, median, upper = np.stack([np.quantile(column, [0.25, 0.5, 0.75]) for column in rows.T], axis=1)
     deviations = (upper - lower) / 1.349
@@ -182,10 +204,11 @@ def far_limits(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     return median, FAR_DEVIATIONS * deviations
 
 
-def tile_hash(first_row: int, raw: NDArray[np.generic], weights: NDArray[np.generic] | None) -> int:
-    """A 64-bit hash of a tile's bytes, keyed with its place and dtype (BLAKE2b)."""
-    key = f"{first_row} {raw.dtype.str} {raw.shape[1]}".encode()
-    digest = hashlib.blake2b(np.ascontiguousarray(raw).data, digest_size=8, key=key[:64])
-    if weights is not None:
-        digest.update(np.ascontiguousarray(weights).data)
+def tile_hash(rows: Rows) -> int:
+    """A 64-bit hash (BLAKE2b) of all arrays of a tile, keyed with the number of its first row, dtype and width."""
+    values = rows.values
+    key = f"{rows.first} {values.dtype.str} {values.shape[1]}".encode()
+    digest = hashlib.blake2b(digest_size=8, key=key[:64])
+    for array in rows.arrays.values():
+        digest.update(np.ascontiguousarray(array).data)
     return int.from_bytes(digest.digest(), "little")

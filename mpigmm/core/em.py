@@ -72,9 +72,9 @@ class EStep:
 
     def _one_by_one(self, tile: Tile, moments: Moments) -> None:
         resp, log_density = self.posterior(tile)
-        if tile.weights is not None:
-            resp *= tile.weights
-            log_density *= tile.weights
+        if tile.sample_weight is not None:
+            resp *= tile.sample_weight
+            log_density *= tile.sample_weight
         moments.log_likelihood[:] = log_density.sum(dtype=np.float64)
         moments.counts[:] = resp.sum(axis=1, dtype=np.float64)
         self._kernel.accumulate(tile, resp, moments.first_moments, moments.second_moments)

@@ -15,6 +15,7 @@ from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import Tile, default_rows
+from mpigmm.rows import Rows
 
 LEAST_TRIALS = 16
 """Rows tried for each mean of k-means++, beside log K: fewer leave some of many clusters without a mean."""
@@ -261,7 +262,7 @@ def component_moments(one: Mixture, tile: Tile, rows: FloatArray, weights: Float
     total.flat[:] = 0.0
     for first in range(0, len(own), tile.max_rows):
         part = own[first : first + tile.max_rows]
-        tile.fill(rows[part], weights[part], centre, mask=False)
+        tile.fill(Rows.of(rows[part], weights[part]), centre, mask=False)
         moments.counts[:] = weights[part].sum()
         kernel.accumulate(tile, weights[None, part], moments.first_moments, moments.second_moments)
         total.flat[1:] += moments.flat[1:]

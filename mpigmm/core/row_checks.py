@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.rows import Rows
+
 LARGEST_MAGNITUDE = 1e140
 """The square of a larger value may overflow float64 in a sum."""
 
@@ -15,11 +17,11 @@ class BadRowError(Exception):
     Parameters
     ----------
     row : int
-        Its number, counted from the first row of the selection.
+        Number of the row, counted from the first row that is used of the input.
     column : int or None
-        Its column among those selected; None where the weight is at fault.
+        Column of the value at fault among those used; None where the weight is at fault.
     value : float
-        What stands there.
+        The value, or the weight.
     """
 
     def __init__(self, row: int, column: int | None, value: float) -> None:
@@ -29,30 +31,30 @@ class BadRowError(Exception):
         self.value = value
 
 
-def check_finite(raw: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first NaN or infinity among rows (n, D)."""
-    if raw.dtype.kind == "f":
-        refuse_first(~np.isfinite(raw), raw, first_row)
+def check_finite(values: NDArray[np.generic], first_row: int) -> None:
+    """Raise `BadRowError` for the first NaN or infinity among values (n, D) of the rows from number first_row on."""
+    if values.dtype.kind == "f":
+        refuse_first(~np.isfinite(values), values, first_row)
 
 
-def check_magnitude(values: NDArray[np.generic], raw: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first of values (n, D), made of raw (n, D), that is too large to square."""
-    refuse_first(np.abs(values) > LARGEST_MAGNITUDE, raw, first_row)
+def check_magnitude(deviations: NDArray[np.generic], values: NDArray[np.generic], first_row: int) -> None:
+    """Raise `BadRowError` for the first of the deviations (n, D) of values (n, D) that is too large to square."""
+    refuse_first(np.abs(deviations) > LARGEST_MAGNITUDE, values, first_row)
 
 
-def refuse_first(bad: NDArray[np.bool_], raw: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first True of bad (n, D)."""
+def refuse_first(bad: NDArray[np.bool_], values: NDArray[np.generic], first_row: int) -> None:
+    """Raise `BadRowError` for the first of values (n, D) where `bad` (n, D) is True."""
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise BadRowError(first_row + int(row), int(column), float(raw[row, column]))
+        raise BadRowError(first_row + int(row), int(column), float(values[row, column]))
 
 
-def check_sample_weight(weights: NDArray[np.generic] | None, first_row: int) -> None:
-    """Raise `BadRowError` for the first weight that is negative or not finite."""
-    if weights is None:
+def check_sample_weight(rows: Rows) -> None:
+    """Raise `BadRowError` for the first row whose weight is negative, too large or not finite."""
+    if rows.sample_weight is None:
         return
-    values = weights.astype(np.float64)
-    bad = ~((values >= 0) & (values < LARGEST_MAGNITUDE))
+    weight = rows.sample_weight.astype(np.float64)
+    bad = ~((weight >= 0) & (weight < LARGEST_MAGNITUDE))
     if bad.any():
         row = int(bad.argmax())
-        raise BadRowError(first_row + row, None, float(values[row]))
+        raise BadRowError(rows.first + row, None, float(weight[row]))
