@@ -1,4 +1,4 @@
-"""The input: HDF5 datasets of one or several files as one matrix of rows."""
+"""The input: the rows of HDF5 datasets in one or several files, one after another."""
 
 from __future__ import annotations
 
@@ -100,29 +100,29 @@ class Header:
         return row_bytes(self.fields)
 
     def where(self, row: int) -> str:
-        """Where row (counted in the selection) stands: its number, dataset and file."""
+        """A row in words: its number in its file, dataset and file; `row` is counted from the first row used."""
         index, local = locate(self.start + row, self.lengths)
         return f"row {local:,} of {shown(self.dataset)} in {shown(self.paths[index])}"
 
     @property
     def files(self) -> str:
-        """The first three files, for a message."""
+        """Names of the first three files, for a message."""
         return ", ".join(map(shown, self.paths[:3])) + ", ..." * (len(self.paths) > 3)
 
     def column(self, index: int) -> int:
-        """Number in the file of a column of the selection."""
+        """Column of the dataset that is used as the feature of this index."""
         return index if self.columns is None else self.columns[index]
 
 
 def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:
-    """File and row within it of a row of the concatenated files."""
+    """Index of the file, and the number in it, of a row that is counted over all files of these lengths."""
     ends = list(accumulate(lengths))
     index = bisect_right(ends, row)
     return index, row - (ends[index] - lengths[index])
 
 
 def resolve_paths(path: str | Sequence[str]) -> list[str]:
-    """Files named by a path, a list of paths, or globs, whose files come in natural order: p.2 before p.10."""
+    """Files that a path, a list of paths, or globs name; those of a glob in natural order: p.2 before p.10."""
     paths: list[str] = []
     for pattern in [path] if isinstance(path, str) else path:
         exists = os.path.exists(pattern)  # noqa: PTH110
@@ -131,19 +131,19 @@ def resolve_paths(path: str | Sequence[str]) -> list[str]:
 
 
 def natural_key(path: str) -> tuple[list[str | int], str]:
-    """Sorts numbers within paths by their value."""
+    """A key that sorts paths with numbers in them by the numbers' values."""
     parts = re.split("([0-9]+)", path)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path
 
 
 def find_dataset(path: str, names: Sequence[str]) -> str | None:
-    """The first of some names that a file has, be it a link that leads nowhere; raises `DataError`."""
+    """The first of these names that a file has, a broken link included; raises `DataError`."""
     with open_hdf5(path) as file:
         return next((name for name in names if name in file or external_link(file, name) is not None), None)
 
 
 def input_files(header: Header) -> Iterator[str]:
-    """All files that rows come from, those behind links and virtual datasets included; raises `DataError`."""
+    """All files that values are read from, those behind links and virtual datasets included; raises `DataError`."""
     for path, n_rows in zip(header.paths, header.lengths, strict=True):
         with open_hdf5(path) as file:
             dataset = get_dataset(file, path, header.dataset)
@@ -202,7 +202,7 @@ def read_header(
 
 @dataclass(frozen=True)
 class FileShape:
-    """Rows, columns and dtype of the dataset in one file, and which dataset it is."""
+    """Rows, columns and dtype of the dataset in one file, and its identity as `identity` gives it."""
 
     n_rows: int
     n_features: int
@@ -211,7 +211,7 @@ class FileShape:
 
 
 def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str) -> None:
-    """Raise `DataError` where files differ in their columns, or two of them are one."""
+    """Raise `DataError` where files differ in their number of columns, or two paths lead to one dataset."""
     first: dict[tuple[int, int, int], str] = {}
     for name, shape in zip(paths, shapes, strict=True):
         if shape.n_features != shapes[0].n_features:
@@ -254,7 +254,7 @@ def _file_shape(file: h5py.File, path: str, name: str, sample_weight: str | None
 
 
 def _check_sample_weight(weights: h5py.Dataset, path: str, dataset: h5py.Dataset) -> None:
-    """Raise `DataError` where weights cannot be read, or are not one for each row of the dataset."""
+    """Raise `DataError` where weights cannot be read, or the dataset does not have one row for each."""
     check_dtype(weights, path)
     load_filters(weights, path)
     if weights.shape != dataset.shape[:1]:
@@ -285,20 +285,21 @@ def _columns(columns: Sequence[int] | None, n_features: int, dataset: str) -> tu
 
 
 class OpenDataset:
-    """A dataset from which rows are read, with its own file, which a link may lead to, and all others behind it.
+    """A dataset that rows are read from, with checks that all its values are there.
 
     Parameters
     ----------
     dataset : h5py.Dataset
     dtype : str
-        Of the arrays that are filled.
+        Type of the arrays that its values are read into.
 
     Attributes
     ----------
     file : h5py.File
+        The file with the dataset, which a link in another file may lead to.
     n_rows : int
     offset : int or None
-        As `raw_offset` gives it.
+        Offset of the values in the file, where they can be read without HDF5 (`raw_offset`).
     """
 
     def __init__(self, dataset: h5py.Dataset, dtype: str) -> None:
@@ -310,7 +311,7 @@ class OpenDataset:
 
     @contextmanager
     def reading(self, start: int, stop: int) -> Iterator[None]:
-        """Within it rows start to stop are read; raises `DataError` where they are not all there, before or after."""
+        """A context in which to read rows start to stop - 1; raises `DataError` where some are missing."""
         if self.n_rows < stop:
             raise DataError(f"{shown(self.file.filename)} has shrunk to {self.n_rows:,} rows while it was being read")
         self._origins.find(start, stop)

@@ -1,4 +1,4 @@
-"""Rows of a known mixture, the same whoever draws them."""
+"""Rows that are drawn from a known mixture, the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ from mpigmm.data.source import Header
 from mpigmm.rows import VALUES, Field, Rows
 
 BLOCK_ROWS = 4096
-"""Rows drawn together, from a stream of random numbers of their own."""
+"""Rows that are drawn together, from one stream of random numbers."""
 
 
 class SyntheticSource:
-    """Rows drawn instead of read, in place of a `Source`.
+    """Draws rows from a mixture with equal weights, in place of a `Source`, which reads them.
 
-    Means are separation times normal; features have unit variance within each component, independent of one another or,
-    where ``mixing`` says so, correlated differently in each.
+    Every feature has unit variance within each component.
 
     Parameters
     ----------
     n_samples, n_features, n_components : int
     separation : float
+        The means are this times standard normal numbers.
     correlated : bool
+        Whether features are correlated, differently in each component; if not, they are independent.
     seed : int
+
+    Attributes
+    ----------
+    means : ndarray of shape (K, D)
+    mixing : ndarray of shape (K, D, D)
+        A row of component k is its mean plus a row of D standard normal numbers times mixing[k].
     """
 
     def __init__(

@@ -9,7 +9,20 @@ from mpigmm.core.mixture import Mixture
 
 @dataclass(frozen=True)
 class Ended:
-    """How one start ended; `change` is that of its last iteration."""
+    """Result of a start that is complete.
+
+    Attributes
+    ----------
+    init : int
+        Number of the start.
+    n_iter : int
+        Its iterations.
+    mean_log_likelihood : float
+        Of its last mixture.
+    change : float or None
+        Change of the mean log-likelihood in its last iteration.
+    converged : bool
+    """
 
     init: int
     n_iter: int
@@ -20,7 +33,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The mixture of a start that has ended."""
+    """The last mixture of a start that is complete, and the start's result."""
 
     mixture: Mixture
     ended: Ended
@@ -28,22 +41,22 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Progress:
-    """State of the fit between two iterations, all that the next one depends on.
+    """State of a fit between two iterations: everything that the later ones depend on.
 
     Attributes
     ----------
     init : int
-        Number of the start under way.
+        Number of the current start.
     iteration : int
-        Iterations of it that are complete.
+        Number of its complete iterations.
     mixture : Mixture or None
-        The mixture after them; None before the start is initialised.
+        The mixture after these iterations; None before the start has a first mixture.
     mean_log_likelihood, change : float or None
-        As of the last iteration's log line.
+        As in the log line of the last iteration.
     ended : tuple of Ended
-        The starts that are complete.
+        Results of the complete starts.
     best : Fitted or None
-        The best of them.
+        The complete start with the highest log-likelihood.
     finished : bool
         Whether all starts are complete.
     """
