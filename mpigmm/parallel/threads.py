@@ -33,7 +33,7 @@ def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
 
 
 def crowding(n_threads: int, ranks_on_node: int) -> str | None:
-    """A sentence that says so where this node's ranks have more threads than processors; else None."""
+    """Which threads share which processors, where a node has more threads of ranks than processors; else None."""
     processors = os.cpu_count() or 1
     own = len(os.sched_getaffinity(0))
     if n_threads <= own and n_threads * ranks_on_node <= processors:

@@ -38,7 +38,7 @@ class Checkpoint:
         Shape, dtype and hash of the rows.
     tile_rows : int
     loops : str
-        Name of the loops over a tile.
+        Name of the array operations that compute, such as ``numpy``.
     config : str
         The configuration with all defaults filled in, in YAML.
     history : ndarray of float64, (n, number of columns)
