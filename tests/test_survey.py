@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support import blobs, survey_of
 
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.survey import BadRowError, SurveyStatistics
 from mpigmm.core.tile import Tile
 
@@ -38,7 +39,7 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
     rows[::3, 1], rows[0, 0], weights[:900] = np.nan, np.inf, 0
     for given, n_dropped in ((None, 1000), (weights, 700)):
         parts = [SurveyStatistics(ROWS[0], drop=True) for _ in range(2)]
-        tile = Tile(4, 256)
+        tile = Tile(4, 256, NUMPY)
         for start in range(0, 3000, 256):
             part = slice(start, start + 256)
             parts[start % 2].add(tile, start, rows[part], None if given is None else given[part])
@@ -52,7 +53,7 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
 def test_the_order_of_tiles_does_not_matter() -> None:
     parts = []
     for order in (range(0, 3000, 256), reversed(range(0, 3000, 256))):
-        statistics, tile = SurveyStatistics(ROWS[0], drop=False), Tile(4, 256)
+        statistics, tile = SurveyStatistics(ROWS[0], drop=False), Tile(4, 256, NUMPY)
         for start in order:
             statistics.add(tile, start, ROWS[start : start + 256], None)
         parts.append(statistics.finish(statistics.packed(), statistics.low, statistics.high))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import DOUBLE, Array, Gpu
-from mpigmm.core.cuda import readable
+from mpigmm.core.arrays import DOUBLE, Array
+from mpigmm.core.gpu.arrays import GpuArrays
+from mpigmm.core.raw_types import raw_dtype
 
 HostTile = tuple[int, NDArray[Any], NDArray[Any] | None]
 DeviceTile = tuple[int, Array, Array | None]
@@ -54,7 +55,7 @@ class Stage:
 
     Parameters
     ----------
-    gpu : Gpu
+    gpu : GpuArrays
     budget : int
         Bytes of rows that may stay on it.
 
@@ -66,7 +67,7 @@ class Stage:
         Tiles that stay, by their first rows.
     """
 
-    def __init__(self, gpu: Gpu, budget: int) -> None:
+    def __init__(self, gpu: GpuArrays, budget: int) -> None:
         self.gpu = gpu
         self.budget = budget
         self.level = 0
@@ -75,7 +76,7 @@ class Stage:
 
     def holds(self, dtype: np.dtype[Any], n_rows: int, n_features: int, weighted: bool) -> bool:
         """Whether so many rows may stay."""
-        return n_rows * (n_features * readable(dtype).itemsize + 8 * weighted) <= self._room
+        return n_rows * (n_features * raw_dtype(dtype).itemsize + 8 * weighted) <= self._room
 
     def stage_less(self, level: int) -> None:
         """Go to a level, and let go of what the GPU holds."""
@@ -108,11 +109,11 @@ class Stage:
         """Room in pinned memory; the first tile of a sweep has as many rows as any."""
         if len(ring) < (ring.maxlen or 0):
             _, rows, weights = tile
-            vector = self.gpu.pinned(rows.size, readable(rows.dtype)).reshape(rows.shape)
-            ring.append(Passage(vector, None if weights is None else self.gpu.pinned(len(weights), DOUBLE)))
+            vector = self.gpu.streams.pinned(rows.size, raw_dtype(rows.dtype)).reshape(rows.shape)
+            ring.append(Passage(vector, None if weights is None else self.gpu.streams.pinned(len(weights), DOUBLE)))
         else:
             ring.rotate(-1)
-            self.gpu.finish(ring[-1].sent)
+            self.gpu.streams.finish(ring[-1].sent)
         return ring[-1]
 
     def _place(self, ring: deque[Place], passage: Passage) -> Place:
@@ -136,22 +137,22 @@ class Stage:
         """Room on the GPU, which work that has been queued may still be using."""
         gpu, width = self.gpu, passage.rows.shape[1]
         rows = gpu.empty(n_rows * width, passage.rows.dtype).reshape(n_rows, width)
-        return Place(rows, None if passage.weights is None else gpu.empty(n_rows, DOUBLE), gpu.mark())
+        return Place(rows, None if passage.weights is None else gpu.empty(n_rows, DOUBLE), gpu.streams.mark())
 
     def _send(self, tile: HostTile, passage: Passage, place: Place) -> Sent:
         """Begin to copy a tile."""
         first, rows, weights = tile
         n = len(rows)
         passage.rows[:n] = rows
-        passage.sent = self.gpu.send(passage.rows[:n], place.rows[:n], place.used)
+        passage.sent = self.gpu.streams.send(passage.rows[:n], place.rows[:n], place.used)
         if passage.weights is not None and place.weights is not None:
             passage.weights[:n] = weights
-            passage.sent = self.gpu.send(passage.weights[:n], place.weights[:n], place.used)
+            passage.sent = self.gpu.streams.send(passage.weights[:n], place.weights[:n], place.used)
         return Sent(first, n, place, passage.sent)
 
     def _arrive(self, sent: Sent) -> Iterator[DeviceTile]:
         """A tile, for the work that is queued until the next one is asked for."""
         place = sent.place
-        self.gpu.await_copy(sent.mark)
+        self.gpu.streams.await_copy(sent.mark)
         yield sent.first, place.rows[: sent.n_rows], None if place.weights is None else place.weights[: sent.n_rows]
-        place.used = self.gpu.mark()
+        place.used = self.gpu.streams.mark()
