@@ -211,7 +211,7 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(tmp_path: Path, precis
 
 
 @pytest.mark.timeout(240)
-def test_a_run_goes_on_with_the_loops_that_it_began_with(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_operations_that_it_began_with(tmp_path: Path) -> None:
     """With NumPy's where others have come since, and not at all where its own are gone."""
     write_rows(tmp_path / "x.h5", LARGE)
     write_config(tmp_path / "run.yaml", data={"path": str(tmp_path / "x.h5")}, model={"n_components": 4}, em={"tol": 0})
