@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-SOURCES := pyproject.toml $(wildcard mpigmm/core/*.[ch])
+SOURCES := pyproject.toml $(wildcard mpigmm/core/*.h mpigmm/core/ops/c/*.[ch])
 INSTALL := bin/pip install --quiet --disable-pip-version-check
 RANKS ?= 2
 
@@ -98,4 +98,4 @@ docs: $(STAMP)  ## make docs/configuration.md from the options
 	python -c "from mpigmm.config import reference; print(reference(), end='')" > docs/configuration.md
 
 clean:  ## remove .venv and what runs left
-	rm -rf .venv .venv-* runs build *.egg-info mpigmm/core/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* runs build *.egg-info mpigmm/core/ops/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -14,8 +14,10 @@ from support import TYPES, blobs, start_mixture, step_in_memory, survey_of
 
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.em import Safeguards
-from mpigmm.core.loops import NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops import best_ops, ops_by_name
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.numpy import NUMPY
 
 MOST = 1e-10
 """Fall of the mean log-likelihood of a row, in nats, that a fit may show."""
@@ -30,7 +32,7 @@ class Trial:
 
     seed: int
     covariance_type: str
-    loops: str
+    ops: str
     pairs: bool
     fall: float
     iteration: int
@@ -70,7 +72,7 @@ def trial(seed: int) -> Trial:
     """The fit of a seed."""
     random, pairs = np.random.default_rng(seed), seed % 2 == 0
     covariance_type = TYPES[seed // 2 % len(TYPES)]
-    loops = NUMPY if seed % 5 == 0 else loops_by_name(best_loops())
+    ops = NUMPY if seed % 5 == 0 else ops_by_name(best_ops())
     if pairs:
         covariance_type = "tied" if seed % 4 else covariance_type
         rows, means = paired(random, int(random.integers(1, 5)))
@@ -78,15 +80,15 @@ def trial(seed: int) -> Trial:
     else:
         rows = scattered(random, int(random.integers(1, 9)), seed)
         start = start_mixture(covariance_type, rows, int(random.integers(2, 7)), seed)
-    return Trial(seed, covariance_type, loops.name, pairs, *largest_fall(start, rows, loops))
+    return Trial(seed, covariance_type, ops.name, pairs, *largest_fall(start, rows, ops))
 
 
-def largest_fall(mixture: Mixture, rows: np.ndarray, loops: Loops) -> tuple[float, int, str]:
+def largest_fall(mixture: Mixture, rows: np.ndarray, ops: Ops) -> tuple[float, int, str]:
     """Largest fall of the mean log-likelihood, the iteration that it came with, and why the fit ended early."""
     survey, before, fall, at, ended = survey_of(rows), -np.inf, 0.0, 0, ""
     try:
         for iteration in range(1, N_ITER + 1):
-            mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, None, SAFEGUARDS, loops)
+            mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, None, SAFEGUARDS, ops)
             entered = float(moments.log_likelihood[0]) / len(rows)
             if before - entered > fall:
                 fall, at = before - entered, iteration

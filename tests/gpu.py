@@ -22,7 +22,8 @@ from bench_runs import apart, own_bench, write_blocks
 from support import clean_environment
 
 from mpigmm.commands.bench import true_mixture
-from mpigmm.core.backend import Gpu, NoDeviceError, open_gpu, usable, visible_gpus
+from mpigmm.core.gpu.arrays import GpuArrays, NoDeviceError
+from mpigmm.core.gpu.discovery import open_gpu, usable, visible_gpus
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.runs.model_file import Model, save_model
 
@@ -44,7 +45,7 @@ TITLES = [
 ]
 
 
-def gpu_here() -> Gpu | str:
+def gpu_here() -> GpuArrays | str:
     """A GPU, or why there is none."""
     try:
         visible_gpus()
@@ -149,7 +150,7 @@ def torch_seconds(folder: Path, precision: str) -> float:
     return median((fit_seconds(FEW + MORE) - fit_seconds(FEW)) / MORE for _ in range(3))
 
 
-def run_bench(gpu: Gpu) -> None:
+def run_bench(gpu: GpuArrays) -> None:
     """Print the table, and put it on the page."""
     cases = ((name, separation) for name, shape in (WORKLOADS | LARGE).items() for separation in shape[-1])
     made = print_table(TITLES, chain.from_iterable(compare(*case) for case in cases))

@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.backend import DOUBLE, DeviceMemoryError, Gpu
-from mpigmm.core.cuda import RAW_TYPES, source
+from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.gpu.arrays import DeviceMemoryError, GpuArrays
+from mpigmm.core.gpu.streams import Streams
+from mpigmm.core.ops.cuda import source
+from mpigmm.core.raw_types import RAW_TYPES
 
 try:
     import cupy
@@ -59,7 +62,7 @@ class StrictArray:
         raise TypeError("an array of the device where one of the host is wanted")
 
     def __bool__(self) -> bool:
-        raise TypeError("a number of the device used without backend.get")
+        raise TypeError("a number of the device used without arrays.get")
 
     __float__ = __int__ = __index__ = __bool__
 
@@ -148,8 +151,8 @@ class Namespace:
             assert not np.shares_memory(out.values, left.values) and not np.shares_memory(out.values, right.values)
 
 
-class StrictGpu(Gpu):
-    """In place of `Gpu`: the same calls on the host, checked.
+class StrictGpu(GpuArrays):
+    """In place of `GpuArrays`: the same calls on the host, checked.
 
     Parameters
     ----------
@@ -158,20 +161,21 @@ class StrictGpu(Gpu):
     """
 
     name, version = "strict", "0"
+    streams: StrictStreams
 
     def __init__(self, fails: Callable[[int], None] = lambda n_bytes: None) -> None:
         self.xp = Namespace(self)
         self.fails = fails
-        self.n_launched = self.n_sent = self._clock = 0
-        self._sent: dict[int, tuple[np.ndarray, Callable[[], None], Memory]] = {}
+        self.n_launched = self.clock = 0
+        self.streams = StrictStreams(self)
 
     def own(self, value: Any) -> Any:
         """The values of an array of the device, or a scalar; nothing of the host's passes."""
         if isinstance(value, StrictArray):
             assert value.gpu is self
             value.memory.check()
-            self._clock += 1
-            value.memory.used = self._clock
+            self.clock += 1
+            value.memory.used = self.clock
             return value.values
         if isinstance(value, SCALARS):
             return value
@@ -227,7 +231,7 @@ class StrictGpu(Gpu):
     def synchronize(self) -> None:
         pass
 
-    def kernel(self, name: str, source: str, options: tuple[str, ...]) -> Callable[..., None]:
+    def cuda_kernel(self, name: str, source: str, options: tuple[str, ...]) -> Callable[..., None]:
         compiled = getattr(compiled_kernels(options), f"host_{name}")
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
@@ -242,11 +246,30 @@ class StrictGpu(Gpu):
 
         return launch
 
+    def memory(self) -> int:
+        return 1 << 30
+
+    def release(self) -> None:
+        pass
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        yield
+
+
+class StrictStreams(Streams):
+    """In place of `Streams`: a copy is made when it is awaited."""
+
+    def __init__(self, gpu: StrictGpu) -> None:
+        self.gpu = gpu
+        self.n_sent = 0
+        self._sent: dict[int, tuple[np.ndarray, Callable[[], None], Memory]] = {}
+
     def pinned(self, size: int, dtype: np.dtype) -> np.ndarray:
         return np.full(size * dtype.itemsize, 0xFF, np.uint8).view(dtype)
 
     def mark(self) -> int:
-        return self._clock
+        return self.gpu.clock
 
     def send(self, source: np.ndarray, target: StrictArray, after: int) -> int:
         """The copy is made when it is awaited and no sooner, from what then stands in the source."""
@@ -270,15 +293,10 @@ class StrictGpu(Gpu):
     def finish(self, sent: int) -> None:
         self.await_copy(sent)
 
-    def memory(self) -> int:
-        return 1 << 30
-
-    def release(self) -> None:
+    def synchronize(self) -> None:
         pass
 
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        yield
+    finish_all = synchronize
 
 
 def too_little(limit: int) -> Callable[[int], None]:
@@ -349,7 +367,7 @@ template <class... T> void launch(void (*kernel)(T...), const unsigned *g, unsig
 
 def kernel_names() -> list[str]:
     plain = re.findall(r"^KERNEL (\w+)\(", source(), re.MULTILINE)
-    return [*plain, *(f"turn_{kind}" for kind in RAW_TYPES)]
+    return [*plain, *(f"center_transpose_{kind}" for kind in RAW_TYPES)]
 
 
 @cache

@@ -20,13 +20,14 @@ import h5py
 import numpy as np
 import yaml
 
-from mpigmm.core.backend import DOUBLE
+from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.data_summary import DataSummary, DataSummaryStatistics
 from mpigmm.core.em import EStep, Repairs, Safeguards, m_step
 from mpigmm.core.exact import ExactSum
-from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, safe_centre
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
@@ -160,7 +161,7 @@ def assert_same_bits(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
 def survey_of(rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: int = 256) -> DataSummary:
     """The survey of rows in memory."""
     statistics = DataSummaryStatistics(np.nanmedian(rows, axis=0).astype(float), drop=False)
-    tile = Tile(rows.shape[1], tile_rows)
+    tile = Tile(rows.shape[1], tile_rows, NUMPY)
     for start in range(0, len(rows), tile_rows):
         statistics.add(tile, Rows.of(rows, weights)[start : start + tile_rows])
     return statistics.finish(statistics.packed(), statistics.low, statistics.high)
@@ -173,20 +174,20 @@ def statistics_of(
     weights: np.ndarray | None = None,
     tile_rows: int = 256,
     dtype: np.dtype = DOUBLE,
-    loops: Loops = NUMPY,
+    ops: Ops = NUMPY,
     n_limbs: int | None = None,
     exact: np.ndarray | None = None,
 ) -> ExactSum:
     """An E-step over rows in memory."""
     statistics, moments = ExactSum(statistics_format(mixture, survey, n_limbs)), Moments.empty(mixture)
     survey = replace(survey, centre=safe_centre(mixture, survey.centre))
-    tile = Tile(rows.shape[1], tile_rows, loops)
-    e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops, exact)
+    tile = Tile(rows.shape[1], tile_rows, ops)
+    e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops, exact)
     for start in range(0, len(rows), tile_rows):
         part = Rows.of(rows, weights)[start : start + tile_rows]
         tile.fill(part, survey.centre, mask=survey.masked, dtype=dtype)
         e_step(tile, moments)
-        statistics.add(moments.flat, loops)
+        statistics.add(moments.flat, ops)
     return statistics
 
 
@@ -196,12 +197,12 @@ def step_in_memory(
     survey: DataSummary,
     weights: np.ndarray | None = None,
     safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
-    loops: Loops = NUMPY,
+    ops: Ops = NUMPY,
 ) -> tuple[Mixture, Moments, Repairs, int]:
     """An iteration on rows in memory: the new mixture, the sums, the repairs made, and how many limbs the sums had."""
     n_limbs = None
     while True:
-        sums = statistics_of(mixture, rows, survey, weights, loops=loops, n_limbs=n_limbs)
+        sums = statistics_of(mixture, rows, survey, weights, ops=ops, n_limbs=n_limbs)
         moments = Moments.of(sums.value(), mixture)
         new, repairs = m_step(mixture, moments, survey, safeguards)
         n_limbs = refined_limbs(sums.form.n_limbs, mixture, new, moments.counts, survey)
@@ -215,13 +216,13 @@ def fit_in_memory(
     n_iter: int,
     weights: np.ndarray | None = None,
     safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
-    loops: Loops = NUMPY,
+    ops: Ops = NUMPY,
 ) -> tuple[Mixture, list[float], int]:
     """EM on rows in memory: the mixture, the mean log-likelihood entering each iteration, and repairs made."""
     survey = survey_of(rows, weights)
     history, repaired = [], 0
     for _ in range(n_iter):
-        mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, weights, safeguards, loops)
+        mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, weights, safeguards, ops)
         history.append(float(moments.log_likelihood[0]) / survey.total_weight)
         repaired += len(repairs.floored) + len(repairs.reseeded)
     return mixture, history, repaired

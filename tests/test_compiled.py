@@ -1,4 +1,4 @@
-"""The compiled loops against NumPy's."""
+"""The compiled operations against NumPy's."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from support import (
     write_rows,
 )
 
-from mpigmm.core.backend import DOUBLE, SINGLE
-from mpigmm.core.compiled import COMPILED, CompiledLoops, best_compiled, library
+from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.em import EStep, check_log_likelihood
 from mpigmm.core.exact import FixedPoint
-from mpigmm.core.loops import NUMPY
+from mpigmm.core.ops.compiled import CompiledOps
+from mpigmm.core.ops.library import COMPILED, best_compiled, load_library
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import Tile
 from mpigmm.errors import DataError
@@ -35,7 +36,7 @@ LARGE = blobs(200_000, 16, 4, separation=2.0).astype(np.float32)
 WITHOUT = """import ctypes
 own = ctypes.CDLL
 def other(name, *arguments, **options):
-    if "_loops_" in str(name):
+    if "_ops_" in str(name):
         raise OSError("cannot open shared object file")
     return own(name, *arguments, **options)
 ctypes.CDLL = other
@@ -53,8 +54,8 @@ def built_here() -> list[str]:
 
 
 @pytest.fixture(scope="module", params=built_here())
-def compiled(request: pytest.FixtureRequest) -> CompiledLoops:
-    return CompiledLoops(request.param)
+def compiled(request: pytest.FixtureRequest) -> CompiledOps:
+    return CompiledOps(request.param)
 
 
 def of_each(own: CDLL, name: str, x: np.ndarray) -> np.ndarray:
@@ -68,7 +69,7 @@ def of_each(own: CDLL, name: str, x: np.ndarray) -> np.ndarray:
 def test_exponential_is_right_to_the_last_places(name: str, dtype: np.dtype) -> None:
     lowest, function = (-80, "exponentials_single") if dtype == SINGLE else (-600, "exponentials_double")
     x = np.concatenate([np.linspace(lowest, 0, 100_001), -(2.0 ** np.arange(-60, 6)), [0.0]]).astype(dtype)
-    found, expected = of_each(library(name), function, x), np.exp(x.astype(np.longdouble))
+    found, expected = of_each(load_library(name), function, x), np.exp(x.astype(np.longdouble))
     assert np.abs(found / expected - 1).max() < 2.5 * np.finfo(dtype).eps
     assert found[-1] == 1.0
 
@@ -76,21 +77,19 @@ def test_exponential_is_right_to_the_last_places(name: str, dtype: np.dtype) -> 
 @pytest.mark.parametrize("name", built_here())
 def test_logarithm_is_right_to_the_last_place(name: str) -> None:
     x = np.concatenate([np.linspace(1, 3, 100_001), 2.0 ** np.arange(1, 1000), 1 + 2.0 ** -np.arange(1, 53)])
-    found, expected = of_each(library(name), "logarithms", x), np.log(x.astype(np.longdouble))
+    found, expected = of_each(load_library(name), "logarithms", x), np.log(x.astype(np.longdouble))
     assert found[0] == expected[0] == 0
     assert np.abs(found[1:] / expected[1:] - 1).max() < 1.5 * np.finfo(float).eps
-    assert np.isnan(of_each(library(name), "logarithms", np.array([np.nan, np.inf]))).all()
+    assert np.isnan(of_each(load_library(name), "logarithms", np.array([np.nan, np.inf]))).all()
 
 
 @PRECISIONS
 @pytest.mark.parametrize("raw", ["f8", "f4", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
 @pytest.mark.parametrize("shape", [(1, 1), (15, 3), (64, 16), (1000, 33)])
-def test_rows_are_turned_round_or_not(
-    compiled: CompiledLoops, shape: tuple[int, int], raw: str, dtype: np.dtype
-) -> None:
+def test_rows_are_turned_round_or_not(compiled: CompiledOps, shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
     random = np.random.default_rng(0)
     rows, centre = (100 * random.random(shape)).astype(raw), random.random(shape[1])
-    tiles = [Tile(shape[1], 1000, loops) for loops in (NUMPY, compiled)]
+    tiles = [Tile(shape[1], 1000, ops) for ops in (NUMPY, compiled)]
     for tile in tiles:
         tile.fill(Rows.of(rows), centre, mask=False, dtype=dtype)
     assert tiles[0].rows.tobytes() == tiles[1].rows.tobytes()
@@ -99,30 +98,30 @@ def test_rows_are_turned_round_or_not(
 
 @PRECISIONS
 @pytest.mark.parametrize("n_components", [1, 2, 9])
-def test_responsibilities(compiled: CompiledLoops, n_components: int, dtype: np.dtype) -> None:
+def test_responsibilities(compiled: CompiledOps, n_components: int, dtype: np.dtype) -> None:
     log_prob = (np.random.default_rng(1).standard_normal((n_components, 777)) * 300 - 500).astype(dtype)
     log_prob[0, 3] = -np.inf if n_components > 1 else -1e4
     found = []
-    for loops in (NUMPY, compiled):
-        tile = Tile(40, 777, loops)
+    for ops in (NUMPY, compiled):
+        tile = Tile(40, 777, ops)
         tile.fill(Rows.of(np.zeros((777, 40))), np.zeros(40), mask=False, dtype=dtype)
-        found.append([each.copy() for each in loops.normalise(log_prob.copy(), tile)])
+        found.append([each.copy() for each in ops.log_sum_exp(log_prob.copy(), tile)])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=4 * np.finfo(dtype).eps, atol=1e-30)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
-def test_what_is_not_finite_is_seen(compiled: CompiledLoops, value: float) -> None:
+def test_what_is_not_finite_is_seen(compiled: CompiledOps, value: float) -> None:
     tile = Tile(2, 9, compiled)
     tile.fill(Rows.of(np.zeros((9, 2))), np.zeros(2), mask=False)
     log_prob = np.zeros((3, 9))
     log_prob[slice(None) if value < 0 else 1, 4] = value
-    _, log_density = compiled.normalise(log_prob, tile)
+    _, log_density = compiled.log_sum_exp(log_prob, tile)
     assert not np.isfinite(log_density[4]) and np.isfinite(np.delete(log_density, 4)).all()
 
 
 @pytest.mark.parametrize("n_limbs", [1, 2, 3, 48])
-def test_sums_are_the_same_to_the_bit(compiled: CompiledLoops, n_limbs: int) -> None:
+def test_sums_are_the_same_to_the_bit(compiled: CompiledOps, n_limbs: int) -> None:
     random = np.random.default_rng(n_limbs)
     top = random.integers(-30, 40, 1500).astype(np.int32) if n_limbs < 48 else np.full(1500, 960, np.int32)
     form = FixedPoint(top, n_limbs)
@@ -139,17 +138,17 @@ def test_sums_are_the_same_to_the_bit(compiled: CompiledLoops, n_limbs: int) -> 
 @pytest.mark.parametrize("separation", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_moments(
-    compiled: CompiledLoops, covariance_type: str, separation: float, n_features: int, dtype: np.dtype
+    compiled: CompiledOps, covariance_type: str, separation: float, n_features: int, dtype: np.dtype
 ) -> None:
     rows = blobs(700, n_features, 5, separation=separation)
     weights = np.random.default_rng(2).random(700)
     weights[::7] = 0
     survey, mixture = survey_of(rows, weights), start_mixture(covariance_type, rows, 5)
     found = []
-    for loops in (NUMPY, compiled):
-        tile, moments = Tile(n_features, 700, loops), Moments.empty(mixture)
+    for ops in (NUMPY, compiled):
+        tile, moments = Tile(n_features, 700, ops), Moments.empty(mixture)
         tile.fill(Rows.of(rows, weights), survey.centre, mask=True, dtype=dtype)
-        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops)(tile, moments)
+        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops)(tile, moments)
         found.append(moments.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
@@ -160,29 +159,29 @@ def test_moments(
 @pytest.mark.parametrize(("n_components", "n_features"), [(1, 1), (2, 1), (17, 5), (40, 3)])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_one_sweep(
-    compiled: CompiledLoops, covariance_type: str, n_components: int, n_features: int, n_rows: int, dtype: np.dtype
+    compiled: CompiledOps, covariance_type: str, n_components: int, n_features: int, n_rows: int, dtype: np.dtype
 ) -> None:
     rows = blobs(400, n_features, 3)
     survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, n_components)
     found = []
-    for loops in (NUMPY, compiled):
-        tile, moments = Tile(n_features, 400, loops), Moments.empty(mixture)
+    for ops in (NUMPY, compiled):
+        tile, moments = Tile(n_features, 400, ops), Moments.empty(mixture)
         tile.fill(Rows.of(rows[:n_rows].astype("f4")), survey.centre, mask=False, dtype=dtype)
-        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops)(tile, moments)
+        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops)(tile, moments)
         found.append(moments.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_row_that_turned_bad_is_seen(compiled: CompiledLoops, covariance_type: str) -> None:
+def test_a_row_that_turned_bad_is_seen(compiled: CompiledOps, covariance_type: str) -> None:
     rows = blobs(400, 4, 3)
     survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, 3)
     rows[333, 2] = np.nan
     tile = Tile(4, 400, compiled)
     tile.fill(Rows.of(rows), survey.centre, mask=False)
     moments = Moments.empty(mixture)
-    EStep(mixture, survey.centre, survey.max_abs_deviation, loops=compiled)(tile, moments)
+    EStep(mixture, survey.centre, survey.max_abs_deviation, ops=compiled)(tile, moments)
     with pytest.raises(DataError, match="changed since they were surveyed"):
         check_log_likelihood(moments.log_likelihood)
 
@@ -213,7 +212,7 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(tmp_path: Path, precis
 
 
 @pytest.mark.timeout(240)
-def test_a_run_goes_on_with_the_loops_that_it_began_with(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_operations_that_it_began_with(tmp_path: Path) -> None:
     """With NumPy's where others have come since, and not at all where its own are gone."""
     write_rows(tmp_path / "x.h5", LARGE)
     write_config(tmp_path / "run.yaml", data={"path": str(tmp_path / "x.h5")}, model={"n_components": 4}, em={"tol": 0})

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpi4py import MPI
-from strict import StrictGpu, too_little
+from strict import StrictGpu, StrictStreams, too_little
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
 from mpigmm.commands import bench, devices, speeds
 from mpigmm.commands.devices import assign
-from mpigmm.core.backend import DeviceError, NoDeviceError
+from mpigmm.core.gpu.arrays import DeviceError, NoDeviceError
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -126,11 +126,11 @@ def test_rows_that_fit_are_sent_once(comm: Comm, case: Path, offer: Offer) -> No
     gpu = StrictGpu()
     offer(gpu)
     fit(comm, case, "once", "compute.device=gpu", "em.max_iter=1")
-    once = gpu.n_sent
+    once = gpu.streams.n_sent
     fit(comm, case, "again", "compute.device=gpu")
-    assert gpu.n_sent == 2 * once
+    assert gpu.streams.n_sent == 2 * once
     fit(comm, case, "streamed", "compute.device=gpu", "compute.memory=1")
-    assert gpu.n_sent == 2 * once + 7 * once
+    assert gpu.streams.n_sent == 2 * once + 7 * once
 
 
 def test_mixed_ranks(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,15 +264,15 @@ def test_a_machine_without_a_driver_is_not_told_so(monkeypatch: pytest.MonkeyPat
 
 
 def test_rows_that_turn_bad_under_a_gpu(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, sent = StrictGpu(), StrictGpu.send
+    gpu, sent = StrictGpu(), StrictStreams.send
     offer(gpu)
 
-    def spoiled(self: StrictGpu, source: np.ndarray, *others: object) -> int:
+    def spoiled(self: StrictStreams, source: np.ndarray, *others: object) -> int:
         if self.n_sent == 3:
             source[:] = np.nan
         return sent(self, source, *others)
 
-    monkeypatch.setattr(StrictGpu, "send", spoiled)
+    monkeypatch.setattr(StrictStreams, "send", spoiled)
     assert "have changed since they were surveyed" in refused(comm, case, "bad", "compute.device=gpu")
 
 

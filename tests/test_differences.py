@@ -9,14 +9,16 @@ import pytest
 from strict import StrictGpu
 from support import TYPES, blobs, start_mixture, survey_of
 
-from mpigmm.core.backend import DOUBLE, SINGLE
-from mpigmm.core.compiled import COMPILED, CompiledLoops, best_compiled
-from mpigmm.core.cuda import CudaLoops
+from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.differences import DifferenceKernel, SplitKernel
 from mpigmm.core.em import EStep
-from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.compiled import CompiledOps
+from mpigmm.core.ops.cuda import CudaOps
+from mpigmm.core.ops.library import COMPILED, best_compiled
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.precision import choose_precision
 from mpigmm.core.statistics import Moments
@@ -33,10 +35,10 @@ def built_here() -> list[str]:
 
 
 @pytest.fixture(scope="module", params=["numpy", *built_here(), "cuda"])
-def loops(request: pytest.FixtureRequest) -> Loops:
+def ops(request: pytest.FixtureRequest) -> Ops:
     if request.param == "cuda":
-        return CudaLoops(StrictGpu())
-    return NUMPY if request.param == "numpy" else CompiledLoops(request.param)
+        return CudaOps(StrictGpu())
+    return NUMPY if request.param == "numpy" else CompiledOps(request.param)
 
 
 def uneven(covariance_type: str, rows: np.ndarray, n_tight: int, scale: float = 1e-6) -> Mixture:
@@ -85,14 +87,14 @@ def expected_moments(mixture: Mixture, rows: np.ndarray, weights: np.ndarray) ->
 
 
 def found_moments(
-    loops: Loops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: DataSummary, dtype: np.dtype
+    ops: Ops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: DataSummary, dtype: np.dtype
 ) -> Moments:
-    put = loops.backend.put
+    put = ops.arrays.put
     exact = choose_precision(dtype, mixture, survey).exact
-    tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
+    tile, moments = Tile(rows.shape[1], len(rows), ops), Moments.empty(mixture, ops.arrays)
     tile.fill(Rows.of(rows, weights).mapped(put), put(survey.centre), mask=False, dtype=dtype)
-    EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops, exact)(tile, moments)
-    return Moments.of(loops.backend.get(moments.flat), mixture)
+    EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops, exact)(tile, moments)
+    return Moments.of(ops.arrays.get(moments.flat), mixture)
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
@@ -100,7 +102,7 @@ def found_moments(
 @pytest.mark.parametrize("n_features", [1, 5, 18])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_moments_are_those_of_the_definition(
-    loops: Loops, covariance_type: str, n_features: int, n_tight: int, dtype: np.dtype
+    ops: Ops, covariance_type: str, n_features: int, n_tight: int, dtype: np.dtype
 ) -> None:
     weighted, n_tight = n_tight == 5, min(n_tight, 3 if dtype == SINGLE else 6)  # more would take all rows to float64
     rows = blobs(333, n_features, 3)
@@ -110,7 +112,7 @@ def test_moments_are_those_of_the_definition(
     survey = survey_of(rows, weights, tile_rows=len(rows))
     if dtype == SINGLE and choose_precision(SINGLE, mixture, survey).dtype == DOUBLE:
         pytest.skip("computed in float64")
-    moments = found_moments(loops, mixture, rows, weights, survey, dtype)
+    moments = found_moments(ops, mixture, rows, weights, survey, dtype)
     log_likelihood, expected = expected_moments(mixture, rows, np.ones(len(rows)) if weights is None else weights)
     # relative to the size that the parts of a sum have: a row's own place is rounded to one unit in its last
     deviations = np.sqrt(np.broadcast_to(mixture.covariance.diagonals(mixture.covariances), mixture.means.shape))
@@ -134,17 +136,17 @@ def test_moments_are_those_of_the_definition(
 
 @pytest.mark.parametrize("n_features", [5, 20, 100])
 @pytest.mark.parametrize("reach", [True, False], ids=["fit", "predict"])
-def test_three_ways_to_compute_components_of_one_mixture(loops: Loops, n_features: int, reach: bool) -> None:
+def test_three_ways_to_compute_components_of_one_mixture(ops: Ops, n_features: int, reach: bool) -> None:
     """Some by products or what leaves out zeros, some by differences, and one too narrow to whiten rows for."""
     rows = blobs(333, n_features, 3)
     mixture = start_mixture("full", rows, 10)
     mixture.covariances[-3:] *= np.array([1e-12, 1e-12, 1e-18])[:, None, None]
-    survey, put = survey_of(rows, tile_rows=333), loops.backend.put
-    tile = Tile(n_features, 333, loops)
+    survey, put = survey_of(rows, tile_rows=333), ops.arrays.put
+    tile = Tile(n_features, 333, ops)
     tile.fill(Rows.of(put(rows)), put(survey.centre), mask=False)
-    e_step = EStep(replace(mixture), survey.centre, survey.max_abs_deviation if reach else None, loops=loops)
+    e_step = EStep(replace(mixture), survey.centre, survey.max_abs_deviation if reach else None, ops=ops)
     log_likelihood, expected = expected_moments(mixture, rows, np.ones(333))
-    resp, log_density = map(loops.backend.get, e_step.posterior(tile))
+    resp, log_density = map(ops.arrays.get, e_step.posterior(tile))
     assert abs(log_density.sum() / log_likelihood - 1) < 1e-12
     np.testing.assert_allclose(resp.sum(axis=1), expected[0], rtol=1e-9, atol=1e-9)
 
@@ -155,14 +157,14 @@ def test_threads_share_a_group() -> None:
     mixture = start_mixture("diag", rows, 40)
     survey = survey_of(rows, tile_rows=512)
     for _ in range(20):
-        loops = CompiledLoops(built_here()[-1])
-        e_step = EStep(mixture, survey.centre, None, loops=loops)
-        found = run_workers(4, lambda worker, e=e_step, own=loops: moments_of(e, rows, survey, own))  # type: ignore[misc]
+        ops = CompiledOps(built_here()[-1])
+        e_step = EStep(mixture, survey.centre, None, ops=ops)
+        found = run_workers(4, lambda worker, e=e_step, own=ops: moments_of(e, rows, survey, own))  # type: ignore[misc]
         assert len({moments.tobytes() for moments in found}) == 1
 
 
-def moments_of(e_step: EStep, rows: np.ndarray, survey: DataSummary, loops: Loops) -> np.ndarray:
-    tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(e_step.mixture)
+def moments_of(e_step: EStep, rows: np.ndarray, survey: DataSummary, ops: Ops) -> np.ndarray:
+    tile, moments = Tile(rows.shape[1], len(rows), ops), Moments.empty(e_step.mixture)
     tile.fill(Rows.of(rows), survey.centre, mask=False)
     e_step(tile, moments)
     return moments.flat
@@ -184,8 +186,7 @@ def test_what_bounds_leave_out_changes_nothing(name: str, covariance_type: str, 
     mixture = Mixture.checked(covariance_type, np.full(12, 1 / 12), means, covariances)
     survey = survey_of(rows, tile_rows=300)
     found, expected = (
-        found_moments(loops, mixture, rows.astype(raw), None, survey, DOUBLE).flat
-        for loops in (CompiledLoops(name), NUMPY)
+        found_moments(ops, mixture, rows.astype(raw), None, survey, DOUBLE).flat for ops in (CompiledOps(name), NUMPY)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11 * np.abs(expected).max())
 
@@ -214,28 +215,28 @@ def test_one_row_does_not_decide_for_all(covariance_type: str) -> None:
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_rows_that_nothing_is_known_of_are_taken_by_differences(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
-    kernel = EStep(start_mixture(covariance_type, rows, 6), rows[0], loops=CompiledLoops(built_here()[-1]))._kernel
+    kernel = EStep(start_mixture(covariance_type, rows, 6), rows[0], ops=CompiledOps(built_here()[-1]))._kernel
     assert isinstance(kernel, DifferenceKernel)
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
-def test_a_row_without_a_density_has_no_responsibilities(loops: Loops, dtype: np.dtype) -> None:
+def test_a_row_without_a_density_has_no_responsibilities(ops: Ops, dtype: np.dtype) -> None:
     log_prob = np.zeros((3, 40), dtype)
     log_prob[:, 7] = -np.inf
-    tile = Tile(2, 40, loops)
-    tile.fill(Rows.of(loops.backend.put(np.zeros((40, 2)))), loops.backend.put(np.zeros(2)), mask=False, dtype=dtype)
-    resp, log_density = map(loops.backend.get, loops.normalise(loops.backend.put(log_prob), tile))
+    tile = Tile(2, 40, ops)
+    tile.fill(Rows.of(ops.arrays.put(np.zeros((40, 2)))), ops.arrays.put(np.zeros(2)), mask=False, dtype=dtype)
+    resp, log_density = map(ops.arrays.get, ops.log_sum_exp(ops.arrays.put(log_prob), tile))
     assert log_density[7] == -np.inf and (resp[:, 7] == 0).all()
     assert np.isfinite(np.delete(log_density, 7)).all() and np.allclose(np.delete(resp, 7, axis=1), 1 / 3)
 
 
 @pytest.mark.parametrize("bits", [0x7FF0000000000001, 0x7FF8000000000000, 0xFFF00000000FFFFF, 0x7FFFFFFFFFFFFFFF])
-def test_every_nan_stays_one(loops: Loops, bits: int) -> None:
+def test_every_nan_stays_one(ops: Ops, bits: int) -> None:
     log_prob = np.zeros((3, 40))
     log_prob[1, 7] = np.array([bits], np.uint64).view(float)[0]
-    tile = Tile(2, 40, loops)
-    tile.fill(Rows.of(loops.backend.put(np.zeros((40, 2)))), loops.backend.put(np.zeros(2)), mask=False)
+    tile = Tile(2, 40, ops)
+    tile.fill(Rows.of(ops.arrays.put(np.zeros((40, 2)))), ops.arrays.put(np.zeros(2)), mask=False)
     with np.errstate(invalid="ignore"):
-        resp, log_density = map(loops.backend.get, loops.normalise(loops.backend.put(log_prob), tile))
+        resp, log_density = map(ops.arrays.get, ops.log_sum_exp(ops.arrays.put(log_prob), tile))
     assert np.isnan(log_density[7]) and np.isnan(resp[1, 7])
     assert np.isfinite(np.delete(log_density, 7)).all()

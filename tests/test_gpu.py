@@ -12,38 +12,42 @@ from typing import Any
 
 import numpy as np
 import pytest
-from strict import StrictGpu, check_signature, kernel_names
+from strict import StrictGpu, StrictStreams, check_signature, kernel_names
 from support import TYPES, blobs, start_mixture, survey_of
 
-from mpigmm.core import backend
-from mpigmm.core.backend import DOUBLE, SINGLE, Gpu, NoDeviceError, open_gpu, visible_gpus
-from mpigmm.core.cuda import REALS, CudaLoops, compiler_options, source
+from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FixedPoint, carry
-from mpigmm.core.groups import Products
-from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.gpu import arrays, discovery, streams
+from mpigmm.core.gpu.arrays import GpuArrays, NoDeviceError
+from mpigmm.core.gpu.discovery import open_gpu, visible_gpus
+from mpigmm.core.gpu.streams import Streams
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.cuda import REAL_TYPES, CudaOps, compiler_options, source
+from mpigmm.core.ops.groups import Products
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
 
 PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
 REAL_GPU = os.environ.get("MPIGMM_TEST_DEVICE") == "gpu"
-GPU = CudaLoops(open_gpu(0) if REAL_GPU else StrictGpu())
+GPU = CudaOps(open_gpu(0) if REAL_GPU else StrictGpu())
 
 
-def filled(loops: Loops, rows: np.ndarray, weights: np.ndarray | None, dtype: np.dtype, mask: bool = False) -> Tile:
-    """A tile of the loops' backend."""
-    put = loops.backend.put
-    tile = Tile(rows.shape[1], len(rows), loops)
+def filled(ops: Ops, rows: np.ndarray, weights: np.ndarray | None, dtype: np.dtype, mask: bool = False) -> Tile:
+    """A tile in the memory of the operations' arrays."""
+    put = ops.arrays.put
+    tile = Tile(rows.shape[1], len(rows), ops)
     centre = np.full(rows.shape[1], 0.25)
     tile.fill(Rows.of(rows, weights).mapped(put), put(centre), mask=mask, dtype=dtype)
     return tile
 
 
 def close(found: object, expected: np.ndarray, dtype: np.dtype, factor: float = 8) -> None:
-    values = GPU.backend.get(found)
+    values = GPU.arrays.get(found)
     assert values.dtype == expected.dtype and values.shape == expected.shape
     scale = np.abs(expected[np.isfinite(expected)]).max(initial=1e-300)
     np.testing.assert_allclose(values, expected, rtol=0, atol=factor * np.finfo(dtype).eps * scale)
@@ -54,9 +58,9 @@ def close(found: object, expected: np.ndarray, dtype: np.dtype, factor: float = 
 @pytest.mark.parametrize("shape", [(1, 1), (15, 3), (300, 16), (1000, 33)])
 def test_rows_are_turned_round(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
     rows = (100 * np.random.default_rng(0).random(shape)).astype(raw)
-    ours, theirs = (filled(loops, rows, None, dtype) for loops in (GPU, NUMPY))
-    assert GPU.backend.get(ours.rows).tobytes() == theirs.rows.tobytes()
-    assert GPU.backend.get(ours.by_row()).tobytes() == theirs.by_row().tobytes()
+    ours, theirs = (filled(ops, rows, None, dtype) for ops in (GPU, NUMPY))
+    assert GPU.arrays.get(ours.rows).tobytes() == theirs.rows.tobytes()
+    assert GPU.arrays.get(ours.by_row()).tobytes() == theirs.by_row().tobytes()
 
 
 @PRECISIONS
@@ -65,11 +69,11 @@ def test_rows_are_turned_round(shape: tuple[int, int], raw: str, dtype: np.dtype
 def test_products(kind: Products, shape: tuple[int, int], dtype: np.dtype) -> None:
     rows = np.random.default_rng(1).standard_normal(shape)
     n, d = shape
-    n_products = {Products.PAIRS: d * (d + 1) // 2, Products.SQUARES: d, Products.LENGTH: 1}[kind]
+    n_products = {Products.PAIRS: d * (d + 1) // 2, Products.SQUARES: d, Products.SQUARED_NORM: 1}[kind]
     made = []
-    for loops in (GPU, NUMPY):
-        tile = filled(loops, rows, None, dtype)
-        loops.multiply(kind, tile.rows, tile.array("out", n_products, n))
+    for ops in (GPU, NUMPY):
+        tile = filled(ops, rows, None, dtype)
+        ops.products(kind, tile.rows, tile.array("out", n_products, n))
         made.append(tile.array("out", n_products, n))
     close(made[0], made[1], dtype)
 
@@ -81,11 +85,11 @@ def test_distances(shared: bool, dtype: np.dtype) -> None:
     rows, k, d = random.standard_normal((300, 20)), 3, 20
     means, precisions, start = random.random((k, d)), random.random((k, 1 if shared else d)), random.random(k)
     made = []
-    for loops in (GPU, NUMPY):
-        tile = filled(loops, rows, None, dtype)
+    for ops in (GPU, NUMPY):
+        tile = filled(ops, rows, None, dtype)
         out = tile.array("out", k, 300)
-        of_tile = [loops.backend.put(values.astype(dtype)) for values in (means, precisions, start)]
-        loops.distances(tile, tile.rows, *of_tile, out)
+        of_tile = [ops.arrays.put(values.astype(dtype)) for values in (means, precisions, start)]
+        ops.distances(tile, tile.rows, *of_tile, out)
         made.append(out)
     close(made[0], made[1], dtype, 32)
 
@@ -95,12 +99,12 @@ def test_scaled_rows_and_sums(dtype: np.dtype) -> None:
     random = np.random.default_rng(3)
     rows, weights, mean = random.standard_normal((40_001, 18)), random.random(40_001), random.random(18)
     made = []
-    for loops in (GPU, NUMPY):
-        tile = filled(loops, rows, None, dtype)
+    for ops in (GPU, NUMPY):
+        tile = filled(ops, rows, None, dtype)
         scaled = tile.array("scaled", 18, 40_001)
-        own_weights, own_mean = (loops.backend.put(values.astype(dtype)) for values in (weights, mean))
-        root = loops.scale(tile, own_weights, own_mean, scaled)
-        made.append((root, scaled, loops.sums(tile, "sums", scaled[:4], scaled)))
+        own_weights, own_mean = (ops.arrays.put(values.astype(dtype)) for values in (weights, mean))
+        root = ops.scale(tile, own_weights, own_mean, scaled)
+        made.append((root, scaled, ops.sums(tile, "sums", scaled[:4], scaled)))
     for found, expected in zip(*made, strict=True):
         close(found, expected, dtype, 64)
     assert made[0][2].dtype == DOUBLE
@@ -112,11 +116,11 @@ def test_responsibilities(n_components: int, dtype: np.dtype) -> None:
     log_prob = (np.random.default_rng(4).standard_normal((n_components, 777)) * 300 - 500).astype(dtype)
     log_prob[0, 3] = -np.inf if n_components > 1 else -1e4
     made = []
-    for loops in (GPU, NUMPY):
-        tile = filled(loops, np.zeros((777, 40)), None, dtype)
-        made.append(loops.normalise(loops.backend.put(log_prob.copy()), tile))
+    for ops in (GPU, NUMPY):
+        tile = filled(ops, np.zeros((777, 40)), None, dtype)
+        made.append(ops.log_sum_exp(ops.arrays.put(log_prob.copy()), tile))
     for found, expected in zip(*made, strict=True):
-        np.testing.assert_allclose(GPU.backend.get(found), expected, rtol=8 * np.finfo(dtype).eps, atol=1e-30)
+        np.testing.assert_allclose(GPU.arrays.get(found), expected, rtol=8 * np.finfo(dtype).eps, atol=1e-30)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
@@ -124,8 +128,8 @@ def test_responsibilities(n_components: int, dtype: np.dtype) -> None:
 def test_what_is_not_finite_is_seen(value: float, where: int | slice) -> None:
     log_prob = np.zeros((40, 9))
     log_prob[slice(None) if value < 0 else where, 4] = value
-    _, log_density = GPU.normalise(GPU.backend.put(log_prob), filled(GPU, np.zeros((9, 2)), None, DOUBLE))
-    found = GPU.backend.get(log_density)
+    _, log_density = GPU.log_sum_exp(GPU.arrays.put(log_prob), filled(GPU, np.zeros((9, 2)), None, DOUBLE))
+    found = GPU.arrays.get(log_density)
     assert not np.isfinite(found[4]) and np.isfinite(np.delete(found, 4)).all()
 
 
@@ -135,12 +139,12 @@ def test_whitened_lengths(height: int, dtype: np.dtype) -> None:
     random = np.random.default_rng(5)
     rows, lines, start = random.standard_normal((333, 20)), random.random((5, height, 17)), random.random(5)
     made = []
-    for loops in (GPU, NUMPY):
-        tile = filled(loops, rows, None, dtype)
+    for ops in (GPU, NUMPY):
+        tile = filled(ops, rows, None, dtype)
         out = tile.array("out", 5, 333)
-        own_lines, own_start = (loops.backend.put(values.astype(dtype)) for values in (lines, start))
-        loops.subtract_lengths(tile, own_lines, out, own_start)
-        loops.subtract_lengths(tile, own_lines, out)
+        own_lines, own_start = (ops.arrays.put(values.astype(dtype)) for values in (lines, start))
+        ops.subtract_squared_norms(tile, own_lines, out, own_start)
+        ops.subtract_squared_norms(tile, own_lines, out)
         made.append(out)
     close(made[0], made[1], dtype, 32)
 
@@ -149,23 +153,23 @@ def test_whitened_lengths(height: int, dtype: np.dtype) -> None:
 def test_fixed_point_sums_are_those_of_the_host_to_the_last_bit(n_limbs: int) -> None:
     random = np.random.default_rng(6)
     form = FixedPoint(random.integers(-600, 600, 1000).astype(np.int32), n_limbs)
-    ours, theirs = GPU.backend.zeros(n_limbs * 1000, np.dtype(np.int64)).reshape(n_limbs, 1000), form.zeros()
+    ours, theirs = GPU.arrays.zeros(n_limbs * 1000, np.dtype(np.int64)).reshape(n_limbs, 1000), form.zeros()
     for _ in range(20):
         values = random.uniform(-1, 1, 1000) * 2.0 ** (form.top - random.integers(6, 90, 1000))
-        GPU.add(form, ours, GPU.backend.put(values))
+        GPU.add(form, ours, GPU.arrays.put(values))
         form.add(theirs, values)
         carry(theirs)
-    assert GPU.backend.get(ours).tobytes() == theirs.tobytes()
+    assert GPU.arrays.get(ours).tobytes() == theirs.tobytes()
 
 
-def statistics(loops: Loops, mixture: Mixture, survey: DataSummary, rows: np.ndarray, weights: np.ndarray | None,
+def statistics(ops: Ops, mixture: Mixture, survey: DataSummary, rows: np.ndarray, weights: np.ndarray | None,
                dtype: np.dtype, reach: bool) -> Moments:  # fmt: skip
     """Moments of one tile, on the host."""
-    put = loops.backend.put
-    tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
+    put = ops.arrays.put
+    tile, moments = Tile(rows.shape[1], len(rows), ops), Moments.empty(mixture, ops.arrays)
     tile.fill(Rows.of(rows, weights).mapped(put), put(survey.centre), mask=survey.masked, dtype=dtype)
-    EStep(mixture, survey.centre, survey.max_abs_deviation if reach else None, dtype, loops)(tile, moments)
-    return Moments.of(loops.backend.get(moments.flat), mixture)
+    EStep(mixture, survey.centre, survey.max_abs_deviation if reach else None, dtype, ops)(tile, moments)
+    return Moments.of(ops.arrays.get(moments.flat), mixture)
 
 
 @PRECISIONS
@@ -200,7 +204,7 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", REALS, ids=["float64", "float32"])
+@pytest.mark.parametrize("dtype", REAL_TYPES, ids=["float64", "float32"])
 def test_kernels_compile(architecture: str, dtype: np.dtype) -> None:
     """For V100, A100 and H100, without a warning; sums that depend on the order of threads would be atomic."""
     nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", exc_type=ImportError)
@@ -249,13 +253,13 @@ class FakeRuntime:
 )
 def test_why_there_is_no_gpu(driver: int, error: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=FakeRuntime(driver, error)))
-    monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
+    monkeypatch.setattr(discovery, "import_cupy", lambda: cupy)
     with pytest.raises(NoDeviceError, match=message):
         visible_gpus()
 
 
 def known(cupy: ModuleType) -> dict[str, Any]:
-    """What stands behind the names of backend.py that come from CuPy."""
+    """What the names in core/gpu/ that come from CuPy stand for."""
     return {
         "cupy": cupy,
         "self.xp": cupy,
@@ -283,11 +287,12 @@ def owner_of(node: ast.Attribute, names: dict[str, Any]) -> Any:
     return None
 
 
-def test_cupy_has_what_the_backend_calls() -> None:
+def test_cupy_has_what_is_called() -> None:
     """With such arguments. (What `core` calls besides is checked at each call, by the stand-in.)"""
     names = known(pytest.importorskip("cupy"))
     used = set()
-    for node in ast.walk(ast.parse(inspect.getsource(backend))):
+    nodes = (node for module in (arrays, discovery, streams) for node in ast.walk(ast.parse(inspect.getsource(module))))
+    for node in nodes:
         if isinstance(node, ast.Attribute) and (owner := owner_of(node, names)) is not None:
             assert hasattr(owner, node.attr), ast.unparse(node)
             used.add(ast.unparse(node))
@@ -301,7 +306,8 @@ def test_cupy_has_what_the_backend_calls() -> None:
 
 
 def test_the_stand_in_is_called_as_the_gpu_is() -> None:
-    for name, method in inspect.getmembers(Gpu, inspect.isfunction):
-        if not name.startswith("_"):
-            own = inspect.signature(getattr(StrictGpu, name))
-            assert [*own.parameters] == [*inspect.signature(method).parameters], name
+    for real, stand_in in ((GpuArrays, StrictGpu), (Streams, StrictStreams)):
+        for name, method in inspect.getmembers(real, inspect.isfunction):
+            if not name.startswith("_"):
+                own = inspect.signature(getattr(stand_in, name))
+                assert [*own.parameters] == [*inspect.signature(method).parameters], name

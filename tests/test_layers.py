@@ -13,7 +13,7 @@ APART = {"data", "parallel", "core"}
 HOMES = {
     "mpi4py": ("parallel/comm.py",),
     "threadpoolctl": ("parallel/",),
-    "cupy": ("core/backend.py",),
+    "cupy": ("core/gpu/",),
     "scipy": ("core/",),
     "h5py": ("data/", "runs/hdf5.py"),
     "pydantic": ("config.py",),

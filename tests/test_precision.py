@@ -20,7 +20,7 @@ from support import (
     write_rows,
 )
 
-from mpigmm.core.backend import DOUBLE, SINGLE
+from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards, m_step
 from mpigmm.core.mixture import Mixture

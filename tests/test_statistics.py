@@ -23,8 +23,8 @@ from mpigmm.__main__ import serve
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise
-from mpigmm.core.loops import best_loops, loops_by_name
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.statistics import MOST_LIMBS, Moments, statistics_format
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -142,10 +142,10 @@ def test_a_fit_takes_it_again_on_any_ranks(comm: Comm, shared_path: Path) -> Non
                 output={"dir": str(shared_path / "out")},
             )
     assert serve(comm, ["fit", str(shared_path / "run.yaml")], StopRequest()) == 0
-    survey, loops, mixture, taken_again = survey_of(rows), loops_by_name(best_loops()), start, 0
+    survey, ops, mixture, taken_again = survey_of(rows), ops_by_name(best_ops()), start, 0
     for _ in range(6):
         expected = statistics_format(mixture, survey).n_limbs
-        mixture, _, _, n_limbs = step_in_memory(mixture, rows, survey, loops=loops)
+        mixture, _, _, n_limbs = step_in_memory(mixture, rows, survey, ops=ops)
         taken_again += n_limbs > expected
     assert taken_again
     found = read_model(shared_path / "out" / "model.h5")

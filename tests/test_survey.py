@@ -7,6 +7,7 @@ import pytest
 from support import blobs, survey_of
 
 from mpigmm.core.data_summary import DataSummaryStatistics
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.row_checks import BadRowError
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
@@ -40,7 +41,7 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
     rows[::3, 1], rows[0, 0], weights[:900] = np.nan, np.inf, 0
     for given, n_dropped in ((None, 1000), (weights, 700)):
         parts = [DataSummaryStatistics(ROWS[0], drop=True) for _ in range(2)]
-        tile = Tile(4, 256)
+        tile = Tile(4, 256, NUMPY)
         for start in range(0, 3000, 256):
             part = slice(start, start + 256)
             parts[start % 2].add(tile, Rows.of(rows, given)[part])
@@ -54,7 +55,7 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
 def test_the_order_of_tiles_does_not_matter() -> None:
     parts = []
     for order in (range(0, 3000, 256), reversed(range(0, 3000, 256))):
-        statistics, tile = DataSummaryStatistics(ROWS[0], drop=False), Tile(4, 256)
+        statistics, tile = DataSummaryStatistics(ROWS[0], drop=False), Tile(4, 256, NUMPY)
         for start in order:
             statistics.add(tile, Rows.of(ROWS)[start : start + 256])
         parts.append(statistics.finish(statistics.packed(), statistics.low, statistics.high))

@@ -158,7 +158,7 @@ def shape_flops(covariance: Covariance, n_components: int, n_features: int) -> f
 
 def machine_limits(team: Team, dtype: np.dtype[Any]) -> tuple[float, float]:
     """Flop/s of matrix products and bytes/s of reading, all threads of all ranks at once, summed. Collective."""
-    backend, is_gpu = team.engine.backend, team.stage is not None
+    backend, is_gpu = team.engine.arrays, team.stage is not None
     size, n_bytes = (GPU_PRODUCT_SIZE, GPU_STREAM_BYTES) if is_gpu else (PRODUCT_SIZE, STREAM_BYTES)
     with team.comm.together(), team.guarded():
         matrix, stream = backend.xp.ones((size, size), dtype), backend.xp.ones(n_bytes // 8)
@@ -190,7 +190,7 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
 
 def sweep_e_step(team: Team, mixture: Mixture, survey: DataSummary, precision: Precision) -> None:
     """Responsibilities of this rank's rows, and nothing else; with their sums where one sweep yields both."""
-    backend = team.engine.backend
+    backend = team.engine.arrays
 
     def visit(tile: Tile, tiles: Tiles) -> None:
         moments = Moments.empty(mixture, backend)

@@ -9,15 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.backend import (
-    DOUBLE,
-    NoDeviceError,
-    has_driver,
-    open_gpu,
-    usable,
-    visible_gpus,
-)
-from mpigmm.core.cuda import CudaLoops
+from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.gpu.arrays import NoDeviceError
+from mpigmm.core.gpu.discovery import has_driver, open_gpu, usable, visible_gpus
+from mpigmm.core.ops.cuda import CudaOps
 from mpigmm.core.tile import default_gpu_rows, default_rows
 from mpigmm.errors import UserError
 from mpigmm.parallel.comm import Comm, host
@@ -35,7 +30,7 @@ class Devices:
         Of each rank: ``cpu``, or the name of its GPU.
     sharing : tuple of int
         Ranks among which each rank's GPU is shared; 1 for processors.
-    engine : CudaLoops or None
+    engine : CudaOps or None
         The loops of this rank's own GPU.
     cupy : str or None
         Version of CuPy, where a rank uses it.
@@ -45,7 +40,7 @@ class Devices:
 
     kinds: tuple[str, ...]
     sharing: tuple[int, ...]
-    engine: CudaLoops | None = None
+    engine: CudaOps | None = None
     cupy: str | None = None
     note: str | None = None
 
@@ -86,7 +81,7 @@ def choose_devices(comm: Comm, wanted: str) -> Devices:
     mine = addresses[comm.rank]
     with comm.together():
         engine, reason = (None, reason) if mine is None else take(seen.index(mine), wanted)
-    gpu = engine and engine.backend
+    gpu = engine and engine.arrays
     told = comm.allgather((gpu.name, gpu.version, None) if gpu else (CPU, None, reason and f"{host()}: {reason}"))
     kinds, reasons = tuple(kind for kind, _, _ in told), [reason for _, _, reason in told if reason]
     users = Counter(zip((node for node, _ in places), addresses, strict=True))
@@ -108,11 +103,11 @@ def look(wanted: str) -> tuple[list[str], str | None]:
         return [], refused(error, wanted)
 
 
-def take(number: int, wanted: str) -> tuple[CudaLoops | None, str | None]:
+def take(number: int, wanted: str) -> tuple[CudaOps | None, str | None]:
     """The loops of this rank's GPU, or why they cannot be had."""
     try:
         with usable():
-            return CudaLoops(open_gpu(number)), None
+            return CudaOps(open_gpu(number)), None
     except NoDeviceError as error:
         return None, refused(error, wanted)
 

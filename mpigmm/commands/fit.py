@@ -18,8 +18,8 @@ from mpigmm.commands.team import build_team
 from mpigmm.core.covariance import SingularCovarianceError, covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
-from mpigmm.core.loops import NUMPY
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Source
 from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from mpigmm.commands.team import Team, Tiles
-from mpigmm.core.backend import DOUBLE, HOST, Array, Backend, DeviceMemoryError
+from mpigmm.core.arrays import DOUBLE, HOST, Array, Arrays
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
+from mpigmm.core.gpu.arrays import DeviceMemoryError
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.precision import Precision, choose_precision, finer_precision
 from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
@@ -230,7 +231,7 @@ class Loop:
 
     def _sum_own(self, packed: Array, form: FixedPoint, mixture: Mixture, precision: Precision) -> None:
         """Fill the buffer, by way of one of the engine's if it is not."""
-        backend = self.team.engine.backend
+        backend = self.team.engine.arrays
         own = packed if backend is self.team.summing_backend else empty_buffer(form, backend)
         self._add_own(form, own[: form.n_limbs * form.top.size].reshape(form.n_limbs, -1), mixture, precision)
         if own is not packed:
@@ -252,13 +253,13 @@ class Loop:
         engine = self.team.engine
         survey, dtype = self._survey(mixture), precision.dtype
         e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, engine, precision.exact)
-        centre = engine.backend.put(survey.centre)
+        centre = engine.arrays.put(survey.centre)
         _ = form.quanta  # once, and not by every thread
         room = iter([total])
 
         def visit(tile: Tile, tiles: Tiles) -> tuple[ExactSum, FloatArray]:
-            statistics, moments = ExactSum(form, next(room, None)), Moments.empty(mixture, engine.backend)
-            seen = engine.backend.zeros(1, DOUBLE)
+            statistics, moments = ExactSum(form, next(room, None)), Moments.empty(mixture, engine.arrays)
+            seen = engine.arrays.zeros(1, DOUBLE)
             for rows in tiles:
                 tile.fill(rows, centre, mask=survey.masked, dtype=dtype)
                 e_step(tile, moments)
@@ -267,7 +268,7 @@ class Loop:
             return statistics, seen
 
         for statistics, seen in self.team.sweep_engine(visit):
-            check_log_likelihood(engine.backend.get(seen))
+            check_log_likelihood(engine.arrays.get(seen))
             engine.carry(statistics.limbs)
             if statistics.limbs is not total:
                 total += statistics.limbs
@@ -351,7 +352,7 @@ def factor(mixture: Mixture, iteration: int) -> None:
         raise AgreedError(message, DegenerateError.exit_code) from None
 
 
-def empty_buffer(form: FixedPoint, backend: Backend = HOST) -> Array:
+def empty_buffer(form: FixedPoint, backend: Arrays = HOST) -> Array:
     """Room for what one reduction carries: statistics, flags, clocks."""
     return backend.zeros(form.n_limbs * form.top.size + N_FLAGS + N_CLOCKS, np.dtype(np.int64))
 

@@ -29,8 +29,9 @@ from mpigmm.commands.job import (
 )
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Repairs
-from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops import best_ops
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions, FitOrder
@@ -109,7 +110,7 @@ class Recorder:
         if tile_rows == "auto":
             shape = header.n_features, model.n_components, np.dtype(self.options.compute.precision)
             tile_rows = found.tile_rows if found else devices.default_rows(*shape)
-        loops = found.loops if found else best_loops()
+        loops = found.loops if found else best_ops()
         if found is None and loops == NUMPY.name:
             self.reporter.say(
                 "warning: mpigmm was installed without a C compiler, and computes several times as slowly with "

@@ -101,7 +101,7 @@ def sweep_posterior(team: Team, task: Task, visit: Callable[[], Visit]) -> None:
     Raises `DataError` naming the first row that is not finite.
     """
     centre = safe_centre(task.mixture, task.centre)
-    e_step = EStep(task.mixture, centre, loops=team.loops)
+    e_step = EStep(task.mixture, centre, ops=team.loops)
 
     def work(tile: Tile, tiles: Tiles) -> None:
         own = visit()

@@ -37,7 +37,7 @@ def measured_speeds(
     if not known.keys() >= set(labels):
         own = own_speed(comm, options, job, devices, max(comm.allgather(n_threads)), stop)
         if devices.engine is not None:
-            devices.engine.backend.release()
+            devices.engine.arrays.release()
         taken = comm.allgather(own)
         for kind in set(labels):
             known[kind] = int(median(speed for speed, own in zip(taken, labels, strict=True) if own == kind))

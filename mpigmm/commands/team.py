@@ -10,9 +10,12 @@ from typing import TypeVar
 import numpy as np
 
 from mpigmm.commands.devices import Devices
-from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
-from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
-from mpigmm.core.staging import LEVELS, Stage
+from mpigmm.core.arrays import HOST, Arrays
+from mpigmm.core.gpu.arrays import DeviceError, DeviceMemoryError
+from mpigmm.core.gpu.staging import LEVELS, Stage
+from mpigmm.core.ops import OPS_NAMES, best_ops, ops_by_name
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import Block, rows_of_tiles
 from mpigmm.data.malloc import return_freed_memory
@@ -44,7 +47,7 @@ class Team:
     n_threads : int
     stop : StopRequest
         Looked at before every tile.
-    loops : Loops
+    loops : Ops
     warning : str or None
         What this node's user should know.
     devices : Devices
@@ -60,7 +63,7 @@ class Team:
     fits: bool
     n_threads: int
     stop: StopRequest
-    loops: Loops
+    loops: Ops
     warning: str | None
     devices: Devices
     stage: Stage | None
@@ -85,14 +88,14 @@ class Team:
         )
 
     @property
-    def engine(self) -> Loops:
+    def engine(self) -> Ops:
         """What the E-step computes with: the GPU's loops where there is one, else `loops`."""
         return self.devices.engine or self.loops
 
     @property
-    def summing_backend(self) -> Backend:
+    def summing_backend(self) -> Arrays:
         """In whose memory MPI finds what it sums."""
-        return self.engine.backend if self.sums_on_gpu else HOST
+        return self.engine.arrays if self.sums_on_gpu else HOST
 
     def sweep_engine(self, visit: Callable[[Tile, Tiles], T]) -> list[T]:
         """The same of the engine's tiles: those of a GPU, by one thread, where there is one."""
@@ -217,7 +220,7 @@ def stage_of(devices: Devices, rank: int, memory: int | str) -> Stage | None:
     free."""
     if devices.engine is None:
         return None
-    gpu = devices.engine.backend
+    gpu = devices.engine.arrays
     with gpu.guarded():
         share = gpu.memory() // 2 // devices.sharing[rank]
     return Stage(gpu, share if memory == "auto" else min(int(memory), share))
@@ -226,14 +229,14 @@ def stage_of(devices: Devices, rank: int, memory: int | str) -> Stage | None:
 def common_loops(comm: Comm) -> str:
     """Name of the best loops that every rank has. Collective."""
     with comm.together():
-        own = LOOPS.index(best_loops())
-    return LOOPS[-int(comm.max(np.array([-float(own)]))[0])]
+        own = OPS_NAMES.index(best_ops())
+    return OPS_NAMES[-int(comm.max(np.array([-float(own)]))[0])]
 
 
-def load_loops(name: str) -> Loops:
+def load_loops(name: str) -> Ops:
     """The loops of that name; raises `UserError`."""
     try:
-        return loops_by_name(name)
+        return ops_by_name(name)
     except ImportError as error:
         raise UserError(
             f"{name}, the loops that this run computes with, cannot be had on {host()}: {error}; run on processors "

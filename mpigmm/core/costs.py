@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import Loops
+from mpigmm.core.ops.base import Ops
 from mpigmm.core.tile import default_rows
 
 LEAST_FEATURES = 16
@@ -23,45 +23,45 @@ def n_packed(n_features: int) -> int:
     return 1 + n_features + n_features * (n_features + 1) // 2
 
 
-def packed_e(k: int, d: int, loops: Loops) -> float:
+def packed_e(k: int, d: int, ops: Ops) -> float:
     """An E-step by phi."""
-    return packed_m(k, d, loops) + loops.phi * d * d / 2
+    return packed_m(k, d, ops) + ops.costs.feature_product * d * d / 2
 
 
-def packed_m(k: int, d: int, loops: Loops) -> float:
+def packed_m(k: int, d: int, ops: Ops) -> float:
     """The M-step; a product with few lines is as dear as one with a few more."""
-    return 2 * n_packed(d) * (k + loops.thin) / loops.flops
+    return 2 * n_packed(d) * (k + ops.costs.product_overhead) / ops.costs.flops
 
 
-def cholesky_e(k: int, d: int, loops: Loops) -> float:
-    return k * (d * (d + 1) / loops.flops + loops.touch * d)
+def cholesky_e(k: int, d: int, ops: Ops) -> float:
+    return k * (d * (d + 1) / ops.costs.flops + ops.costs.access * d)
 
 
-def cholesky_m(k: int, d: int, loops: Loops) -> float:
-    return k * pair_m(d, loops)
+def cholesky_m(k: int, d: int, ops: Ops) -> float:
+    return k * pair_m(d, ops)
 
 
-def pair_m(d: int, loops: Loops) -> float:
+def pair_m(d: int, ops: Ops) -> float:
     """Statistics of one row for one component, by a symmetric product."""
-    return 1.2 * d * (d + 1) / loops.flops + 3 * loops.touch * d
+    return 1.2 * d * (d + 1) / ops.costs.flops + 3 * ops.costs.access * d
 
 
-def packs(k: int, d: int, loops: Loops) -> bool:
+def packs(k: int, d: int, ops: Ops) -> bool:
     """Whether phi is the cheaper way to compute with all rows and components."""
-    packed = packed_e(k, d, loops) + packed_m(k, d, loops)
-    one_by_one = cholesky_e(k, d, loops) + min(1.0, loops.picking) * cholesky_m(k, d, loops)
+    packed = packed_e(k, d, ops) + packed_m(k, d, ops)
+    one_by_one = cholesky_e(k, d, ops) + min(1.0, ops.costs.pruned_moment) * cholesky_m(k, d, ops)
     return n_packed(d) <= LARGEST_PACKED and packed < one_by_one
 
 
-def bounded_e(k: int, d: int, leading: FloatArray, loops: Loops) -> tuple[FloatArray, FloatArray]:
+def bounded_e(k: int, d: int, leading: FloatArray, ops: Ops) -> tuple[FloatArray, FloatArray]:
     """An E-step that bounds distances by the leading features, and what each pair computed in full adds.
 
     Parameters
     ----------
     k, d : int
     leading : ndarray of shape (n,)
-    loops : Loops
+    ops : Ops
     """
-    bound = k * (2 * leading * (leading + 1) / loops.flops + loops.touch * leading + 5 * loops.touch)
-    rest = 2 * (d - leading) * (d + 1) / loops.flops + 2 * loops.touch * d
-    return np.asarray(bound + 2 * k * loops.call / default_rows(d, k)), np.asarray(rest)
+    bound = k * (2 * leading * (leading + 1) / ops.costs.flops + ops.costs.access * leading + 5 * ops.costs.access)
+    rest = 2 * (d - leading) * (d + 1) / ops.costs.flops + 2 * ops.costs.access * d
+    return np.asarray(bound + 2 * k * ops.costs.call / default_rows(d, k)), np.asarray(rest)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import DOUBLE
+from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Parameters:
         Upper bounds of the tiles' entries in magnitude; infinite where not known.
     dtype : dtype
         Of the tiles.
-    loops : Loops
+    ops : Ops
         Those of the tiles.
     exact : ndarray of bool, (K,), optional
         Components to compute in float64, by differences; none where left out.
@@ -82,7 +83,7 @@ class Parameters:
     log_constants: FloatArray
     reach: FloatArray
     dtype: np.dtype[Any] = DOUBLE
-    loops: Loops = NUMPY
+    ops: Ops = NUMPY
     exact: BoolArray | None = None
     partial: bool = False
 
@@ -93,7 +94,7 @@ class Parameters:
 
     def put(self, array: FloatArray, dtype: np.dtype[Any] | None = None) -> FloatArray:
         """An array in the precision of the tiles or another, where they are."""
-        moved: FloatArray = self.loops.backend.put(np.ascontiguousarray(array, dtype or self.dtype))
+        moved: FloatArray = self.ops.arrays.put(np.ascontiguousarray(array, dtype or self.dtype))
         return moved
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpigmm.core.backend import SINGLE
+from mpigmm.core.arrays import SINGLE
 from mpigmm.core.covariance import (
     PACKING_TOLERANCE,
     BoolArray,
@@ -18,7 +18,7 @@ from mpigmm.core.covariance import (
 )
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.groups import DifferenceGroup, Products, Wanted
+from mpigmm.core.ops.groups import LEAST_BOUNDED, DifferenceGroup, Products, SecondMoments
 from mpigmm.core.packed import PackedKernel
 
 LARGEST_RATIO = 4096.0
@@ -26,9 +26,8 @@ LARGEST_RATIO = 4096.0
 digits."""
 
 
-LEAST_BOUNDED, MOST_BOUNDED = 64, 0.5
-"""Features from which on distances are bounded by the first, as in differences.h, and the share of components by
-products from which on this is done without."""
+MOST_BOUNDED = 0.5
+"""Share of components by products from which on distances are not bounded."""
 
 
 class Diag(Covariance):
@@ -62,7 +61,9 @@ class Diag(Covariance):
 
     def _differences(self, parameters: Parameters) -> DifferenceGroup:
         precisions = np.square(parameters.precisions_cholesky)
-        return difference_group(parameters, Wanted.EACH_FEATURE, self.farthest(parameters), precisions=precisions)
+        return difference_group(
+            parameters, SecondMoments.EACH_FEATURE, self.farthest(parameters), precisions=precisions
+        )
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         return np.square(extents).reshape(-1)
@@ -112,7 +113,7 @@ def leaves_digits(parameters: Parameters, terms: FloatArray) -> BoolArray:
 def unless_bounded(by_products: BoolArray, parameters: Parameters) -> BoolArray:
     """Components (K,) by products, of those that may be: none where most may not, and distances can be bounded by the
     first features, which is done for components by differences alone."""
-    bounds = parameters.loops.fuses and parameters.means.shape[1] >= LEAST_BOUNDED
+    bounds = parameters.ops.fuses and parameters.means.shape[1] >= LEAST_BOUNDED
     return np.zeros_like(by_products) if bounds and by_products.mean() < MOST_BOUNDED else by_products
 
 

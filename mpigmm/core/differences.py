@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import DOUBLE
+from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariance import BoolArray, Covariance, Kernel, Parameters
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.groups import DifferenceGroup, Wanted
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.groups import NATS, DifferenceGroup, SecondMoments
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
     from mpigmm.core.statistics import Moments
 
-
-NATS = 42.0
-"""exp(-42) is below 1e-18; divided by a row's squared distance, the moments that are left out cannot be seen either."""
 
 NO_MATRIX, NO_MATRICES = np.empty((0, 0)), np.empty((0, 0, 0))
 
@@ -38,11 +36,11 @@ def split(
     if is_ready.all():
         return ready(parameters)
     if not is_ready.any():
-        return DifferenceKernel(differences(parameters))
-    chosen, left, put = np.flatnonzero(is_ready), np.flatnonzero(~is_ready), parameters.loops.backend.put
+        return DifferenceKernel(differences(parameters), parameters.ops)
+    chosen, left, put = np.flatnonzero(is_ready), np.flatnonzero(~is_ready), parameters.ops.arrays.put
     return SplitKernel(
         ready(covariance.part(parameters, chosen)),
-        DifferenceKernel(differences(covariance.part(parameters, left))),
+        DifferenceKernel(differences(covariance.part(parameters, left)), parameters.ops),
         put(chosen),
         put(left),
     )
@@ -55,7 +53,7 @@ def least_responsibilities(farthest: FloatArray) -> FloatArray:
 
 def difference_group(
     parameters: Parameters,
-    wanted: Wanted,
+    second_moments: SecondMoments,
     farthest: FloatArray,
     *,
     precisions: FloatArray = NO_MATRIX,
@@ -77,7 +75,7 @@ def difference_group(
         means if subtracted is None else subtracted,
         factors,
     )
-    return DifferenceGroup(wanted, *(parameters.put(array, DOUBLE) for array in arrays))
+    return DifferenceGroup(second_moments, *(parameters.put(array, DOUBLE) for array in arrays))
 
 
 class DifferenceKernel(Kernel):
@@ -88,19 +86,20 @@ class DifferenceKernel(Kernel):
     group : DifferenceGroup
     """
 
-    def __init__(self, group: DifferenceGroup) -> None:
+    def __init__(self, group: DifferenceGroup, ops: Ops) -> None:
         self.group = group
+        self.ops = ops
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        tile.loops.difference_log_prob(tile, self.group, out)
+        self.ops.difference_log_prob(tile, self.group, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        tile.loops.difference_moments(tile, self.group, resp, first, second.reshape(self.group.second_shape))
+        self.ops.difference_moments(tile, self.group, resp, first, second.reshape(self.group.second_shape))
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
-        if not tile.loops.fuses:
+        if not self.ops.fuses:
             return False
-        sums = tile.loops.sweep(tile, None, self.group)
+        sums = self.ops.sweep(tile, None, self.group)
         moments.log_likelihood[0] = sums.log_likelihood
         moments.counts[:], moments.first_moments[:] = sums.counts, sums.first
         moments.second_moments[:] = sums.second.reshape(-1)
@@ -123,13 +122,14 @@ class SplitKernel(Kernel):
         self, ready: Kernel, others: DifferenceKernel, chosen: NDArray[np.intp], left: NDArray[np.intp]
     ) -> None:
         self.ready, self.others = ready, others
+        self.ops = others.ops
         self._places = chosen, left
-        self._summed = others.group.wanted is Wanted.PAIRS_SUMMED
+        self._summed = others.group.second_moments is SecondMoments.PAIRS_SUMMED
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for kernel, places in zip((self.ready, self.others), self._places, strict=True):
             # not of the tile's buffers, which the kernels themselves use
-            part = tile.loops.backend.empty(len(places) * tile.n_rows, tile.dtype).reshape(len(places), tile.n_rows)
+            part = tile.ops.arrays.empty(len(places) * tile.n_rows, tile.dtype).reshape(len(places), tile.n_rows)
             kernel.log_prob(tile, part)
             out[places] = part
 
@@ -144,11 +144,11 @@ class SplitKernel(Kernel):
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
         ready = self.ready.dense_part()
-        if not (tile.loops.fuses and isinstance(ready, PackedKernel)):
+        if not (self.ops.fuses and isinstance(ready, PackedKernel)):
             return False
         chosen, left = self._places
         n_components, second = len(moments.counts), moments.second_moments
-        sums = tile.loops.sweep(tile, ready.group, self.others.group)
+        sums = self.ops.sweep(tile, ready.group, self.others.group)
         own_first, own_second = self._room(tile, len(chosen), n_components, second)
         own_counts = np.empty(len(chosen))
         ready.move_all(sums, own_counts, own_first, own_second)
@@ -161,7 +161,7 @@ class SplitKernel(Kernel):
     def _room(self, tile: Tile, n_own: int, n_components: int, second: FloatArray) -> tuple[FloatArray, FloatArray]:
         """First and second moments of some components, uninitialised, on the tiles' backend."""
         size = second.shape[0] if self._summed else second.shape[0] // n_components * n_own
-        empty = tile.loops.backend.empty
+        empty = tile.ops.arrays.empty
         return empty(n_own * tile.n_features, DOUBLE).reshape(n_own, tile.n_features), empty(size, DOUBLE)
 
     def _combine(self, seconds: list[FloatArray], n_components: int, second: FloatArray) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import DOUBLE
+from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, precision_diagonals
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import Moments, least_count
 from mpigmm.core.tile import Tile
 from mpigmm.errors import DataError, DegenerateError
@@ -36,7 +37,7 @@ class EStep:
         Upper bounds of the rows' distances from the centre, where they are known.
     dtype : dtype
         Of the tiles.
-    loops : Loops
+    ops : Ops
         Those of the tiles.
     exact : ndarray of bool, (K,), optional
         Components to compute in float64 whatever the dtype.
@@ -48,18 +49,19 @@ class EStep:
         centre: FloatArray,
         reach: FloatArray | None = None,
         dtype: np.dtype[Any] = DOUBLE,
-        loops: Loops = NUMPY,
+        ops: Ops = NUMPY,
         exact: NDArray[np.bool_] | None = None,
     ) -> None:
         self.mixture = mixture
-        self._kernel = mixture.covariance.kernel(mixture.parameters(centre, reach, dtype, loops, exact))
+        self._ops = ops
+        self._kernel = mixture.covariance.kernel(mixture.parameters(centre, reach, dtype, ops, exact))
 
     def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Responsibilities (K, n) and log densities (n,) of a tile's rows; overwritten by the next call."""
         log_prob = tile.array("log_prob", self.mixture.n_components, tile.n_rows)
         with np.errstate(over="ignore"):  # a distance that is too large is infinite, and the density zero
             self._kernel.log_prob(tile, log_prob)
-        return tile.loops.normalise(log_prob, tile)
+        return self._ops.log_sum_exp(log_prob, tile)
 
     def __call__(self, tile: Tile, moments: Moments) -> None:
         """Overwrite moments with those of a tile."""

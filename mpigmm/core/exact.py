@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from mpigmm.core.loops import Loops
 
 TOP_BITS = 60
 LIMB_BITS = 40
@@ -67,7 +64,7 @@ class FixedPoint:
         return (self.top.astype(np.int64) - TOP_BITS + EXPONENT_BIAS << MANTISSA_BITS).view(np.float64)
 
     def add(self, limbs: IntArray, values: FloatArray) -> None:
-        """Round values (size,) to the format and add them to the limbs in place; values are used up."""
+        """Round values (size,) to the format and add them to the limbs in place; values are overwritten."""
         whole, unit, per_unit = np.empty((3, AT_ONCE))
         digits = np.empty(AT_ONCE, np.int64)
         for start in range(0, values.size, AT_ONCE):
@@ -82,7 +79,7 @@ class FixedPoint:
                     quantum /= LIMB_UNIT
                     per *= LIMB_UNIT
                 np.rint(np.multiply(rest, per, out=part), out=part)
-                with np.errstate(invalid="ignore"):  # what is not finite is told by who adds it
+                with np.errstate(invalid="ignore"):  # the caller reports values that are not finite
                     np.copyto(own, part, casting="unsafe")
                 limbs[limb, some] += own
                 rest -= np.multiply(part, quantum, out=part)
@@ -101,6 +98,13 @@ class FixedPoint:
         return total
 
 
+class LimbOps(Protocol):
+    """Operations that can take the place of `FixedPoint.add`."""
+
+    def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
+        """Round values (size,) to the format and add them to the limbs in place; values are overwritten."""
+
+
 class ExactSum:
     """A running sum of vectors in a fixed-point format.
 
@@ -116,12 +120,12 @@ class ExactSum:
         self.limbs = form.zeros() if limbs is None else limbs
         self._n_added = 0
 
-    def add(self, values: FloatArray, loops: Loops | None = None) -> None:
-        """Add values (size,) in place, rounding them to the format, by other loops if given; uses them up."""
-        if loops is None:
+    def add(self, values: FloatArray, ops: LimbOps | None = None) -> None:
+        """Round values (size,) to the format and add them in place, by `ops` if given; values are overwritten."""
+        if ops is None:
             self.form.add(self.limbs, values)
         else:
-            loops.add(self.form, self.limbs, values)
+            ops.add(self.form, self.limbs, values)
         self._n_added += 1
         if self._n_added % CARRY_EVERY == 0:
             carry(self.limbs)

@@ -11,7 +11,7 @@ from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, SingularCovarianceError
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.groups import DifferenceGroup, Products, Wanted
+from mpigmm.core.ops.groups import DifferenceGroup, Products, SecondMoments
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.sparse import SparseKernel
 from mpigmm.core.tile import Tile
@@ -47,10 +47,10 @@ class Full(Covariance):
 
     def _sparse(self, parameters: Parameters) -> Kernel:
         """A kernel that leaves out what is zero, where there are features enough for that to pay."""
-        (k, d), loops = parameters.means.shape, parameters.loops
-        packs = costs.packs(k, d, loops)
+        (k, d), ops = parameters.means.shape, parameters.ops
+        packs = costs.packs(k, d, ops)
         dense = self._dense if packs else CholeskyKernel
-        if d < costs.LEAST_FEATURES or not loops.picks or not np.isfinite(parameters.reach).all():
+        if d < costs.LEAST_FEATURES or not ops.prunes or not np.isfinite(parameters.reach).all():
             return dense(parameters)
         return SparseKernel(parameters, dense, packed=packs, farthest=self.farthest(parameters))
 
@@ -58,13 +58,13 @@ class Full(Covariance):
         """A kernel for all pairs of row and component, where products of the rows pay where they leave the digits."""
         variances = np.diagonal(parameters.covariances, axis1=1, axis2=2)
         by_products = matrices.leaves_digits(parameters, variances, parameters.precisions_cholesky)
-        if not (by_products.any() or parameters.loops.fuses):
+        if not (by_products.any() or parameters.ops.fuses):
             return CholeskyKernel(parameters)
         return split(self, parameters, by_products, FullPackedKernel, self._differences)
 
     def _differences(self, parameters: Parameters) -> DifferenceGroup:
         factors = parameters.precisions_cholesky.transpose(0, 2, 1)
-        return difference_group(parameters, Wanted.PAIRS_OF_EACH, self.farthest(parameters), factors=factors)
+        return difference_group(parameters, SecondMoments.PAIRS_OF_EACH, self.farthest(parameters), factors=factors)
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         lower = lower_triangle(extents.shape[1])
@@ -111,24 +111,25 @@ class CholeskyKernel(Kernel):
         self.means = parameters.put(parameters.means)
         self.log_constants = parameters.put(parameters.log_constants)
         self._parameters = parameters
+        self.ops = parameters.ops
 
     @cached_property
     def _blocks(self) -> list[FloatArray]:
         """Lines (K, h, 1 + d) of the whitened coordinates, some at a time; not wanted where moments alone are."""
         parameters, n_features = self._parameters, self.means.shape[1]
         lines = matrices.whitening(parameters.means, parameters.precisions_cholesky)
-        n_blocks = max(1, n_features // parameters.loops.block_height)
+        n_blocks = max(1, n_features // parameters.ops.costs.block_height)
         edges = np.linspace(0, n_features, n_blocks + 1).astype(int)
         return [parameters.put(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for i, block in enumerate(self._blocks):
-            tile.loops.subtract_lengths(tile, block, out, None if i else self.log_constants)
+            self.ops.subtract_squared_norms(tile, block, out, None if i else self.log_constants)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         packed = second.reshape(len(self.means), -1)
         for k, mean in enumerate(self.means):
-            matrices.pack(tile, tile.loops.scatter(tile, resp[k], mean, first[k]), packed[k])
+            matrices.pack(self.ops, self.ops.scatter(tile, resp[k], mean, first[k]), packed[k])
 
 
 class FullPackedKernel(PackedKernel):

@@ -13,6 +13,7 @@ from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards, m_step
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.rows import Rows
@@ -233,7 +234,7 @@ def partition_mixture(
     total, (n_components, n_features) = Moments.empty(start), means.shape
     total.flat[:] = 0.0
     second = total.second_moments.reshape(-1, covariance.n_second(1, n_features))  # a line for each, or one for all
-    tile = Tile(n_features, min(len(rows), default_rows(n_features, 1)))
+    tile = Tile(n_features, min(len(rows), default_rows(n_features, 1)), NUMPY)
     order = np.argsort(labels, kind="stable")
     edges = np.searchsorted(labels[order], np.arange(n_components + 1))
     for k, own in enumerate(np.split(order, edges[1:-1])):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dtrtri
 
-from mpigmm.core.backend import SINGLE
+from mpigmm.core.arrays import SINGLE
 from mpigmm.core.covariance import PACKING_TOLERANCE, BoolArray, Parameters, SingularCovarianceError, packing_error
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.tile import Tile
+from mpigmm.core.ops.base import Ops
 
 LARGEST_TERMS = 2.0**14
 """Terms of a squared distance up to which their sum keeps about twelve digits after the point."""
@@ -128,6 +128,6 @@ def leaves_digits(parameters: Parameters, variances: FloatArray, factors: FloatA
     return np.asarray(parameters.inexact & (sums <= LARGEST_TERMS))
 
 
-def pack(tile: Tile, matrix: FloatArray, out: FloatArray) -> None:
+def pack(ops: Ops, matrix: FloatArray, out: FloatArray) -> None:
     """The lower triangle of a symmetric matrix (D, D) into out (D (D + 1) / 2,)."""
-    out[:] = matrix.reshape(-1)[tile.loops.lower_triangle(tile.n_features)]
+    out[:] = matrix.reshape(-1)[ops.lower_triangle(len(matrix))]

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import DOUBLE
+from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariance import Covariance, Parameters, SingularCovarianceError, covariance_class
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.numpy import NUMPY
 
 GOLDEN = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio, odd: mixes bits upwards (Knuth, The Art of Computer Programming, vol. 3, section 6.4)."""
@@ -101,7 +102,7 @@ class Mixture:
         centre: FloatArray,
         reach: FloatArray | None = None,
         dtype: np.dtype[Any] = DOUBLE,
-        loops: Loops = NUMPY,
+        ops: Ops = NUMPY,
         exact: NDArray[np.bool_] | None = None,
     ) -> Parameters:
         """What a kernel wants, for tiles that hold rows less centre (D,) and no entry above reach (D,), if known.
@@ -110,7 +111,7 @@ class Mixture:
         """
         reach = np.full(self.n_features, np.inf) if reach is None else reach
         means, factors = self.means - centre, self.precisions_cholesky
-        return Parameters(means, self.covariances, factors, self.log_constants, reach, dtype, loops, exact)
+        return Parameters(means, self.covariances, factors, self.log_constants, reach, dtype, ops, exact)
 
     def digest(self) -> str:
         """64 bits, in hexadecimal, that differ where any bit of the parameters differs."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpigmm.core.backend import DOUBLE
+from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariance import Kernel, Parameters
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.groups import DifferenceGroup, ProductGroup, Products, Sums
+from mpigmm.core.ops.groups import DifferenceGroup, ProductGroup, Products, Sums
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class PackedKernel(Kernel):
         moments: DifferenceGroup | None = None,
     ) -> None:
         self.means = parameters.put(parameters.means, DOUBLE)
+        self.ops = parameters.ops
         self._n_products = products.shape[1]
         constants = parameters.log_constants - 0.5 * (parameters.means * linear).sum(axis=1)
         lines = parameters.put(np.concatenate([constants[:, None], linear, -0.5 * products], axis=1))
@@ -62,7 +63,7 @@ class PackedKernel(Kernel):
 
     def multiply(self, tile: Tile, out: FloatArray) -> None:
         """Products of a tile's rows into out (Q, n)."""
-        tile.loops.multiply(self.kind, tile.rows, out)
+        self.ops.products(self.kind, tile.rows, out)
 
     @abstractmethod
     def second_moments(
@@ -85,19 +86,19 @@ class PackedKernel(Kernel):
         return np.empty((0, 0))
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        tile.loops.xp.matmul(self.group.lines, tile.extended(self._n_products, self.multiply), out=out)
+        tile.ops.xp.matmul(self.group.coefficients, tile.extended(self._n_products, self.multiply), out=out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         phi = tile.extended(self._n_products, self.multiply)
-        self.move(tile.loops.sums(tile, "sums", resp, phi), self.scatter(tile, resp), first, second)
+        self.move(self.ops.sums(tile, "sums", resp, phi), self.scatter(tile, resp), first, second)
 
     def dense_part(self) -> Kernel:
         return self
 
     def fused(self, tile: Tile, moments: Moments) -> bool:
-        if not tile.loops.fuses:
+        if not self.ops.fuses:
             return False
-        sums = tile.loops.sweep(tile, self.group, None)
+        sums = self.ops.sweep(tile, self.group, None)
         moments.log_likelihood[0] = sums.log_likelihood
         self.move_all(sums, moments.counts, moments.first_moments, moments.second_moments)
         return True

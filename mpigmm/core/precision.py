@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.backend import DOUBLE, SINGLE
+from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.covariance import BoolArray
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.mixture import Mixture, precision_diagonals, variances

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from mpigmm.core import costs, matrices
 from mpigmm.core.covariance import Kernel, Parameters
-from mpigmm.core.differences import NATS, least_responsibilities
+from mpigmm.core.differences import least_responsibilities
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import padded
+from mpigmm.core.ops.base import padded
+from mpigmm.core.ops.groups import NATS
 from mpigmm.core.tile import Tile
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ class SparseKernel(Kernel):
         self.log_constants = parameters.log_constants.astype(parameters.dtype)
         factors = parameters.precisions_cholesky
         k, d = self.means.shape
-        loops = parameters.loops
-        self._e_cost = costs.packed_e(k, d, loops) if packed else costs.cholesky_e(k, d, loops)
-        self._m_cost = costs.packed_m(k, d, loops) if packed else costs.cholesky_m(k, d, loops)
-        self._call, self._picked_m = loops.call, loops.picking * costs.pair_m(d, loops)
+        self.ops = ops = parameters.ops
+        self._e_cost = costs.packed_e(k, d, ops) if packed else costs.cholesky_e(k, d, ops)
+        self._m_cost = costs.packed_m(k, d, ops) if packed else costs.cholesky_m(k, d, ops)
+        self._call, self._picked_m = ops.costs.call, ops.costs.pruned_moment * costs.pair_m(d, ops)
         self._least_resp = least_responsibilities(farthest).astype(parameters.dtype)
         self.n_leading = self._choose_leading(factors)
         self._is_dense = packed and not self.n_leading and self._expect_dense(factors, farthest)
@@ -79,7 +80,7 @@ class SparseKernel(Kernel):
         leading = np.array([n for n in (4, 8, 12, 16, 24, 32, 48, 64) if 2 * n <= d])
         typical = self.log_constants - 0.5 * d - NATS - np.log(1.0 + d)
         share = expected_share(self.means, factors, self.log_constants, typical, leading)
-        bound, pair = costs.bounded_e(k, d, leading, self._parameters.loops)
+        bound, pair = costs.bounded_e(k, d, leading, self._parameters.ops)
         best = int((bound + k * share * pair).argmin())
         self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
         return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
@@ -103,10 +104,10 @@ class SparseKernel(Kernel):
 
     def _bounded(self, tile: Tile, out: FloatArray) -> bool:
         """Log-densities into out (K, n), -inf where negligible; False, and out undefined, where too many are not."""
-        tile.loops.subtract_lengths(tile, self._leading, out, self.log_constants)
+        self.ops.subtract_squared_norms(tile, self._leading, out, self.log_constants)
         most = int(self._most_share * out.size)
         highest = float(self.log_constants.max())
-        return tile.loops.pick_distances(tile, self._rest, tile.n_features - self.n_leading, highest, NATS, most, out)
+        return self.ops.pruned_distances(tile, self._rest, tile.n_features - self.n_leading, highest, NATS, most, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
         least = self._least_resp if tile.sample_weight is None else self._least_resp * tile.sample_weight.max()
@@ -114,7 +115,7 @@ class SparseKernel(Kernel):
         if np.count_nonzero(resp > least[:, None]) * self._picked_m + k * self._call > tile.n_rows * self._m_cost:
             self.dense.accumulate(tile, resp, first, second)
         else:
-            tile.loops.pick_moments(tile, resp, self.means, least, first, second.reshape(k, -1))
+            self.ops.pruned_moments(tile, resp, self.means, least, first, second.reshape(k, -1))
 
 
 def expected_share(

@@ -8,7 +8,7 @@ from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, Sing
 from mpigmm.core.diag import leaves_digits, unless_bounded
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.groups import DifferenceGroup, Products, Wanted
+from mpigmm.core.ops.groups import DifferenceGroup, Products, SecondMoments
 from mpigmm.core.packed import PackedKernel
 
 
@@ -43,7 +43,9 @@ class Spherical(Covariance):
 
     def _differences(self, parameters: Parameters) -> DifferenceGroup:
         precisions = np.square(parameters.precisions_cholesky)[:, None]
-        return difference_group(parameters, Wanted.ALL_FEATURES, self.farthest(parameters), precisions=precisions)
+        return difference_group(
+            parameters, SecondMoments.ALL_FEATURES, self.farthest(parameters), precisions=precisions
+        )
 
     def second_bounds(self, extents: FloatArray) -> FloatArray:
         return np.asarray(np.square(extents).sum(axis=1))
@@ -76,7 +78,7 @@ class Spherical(Covariance):
 class SphericalPackedKernel(PackedKernel):
     """The only product is the squared length."""
 
-    kind = Products.LENGTH
+    kind = Products.SQUARED_NORM
 
     def __init__(self, parameters: Parameters, moments: DifferenceGroup) -> None:
         precisions = np.square(parameters.precisions_cholesky)[:, None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import HOST, Backend
+from mpigmm.core.arrays import HOST, Arrays
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.exact import LIMB_BITS, TOP_BITS, FixedPoint, FloatArray
 from mpigmm.core.mixture import Mixture, variances
@@ -55,10 +55,10 @@ class Moments:
         return cls(flat, flat[:1], flat[1 : 1 + k], flat[1 + k : 1 + k + k * d].reshape(k, d), flat[1 + k + k * d :])
 
     @classmethod
-    def empty(cls, mixture: Mixture, backend: Backend = HOST) -> Moments:
-        """Uninitialised moments for the shape of mixture, in a backend's memory."""
+    def empty(cls, mixture: Mixture, arrays: Arrays = HOST) -> Moments:
+        """Uninitialised moments for the shape of mixture, made by `arrays`."""
         k, d = mixture.means.shape
-        return cls.of(backend.empty(1 + k + k * d + mixture.covariance.n_second(k, d)), mixture)
+        return cls.of(arrays.empty(1 + k + k * d + mixture.covariance.n_second(k, d)), mixture)
 
 
 def statistics_format(mixture: Mixture, survey: DataSummary, n_limbs: int | None = None) -> FixedPoint:

@@ -9,7 +9,7 @@ from mpigmm.core import matrices
 from mpigmm.core.covariance import Covariance, Floored, Kernel, Parameters, SingularCovarianceError
 from mpigmm.core.differences import difference_group, split
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.groups import DifferenceGroup, Products, Wanted
+from mpigmm.core.ops.groups import DifferenceGroup, Products, SecondMoments
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle, unpack
@@ -49,10 +49,10 @@ class Tied(Covariance):
         factor, k = parameters.precisions_cholesky, len(parameters.means)
         if not matrices.whitens(parameters.means, factor[None]).all():
             factors = np.broadcast_to(factor.T, (k, *factor.shape))
-            return difference_group(parameters, Wanted.PAIRS_SUMMED, self.farthest(parameters), factors=factors)
+            return difference_group(parameters, SecondMoments.PAIRS_SUMMED, self.farthest(parameters), factors=factors)
         return difference_group(
             parameters,
-            Wanted.PAIRS_SUMMED,
+            SecondMoments.PAIRS_SUMMED,
             self.farthest(parameters),
             precisions=np.ones((k, 1)),
             whiten=factor.T,
@@ -105,13 +105,13 @@ class TiedPackedKernel(PackedKernel):
     of the responsibilities, which for the components of a whole mixture is the row's weight.
     """
 
-    kind = Products.LENGTH
+    kind = Products.SQUARED_NORM
 
     def __init__(self, parameters: Parameters) -> None:
         factor = parameters.precisions_cholesky
         linear = parameters.means @ factor @ factor.T
         super().__init__(parameters, np.ones((len(linear), 1)), linear)
-        self._lower = parameters.loops.lower_triangle(len(factor))
+        self._lower = parameters.ops.lower_triangle(len(factor))
         self._partial = parameters.partial
 
     def whitening(self, parameters: Parameters) -> FloatArray:
@@ -119,16 +119,16 @@ class TiedPackedKernel(PackedKernel):
 
     def multiply(self, tile: Tile, out: FloatArray) -> None:
         whitened = tile.array("whitened", *tile.rows.shape)
-        tile.loops.xp.matmul(self.group.whiten, tile.rows, out=whitened)
-        tile.loops.multiply(self.kind, whitened, out)
+        tile.ops.xp.matmul(self.group.whiten, tile.rows, out=whitened)
+        self.ops.products(self.kind, whitened, out)
 
     def scatter(self, tile: Tile, resp: FloatArray) -> FloatArray:
-        xp, rows = tile.loops.xp, tile.rows
+        xp, rows = tile.ops.xp, tile.rows
         shares = resp.sum(axis=0) if self._partial else tile.sample_weight
         if shares is not None:
             root = xp.sqrt(shares, out=tile.vector("root"))
             rows = xp.multiply(rows, root, out=tile.array("scaled", *rows.shape))
-        return tile.loops.sums(tile, "scatter", rows, rows)
+        return self.ops.sums(tile, "scatter", rows, rows)
 
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray

@@ -1,30 +1,30 @@
-"""The unit of work: some rows, centred, features by rows, in aligned arrays that are used again and again."""
+"""The unit of work: some rows minus the data's centre, in aligned arrays that every tile of a thread uses again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.backend import ALIGNMENT, DOUBLE, SINGLE, Array
+from mpigmm.core.arrays import ALIGNMENT, DOUBLE, SINGLE, Array, Arrays
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.rows import Rows
 
 BYTE = np.dtype(np.uint8)
 LEAST_GPU_ROWS, MOST_GPU_ROWS, GPU_BYTES = 1 << 14, 1 << 16, 1 << 28
-"""What a tile of a GPU's may be: as many rows as it has threads, or as many as fill some of its memory."""
+"""Rows of a tile on a GPU: enough for all of its threads, and no more than fill so many bytes of its memory."""
 
 MOST_SINGLE_ROWS = 1 << 15
-"""Rows of a GPU's tile whose products are summed in float32."""
+"""Rows of a tile on a GPU over which products are summed in float32."""
 
 
 def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
-    """Rows of a tile where the user names none: few enough for the cache, enough to pay for rounding the statistics.
+    """Default number of rows of a tile: few enough for the cache, and enough that rounding the statistics takes little
+    time.
 
-    A function of shape and precision alone, since the sums within a tile depend on it, and never a power
+    It depends on shape and precision alone, since the sums within a tile depend on it, and is never a power
     of two: a cache has room for few lines that lie that far apart.
     """
     fit = 2**22 // dtype.itemsize // (n_features + n_components)
@@ -33,10 +33,26 @@ def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic]
 
 
 def default_gpu_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
-    """The same where every rank has a GPU, which wants more rows at a time than a cache."""
+    """Default number of rows of a tile where every rank has a GPU."""
     fit = GPU_BYTES // dtype.itemsize // (n_features + n_components)
     most = MOST_SINGLE_ROWS if dtype == SINGLE else MOST_GPU_ROWS
     return int(max(LEAST_GPU_ROWS, min(most, 2 ** (fit.bit_length() - 1))))
+
+
+class RowOps(Protocol):
+    """What a tile needs of the operations: their arrays, and the rows minus the centre. See `Ops`."""
+
+    @property
+    def xp(self) -> Any:
+        """The array library."""
+
+    arrays: Arrays
+
+    def center_transpose(self, raw: Array, centre: FloatArray, out: FloatArray) -> None:
+        """Rows (n, D) of any real dtype minus the centre (D,) into out (D, n)."""
+
+    def center(self, raw: Array, centre: FloatArray, out: FloatArray) -> None:
+        """Rows (n, D) of any real dtype minus the centre (D,) into out (n, D)."""
 
 
 class Tile:
@@ -48,23 +64,23 @@ class Tile:
         D.
     max_rows : int
         Rows of a whole tile; the last tile of the data may be shorter.
-    loops : Loops
-        With their backend, in whose memory all arrays lie.
+    ops : RowOps
+        All arrays of the tile are made by its `arrays`.
 
     Attributes
     ----------
     dtype : dtype
-        float64 or float32, that of all arrays: set as the tile is filled.
+        float64 or float32, that of all arrays; set when the tile is filled.
     raw, centre : ndarrays of shape (n, D) and (D,)
         The rows as they are, whose difference the tile stands for; what depends on it is computed when first asked for.
     sample_weight : ndarray of shape (n,) or None
         Weight of each row, zero where masked; None where all are one.
     """
 
-    def __init__(self, n_features: int, max_rows: int, loops: Loops = NUMPY) -> None:
+    def __init__(self, n_features: int, max_rows: int, ops: RowOps) -> None:
         self.n_features = n_features
         self.max_rows = max_rows
-        self.loops = loops
+        self.ops = ops
         self.dtype = DOUBLE
         self._buffers: dict[str, Array] = {}
         self._made: set[str] = set()
@@ -80,18 +96,18 @@ class Tile:
 
     @property
     def augmented(self) -> FloatArray:
-        """A line of ones and `rows`, (D + 1, n), so that one matrix product subtracts an offset as well."""
+        """A line of ones above `rows`, (D + 1, n), so that one matrix product adds an offset as well."""
         if "augmented" not in self._made:
             self._augmented = self.array("augmented", self.n_features + 1, self.n_rows)
             self._augmented[0] = 1.0
             with np.errstate(invalid="ignore", over="ignore"):
-                self.loops.turn(self.raw, self.centre, self._augmented[1:])
+                self.ops.center_transpose(self.raw, self.centre, self._augmented[1:])
             self._made.add("augmented")
         return self._augmented
 
     @property
     def rows(self) -> FloatArray:
-        """The rows less the centre, (D, n); zero where masked."""
+        """The rows minus the centre, (D, n); zero where masked."""
         rows: FloatArray = self.augmented[1:]
         return rows
 
@@ -104,7 +120,7 @@ class Tile:
         n_bytes = height * width * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < n_bytes:
-            buffer = self._buffers[name] = self.loops.backend.empty(n_bytes, BYTE)
+            buffer = self._buffers[name] = self.ops.arrays.empty(n_bytes, BYTE)
         array: FloatArray = buffer[:n_bytes].view(dtype).reshape(height, width)
         return array
 
@@ -115,7 +131,7 @@ class Tile:
     def extended(self, n_more: int, make: Callable[[Tile, FloatArray], None]) -> FloatArray:
         """`augmented` with more lines below it, (D + 1 + n_more, n).
 
-        make(tile, more) writes them into more (n_more, n), once for each time that the tile is filled.
+        make(tile, more) writes these into more (n_more, n), once for each time that the tile is filled.
         """
         height, augmented = self.n_features + 1, self.augmented
         place = self._buffers["augmented"]
@@ -129,11 +145,11 @@ class Tile:
         return whole
 
     def by_row(self) -> FloatArray:
-        """`rows` in the order of a file, (n, D)."""
+        """The rows minus the centre in the order of a file, (n, D)."""
         by_row = self.array("by_row", self.n_rows, self.n_features)
         if "by_row" not in self._made:
             with np.errstate(invalid="ignore", over="ignore"):
-                self.loops.subtract(self.raw, self.centre, by_row)
+                self.ops.center(self.raw, self.centre, by_row)
             self._made.add("by_row")
         return by_row
 
@@ -162,10 +178,10 @@ class Tile:
 
     def mask(self) -> None:
         """Set weight to zero and values to the centre where a row has weight zero or values that are not finite."""
-        xp = self.loops.xp
+        xp = self.ops.xp
         rows = self.array("masked", self.n_rows, self.n_features, DOUBLE)
         with np.errstate(invalid="ignore", over="ignore"):
-            self.loops.subtract(self.raw, self.centre, rows)
+            self.ops.center(self.raw, self.centre, rows)
         used = xp.isfinite(rows).all(axis=1)
         weight = self.sample_weight
         if weight is not None:
@@ -180,7 +196,7 @@ class Tile:
         if self.dtype == DOUBLE:
             return self
         if self._wide is None:
-            self._wide = Tile(self.n_features, self.max_rows, self.loops)
+            self._wide = Tile(self.n_features, self.max_rows, self.ops)
         if "wide" not in self._made:
             self._wide.fill(Rows.of(self.raw), self.centre, mask=False)
             self._made.add("wide")

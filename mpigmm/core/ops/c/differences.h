@@ -1,31 +1,33 @@
-/* Log-densities and moments of some components by differences from their means, in double precision: good for any rows.
+/* Log-densities and moments of some components by differences from their means, in double: accurate for any rows.
  *
- * Included by loops.h for double precision alone. Lines hold features or components by rows, `stride` apart; numbers of
- * rows are multiples of WIDTH, and what is beyond the rows has responsibility zero.
+ * Matrices hold features or components by rows, their lines `stride` apart. Numbers of rows are multiples of WIDTH; what
+ * stands beyond the tile's rows has responsibility zero.
  */
 
-/* How a squared distance is summed: of features with precisions of their own, scaled first; of features that share one
- * precision, scaled at the end; of whitened coordinates, a triangular factor a component. */
+/* How squared distances are computed. SCALED: each feature has a precision, and differences are scaled before they are
+ * squared. SHARED: all features of a component share one precision, which scales the sum of squares. FACTORED: each
+ * component has a triangular factor, and the squares are those of the whitened differences. */
 enum { SCALED, SHARED, FACTORED };
 
-/* Which second moments are wanted: of each feature; the sum over features; of all pairs of features, for each component
- * or summed over them. */
+/* Which second moments are summed: SecondMoments in groups.py. */
 enum { EACH_FEATURE, ALL_FEATURES, PAIRS_OF_EACH, PAIRS_SUMMED };
 
 struct differences {
     ptrdiff_t n_components;
-    int form, wanted;
-    const double *means; /* (K, D), less the rows' centre */
-    const double *subtracted; /* (K, D): the means, of whitened rows where there is `whiten` */
+    int form, second_moments;
+    ptrdiff_t least_bounded; /* LEAST_BOUNDED in groups.py: features from which on the first features bound distances */
+    double nats; /* NATS in groups.py: exp(-nats) decides which components are negligible for a row */
+    const double *means; /* (K, D), minus the rows' centre */
+    const double *subtracted; /* (K, D): the means, whitened if `whiten` is not null */
     const double *factors; /* SCALED: roots of precisions (K, D); SHARED: precisions (K,); FACTORED: lower triangles (K, D, D) */
     const double *whiten; /* SHARED: (D, D), a lower triangle, or null */
-    const double *constants; /* (K,) */
-    const double *least; /* (K,): responsibilities up to which moments leave rows out */
-    double *counts, *first, *second; /* sums (K,), (K, D), and as wanted: (K, D), (K,), (K or 1, D (D + 1) / 2) */
+    const double *log_norm; /* (K,) */
+    const double *least; /* (K,): moments leave out rows with responsibilities up to these */
+    double *counts, *first, *second; /* sums (K,), (K, D), and (K, D), (K,) or (K or 1, D (D + 1) / 2) */
 };
 
-/* A row's features from the first on, as they stand in a file, less the centre and a mean. */
-#define SUBTRACT_ROW(RAW, unused) \
+/* Features `first` and up of row i of a tile, minus the centre and a mean, into out. */
+#define SUBTRACT_ROW(RAW) \
     do { \
         const RAW *restrict raw = (const RAW *)row; \
         for (ptrdiff_t d = first; d < n_features; d++) out[d] = ((double)raw[d] - centre[d]) - mean[d]; \
@@ -37,18 +39,14 @@ static void subtract_row(
     ptrdiff_t n_features = tile->n_features;
     const double *restrict centre = tile->centre;
     const char *row = tile->raw + i * tile->row_bytes;
-    WITH_RAW(tile->kind, SUBTRACT_ROW, 0)
+    WITH_RAW(tile->kind, SUBTRACT_ROW)
 }
 
-/* Features from which on it may pay to bound distances first, the share of them that does so, and the share of all pairs
- * of row and component up to which it does pay. */
-enum { LEAST_BOUNDED = 64, FIRST_SHARE = 5, BOUNDING_SHARE = 8 };
+/* Distances are bounded by 1 / FIRST_SHARE of the features; this pays where up to 1 / BOUNDING_SHARE of all pairs of row
+ * and component are not negligible. */
+enum { FIRST_SHARE = 5, BOUNDING_SHARE = 8 };
 
-/* A component is negligible for a row where its density is below exp(-NATS) times the likeliest one's, over that one's
- * squared distance: NATS in differences.py. */
-static const double NATS = 42;
-
-/* The squares that a row's features from the first on add to its distance from component k. work: D numbers. */
+/* The sum of squares that features `first` and up of row i add to its distance from component k. work: D numbers. */
 static double rest_of_squares(
     const struct differences *group, const struct rows *tile, ptrdiff_t i, ptrdiff_t k, ptrdiff_t first, double *work
 ) {
@@ -70,19 +68,20 @@ static double rest_of_squares(
     return sum;
 }
 
-/* From upper bounds (K, n) by the first features to log-densities, -inf where negligible, of `count` rows from `start`
- * on; and `squares`, where these are complete. 0, and both undefined, where too many pairs are not negligible. */
+/* Turns upper bounds `out` (K, n), by the first features, of `count` rows from `start` on into log-densities, -inf where
+ * negligible; adds to `squares` where log-densities are computed. Returns 0, with both undefined, where too many pairs are
+ * not negligible. */
 static OUTLINED int complete_bounds(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, ptrdiff_t first,
     ptrdiff_t stride, double *squares, double *out, double *work
 ) {
     ptrdiff_t k = group->n_components, pairs = 0;
-    double reached[count], highest = group->constants[0];
+    double reached[count], highest = group->log_norm[0];
     int32_t best[count];
     for (ptrdiff_t i = 0; i < count; i++) best[i] = 0, reached[i] = out[i];
     for (ptrdiff_t j = 1; j < k; j++) {
         const double *restrict line = out + j * stride;
-        highest = group->constants[j] > highest ? group->constants[j] : highest;
+        highest = group->log_norm[j] > highest ? group->log_norm[j] : highest;
         for (ptrdiff_t i = 0; i < count; i++) {
             best[i] = line[i] > reached[i] ? (int32_t)j : best[i];
             reached[i] = line[i] > reached[i] ? line[i] : reached[i];
@@ -94,7 +93,7 @@ static OUTLINED int complete_bounds(
         double more = rest_of_squares(group, tile, start + i, best[i], first, work);
         squares[place] += more;
         out[place] -= 0.5 * precision * more;
-        reached[i] = out[place] == -INFINITY ? -INFINITY : out[place] - logarithm(highest + 1 - out[place]) - NATS;
+        reached[i] = out[place] == -INFINITY ? -INFINITY : out[place] - logarithm(highest + 1 - out[place]) - group->nats;
     }
     for (ptrdiff_t j = 0; j < k; j++)
         for (ptrdiff_t i = 0; i < count; i++) pairs += out[j * stride + i] >= reached[i];
@@ -114,44 +113,46 @@ static OUTLINED int complete_bounds(
     return 1;
 }
 
-enum { MOST_MEANS = VECTOR_BYTES == 64 ? 4 : 2, MOST_FEATURES = VECTOR_BYTES == 64 ? 3 : 2 };
 /* Components and features whose moments are summed together, in registers. */
+enum { MOST_MEANS = VECTOR_BYTES == 64 ? 4 : 2, MOST_FEATURES = VECTOR_BYTES == 64 ? 3 : 2 };
 
-/* Numbers that `add_moments` needs to work with. */
+/* Size of the work space of `add_moments`, in numbers. */
 static ptrdiff_t moments_room(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
     ptrdiff_t k = group->n_components, width = 1 + n_features, height = k > width ? k : width;
     return 2 * width * stride + room_double(height, width) + height * width;
 }
 
-/* Numbers that `sweep` and the functions beside it need for the group, of rows whose lines are `stride` apart: a line of
- * ones, the rows, their whitened coordinates, responsibilities, sums of squares, and the moments' own. */
+/* Size, in numbers, of the array `wide` of `sweep`, `difference_log_prob` and `difference_moments` for a group, with lines
+ * `stride` apart: a line of ones, the rows, their whitened coordinates, responsibilities, sums of squares, and the work
+ * space of `add_moments`. */
 ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
     return (1 + 2 * n_features + 2 * group->n_components) * stride + moments_room(group, n_features, stride);
 }
 
-/* Rows in double precision: a line of ones, the first n_turned features, and the rows' whitened coordinates where distances
- * are taken of these. Returns what they are taken of. */
+/* Rows in double: fills phi with a line of ones, the first n_used features and, if the group whitens rows, their whitened
+ * coordinates. Returns the rows that the distances are computed from. */
 static const double *widen(
-    const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const struct differences *group, ptrdiff_t n_turned,
+    const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const struct differences *group, ptrdiff_t n_used,
     ptrdiff_t n, double *phi, ptrdiff_t stride
 ) {
     ptrdiff_t d = tile->n_features;
     double *rows = phi + stride, *whitened = rows + d * stride;
     for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
-    turn_double(tile->raw + start * tile->row_bytes, tile->kind, count, d, n_turned, tile->centre, rows, stride);
+    center_transpose_double(tile->raw + start * tile->row_bytes, tile->kind, count, d, n_used, tile->centre, rows, stride);
     if (!group->whiten) return rows;
     multiply_double(group->whiten, rows, whitened, d, d, n, stride, 1, NULL, 0);
     return whitened;
 }
 
-/* Constants less half the squared distances of two vectors of rows; sums of squares into `squares` where wanted. */
+/* log_norm minus half the squared distances of two vectors of rows; the sums of squares go into `squares` unless it is
+ * null. */
 #define STORE_DISTANCES(HEIGHT) \
     UNROLLED for (int r = 0; r < HEIGHT; r++) \
         UNROLLED for (int c = 0; c < 2; c++) { \
             double precision = group->form == SHARED ? group->factors[first + r] : 1; \
             if (squares) *(VECTOR *)(squares + (first + r) * stride + at + c * LANES) = sums[r][c]; \
             *(VECTOR *)(out + (first + r) * stride + at + c * LANES) \
-                = group->constants[first + r] - 0.5 * precision * sums[r][c]; \
+                = group->log_norm[first + r] - 0.5 * precision * sums[r][c]; \
         }
 
 #define SUBTRACT_MEANS(HEIGHT, IS_SCALED) \
@@ -160,7 +161,7 @@ static const double *widen(
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
         for (ptrdiff_t d = 0; d < n_used; d++) { \
-            if (part == 0) { /* the bytes of one feature of as many rows to come */ \
+            if (part == 0) { /* as many bytes as one feature of these rows has */ \
                 for (ptrdiff_t byte = 0; byte < fetch; byte += CACHE_LINE) \
                     __builtin_prefetch(next + d * fetch + byte, 0, 2); \
             } \
@@ -183,10 +184,9 @@ static const double *widen(
             UNROLLED for (int c = 0; c < 2; c++) sums[0][c] += whitened[r][c] * whitened[r][c]; \
     } while (0)
 
-/* Log-densities (K, n) of the group's components, and in `squares`, unless it is null, sums of squares; upper bounds of the
- * one and lower bounds of the other where fewer than all features are used. The rows are those
- * that distances are taken of, whitened where they are to be. From `ahead` on stand the rows that will be wanted, so many
- * bytes each: meanwhile the processor fetches them. work: D * WIDTH numbers. */
+/* Log-densities (K, n) of the group's components into out and, unless it is null, sums of squares into `squares`; upper and
+ * lower bounds of these where n_used < D features are used. `rows` is what `widen` returns. Prefetches `each` bytes a row
+ * from `ahead` on, where the next rows are. work: D * WIDTH numbers. */
 static void subtract_means(
     const struct differences *group, const double *rows, ptrdiff_t n_features, ptrdiff_t n_used, ptrdiff_t n,
     ptrdiff_t stride, const char *ahead, ptrdiff_t each, double *squares, double *out, double *work
@@ -219,16 +219,18 @@ static void subtract_means(
         }
 }
 
-/* Log-densities (K, n) of the group's components for `count` rows of a tile from `start` on, as `subtract_means` yields them;
- * -inf where they are negligible, if it pays to bound distances by the first features, as `bounds` tells until it does not.
- * phi has room for a line of ones and those of `widen`, which fills it unless what distances are taken of is `ready`. */
+/* Log-densities (K, n) of the group's components for `count` rows of a tile from `start` on, and sums of squares. While
+ * *bounds is true, they are bounded by the first features and -inf where negligible; *bounds becomes false once too many
+ * pairs are not negligible. phi: room for the rows as `widen` fills it; `ready`: the rows that distances are computed from,
+ * or null if they have to be computed. */
 static OUTLINED void log_prob_by_differences(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const double *ready,
     double *phi, ptrdiff_t n, ptrdiff_t stride, double *squares, double *out, double *work, int *bounds
 ) {
     ptrdiff_t n_features = tile->n_features, each = tile->row_bytes, n_first = n_features / FIRST_SHARE;
     const char *ahead = tile->raw + (start + count) * each;
-    *bounds = *bounds && group->wanted <= ALL_FEATURES && n_features >= LEAST_BOUNDED && group->n_components > BOUNDING_SHARE;
+    *bounds = *bounds && group->second_moments <= ALL_FEATURES && n_features >= group->least_bounded
+        && group->n_components > BOUNDING_SHARE;
     if (*bounds) {
         const double *rows = ready ? ready : widen(tile, start, count, group, n_first, n, phi, stride);
         subtract_means(group, rows, n_features, n_first, n, stride, ahead, each, squares, out, work);
@@ -282,8 +284,8 @@ static void add_squared(
         }
 }
 
-/* Adds sums of responsibilities times differences, which are those of responsibilities times rows less the counts times
- * the means: this costs a mean no more than the rounding of its own place. */
+/* Adds the sums of responsibilities times differences, computed as the sums of responsibilities times rows minus the counts
+ * times the means: the error that this causes in a new mean is of the size of the mean's own rounding error. */
 static void add_differences(
     const struct differences *group, const double *rows, const double *resp, ptrdiff_t n_features, ptrdiff_t n,
     ptrdiff_t stride, double *blocks, double *sums
@@ -299,7 +301,7 @@ static void add_differences(
     }
 }
 
-/* Places of the responsibilities (n,) above `least`; returns how many. */
+/* Indices of the responsibilities (n,) above `least`, into chosen; returns how many. */
 static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int32_t *chosen) {
     ptrdiff_t count = 0;
     for (ptrdiff_t start = 0; start < n; start += LANES) {
@@ -314,8 +316,8 @@ static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int
     return count;
 }
 
-/* Adds some differences (HEIGHT, D), `width` numbers apart, times responsibilities, and times their squares: for each
- * feature, or summed. */
+/* Adds differences (HEIGHT, D), their lines `width` apart, times responsibilities to the first moments, and their squares
+ * times responsibilities to the second moments, of each feature or summed over features. */
 #define ADD_CHOSEN(HEIGHT, unused) \
     do { \
         ptrdiff_t d = 0; \
@@ -339,14 +341,14 @@ static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int
             } \
     } while (0)
 
-/* Adds the moments of a component over the rows of a tile, counted from `start`, that it is responsible for. */
+/* Adds the moments of component k over the `count` rows of a tile whose indices, relative to `start`, are `chosen`. */
 static void add_chosen(
     const struct differences *group, ptrdiff_t k, const struct rows *tile, ptrdiff_t start, const double *resp,
     const int32_t *chosen, ptrdiff_t count, double *work
 ) {
     ptrdiff_t n_features = tile->n_features, width = (n_features + LANES - 1) / LANES * LANES;
     double *first = group->first + k * n_features;
-    double *second = group->wanted == EACH_FEATURE ? group->second + k * n_features : NULL, nothing = 0;
+    double *second = group->second_moments == EACH_FEATURE ? group->second + k * n_features : NULL, nothing = 0;
     double *total = second ? &nothing : group->second + k;
     for (ptrdiff_t at = 0; at < count; at += MOST_MEANS) {
         ptrdiff_t some = count - at < MOST_MEANS ? count - at : MOST_MEANS;
@@ -359,7 +361,7 @@ static void add_chosen(
     }
 }
 
-/* The same of one component whose sums of all pairs of features are wanted. */
+/* The same for a component whose second moments are those of all pairs of features. */
 static void add_pairs(
     const struct differences *group, ptrdiff_t k, const double *rows, const double *resp, const int32_t *chosen,
     ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t stride, double *work, double *blocks, double *sums
@@ -379,14 +381,14 @@ static void add_pairs(
     memset(blocks, 0, room_double(width, width) * sizeof *blocks);
     add_product_double(weighted, work, blocks, width, width, whole, stride, 1);
     unpack_double(blocks, sums, width, width);
-    double *second = group->second + (group->wanted == PAIRS_OF_EACH ? k * n_features * width / 2 : 0);
+    double *second = group->second + (group->second_moments == PAIRS_OF_EACH ? k * n_features * width / 2 : 0);
     for (ptrdiff_t d = 1; d < width; d++) {
         group->first[k * n_features + d - 1] += sums[d * width];
         for (ptrdiff_t j = 1; j <= d; j++) *second++ += sums[d * width + j];
     }
 }
 
-/* Adds responsibilities (K, n). */
+/* Adds the sums of responsibilities (K, n) to the counts. */
 static void add_counts(const struct differences *group, const double *resp, ptrdiff_t n, ptrdiff_t stride) {
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
         VECTOR counts = {0};
@@ -395,19 +397,20 @@ static void add_counts(const struct differences *group, const double *resp, ptrd
     }
 }
 
-/* Adds responsibilities (K, n) times the sums of squares. */
-static void add_lengths(
+/* Adds the sums of responsibilities (K, n) times squared norms (K, n) to the second moments. */
+static void add_squared_norms(
     const struct differences *group, const double *resp, const double *squares, ptrdiff_t n, ptrdiff_t stride
 ) {
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
-        VECTOR lengths = {0};
+        VECTOR sums = {0};
         for (ptrdiff_t i = 0; i < n; i += LANES)
-            lengths += load_double(resp + k * stride + i) * load_double(squares + k * stride + i);
-        for (ptrdiff_t i = 0; i < LANES; i++) group->second[k] += lengths[i];
+            sums += load_double(resp + k * stride + i) * load_double(squares + k * stride + i);
+        for (ptrdiff_t i = 0; i < LANES; i++) group->second[k] += sums[i];
     }
 }
 
-/* For each component the places of the rows that it is responsible for; the last K + 1 numbers tell where each begins. */
+/* Indices of the rows that each component is responsible for, one component after another, into chosen. Returns the K + 1
+ * numbers behind them: where the indices of each component begin and end. */
 static int32_t *choose_rows(
     const struct differences *group, const struct rows *tile, const double *resp, ptrdiff_t n, ptrdiff_t stride,
     int32_t *chosen
@@ -415,20 +418,21 @@ static int32_t *choose_rows(
     int32_t *ends = chosen + group->n_components * n;
     ends[0] = 0;
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
-        double least = group->least[k] * tile->heaviest;
+        double least = group->least[k] * tile->max_sample_weight;
         ends[k + 1] = ends[k] + choose_above(resp + k * stride, n, least, chosen + ends[k]);
     }
     return ends;
 }
 
-/* Whether it pays to take the rows of each component alone, where moments are of features and not of pairs of them. */
+/* Whether it is faster to sum over the rows that each component is responsible for than over all rows, where second moments
+ * are not those of pairs of features. */
 static int few_are_chosen(const struct differences *group, const int32_t *ends, ptrdiff_t n_features, ptrdiff_t n) {
     return 3.0 * ends[group->n_components] * (n_features + 24) < (double)group->n_components * n * n_features;
 }
 
-/* Adds the group's moments of rows of a tile with these responsibilities (K, n). `squares` are those of
- * `subtract_means`, for ALL_FEATURES. phi is what `widen` filled; `is_part` tells whether with the first features alone.
- * work: `moments_room` numbers; chosen: K + 1 and K times n numbers. */
+/* Adds the moments of `count` rows of a tile, weighted with responsibilities (K, n), to the group's sums. `squares`: what
+ * `subtract_means` yields, read for ALL_FEATURES alone. phi: what `widen` filled, with the first features alone if
+ * `is_part`. work: `moments_room` numbers; chosen: K n + K + 1 numbers. */
 static OUTLINED void add_moments(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, double *phi,
     const double *resp, const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen, int is_part
@@ -440,22 +444,23 @@ static OUTLINED void add_moments(
     int is_dense = !few_are_chosen(group, ends, n_features, n);
     add_counts(group, resp, n, stride);
     if (is_dense && is_part) widen(tile, start, count, group, n_features, n, phi, stride);
-    if (is_dense && group->wanted == EACH_FEATURE) add_squared(group, rows, resp, n_features, n, stride);
-    if (is_dense && group->wanted == ALL_FEATURES) {
+    if (is_dense && group->second_moments == EACH_FEATURE) add_squared(group, rows, resp, n_features, n, stride);
+    if (is_dense && group->second_moments == ALL_FEATURES) {
         add_differences(group, rows, resp, n_features, n, stride, blocks, sums);
-        add_lengths(group, resp, squares, n, stride);
+        add_squared_norms(group, resp, squares, n, stride);
     }
     for (ptrdiff_t j = 0; j < k; j++) {
         ptrdiff_t some = ends[j + 1] - ends[j];
         const double *own = resp + j * stride;
-        if (group->wanted >= PAIRS_OF_EACH && some)
+        if (group->second_moments >= PAIRS_OF_EACH && some)
             add_pairs(group, j, rows, own, chosen + ends[j], some, n_features, stride, work, blocks, sums);
         else if (!is_dense)
             add_chosen(group, j, tile, start, own, chosen + ends[j], some, work);
     }
 }
 
-/* Adds the moments of components by products, if each is responsible for few of the rows; 0, and nothing done, if not. */
+/* Adds the moments of components by products to `moments`, if they are responsible for few of the rows; returns 0, having
+ * done nothing, if not. */
 static OUTLINED int add_if_few(
     const struct differences *moments, const struct rows *tile, ptrdiff_t start, const double *resp, ptrdiff_t n,
     ptrdiff_t stride, double *work, int32_t *chosen

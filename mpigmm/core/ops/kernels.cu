@@ -1,9 +1,10 @@
-/* The loops over a tile on a GPU: what CuPy has no fast function for. `mpigmm/core/cuda.py` launches them; REAL, the
-   precision of the tile, is defined by the compiler's options, and so is LEAST, where responsibilities stop.
+/* The CUDA kernels for the operations on a tile that CuPy has no fast function for. cuda.py launches them, puts
+   raw_types.h above this file, and defines by the compiler's options: REAL, the precision of the tile; LEAST, the
+   exponent below which responsibilities are zero; and FEATURES_OF_A_THREAD.
 
-   Each thread writes numbers of its own and none waits for another, so that nothing depends on the order in which
-   threads run: no atomics, no shared memory, no barriers. Threads that are neighbours take neighbouring rows of a tile,
-   which lie side by side in memory. */
+   Each thread writes numbers of its own and none waits for another, so that no result depends on the order in which
+   threads run: no atomics, no shared memory, no barriers. Neighbouring threads take neighbouring rows of a tile, which
+   are adjacent in memory. */
 
 typedef long long Size;
 typedef unsigned long long Bits;
@@ -12,32 +13,24 @@ typedef unsigned long long Bits;
 #define LINE ((Size)blockIdx.y)
 #define KERNEL extern "C" __global__ void
 
-#define GROUP 16
-/* Features that one thread takes together. */
+/* The first feature of a group of features, and the end of a group of n features. */
+#define START_OF(group) ((group) * FEATURES_OF_A_THREAD)
+#define END_OF(group, n) (START_OF(group + 1) < n ? START_OF(group + 1) : n)
 
-#define END_OF(group, n) ((group + 1) * GROUP < n ? (group + 1) * GROUP : n)
-
-/* Rows (n, d) less the centre (d), in double, into out (d, n): a thread a row and group of features. */
-#define TURN(suffix, RAW)                                                                          \
-    KERNEL turn_##suffix(const RAW *rows, Size n, Size d, const double *centre, REAL *out)         \
+/* Rows (n, d) minus the centre (d), in double, into out (d, n): a thread for each row and group of features. */
+#define CENTER_TRANSPOSE(code, RAW, unused)                                                        \
+    KERNEL center_transpose_##code(const RAW *rows, Size n, Size d, const double *centre,          \
+                                   REAL *out)                                                      \
     {                                                                                              \
         if (ROW < n)                                                                               \
-            for (Size j = LINE * GROUP; j < END_OF(LINE, d); j++)                                  \
+            for (Size j = START_OF(LINE); j < END_OF(LINE, d); j++)                                \
                 out[j * n + ROW] = (REAL)((double)rows[ROW * d + j] - centre[j]);                  \
     }
 
-TURN(f8, double)
-TURN(f4, float)
-TURN(i1, signed char)
-TURN(i2, short)
-TURN(i4, int)
-TURN(i8, long long)
-TURN(u1, unsigned char)
-TURN(u2, unsigned short)
-TURN(u4, unsigned int)
-TURN(u8, unsigned long long)
+RAW_TYPES(CENTER_TRANSPOSE, 0)
 
-/* Products x_i x_j, j <= i, of rows (d, n) into out (d (d + 1) / 2, n): a thread a row and feature i. */
+/* Products x_i x_j, j <= i, of rows (d, n) into out (d (d + 1) / 2, n): a thread for each row
+   and feature i. */
 KERNEL pairs(const REAL *rows, Size n, REAL *out)
 {
     if (ROW < n) {
@@ -48,8 +41,9 @@ KERNEL pairs(const REAL *rows, Size n, REAL *out)
     }
 }
 
-/* keep out (k, n) + factor times the sums over d of the squares of lines (k, d, n), into out: a thread a row and k. */
-KERNEL lengths(const REAL *lines, Size d, Size n, REAL keep, REAL factor, REAL *out)
+/* keep times out (k, n) plus factor times the sums over d of the squares of lines (k, d, n), into out: a thread for
+   each row and k. */
+KERNEL squared_norms(const REAL *lines, Size d, Size n, REAL keep, REAL factor, REAL *out)
 {
     if (ROW < n) {
         const REAL *own = lines + LINE * d * n + ROW;
@@ -61,10 +55,10 @@ KERNEL lengths(const REAL *lines, Size d, Size n, REAL keep, REAL factor, REAL *
     }
 }
 
-/* Log-constant less half the distance sum_d p_kd (x_d - m_kd)^2 of rows (d, n), into out (k, n): a thread a row and k.
-   The precisions p_kd stand step * d after p_k0; step is 0 where all features share one. */
+/* log_norm_k minus half the distance sum_d p_kd (x_d - m_kd)^2 of rows (d, n), into out (k, n): a thread for each row
+   and k. The precisions p_kd are at step * d after p_k0; step is 0 where all features share one. */
 KERNEL distances(const REAL *rows, Size d, Size n, const REAL *means, const REAL *precisions, Size step,
-                 const REAL *constants, REAL *out)
+                 const REAL *log_norm, REAL *out)
 {
     if (ROW < n) {
         const REAL *mean = means + LINE * d, *precision = precisions + LINE * (step ? d : 1);
@@ -73,25 +67,25 @@ KERNEL distances(const REAL *rows, Size d, Size n, const REAL *means, const REAL
             const REAL apart = rows[j * n + ROW] - mean[j];
             sum += precision[step * j] * (apart * apart);
         }
-        out[LINE * n + ROW] = constants[LINE] - sum / 2;
+        out[LINE * n + ROW] = log_norm[LINE] - sum / 2;
     }
 }
 
-/* Rows (d, n) less the mean (d), times the root of the weights (n), into out (d, n); the root itself into root (n): a
-   thread a row and group of features. */
+/* Rows (d, n) minus the mean (d), times the root of the weights (n), into out (d, n); the root into root (n): a thread
+   for each row and group of features. */
 KERNEL scale(const REAL *rows, Size d, Size n, const REAL *weights, const REAL *mean, REAL *root, REAL *out)
 {
     if (ROW < n) {
         const REAL own = sqrt(weights[ROW]);
         if (LINE == 0)
             root[ROW] = own;
-        for (Size j = LINE * GROUP; j < END_OF(LINE, d); j++)
+        for (Size j = START_OF(LINE); j < END_OF(LINE, d); j++)
             out[j * n + ROW] = (rows[j * n + ROW] - mean[j]) * own;
     }
 }
 
-/* Log-sum-exp in two steps, each with a thread a row and slice of `some` components: first the slices' greatest
-   log-density and sum of exponentials, top and sum (slices, n) ... */
+/* The first of two steps of a log-sum-exp, with a thread for each row and slice of `some` components: the greatest
+   log-density of each slice and the sum of its exponentials, into top and sum (slices, n). */
 KERNEL sum_slices(const REAL *log_prob, Size k, Size n, Size some, REAL *top, REAL *sum)
 {
     if (ROW < n) {
@@ -106,13 +100,14 @@ KERNEL sum_slices(const REAL *log_prob, Size k, Size n, Size some, REAL *top, RE
     }
 }
 
+/* Nearly the largest finite number. */
 #define LARGEST (sizeof(REAL) == 8 ? (REAL)1.7e308 : (REAL)3.4e38)
-/* Of finite numbers, nearly. */
 
-/* ... and then, from those of all slices, responsibilities in place of log_prob (k, n), and log densities (n): zero and -inf
-   where no component has a density. What is not a number shows in the log density: fmax passes over it, sums do not. */
-KERNEL normalise(REAL *log_prob, Size k, Size n, Size some, Size slices, const REAL *top, const REAL *sum,
-                 REAL *log_density)
+/* The second step: from top and sum of all slices, responsibilities in place of log_prob (k, n), and log-densities (n);
+   zero and -inf where all components have -inf. A log-density that is NaN makes the row's NaN by the sums; fmax ignores
+   it. */
+KERNEL log_sum_exp(REAL *log_prob, Size k, Size n, Size some, Size slices, const REAL *top, const REAL *sum,
+                   REAL *log_density)
 {
     if (ROW < n) {
         const Size start = LINE * some, stop = start + some < k ? start + some : k;
@@ -132,7 +127,7 @@ KERNEL normalise(REAL *log_prob, Size k, Size n, Size some, Size slices, const R
 }
 
 /* Sums over `some` rows of responsibilities (k, n) times the differences of rows (d, n) from means (k, d), and times their
-   squares, into first and second (slices, k, d): a thread a component, feature and slice of rows. */
+   squares, into first and second (slices, k, d): a thread for each component, feature and slice of rows. */
 KERNEL moments(const REAL *rows, Size d, Size n, const REAL *resp, Size k, const REAL *means, Size some, REAL *first,
                REAL *second)
 {
@@ -150,11 +145,9 @@ KERNEL moments(const REAL *rows, Size d, Size n, const REAL *resp, Size k, const
     }
 }
 
-#define MOST_DIGITS 9.2e18
-/* Of an integer of 64 bits. */
-
-/* Values (size), zero where they have no room, rounded to fixed point and added to limbs (n_limbs, size) of `bits` bits; quanta (size) are units of
-   the first limb, powers of two. Every limb but the first is brought back to its own bits. A thread a value. */
+/* Rounds values (size) to fixed point and adds them to limbs (n_limbs, size) of `bits` bits; quanta (size), powers of two,
+   are the units of the first limb. A value that is too large for a limb adds zero. Then every limb but the first carries
+   into the one before it. A thread for each value. */
 KERNEL add(Size *limbs, Size n_limbs, Size size, const double *values, const double *quanta, int bits)
 {
     if (ROW < size) {

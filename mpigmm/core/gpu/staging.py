@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.backend import Gpu
-from mpigmm.core.cuda import readable
+from mpigmm.core.gpu.arrays import GpuArrays
+from mpigmm.core.raw_types import raw_dtype
 from mpigmm.rows import Fields, Rows
 
 LEVELS = ("", "rows no longer stay on GPUs", "tiles are no longer copied ahead to GPUs")
@@ -48,7 +48,7 @@ class Stage:
 
     Parameters
     ----------
-    gpu : Gpu
+    gpu : GpuArrays
     budget : int
         Bytes of rows that may stay on it.
 
@@ -60,7 +60,7 @@ class Stage:
         Tiles that stay, by their first rows.
     """
 
-    def __init__(self, gpu: Gpu, budget: int) -> None:
+    def __init__(self, gpu: GpuArrays, budget: int) -> None:
         self.gpu = gpu
         self.budget = budget
         self.level = 0
@@ -69,7 +69,7 @@ class Stage:
 
     def holds(self, fields: Fields, n_rows: int) -> bool:
         """Whether all arrays of this many rows fit into the memory for tiles that stay."""
-        row_bytes = sum(field.n_columns * readable(np.dtype(field.dtype)).itemsize for field in fields.values())
+        row_bytes = sum(field.n_columns * raw_dtype(np.dtype(field.dtype)).itemsize for field in fields.values())
         return n_rows * row_bytes <= self._room
 
     def stage_less(self, level: int) -> None:
@@ -102,11 +102,11 @@ class Stage:
     def _passage(self, ring: deque[Passage], tile: Rows) -> Passage:
         """Pinned memory; no tile of a sweep has more rows than the first, for which it is taken."""
         if len(ring) < (ring.maxlen or 0):
-            pinned = tile.mapped(lambda a: self.gpu.pinned(a.size, readable(a.dtype)).reshape(a.shape))
+            pinned = tile.mapped(lambda a: self.gpu.streams.pinned(a.size, raw_dtype(a.dtype)).reshape(a.shape))
             ring.append(Passage(pinned))
         else:
             ring.rotate(-1)
-            self.gpu.finish(ring[-1].sent)
+            self.gpu.streams.finish(ring[-1].sent)
         return ring[-1]
 
     def _place(self, ring: deque[Place], passage: Passage) -> Place:
@@ -118,7 +118,7 @@ class Stage:
 
     def _held_place(self, tile: Rows) -> Place | None:
         """Memory for a tile that is to stay, if there is enough left."""
-        n_bytes = sum(array.size * readable(array.dtype).itemsize for array in tile.arrays.values())
+        n_bytes = sum(array.size * raw_dtype(array.dtype).itemsize for array in tile.arrays.values())
         if n_bytes > self._room:
             return None
         self._room -= n_bytes
@@ -128,20 +128,20 @@ class Stage:
     def _new_place(self, like: Rows) -> Place:
         """Memory of the GPU for as many rows, which work that is queued may still be using."""
         gpu = self.gpu
-        rows = like.mapped(lambda a: gpu.empty(a.size, readable(a.dtype)).reshape(a.shape))
-        return Place(rows, gpu.mark())
+        rows = like.mapped(lambda a: gpu.empty(a.size, raw_dtype(a.dtype)).reshape(a.shape))
+        return Place(rows, gpu.streams.mark())
 
     def _send(self, tile: Rows, passage: Passage, place: Place) -> Sent:
         """Begin to copy a tile."""
         for name, array in tile.arrays.items():
             pinned = passage.rows.arrays[name][: len(tile)]
             pinned[:] = array
-            passage.sent = self.gpu.send(pinned, place.rows.arrays[name][: len(tile)], place.used)
+            passage.sent = self.gpu.streams.send(pinned, place.rows.arrays[name][: len(tile)], place.used)
         return Sent(tile.first, len(tile), place, passage.sent)
 
     def _arrive(self, sent: Sent) -> Iterator[Rows]:
         """A tile, for the work that is queued until the next one is asked for."""
         place = sent.place
-        self.gpu.await_copy(sent.mark)
+        self.gpu.streams.await_copy(sent.mark)
         yield Rows(sent.first, place.rows[: sent.n_rows].arrays)
-        place.used = self.gpu.mark()
+        place.used = self.gpu.streams.mark()

@@ -1,0 +1,200 @@
+/* The E-step of a tile. */
+
+/* NAME(log_sum_exp) for up to LOG_SUM_EXP_ROWS rows. A row for which all components have the log-density -inf gets no
+ * responsibilities and the log-density -inf; a row for which one of them is NaN gets NaN alone. */
+static void NAME(log_sum_exp_some)(
+    REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
+) {
+    const REAL lowest = sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX;
+    REAL sums[LOG_SUM_EXP_ROWS], all[LOG_SUM_EXP_ROWS];
+    for (ptrdiff_t i = 0; i < n; i++) {
+        log_density[i] = log_prob[i] > lowest ? log_prob[i] : lowest;
+        all[i] = log_prob[i];
+        sums[i] = 0;
+    }
+    for (ptrdiff_t k = 1; k < n_components; k++) {
+        const REAL *restrict line = log_prob + k * stride;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            log_density[i] = line[i] > log_density[i] ? line[i] : log_density[i];
+            all[i] += line[i];
+        }
+    }
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        REAL *restrict line = log_prob + k * stride;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            REAL below = line[i] - log_density[i], clipped = least > below ? least : below;
+            REAL resp = NAME(exponential)(clipped);
+            line[i] = clipped > least ? resp : 0;
+            sums[i] += line[i];
+        }
+    }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        REAL sum = all[i] == all[i] ? sums[i] : all[i];
+        log_density[i] = sum == 0 ? -(REAL)INFINITY : (REAL)(log_density[i] + logarithm(sum));
+        sums[i] = sum == 0 ? 0 : 1 / sum;
+    }
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        REAL *restrict line = log_prob + k * stride;
+        for (ptrdiff_t i = 0; i < n; i++) line[i] *= sums[i];
+    }
+}
+
+/* Turns weighted log-densities log_prob (K, n) into responsibilities in place; the rows' log-densities go into log_density
+ * (n,). Responsibilities below exp(least) before division by their sum are zero. */
+void NAME(log_sum_exp)(REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *log_density, REAL least) {
+    for (ptrdiff_t start = 0; start < n; start += LOG_SUM_EXP_ROWS) {
+        ptrdiff_t some = n - start < LOG_SUM_EXP_ROWS ? n - start : LOG_SUM_EXP_ROWS;
+        NAME(log_sum_exp_some)(log_prob + start, n_components, some, stride, log_density + start, least);
+    }
+}
+
+/* Products of the features of rows (D, stride) into out: of all pairs, of each feature with itself, or the squared norms of
+ * the whitened rows. */
+static void NAME(append)(
+    int kind, const REAL *rows, const REAL *whitened, REAL *out, ptrdiff_t n_features, ptrdiff_t n, ptrdiff_t stride
+) {
+    if (kind == SQUARED_NORM) {
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = 0;
+        for (ptrdiff_t d = 0; d < n_features; d++)
+            for (ptrdiff_t i = 0; i < n; i++) out[i] += whitened[d * stride + i] * whitened[d * stride + i];
+        return;
+    }
+    for (ptrdiff_t d = 0; d < n_features; d++)
+        for (ptrdiff_t j = kind == PAIRS ? 0 : d; j <= d; j++, out += stride) {
+            const REAL *one = rows + d * stride, *other = rows + j * stride;
+            REAL *restrict line = out;
+            for (ptrdiff_t i = 0; i < n; i++) line[i] = one[i] * other[i];
+        }
+}
+
+/* Multiplies a line of n numbers by the rows' weights, unless these are null, and sets it to zero from n up to `whole`. */
+static void NAME(weigh)(REAL *restrict line, const REAL *restrict sample_weight, ptrdiff_t n, ptrdiff_t whole) {
+    for (ptrdiff_t i = 0; sample_weight && i < n; i++) line[i] *= sample_weight[i];
+    for (ptrdiff_t i = n; i < whole; i++) line[i] = 0;
+}
+
+/* Sums of `height` lines of n numbers into out, which is returned. */
+static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdiff_t height, ptrdiff_t n, ptrdiff_t stride) {
+    memset(out, 0, n * sizeof *out);
+    for (ptrdiff_t r = 0; r < height; r++)
+        for (ptrdiff_t i = 0; i < n; i++) out[i] += lines[r * stride + i];
+    return out;
+}
+
+/* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH: of some components by products of the features,
+ * of the others (`group`) by differences from their means. Returns the log-likelihood; overwrites the sums of `products`
+ * and adds to those of `group`. For some rows at a time for which each component by products is responsible for few of
+ * them, these components add to `moments` instead of `products`; `moments` has no components if this is not wanted.
+ *
+ * work: (step + WIDTH) (1 + L + K + D) numbers; wide: `difference_room`; blocks: `room` of the sums, then of the scatter.
+ */
+double NAME(sweep)(
+    const struct rows *tile, const struct products *products, const struct differences *moments,
+    const struct differences *group, REAL least, ptrdiff_t step, REAL *work, double *wide, double *blocks, int32_t *chosen
+) {
+    WIDE log_likelihood = {0};
+    int bounds = 1;
+    ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
+    ptrdiff_t n_components = n_products + group->n_components;
+    const REAL *whiten = products->whiten, *sample_weight = tile->sample_weight;
+    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(room)(n_products, n_lines);
+    memset(blocks, 0, NAME(room)(n_products, n_lines) * sizeof *blocks);
+    if (scatter) memset(scatter_blocks, 0, NAME(room)(d, d) * sizeof *blocks);
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH; /* lines a power of two apart would share few places of the cache */
+        REAL *log_density = work, *phi = log_density + stride, *rows = phi + stride, *resp = phi + n_lines * stride;
+        REAL *whitened = resp + n_components * stride, *others = resp + n_products * stride;
+        const REAL *own_weight = sample_weight ? sample_weight + start : NULL;
+        const char *ahead = tile->raw + (start + n) * tile->row_bytes;
+        double *wide_resp = wide + (1 + 2 * d) * stride, *squares = wide_resp + group->n_components * stride;
+        double *wide_work = squares + group->n_components * stride;
+        if (n_products) {
+            for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
+            NAME(center_transpose)(tile->raw + start * tile->row_bytes, tile->kind, n, d, d, tile->centre, rows, stride);
+            if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, ahead, tile->row_bytes);
+            NAME(append)(products->kind, rows, whiten ? whitened : rows, rows + d * stride, d, whole, stride);
+            NAME(multiply)(products->coefficients, phi, resp, n_products, n_lines, whole, stride, 0, ahead, tile->row_bytes);
+        }
+        double *lines = wide;
+        const double *ready = NULL;
+#if REAL_BYTES == 8
+        if (n_products && (whiten || !group->whiten)) { /* the rows that the group needs have been computed */
+            lines = phi;
+            ready = group->whiten ? whitened : rows;
+        }
+#endif
+        if (group->n_components) {
+            log_prob_by_differences(
+                group, tile, start, n, ready, lines, whole, stride, squares, wide_resp, wide_work, &bounds);
+            for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
+        }
+        NAME(log_sum_exp)(resp, n_components, n, stride, log_density, least);
+        NAME(weigh)(log_density, own_weight, n, whole);
+        for (ptrdiff_t k = 0; k < n_components; k++) NAME(weigh)(resp + k * stride, own_weight, n, whole);
+        for (ptrdiff_t i = 0; i < whole; i += LANES)
+            log_likelihood += __builtin_convertvector(NAME(load)(log_density + i), WIDE);
+        int is_added = 0;
+#if REAL_BYTES == 8
+        is_added = add_if_few(moments, tile, start, resp, whole, stride, wide_work, chosen);
+#endif
+        if (n_products && !is_added) NAME(add_product)(resp, phi, blocks, n_products, n_lines, whole, stride, 0);
+        if (scatter && n_products) {
+            const REAL *shares = own_weight;
+            if (group->n_components) shares = NAME(add_lines)(resp, log_density, n_products, whole, stride);
+            memcpy(whitened, rows, d * stride * sizeof *rows);
+            for (ptrdiff_t j = 0; j < d; j++) NAME(weigh)(whitened + j * stride, shares, n, whole);
+            NAME(add_product)(whitened, rows, scatter_blocks, d, d, whole, stride, 1);
+        }
+        if (group->n_components) {
+            for (ptrdiff_t i = 0; i < group->n_components * stride; i++) wide_resp[i] = others[i];
+            add_moments(
+                group, tile, start, n, lines, wide_resp, squares, whole, stride, wide_work, chosen, bounds && !ready);
+        }
+    }
+    if (n_products) NAME(unpack)(blocks, products->sums, n_products, n_lines);
+    if (scatter) NAME(unpack)(scatter_blocks, scatter, d, d);
+    for (ptrdiff_t i = 0; scatter && i < d; i++)
+        for (ptrdiff_t j = 0; j < i; j++) scatter[j * d + i] = scatter[i * d + j];
+    double total = 0;
+    for (ptrdiff_t i = 0; i < LANES; i++) total += log_likelihood[i];
+    return total;
+}
+
+/* Weighted log-densities (K, n) of a tile's rows for the group's components, `step` rows at a time. */
+void NAME(difference_log_prob)(
+    const struct rows *tile, const struct differences *group, ptrdiff_t step, double *wide, REAL *out
+) {
+    ptrdiff_t d = tile->n_features;
+    int bounds = 1;
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH;
+        double *log_prob = wide + (1 + 2 * d) * stride;
+        double *squares = log_prob + group->n_components * stride, *wide_work = squares + group->n_components * stride;
+        log_prob_by_differences(group, tile, start, n, NULL, wide, whole, stride, squares, log_prob, wide_work, &bounds);
+        for (ptrdiff_t k = 0; k < group->n_components; k++)
+            for (ptrdiff_t i = 0; i < n; i++) out[k * tile->n_rows + start + i] = (REAL)log_prob[k * stride + i];
+    }
+}
+
+/* Adds the moments of a tile's rows, weighted with responsibilities (K, n), to the group's sums, `step` rows at a time. */
+void NAME(difference_moments)(
+    const struct rows *tile, const struct differences *group, ptrdiff_t step, double *wide, int32_t *chosen, const REAL *resp
+) {
+    ptrdiff_t d = tile->n_features;
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH;
+        double *wide_resp = wide + (1 + 2 * d) * stride, *squares = wide_resp + group->n_components * stride;
+        const double *of = widen(tile, start, n, group, d, whole, wide, stride);
+        const char *ahead = tile->raw + (start + n) * tile->row_bytes;
+        double *wide_work = squares + group->n_components * stride;
+        if (group->second_moments == ALL_FEATURES)
+            subtract_means(group, of, d, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp, wide_work);
+        for (ptrdiff_t k = 0; k < group->n_components; k++)
+            for (ptrdiff_t i = 0; i < whole; i++)
+                wide_resp[k * stride + i] = i < n ? (double)resp[k * tile->n_rows + start + i] : 0;
+        add_moments(group, tile, start, n, wide, wide_resp, squares, whole, stride, wide_work, chosen, 0);
+    }
+}

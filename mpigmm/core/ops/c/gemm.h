@@ -1,0 +1,154 @@
+/* Matrix products, block by block: a block of the result is up to TALLEST lines by two vectors, whose sums stay in
+ * registers.
+ *
+ * Matrices are lines of numbers; `stride` is the distance from one line to the next.
+ */
+
+/* The block sums[r][c] = sum over l < depth of one[r * down + l * along] times vector c of line l of `other`. Unless
+ * `ahead` is null, each step also prefetches one cache line from `ahead` on. */
+INLINE void NAME(block)(
+    const int height, const int vectors, const REAL *one, ptrdiff_t down, ptrdiff_t along, const REAL *other,
+    ptrdiff_t stride, ptrdiff_t depth, const char *ahead, VECTOR sums[TALLEST][2]
+) {
+    UNROLLED for (int r = 0; r < height; r++)
+        UNROLLED for (int c = 0; c < vectors; c++) sums[r][c] = (VECTOR){0};
+    for (ptrdiff_t l = 0; l < depth; l++) {
+        VECTOR line[2];
+        if (ahead) __builtin_prefetch(ahead + CACHE_LINE * l, 0, 2);
+        UNROLLED for (int c = 0; c < vectors; c++) line[c] = NAME(load)(other + l * stride + c * LANES);
+        UNROLLED for (int r = 0; r < height; r++) {
+            REAL factor = one[r * down + l * along];
+            UNROLLED for (int c = 0; c < vectors; c++) sums[r][c] += factor * line[c];
+        }
+    }
+}
+
+/* one (height, depth) times other (depth, n) into out (height, n); n is a multiple of WIDTH. If `one` is a lower triangle
+ * (triangular), what lies above the diagonal is not read. Prefetches `each` bytes for each of the n columns from `ahead`
+ * on. */
+#define PRODUCT(HEIGHT, unused) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, 2, one + first * depth, depth, 1, other + at, stride, reach, ahead + at * each, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < 2; c++) *(VECTOR *)(out + (first + r) * stride + at + c * LANES) = sums[r][c]; \
+    } while (0)
+
+static void NAME(multiply)(
+    const REAL *one, const REAL *other, REAL *out, ptrdiff_t height, ptrdiff_t depth, ptrdiff_t n, ptrdiff_t stride,
+    int triangular, const char *ahead, ptrdiff_t each
+) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t at = 0; at < n; at += WIDTH)
+        for (ptrdiff_t group = 0; group < groups; group++) {
+            ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+            ptrdiff_t reach = triangular && last < depth ? last : depth;
+            WITH_HEIGHT(last - first, PRODUCT, 0)
+        }
+}
+
+/* Adds one (height, n) times the transpose of other (width, n) to sums; n is a multiple of LANES. If both are the same rows
+ * (symmetric), only the blocks that reach the lower triangle are computed.
+ *
+ * The sums are kept block by block, in the order in which they are computed, and `unpack` makes a matrix of them. A block
+ * is a group of up to TALLEST lines by two columns; block number (group * pairs + pair) begins at SLOTS times its number.
+ * Its sum of line r and column c is at 2 r + c; what is left up to SLOTS, a multiple of LANES, is padding. An example with
+ * height 5, width 5 and groups of 3 and 2 lines:
+ *
+ *     column     0   1   2   3   4   -        in each block
+ *              +-------+-------+-------+      +-------+
+ *     line 0   |       |       |       |      | 0   1 |
+ *          1   |   0   |   1   |   2   |      | 2   3 |
+ *          2   |       |       |       |      | 4   5 |
+ *              +-------+-------+-------+      +-------+
+ *          3   |   3   |   4   |   5   |      | 6 ... | padding up to SLOTS
+ *          4   |       |       |       |      +-------+
+ *              +-------+-------+-------+
+ *
+ * An odd last column is paired with itself.
+ */
+#define ADD_PRODUCT(HEIGHT, unused) \
+    do { \
+        VECTOR part[TALLEST][2]; \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) part[r][0] = part[r][1] = (VECTOR){0}; \
+        for (ptrdiff_t i = 0; i < n; i += LANES) { \
+            VECTOR x = NAME(load)(other + at * stride + i), y = NAME(load)(other + next * stride + i); \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+                VECTOR line = NAME(load)(one + (first + r) * stride + i); \
+                part[r][0] += line * x; \
+                part[r][1] += line * y; \
+            } \
+        } \
+        UNROLLED for (int start = 0; start < 2 * HEIGHT; start += LANES) { \
+            VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
+            UNROLLED for (int i = 0; i < LANES; i++) \
+                square[i] = start + i < 2 * HEIGHT ? part[(start + i) / 2][i % 2] : (VECTOR){0}; \
+            *(WIDE *)(block + start) += __builtin_convertvector(NAME(totals)(square), WIDE); \
+        } \
+    } while (0)
+
+static void NAME(add_product)(
+    const REAL *one, const REAL *other, double *sums, ptrdiff_t height, ptrdiff_t width, ptrdiff_t n, ptrdiff_t stride,
+    int symmetric
+) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, pairs = (width + 1) / 2;
+    for (ptrdiff_t group = 0; group < groups; group++) {
+        ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+        for (ptrdiff_t at = 0; at < (symmetric ? last : width); at += 2) {
+            ptrdiff_t next = at + 1 < width ? at + 1 : at;
+            double *restrict block = sums + (group * pairs + at / 2) * SLOTS;
+            WITH_HEIGHT(last - first, ADD_PRODUCT, 0)
+        }
+    }
+}
+
+/* Numbers in the sums of a product (height, width). */
+static ptrdiff_t NAME(room)(ptrdiff_t height, ptrdiff_t width) {
+    return (height + TALLEST - 1) / TALLEST * ((width + 1) / 2) * SLOTS;
+}
+
+/* The sums of `add_product` as a matrix (height, width). */
+static void NAME(unpack)(const double *sums, double *out, ptrdiff_t height, ptrdiff_t width) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, pairs = (width + 1) / 2;
+    for (ptrdiff_t group = 0; group < groups; group++) {
+        ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+        for (ptrdiff_t r = first; r < last; r++)
+            for (ptrdiff_t c = 0; c < width; c++)
+                out[r * width + c] = sums[(group * pairs + c / 2) * SLOTS + 2 * (r - first) + c % 2];
+    }
+}
+
+/* Ops.subtract_squared_norms, with lines (K, height, width): out (K, n) minus half the squared norms of lines_k times the
+ * first `width` lines of `augmented`; start_from (K,) replaces what `out` held, unless it is null. work: width * WIDTH
+ * numbers. */
+#define ADD_SQUARED_NORMS(HEIGHT, unused) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, 2, some + first * width, width, 1, work, WIDTH, width, NULL, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < 2; c++) squares[c] += sums[r][c] * sums[r][c]; \
+    } while (0)
+
+void NAME(subtract_squared_norms)(
+    const REAL *augmented, ptrdiff_t n_rows, const REAL *lines, ptrdiff_t n_components, ptrdiff_t height, ptrdiff_t width,
+    const REAL *start_from, REAL *work, REAL *out
+) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t start = 0; start < n_rows; start += WIDTH) {
+        ptrdiff_t n = n_rows - start < WIDTH ? n_rows - start : WIDTH;
+        for (ptrdiff_t d = 0; d < width; d++)
+            for (ptrdiff_t i = 0; i < WIDTH; i++) work[d * WIDTH + i] = i < n ? augmented[d * n_rows + start + i] : 0;
+        for (ptrdiff_t k = 0; k < n_components; k++) {
+            const REAL *some = lines + k * height * width;
+            VECTOR squares[2] = {{0}, {0}};
+            for (ptrdiff_t group = 0; group < groups; group++) {
+                ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+                WITH_HEIGHT(last - first, ADD_SQUARED_NORMS, 0)
+            }
+            REAL norms[2 * VECTOR_BYTES / REAL_BYTES];
+            memcpy(norms, squares, sizeof norms);
+            REAL *line = out + k * n_rows + start;
+            for (ptrdiff_t i = 0; i < n; i++) line[i] = (start_from ? start_from[k] : line[i]) - norms[i] / 2;
+        }
+    }
+}

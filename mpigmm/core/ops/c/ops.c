@@ -1,0 +1,199 @@
+/* The operations on a tile in C: what numpy.py does with NumPy, with fewer passes over memory.
+ *
+ * The headers from vector.h to pruned.h hold the functions of one precision and are included once for each; their names end
+ * in _double or _single (NAME). Every sum is taken in an order that the shapes alone decide. The file is compiled once for
+ * each set of instructions (VECTOR_BYTES, see pyproject.toml), and library.py loads the result.
+ *
+ *     vector.h       vectors of numbers: loads, transposes, sums
+ *     math.h         exp and log
+ *     gemm.h         matrix products
+ *     rows.h         from the rows of a file to centred rows of a precision
+ *     differences.h  log-densities and moments by differences from the means, in double alone
+ *     estep.h        log-sum-exp, and the whole E-step of a tile
+ *     pruned.h       log-densities and moments without negligible pairs of row and component
+ */
+#if defined(__x86_64__) && !defined(__clang__) /* whatever the environment's flags allow */
+#if VECTOR_BYTES == 16
+#pragma GCC target("no-avx")
+#elif VECTOR_BYTES == 32
+#pragma GCC target("no-avx512f")
+#endif
+#endif
+
+#include <float.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../../raw_types.h"
+
+/* A block of a matrix product is up to TALLEST lines by two vectors: their sums fill the registers. */
+#define TALLEST (VECTOR_BYTES == 64 ? 12 : 6)
+
+#define INLINE static inline __attribute__((always_inline))
+#define OUTLINED __attribute__((noinline))
+#define UNROLLED _Pragma("GCC unroll 16")
+#define GLUE(a, b) a##_##b
+#define JOIN(a, b) GLUE(a, b)
+#define NAME(name) JOIN(name, PRECISION)
+
+/* Calls F(n, ...) with a constant n, 1 to TALLEST. */
+#if VECTOR_BYTES == 64
+#define BEYOND_SIX(F, ...) \
+    case 7: F(7, __VA_ARGS__); break; \
+    case 8: F(8, __VA_ARGS__); break; \
+    case 9: F(9, __VA_ARGS__); break; \
+    case 10: F(10, __VA_ARGS__); break; \
+    case 11: F(11, __VA_ARGS__); break; \
+    case 12: F(12, __VA_ARGS__); break;
+#else
+#define BEYOND_SIX(F, ...)
+#endif
+#define WITH_HEIGHT(n, F, ...) \
+    switch (n) { \
+    case 1: F(1, __VA_ARGS__); break; \
+    case 2: F(2, __VA_ARGS__); break; \
+    case 3: F(3, __VA_ARGS__); break; \
+    case 4: F(4, __VA_ARGS__); break; \
+    case 5: F(5, __VA_ARGS__); break; \
+    case 6: F(6, __VA_ARGS__); break; \
+    BEYOND_SIX(F, __VA_ARGS__) \
+    }
+
+/* Calls F(n, ...) with a constant n, 1 to MOST_MEANS. */
+#define WITH_FEW(n, F, ...) \
+    switch (n) { \
+    case 1: F(1, __VA_ARGS__); break; \
+    case 2: F(2, __VA_ARGS__); break; \
+    BEYOND_TWO(F, __VA_ARGS__) \
+    }
+#if VECTOR_BYTES == 64
+#define BEYOND_TWO(F, ...) \
+    case 3: F(3, __VA_ARGS__); break; \
+    case 4: F(4, __VA_ARGS__); break;
+#else
+#define BEYOND_TWO(F, ...)
+#endif
+
+enum { CACHE_LINE = 64 };
+
+/* Features that are converted from integers at a time. */
+enum { FEATURES_AT_ONCE = 64 };
+
+/* Rows of one log-sum-exp, and values that are added to fixed-point sums at a time: few enough for the cache. */
+enum { LOG_SUM_EXP_ROWS = 256, ADDED_AT_ONCE = 512 };
+
+/* The numbers of the types that rows may have: RAW_f8, RAW_f4, ... Integers follow the floating-point types. */
+#define NUMBER_OF(code, type, unused) RAW_##code,
+enum { RAW_TYPES(NUMBER_OF, 0) N_RAW_TYPES };
+enum { FIRST_INTEGER = RAW_i1 };
+
+/* Calls F(type) with the type whose number is `kind`. */
+#define CASE_RAW(code, type, F) \
+    case RAW_##code: F(type); break;
+#define WITH_RAW(kind, F) \
+    switch (kind) { \
+    RAW_TYPES(CASE_RAW, F) \
+    }
+
+/* Products of a row's features: Products in groups.py. */
+enum { PAIRS, SQUARES, SQUARED_NORM };
+
+#include "math.h"
+
+/* FixedPoint.add: rounds values (size,) to the format and adds them to limbs (n_limbs, size); quanta (size,) are the units
+ * of the first limb. A value that is too large for a limb adds zero. The values are overwritten. */
+void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, const double *quanta, double limb_unit) {
+    double unit[ADDED_AT_ONCE], per_unit[ADDED_AT_ONCE];
+    for (ptrdiff_t start = 0; start < size; start += ADDED_AT_ONCE) {
+        ptrdiff_t n = size - start < ADDED_AT_ONCE ? size - start : ADDED_AT_ONCE;
+        double *restrict rest = values + start;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            unit[i] = quanta[start + i];
+            per_unit[i] = 1 / unit[i];
+        }
+        int64_t *restrict line = limbs + start;
+        for (ptrdiff_t i = 0; i < n; i++) {
+            double scaled = rest[i] * per_unit[i], whole = fabs(scaled) < MOST_DIGITS ? rint(scaled) : 0;
+            line[i] += (int64_t)whole;
+            rest[i] -= whole * unit[i];
+        }
+        for (ptrdiff_t limb = 1; limb < n_limbs; limb++) { /* few enough bits to be rounded by ROUND */
+            line += size;
+            for (ptrdiff_t i = 0; i < n; i++) {
+                unit[i] /= limb_unit;
+                per_unit[i] *= limb_unit;
+                double shifted = rest[i] * per_unit[i] + ROUND;
+                line[i] += (int64_t)((uint64_t)bits_of(shifted) - (uint64_t)bits_of(ROUND));
+                rest[i] -= (shifted - ROUND) * unit[i];
+            }
+        }
+    }
+}
+
+/* The rows of a tile (n_rows, n_features), as they stand in a file: numbers of the type `kind`. */
+struct rows {
+    const char *raw;
+    int kind;
+    ptrdiff_t row_bytes, n_rows, n_features;
+    const double *centre; /* (D,): subtracted from every row */
+    const void *sample_weight; /* (n,) in the tile's precision, or null where all weights are 1 */
+    double max_sample_weight;
+};
+
+/* Components whose log-densities are linear in phi(x) = [1, x, products of x]. */
+struct products {
+    ptrdiff_t n_components, n_lines; /* K and L, the length of phi */
+    int kind; /* which products: PAIRS, SQUARES or SQUARED_NORM */
+    const void *whiten; /* (D, D): what rows are multiplied by before their squared norms are taken, or null */
+    const void *coefficients; /* (K, L): of phi in the log-densities */
+    double *sums; /* (K, L): sums over rows of responsibilities times phi */
+    double *scatter; /* (D, D): sums over rows of responsibilities times x x^T, or null */
+};
+
+#define REAL double
+#define REAL_BYTES 8
+#define INDEX int64_t
+#define PRECISION double
+#include "vector.h"
+#include "gemm.h"
+#include "rows.h"
+#include "differences.h"
+#include "estep.h"
+#include "pruned.h"
+#undef REAL
+#undef REAL_BYTES
+#undef INDEX
+#undef PRECISION
+
+#define REAL float
+#define REAL_BYTES 4
+#define INDEX int32_t
+#define PRECISION single
+#include "vector.h"
+#include "gemm.h"
+#include "rows.h"
+#include "estep.h"
+#include "pruned.h"
+
+/* What library.py asks of the library. INTERFACE there: the version of the functions' arguments. */
+int interface(void) { return 5; }
+
+/* What decides the size of the arrays that callers provide: the most lines of a block of a matrix product, the numbers in
+ * one of its lines, and the numbers that its sums take; the last two in single precision, where they are largest. */
+ptrdiff_t tallest(void) { return TALLEST; }
+ptrdiff_t widest(void) { return WIDTH; }
+ptrdiff_t block_size(void) { return SLOTS; }
+
+/* The place in COMPILED of the best library for this processor: 2 with AVX-512, 1 with AVX2, else 0. */
+int level(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") ? 2 : 1;
+#else
+    return 0;
+#endif
+}

@@ -1,0 +1,166 @@
+/* Log-densities and moments without negligible pairs of row and component. */
+
+/* Indices of the entries of `relevant` (n,) that are not zero, into chosen; returns how many. */
+static ptrdiff_t NAME(choose)(const INDEX *relevant, ptrdiff_t n, int32_t *chosen) {
+    ptrdiff_t count = 0;
+    for (ptrdiff_t start = 0; start < n; start += LANES) {
+        ptrdiff_t stop = start + LANES < n ? start + LANES : n;
+        INDEX any = 0;
+        for (ptrdiff_t i = start; i < stop; i++) any |= relevant[i];
+        for (ptrdiff_t i = start; any && i < stop; i++) {
+            chosen[count] = (int32_t)i;
+            count += relevant[i] != 0;
+        }
+    }
+    return count;
+}
+
+/* From upper bounds to log-densities of one component for the `count` rows of (n, D) whose indices are `chosen`: subtracts
+ * half the squares of the whitened coordinates that the bounds leave out.
+ *
+ * rest (1 + D, stride): offsets, then a line of coefficients for each feature; n_rest columns are used. The coefficients
+ * are triangular: the first of these coordinates depends on the first D - n_rest + 1 features, each next one on one more.
+ * work: TALLEST * D numbers.
+ */
+#define COMPLETE(HEIGHT, VECTORS) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, VECTORS, work, n_features, 1, rest + stride + at, stride, reach, NULL, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < VECTORS; c++) { \
+                VECTOR whitened = sums[r][c] + NAME(load)(rest + at + c * LANES); \
+                squares[r] += whitened * whitened; \
+            } \
+    } while (0)
+
+static void NAME(complete)(
+    const REAL *rows, ptrdiff_t n_features, const int32_t *chosen, ptrdiff_t count, const REAL *rest, ptrdiff_t n_rest,
+    ptrdiff_t stride, REAL *work, REAL *bounds
+) {
+    ptrdiff_t groups = (count + TALLEST - 1) / TALLEST;
+    for (ptrdiff_t group = 0; group < groups; group++) {
+        ptrdiff_t first = group * count / groups, last = (group + 1) * count / groups;
+        VECTOR squares[TALLEST + VECTOR_BYTES / REAL_BYTES];
+        for (ptrdiff_t i = first; i < last; i++) {
+            memcpy(work + (i - first) * n_features, rows + chosen[i] * n_features, n_features * sizeof(REAL));
+        }
+        for (ptrdiff_t i = 0; i < TALLEST + LANES; i++) squares[i] = (VECTOR){0};
+        for (ptrdiff_t at = 0; at < n_rest; at += WIDTH) {
+            ptrdiff_t reach = n_features - n_rest + at + WIDTH < n_features ? n_features - n_rest + at + WIDTH : n_features;
+            if (n_rest - at > LANES)
+                WITH_HEIGHT(last - first, COMPLETE, 2)
+            else
+                WITH_HEIGHT(last - first, COMPLETE, 1)
+        }
+        for (ptrdiff_t at = first; at < last; at += LANES) {
+            VECTOR total = NAME(totals)(squares + at - first);
+            for (ptrdiff_t i = at; i < last && i < at + LANES; i++) bounds[chosen[i]] -= total[i - at] / 2;
+        }
+    }
+}
+
+/* Ops.pruned_distances: returns 0 where more than `most` pairs are not negligible. work: n + TALLEST * D numbers; chosen:
+ * n + K + 1; best: 2 n. */
+int NAME(pruned_distances)(
+    const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *rest, ptrdiff_t n_rest, ptrdiff_t stride,
+    ptrdiff_t n_components, REAL highest, REAL nats, ptrdiff_t most, REAL *out, REAL *work, INDEX *best, int32_t *chosen
+) {
+    REAL *restrict reached = work, *copied = work + n_rows;
+    INDEX *restrict relevant = best + n_rows;
+    int32_t *ends = chosen + n_rows;
+    ptrdiff_t size = (1 + n_features) * stride;
+    for (ptrdiff_t i = 0; i < n_rows; i++) {
+        best[i] = 0;
+        reached[i] = out[i];
+    }
+    for (ptrdiff_t k = 1; k < n_components; k++) {
+        const REAL *restrict line = out + k * n_rows;
+        for (ptrdiff_t i = 0; i < n_rows; i++) {
+            best[i] = line[i] > reached[i] ? (INDEX)k : best[i];
+            reached[i] = line[i] > reached[i] ? line[i] : reached[i];
+        }
+    }
+    memset(ends, 0, (n_components + 1) * sizeof *ends);
+    for (ptrdiff_t i = 0; i < n_rows; i++) ends[best[i] + 1]++;
+    for (ptrdiff_t k = 0; k < n_components; k++) ends[k + 1] += ends[k];
+    for (ptrdiff_t i = 0; i < n_rows; i++) chosen[ends[best[i]]++] = (int32_t)i;
+    for (ptrdiff_t k = 0, start = 0; k < n_components; start = ends[k++])
+        NAME(complete)(
+            rows, n_features, chosen + start, ends[k] - start, rest + k * size, n_rest, stride, copied, out + k * n_rows);
+    for (ptrdiff_t i = 0; i < n_rows; i++) {
+        REAL value = out[best[i] * n_rows + i];
+        reached[i] = value == -(REAL)INFINITY ? value : (REAL)(value - logarithm(highest + 1 - value) - nats);
+    }
+    ptrdiff_t pairs = 0;
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        const REAL *restrict line = out + k * n_rows;
+        INDEX count = 0;
+        for (ptrdiff_t i = 0; i < n_rows; i++) count += line[i] >= reached[i];
+        pairs += count;
+    }
+    if (pairs > most) return 0;
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        REAL *restrict line = out + k * n_rows;
+        for (ptrdiff_t i = 0; i < n_rows; i++) {
+            INDEX above = line[i] >= reached[i], own = best[i] == (INDEX)k;
+            relevant[i] = above & ~own;
+            line[i] = above | own ? line[i] : -(REAL)INFINITY;
+        }
+        ptrdiff_t count = NAME(choose)(relevant, n_rows, chosen);
+        NAME(complete)(rows, n_features, chosen, count, rest + k * size, n_rest, stride, copied, line);
+    }
+    return 1;
+}
+
+/* Ops.pruned_moments. scatter: D * stride numbers, stride >= D a multiple of LANES; copied: at_once * stride numbers. */
+#define ADD_SQUARES(HEIGHT, VECTORS) \
+    do { \
+        VECTOR sums[TALLEST][2]; \
+        NAME(block)(HEIGHT, VECTORS, copied + first, 1, stride, copied + at, stride, count, NULL, sums); \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+            double *line = scatter + (first + r) * stride + at; \
+            UNROLLED for (int c = 0; c < VECTORS; c++) \
+                for (ptrdiff_t i = 0; i < LANES; i++) line[c * LANES + i] += sums[r][c][i]; \
+        } \
+    } while (0)
+
+static void NAME(add_squares)(const REAL *copied, ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t stride, double *scatter) {
+    for (ptrdiff_t at = 0; at < n_features; at += WIDTH) {
+        ptrdiff_t height = n_features - at, groups = (height + TALLEST - 1) / TALLEST;
+        for (ptrdiff_t group = 0; group < groups; group++) {
+            ptrdiff_t first = at + group * height / groups, last = at + (group + 1) * height / groups;
+            if (n_features - at > LANES)
+                WITH_HEIGHT(last - first, ADD_SQUARES, 2)
+            else
+                WITH_HEIGHT(last - first, ADD_SQUARES, 1)
+        }
+    }
+}
+
+void NAME(pruned_moments)(
+    const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *resp, const REAL *means, ptrdiff_t n_components,
+    const REAL *least, REAL *copied, ptrdiff_t at_once, double *scatter, ptrdiff_t stride, INDEX *restrict relevant,
+    int32_t *chosen, double *first_moments, double *second_moments
+) {
+    for (ptrdiff_t k = 0; k < n_components; k++, resp += n_rows, means += n_features, first_moments += n_features) {
+        for (ptrdiff_t i = 0; i < n_rows; i++) relevant[i] = resp[i] > least[k];
+        ptrdiff_t count = NAME(choose)(relevant, n_rows, chosen);
+        memset(first_moments, 0, n_features * sizeof *first_moments);
+        memset(scatter, 0, n_features * stride * sizeof *scatter);
+        for (ptrdiff_t start = 0; start < count; start += at_once) {
+            ptrdiff_t n = count - start < at_once ? count - start : at_once;
+            for (ptrdiff_t i = 0; i < n; i++) {
+                const REAL *row = rows + chosen[start + i] * n_features;
+                REAL *restrict line = copied + i * stride, root = (REAL)sqrt(resp[chosen[start + i]]);
+                for (ptrdiff_t d = 0; d < n_features; d++) {
+                    line[d] = (row[d] - means[d]) * root;
+                    first_moments[d] += line[d] * root;
+                }
+                for (ptrdiff_t d = n_features; d < stride; d++) line[d] = 0;
+            }
+            NAME(add_squares)(copied, n, n_features, stride, scatter);
+        }
+        for (ptrdiff_t d = 0; d < n_features; second_moments += ++d)
+            memcpy(second_moments, scatter + d * stride, (d + 1) * sizeof *second_moments);
+    }
+}

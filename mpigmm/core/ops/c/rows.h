@@ -1,0 +1,93 @@
+/* From the rows of a file, of any of RAW_TYPES, to rows of a precision minus the centre. Differences are taken in double. */
+
+/* Features `first` to first + size of LANES rows of integers minus the centre; rows of out are FEATURES_AT_ONCE apart. */
+#define CONVERT(RAW) \
+    do { \
+        const RAW *restrict from = raw; \
+        for (ptrdiff_t i = 0; i < LANES; i++) \
+            for (ptrdiff_t j = 0; j < size; j++) \
+                out[i * FEATURES_AT_ONCE + j] = (REAL)((double)from[i * n_features + first + j] - centre[first + j]); \
+    } while (0)
+
+static OUTLINED void NAME(convert)(
+    const void *raw, int kind, ptrdiff_t n_features, ptrdiff_t first, ptrdiff_t size, const double *restrict centre,
+    REAL *restrict out
+) {
+    WITH_RAW(kind, CONVERT)
+}
+
+/* NAME(center_transpose) for LANES rows of integers with LANES features or more: many features are converted first, then
+ * transposed. */
+static void NAME(center_transpose_integers)(
+    const void *raw, int kind, ptrdiff_t n_features, ptrdiff_t n_used, const double *centre, REAL *out, ptrdiff_t stride
+) {
+    REAL part[VECTOR_BYTES / REAL_BYTES * FEATURES_AT_ONCE];
+    for (ptrdiff_t next = 0; next < n_used; next += FEATURES_AT_ONCE) {
+        ptrdiff_t first = next + LANES < n_used ? next : n_used - LANES; /* the last ones may be converted twice */
+        ptrdiff_t size = n_used - first < FEATURES_AT_ONCE ? n_used - first : FEATURES_AT_ONCE;
+        NAME(convert)(raw, kind, n_features, first, size, centre, part);
+        for (ptrdiff_t at = 0; at < size; at += LANES) {
+            ptrdiff_t d = at + LANES < size ? at : size - LANES;
+            VECTOR square[VECTOR_BYTES / REAL_BYTES];
+            UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) square[i] = NAME(load)(part + i * FEATURES_AT_ONCE + d);
+            NAME(transpose)(square);
+            UNROLLED for (ptrdiff_t j = 0; j < LANES; j++) *(VECTOR *)(out + (first + d + j) * stride) = square[j];
+        }
+    }
+}
+
+/* Rows (n, D) of a file minus the centre (D,), transposed: the first n_used lines of out (D, stride), zero from n on. */
+#define CENTER_TRANSPOSE(RAW) \
+    do { \
+        const RAW *rows = raw; \
+        for (ptrdiff_t start = 0; start < whole; start += LANES) { \
+            const RAW *from = rows + start * n_features; \
+            if (kind >= FIRST_INTEGER && n_used >= LANES) \
+                NAME(center_transpose_integers)(from, kind, n_features, n_used, centre, out + start, stride); \
+            for (ptrdiff_t d = 0; n_used < LANES && d < n_used; d++) \
+                UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) \
+                    out[d * stride + start + i] = (REAL)((double)from[i * n_features + d] - centre[d]); \
+            for (ptrdiff_t next = LANES; kind < FIRST_INTEGER && next < n_used + LANES && n_used >= LANES; \
+                 next += LANES) { \
+                ptrdiff_t d = next < n_used ? next - LANES : n_used - LANES; /* the last ones are taken twice */ \
+                VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
+                UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) { \
+                    REAL line[VECTOR_BYTES / REAL_BYTES]; \
+                    for (ptrdiff_t j = 0; j < LANES; j++) \
+                        line[j] = (REAL)((double)from[i * n_features + d + j] - centre[d + j]); \
+                    square[i] = NAME(load)(line); \
+                } \
+                NAME(transpose)(square); \
+                UNROLLED for (ptrdiff_t j = 0; j < LANES; j++) \
+                    *(VECTOR *)(out + (d + j) * stride + start) = square[j]; \
+            } \
+        } \
+        for (ptrdiff_t d = 0; d < n_used; d++) { \
+            for (ptrdiff_t i = whole; i < n; i++) \
+                out[d * stride + i] = (REAL)((double)rows[i * n_features + d] - centre[d]); \
+            for (ptrdiff_t i = n; i < stride; i++) out[d * stride + i] = 0; \
+        } \
+    } while (0)
+
+void NAME(center_transpose)(
+    const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, ptrdiff_t n_used, const double *restrict centre,
+    REAL *restrict out, ptrdiff_t stride
+) {
+    ptrdiff_t whole = n / LANES * LANES;
+    WITH_RAW(kind, CENTER_TRANSPOSE)
+}
+
+/* Rows (n, D) of a file minus the centre (D,), into out (n, D). */
+#define CENTER(RAW) \
+    do { \
+        const RAW *restrict rows = raw; \
+        for (ptrdiff_t i = 0; i < n; i++) \
+            for (ptrdiff_t d = 0; d < n_features; d++) \
+                out[i * n_features + d] = (REAL)((double)rows[i * n_features + d] - centre[d]); \
+    } while (0)
+
+void NAME(center)(
+    const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, const double *restrict centre, REAL *restrict out
+) {
+    WITH_RAW(kind, CENTER)
+}

@@ -1,0 +1,261 @@
+"""Operations in C: fewer passes over memory than NumPy takes, and without holding Python's lock."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
+from mpigmm.core.ops.base import MOST_LANES, OpsCosts, least_exponent, padded
+from mpigmm.core.ops.groups import LEAST_BOUNDED, NATS, DifferenceGroup, ProductGroup, SecondMoments, Sums
+from mpigmm.core.ops.host import HostOps
+from mpigmm.core.ops.library import (
+    ADD,
+    COMPILED,
+    DIFFERENCE_ROOM,
+    FACTORED,
+    FUNCTIONS,
+    LIMIT,
+    PRECISIONS,
+    SCALED,
+    SHARED,
+    DifferencesStructure,
+    ProductsStructure,
+    RowsStructure,
+    load_library,
+)
+from mpigmm.core.raw_types import RAW_TYPES, raw_dtype
+from mpigmm.core.tile import Tile
+
+CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
+"""Bytes of the arrays that a function works on at a time, and limits of the number of their rows: the least number
+where there are sums of products, and where there are not; and the most. With few rows the ends of sums take much of the
+time; with many the arrays leave the cache."""
+
+ROW_UNIT = 2 * MOST_LANES
+"""The number of rows at a time is a multiple of this, which is one of the widest block of any library."""
+
+COPIED_BYTES, LEAST_COPIED = 1 << 18, 12
+"""Size of the rows that `pruned_moments` multiplies together, and the least number of them."""
+
+INT32 = np.dtype(np.int32)
+NO_DIFFERENCES = DifferencesStructure(), (np.empty(0), np.empty((0, 0)), np.empty(0))
+
+
+class CompiledOps(HostOps):
+    """Operations in C, for a set of this processor's instructions.
+
+    Parameters
+    ----------
+    name : str
+        One of `COMPILED`. Raises `ImportError` where this processor lacks the instructions or no library was built.
+    """
+
+    costs = OpsCosts(
+        block_height=16,
+        flops=45.0,
+        access=0.3,
+        call=200.0,
+        pruned_moment=0.7,
+        product_overhead=1.5,
+        feature_product=0.0,
+    )
+    fuses = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        if COMPILED.index(name) > load_library(COMPILED[0]).level():
+            raise ImportError("the processor lacks these instructions")
+        library = load_library(name)
+        self._tallest, self._widest, self._block_size = (
+            LIMIT.bind(library, limit)() for limit in ("tallest", "widest", "block_size")
+        )
+        self._add = ADD.bind(library, "add")
+        self._difference_room = DIFFERENCE_ROOM.bind(library, "difference_room")
+        self._functions = {
+            (name, dtype): function.bind(library, f"{name}_{precision}", real)
+            for dtype, (precision, real) in PRECISIONS.items()
+            for name, function in FUNCTIONS.items()
+        }
+
+    def center_transpose(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
+        rows = raw_rows(raw)
+        self._functions["center_transpose", out.dtype](
+            pointer(rows), number_of(rows), *raw.shape, raw.shape[1], pointer(centre), pointer(out), out.shape[1]
+        )
+
+    def center(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
+        rows = raw_rows(raw)
+        self._functions["center", out.dtype](pointer(rows), number_of(rows), *raw.shape, pointer(centre), pointer(out))
+
+    def log_sum_exp(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
+        log_density, (k, n) = tile.vector("log_density"), log_prob.shape
+        log_sum_exp = self._functions["log_sum_exp", tile.dtype]
+        log_sum_exp(pointer(log_prob), k, n, n, pointer(log_density), least_exponent(log_prob))
+        return log_prob, log_density
+
+    def subtract_squared_norms(
+        self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None
+    ) -> None:
+        work = tile.array("part", lines.shape[2], self._widest)
+        self._functions["subtract_squared_norms", tile.dtype](
+            pointer(tile.augmented), tile.n_rows, pointer(lines), *lines.shape,
+            None if start is None else pointer(start), pointer(work), pointer(out),
+        )  # fmt: skip
+
+    def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
+        quanta = form.quanta  # a reference, since another thread may replace this property's array
+        self._add(pointer(limbs), *limbs.shape, pointer(values), pointer(quanta), LIMB_UNIT)
+
+    def sweep(self, tile: Tile, products: ProductGroup | None, differences: DifferenceGroup | None) -> Sums:
+        d, itemsize = tile.n_features, tile.dtype.itemsize
+        k, n_lines = (0, 0) if products is None else products.coefficients.shape
+        n_others = 0 if differences is None else len(differences.means)
+        rows, raw = rows_structure(tile)
+        sums, scatter = np.empty((k, n_lines)), np.empty((0, 0))
+        own = ProductsStructure(k, n_lines)
+        if products is not None:
+            scatter = np.empty(products.whiten.shape)
+            own.kind, own.coefficients, own.sums = products.kind, pointer(products.coefficients), pointer(sums)
+            if scatter.size:
+                own.whiten, own.scatter = pointer(products.whiten), pointer(scatter)
+        others, moments = NO_DIFFERENCES if differences is None else differences_structure(differences)
+        few, few_moments = NO_DIFFERENCES
+        if products is not None and products.moments is not None and tile.dtype == DOUBLE:
+            few, few_moments = differences_structure(products.moments)
+        step = rows_at_once(max(n_lines, 1 + d), k + n_others, itemsize, LEAST_ROWS if k else FEWEST_ROWS)
+        work = tile.array("work", 1 + n_lines + k + n_others + d, step + self._widest)
+        blocks_size = 1 + self._room(k, n_lines) + (self._room(d, d) if scatter.size else 0)
+        blocks = tile.array("blocks", 1, blocks_size, DOUBLE)
+        wide = chosen = None
+        if n_others or few.n_components:
+            wide, chosen = self._wide(tile, step, others, few), self._chosen(tile, max(k, n_others), step)
+        log_likelihood = self._functions["sweep", tile.dtype](
+            ctypes.byref(rows), ctypes.byref(own), ctypes.byref(few), ctypes.byref(others), least_exponent(work), step,
+            pointer(work), wide, pointer(blocks), chosen,
+        )  # fmt: skip
+        del raw
+        return Sums(log_likelihood, sums, scatter, few_moments if few.n_components else None, *moments)
+
+    def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
+        (rows, raw), (own, _) = rows_structure(tile), differences_structure(group)
+        step = rows_at_once(2 * tile.n_features, len(out), DOUBLE.itemsize, FEWEST_ROWS)
+        self._functions["difference_log_prob", tile.dtype](
+            ctypes.byref(rows), ctypes.byref(own), step, self._wide(tile, step, own), pointer(out)
+        )
+        del raw
+
+    def difference_moments(
+        self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        (rows, raw), (own, moments) = rows_structure(tile), differences_structure(group)
+        step = rows_at_once(2 * tile.n_features, len(resp), DOUBLE.itemsize, FEWEST_ROWS)
+        self._functions["difference_moments", tile.dtype](
+            ctypes.byref(rows),
+            ctypes.byref(own),
+            step,
+            self._wide(tile, step, own),
+            self._chosen(tile, len(resp), step),
+            pointer(resp),
+        )
+        del raw
+        first[:], second[:] = moments[1], moments[2].reshape(second.shape)
+
+    def pruned_distances(
+        self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
+    ) -> bool:
+        rows, work = tile.by_row(), tile.array("copied", 1, tile.n_rows + self._tallest * tile.n_features)
+        best, chosen = tile.array("best", 2, tile.n_rows), np.empty(tile.n_rows + len(out) + 1, np.int32)
+        return bool(
+            self._functions["pruned_distances", tile.dtype](
+                pointer(rows), *rows.shape, pointer(rest), n_rest, rest.shape[2], len(out), highest, nats, most,
+                pointer(out), pointer(work), pointer(best), pointer(chosen),
+            )
+        )  # fmt: skip
+
+    def pruned_moments(
+        self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        rows, stride = tile.by_row(), padded(tile.n_features)
+        at_once = max(LEAST_COPIED, COPIED_BYTES // (stride * rows.itemsize))
+        copied, scatter = tile.array("copied", at_once, stride), tile.array("scatter", tile.n_features, 2 * stride)
+        relevant, chosen = tile.array("best", 2, tile.n_rows), np.empty(tile.n_rows, np.int32)
+        self._functions["pruned_moments", tile.dtype](
+            pointer(rows), *rows.shape, pointer(resp), pointer(means), len(means), pointer(least),
+            pointer(copied), at_once, pointer(scatter), stride, pointer(relevant), pointer(chosen),
+            pointer(first), pointer(second),
+        )  # fmt: skip
+
+    def _room(self, height: int, width: int) -> int:
+        """Size of the sums (height, width) of `add_product` in gemm.h."""
+        return int(-(-height // self._tallest) * -(-width // 2) * self._block_size)
+
+    def _wide(self, tile: Tile, step: int, *groups: DifferencesStructure) -> int:
+        """The work space of groups by differences."""
+        sizes = [self._difference_room(ctypes.byref(group), tile.n_features, step + self._widest) for group in groups]
+        return pointer(tile.array("wide", 1, sum(sizes), DOUBLE))
+
+    def _chosen(self, tile: Tile, n_components: int, step: int) -> int:
+        """An array for the indices of the rows that each component of a group is responsible for."""
+        return pointer(tile.array("chosen", 1, n_components * (step + self._widest) + n_components + 1, INT32))
+
+
+def rows_at_once(n_lines: int, n_components: int, itemsize: int, least: int = LEAST_ROWS) -> int:
+    """Number of rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache; a multiple of `ROW_UNIT`."""
+    fit = CACHED // (itemsize * (n_lines + n_components))
+    return int(max(least, min(MOST_ROWS * 8 // itemsize, fit // ROW_UNIT * ROW_UNIT)))
+
+
+def pointer(array: NDArray[Any]) -> int:
+    """Address of a contiguous array that is not empty; NumPy's own attribute takes three times as long."""
+    if not array.flags.writeable and array.flags.c_contiguous:
+        return int(array.ctypes.data)
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+
+
+def raw_rows(raw: NDArray[Any]) -> NDArray[Any]:
+    """Rows as a contiguous array of one of `RAW_TYPES`; a copy where they are not one already."""
+    return np.ascontiguousarray(raw, raw_dtype(raw.dtype))
+
+
+def number_of(rows: NDArray[Any]) -> int:
+    """The number that the C functions know the type of rows by."""
+    return RAW_TYPES.index(rows.dtype.str[1:])
+
+
+def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
+    """The structure of a tile's rows, and the array that must exist as long as the structure is used."""
+    raw = raw_rows(tile.raw)
+    weights, heaviest = (
+        (None, 1.0) if tile.sample_weight is None else (pointer(tile.sample_weight), float(tile.sample_weight.max()))
+    )
+    return RowsStructure(
+        pointer(raw), number_of(raw), raw.strides[0], *raw.shape, pointer(tile.centre), weights, heaviest
+    ), raw
+
+
+def differences_structure(
+    group: DifferenceGroup,
+) -> tuple[DifferencesStructure, tuple[FloatArray, FloatArray, FloatArray]]:
+    """The structure of a group, and the arrays of its moments, which are zero."""
+    k, d = group.means.shape
+    moments = np.zeros(k), np.zeros((k, d)), np.zeros(group.second_shape)
+    form, factors = form_of(group)
+    arrays = (group.means, group.subtracted, factors, group.whiten, group.log_norm, group.least, *moments)
+    pointers = (pointer(array) if array.size else None for array in arrays)
+    own = DifferencesStructure(k, form, group.second_moments, LEAST_BOUNDED, NATS, *pointers)
+    own.held = arrays  # references, since another thread may replace the factors of the group
+    return own, moments
+
+
+def form_of(group: DifferenceGroup) -> tuple[int, FloatArray]:
+    """How a group's squared distances are computed, and the factors for that: see differences.h."""
+    if group.factors.size:
+        return FACTORED, group.factors
+    if group.second_moments is SecondMoments.EACH_FEATURE:
+        return SCALED, group.roots
+    return SHARED, group.precisions

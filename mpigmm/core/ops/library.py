@@ -1,0 +1,240 @@
+"""The compiled libraries: which there are, the types of their functions, and their structures.
+
+A library holds the operations of c/ops.c for one set of instructions of the processor. The functions, the structures
+and the enumerations here are those of the C files; `INTERFACE` tells whether a library was built from the same version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any, get_args
+
+from mpigmm.core.arrays import DOUBLE, SINGLE
+from mpigmm.options import Kernels
+
+COMPILED: tuple[str, ...] = get_args(Kernels)[2:]
+"""Names of the libraries, from the fewest instructions to the most; `level` in ops.c returns a place in this tuple."""
+
+INTERFACE = 5
+"""Version of the functions' arguments and of the sizes of their arrays; `interface` in ops.c returns the same
+number."""
+
+
+class Real:
+    """In the table of functions: a number of the precision, double or float."""
+
+
+Pointer, Size, Int, Double = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_double
+
+
+@dataclass(frozen=True)
+class Function:
+    """Types of a C function.
+
+    Attributes
+    ----------
+    arguments : dict
+        Types by name, in the order of the function's arguments.
+    result : type or None
+    """
+
+    arguments: dict[str, type]
+    result: Any = None
+
+    def bind(self, library: ctypes.CDLL, name: str, real: type | None = None) -> Any:
+        """The function of that name of a library, whose `Real` is `real`."""
+        found = getattr(library, name)
+        found.argtypes = [real if kind is Real else kind for kind in self.arguments.values()]
+        found.restype = self.result
+        return found
+
+
+ADD = Function(
+    {"limbs": Pointer, "n_limbs": Size, "size": Size, "values": Pointer, "quanta": Pointer, "limb_unit": Double}
+)
+DIFFERENCE_ROOM = Function({"group": Pointer, "n_features": Size, "stride": Size}, Size)
+LIMIT = Function({}, Size)
+
+FUNCTIONS = {
+    "center_transpose": Function(
+        {
+            "raw": Pointer,
+            "kind": Int,
+            "n": Size,
+            "n_features": Size,
+            "n_used": Size,
+            "centre": Pointer,
+            "out": Pointer,
+            "stride": Size,
+        }
+    ),
+    "center": Function(
+        {"raw": Pointer, "kind": Int, "n": Size, "n_features": Size, "centre": Pointer, "out": Pointer},
+    ),
+    "log_sum_exp": Function(
+        {"log_prob": Pointer, "n_components": Size, "n": Size, "stride": Size, "log_density": Pointer, "least": Real},
+    ),
+    "sweep": Function(
+        {
+            "tile": Pointer,
+            "products": Pointer,
+            "moments": Pointer,
+            "group": Pointer,
+            "least": Real,
+            "step": Size,
+            "work": Pointer,
+            "wide": Pointer,
+            "blocks": Pointer,
+            "chosen": Pointer,
+        },
+        Double,
+    ),
+    "difference_log_prob": Function(
+        {"tile": Pointer, "group": Pointer, "step": Size, "wide": Pointer, "out": Pointer},
+    ),
+    "difference_moments": Function(
+        {"tile": Pointer, "group": Pointer, "step": Size, "wide": Pointer, "chosen": Pointer, "resp": Pointer},
+    ),
+    "subtract_squared_norms": Function(
+        {
+            "augmented": Pointer,
+            "n_rows": Size,
+            "lines": Pointer,
+            "n_components": Size,
+            "height": Size,
+            "width": Size,
+            "start_from": Pointer,
+            "work": Pointer,
+            "out": Pointer,
+        }
+    ),
+    "pruned_distances": Function(
+        {
+            "rows": Pointer,
+            "n_rows": Size,
+            "n_features": Size,
+            "rest": Pointer,
+            "n_rest": Size,
+            "stride": Size,
+            "n_components": Size,
+            "highest": Real,
+            "nats": Real,
+            "most": Size,
+            "out": Pointer,
+            "work": Pointer,
+            "best": Pointer,
+            "chosen": Pointer,
+        },
+        Int,
+    ),
+    "pruned_moments": Function(
+        {
+            "rows": Pointer,
+            "n_rows": Size,
+            "n_features": Size,
+            "resp": Pointer,
+            "means": Pointer,
+            "n_components": Size,
+            "least": Pointer,
+            "copied": Pointer,
+            "at_once": Size,
+            "scatter": Pointer,
+            "stride": Size,
+            "relevant": Pointer,
+            "chosen": Pointer,
+            "first_moments": Pointer,
+            "second_moments": Pointer,
+        }
+    ),
+}
+"""The functions that there are once for each precision, without the `_double` or `_single` at the end of their
+names."""
+
+PRECISIONS = {DOUBLE: ("double", ctypes.c_double), SINGLE: ("single", ctypes.c_float)}
+
+
+class RowsStructure(ctypes.Structure):
+    """struct rows in ops.c."""
+
+    _fields_ = (
+        ("raw", Pointer),
+        ("kind", Int),
+        ("row_bytes", Size),
+        ("n_rows", Size),
+        ("n_features", Size),
+        ("centre", Pointer),
+        ("sample_weight", Pointer),
+        ("max_sample_weight", Double),
+    )
+
+
+class ProductsStructure(ctypes.Structure):
+    """struct products in ops.c."""
+
+    _fields_ = (
+        ("n_components", Size),
+        ("n_lines", Size),
+        ("kind", Int),
+        ("whiten", Pointer),
+        ("coefficients", Pointer),
+        ("sums", Pointer),
+        ("scatter", Pointer),
+    )
+
+
+class DifferencesStructure(ctypes.Structure):
+    """struct differences in differences.h."""
+
+    _fields_ = (
+        ("n_components", Size),
+        ("form", Int),
+        ("second_moments", Int),
+        ("least_bounded", Size),
+        ("nats", Double),
+        ("means", Pointer),
+        ("subtracted", Pointer),
+        ("factors", Pointer),
+        ("whiten", Pointer),
+        ("log_norm", Pointer),
+        ("least", Pointer),
+        ("counts", Pointer),
+        ("first", Pointer),
+        ("second", Pointer),
+    )
+
+
+SCALED, SHARED, FACTORED = range(3)
+"""How squared distances are computed: see differences.h."""
+
+
+def load_library(name: str) -> ctypes.CDLL:
+    """The library of that name, one of `COMPILED`; raises `ImportError` where there is none that can be loaded."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_ops_{name.removeprefix('compiled-')}{suffix}")
+        if path.exists():
+            try:
+                found = ctypes.CDLL(str(path))
+                if found.interface() == INTERFACE:
+                    return found
+            except (OSError, AttributeError) as error:
+                raise ImportError(str(error)) from None
+            raise ImportError(f"{path.name} is another version's; install mpigmm anew")
+    raise ImportError("mpigmm was installed without a C compiler, or with one that does not know these instructions")
+
+
+def best_compiled() -> str | None:
+    """The best library that was built and whose instructions this processor has, if any."""
+    try:
+        most = load_library(COMPILED[0]).level()
+    except ImportError:
+        return None
+    for name in reversed(COMPILED[: most + 1]):
+        try:
+            load_library(name)
+        except ImportError:
+            continue
+        return name
+    return None

@@ -1,0 +1,153 @@
+"""Operations in NumPy alone, one pass over the tile after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.core.arrays import Indices
+from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
+from mpigmm.core.ops.base import OpsCosts, least_exponent
+from mpigmm.core.ops.host import HostOps
+from mpigmm.core.tile import Tile
+from mpigmm.core.triangle import lower_triangle
+
+FEW_FEATURES = 16
+ROWS_AT_ONCE = 64
+"""Rows are transposed this many at a time, unless they have few features."""
+
+GROUP_HEIGHT = 256
+"""Whitened coordinates computed by one matrix product: enough for BLAS, few enough for the cache."""
+
+FAR_FEATURES = 32
+"""Features from which on exponents are clipped at `LEAST_EXPONENTS` in float64: rows with so many features lie far from
+most components."""
+
+
+class NumpyOps(HostOps):
+    """Operations in NumPy."""
+
+    name = "numpy"
+    costs = OpsCosts(
+        block_height=16,
+        flops=45.0,
+        access=0.3,
+        call=20e3,
+        pruned_moment=1.3,
+        product_overhead=5.0,
+        feature_product=0.3,
+    )
+
+    def center_transpose(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
+        if len(centre) < FEW_FEATURES:
+            np.subtract(raw.T, centre[:, None], out=out, casting="same_kind")
+            return
+        part = np.empty((ROWS_AT_ONCE, len(centre)))
+        for start in range(0, len(raw), ROWS_AT_ONCE):
+            rows = raw[start : start + ROWS_AT_ONCE]
+            centred = np.subtract(rows, centre, out=part[: len(rows)], casting="same_kind")
+            out[:, start : start + ROWS_AT_ONCE] = centred.T
+
+    def center(self, raw: NDArray[Any], centre: FloatArray, out: FloatArray) -> None:
+        np.subtract(raw, centre, out=out, casting="same_kind")
+
+    def log_sum_exp(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
+        log_density = np.maximum.reduce(log_prob, axis=0, out=tile.vector("log_density"))
+        lost = np.flatnonzero(np.isneginf(log_density))
+        log_density[lost] = 0.0
+        log_prob -= log_density
+        if tile.n_features >= FAR_FEATURES or tile.dtype == np.float32:
+            np.maximum(log_prob, least_exponent(log_prob), out=log_prob)
+        resp = np.exp(log_prob, out=log_prob)
+        resp[:, lost] = 0.0
+        total = np.add.reduce(resp, axis=0, out=tile.vector("total"))
+        total[lost] = 1.0
+        resp /= total
+        log_density += np.log(total, out=total)
+        log_density[lost] = -np.inf
+        return resp, log_density
+
+    def subtract_squared_norms(
+        self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None
+    ) -> None:
+        height, width = lines.shape[1:]
+        group = max(1, GROUP_HEIGHT // height)
+        if start is not None:
+            out[:] = start[:, None]
+        for first in range(0, len(out), group):
+            some, into = lines[first : first + group].reshape(-1, width), out[first : first + group]
+            whitened = tile.array("whitened", len(some), tile.n_rows)
+            np.matmul(some, tile.augmented[:width], out=whitened)
+            whitened = whitened.reshape(-1, height, tile.n_rows)
+            squared_norms = np.einsum("kdn,kdn->kn", whitened, whitened, out=tile.array("squared_norms", *into.shape))
+            squared_norms *= 0.5
+            into -= squared_norms
+
+    def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
+        form.add(limbs, values)
+
+    def pruned_distances(
+        self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
+    ) -> bool:
+        best = np.maximum.reduce(out, axis=0, out=tile.vector("highest"))
+        reached = tile.vector("reached")
+        reached[:] = -np.inf
+        found: list[tuple[Indices, FloatArray]] = []
+        for k, bounds in enumerate(out):
+            rows = np.flatnonzero(bounds == best)
+            values = complete(tile, rows, rest[k, :, :n_rest], bounds[rows])
+            reached[rows] = np.maximum(reached[rows], values)
+            found.append((rows, values))
+        deviation = np.subtract(highest + 1.0, reached, out=best)
+        reached -= np.log(deviation, out=deviation)
+        relevant = out >= np.subtract(reached, nats, out=reached)
+        if np.count_nonzero(relevant) > most:
+            return False
+        for k, (rows, values) in enumerate(found):
+            relevant[k, rows] = False
+            more = np.flatnonzero(relevant[k])
+            completed = complete(tile, more, rest[k, :, :n_rest], out[k, more])
+            out[k] = -np.inf
+            out[k, rows] = values
+            out[k, more] = completed
+        return True
+
+    def pruned_moments(
+        self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        lower = lower_triangle(tile.n_features)
+        for k, mean in enumerate(means):
+            rows = np.flatnonzero(resp[k] > least[k])
+            root = np.sqrt(resp[k, rows])
+            some = take(tile, rows)
+            some -= mean
+            some *= root[:, None]
+            np.matmul(root, some, out=first[k])
+            scatter = (some.T @ some).astype(np.float64, copy=False)
+            np.take(scatter.reshape(-1), lower, out=second[k], mode="clip")
+
+
+NUMPY = NumpyOps()
+
+
+def take(tile: Tile, rows: Indices) -> FloatArray:
+    """The rows (m, D) of a tile with the indices (m,); overwritten by the next call."""
+    some = tile.array("taken", len(rows), tile.n_features)
+    np.take(tile.by_row(), rows, axis=0, out=some, mode="clip")
+    return some
+
+
+def complete(tile: Tile, rows: Indices, rest: FloatArray, bounds: FloatArray) -> FloatArray:
+    """Log-densities of the rows with the indices (m,) for one component, from their upper bounds (m,).
+
+    rest (1 + D, h) has the coefficients of [1, x] in the whitened coordinates that the bounds leave out.
+    """
+    if not len(rows):
+        return bounds
+    whitened = tile.array("completed", len(rows), rest.shape[1])
+    np.matmul(take(tile, rows), rest[1:], out=whitened)
+    whitened += rest[0]
+    bounds -= 0.5 * np.einsum("md,md->m", whitened, whitened)
+    return bounds
