@@ -32,12 +32,12 @@ from mpigmm.core.raw_types import RAW_TYPES, raw_dtype
 from mpigmm.core.tile import Tile
 
 CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
-"""Bytes of the arrays that a function works on at a time, and limits of the number of their rows: the least number
-where there are sums of products, and where there are not; and the most. With few rows the ends of sums take much of the
-time; with many the arrays leave the cache."""
+"""A function works on so many rows at a time that its arrays take about CACHED bytes: at least LEAST_ROWS where it sums
+products and FEWEST_ROWS where it does not, and at most MOST_ROWS. With fewer rows, a large part of the time goes into
+adding up the lanes of vectors; with more, the arrays leave the cache."""
 
 ROW_UNIT = 2 * MOST_LANES
-"""The number of rows at a time is a multiple of this, which is one of the widest block of any library."""
+"""The number of rows at a time is a multiple of this, and this is one of the width of a block in every library."""
 
 COPIED_BYTES, LEAST_COPIED = 1 << 18, 12
 """Size of the rows that `pruned_moments` multiplies together, and the least number of them."""
