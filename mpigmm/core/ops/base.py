@@ -1,5 +1,4 @@
-"""The operations on a tile that an E-step is made of: what each set of them has to provide, and what follows from
-that."""
+"""The operations on a tile that an E-step is made of: the abstract base of those in NumPy, C and CUDA."""
 
 from __future__ import annotations
 
@@ -115,8 +114,8 @@ class Ops(ABC):
         """
 
     @abstractmethod
-    def scale(self, tile: Tile, weights: FloatArray, mean: FloatArray, out: FloatArray) -> FloatArray:
-        """A tile's rows minus a mean (D,), times the roots of weights (n,), into out (D, n); returns the roots (n,)."""
+    def scale(self, tile: Tile, resp: FloatArray, mean: FloatArray, out: FloatArray) -> FloatArray:
+        """A tile's rows minus a mean (D,), times the roots of resp (n,), into out (D, n); returns the roots (n,)."""
 
     @abstractmethod
     def sums(self, tile: Tile, name: str, left: FloatArray, right: FloatArray) -> FloatArray:
@@ -137,8 +136,7 @@ class Ops(ABC):
     def subtract_squared_norms(
         self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None
     ) -> None:
-        """Subtract from out (K, n) half the squared norms of lines (K, h, 1 + d) times the tile's [1, first d
-        features].
+        """Subtract from out (K, n) half the squared norms of lines (K, h, 1 + d) times [1, x], x the first d features.
 
         Where start (K,) is given, it replaces the contents of out.
         """
@@ -181,8 +179,10 @@ class Ops(ABC):
     def pruned_moments(
         self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        """Moments (K, D) and (K, D (D + 1) / 2) about means (K, D), over the rows with resp (K, n) above least (K,);
-        where `prunes` is true."""
+        """Moments about means (K, D), over the rows with resp (K, n) above least (K,); where `prunes` is true.
+
+        They go into first (K, D) and second (K, D (D + 1) / 2), float64.
+        """
         raise UnsupportedOperationError(f"{self.name} cannot leave out negligible components")
 
     def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
@@ -212,8 +212,10 @@ class Ops(ABC):
     def difference_moments(
         self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        """Moments about a group's means, weighted with resp (K, n), into first (K, D) and second (second_shape),
-        float64."""
+        """Moments about a group's means, weighted with resp (K, n), into first (K, D) and second, float64.
+
+        The shape of second is `DifferenceGroup.second_shape`.
+        """
         wide = tile.widened()
         resp = resp.astype(wide.dtype, copy=False)
         if group.second_moments in (SecondMoments.EACH_FEATURE, SecondMoments.ALL_FEATURES):
@@ -228,8 +230,7 @@ class Ops(ABC):
     def squared_moments(
         self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        """`difference_moments` where the second moments are those of features and not of pairs; the tile is of
-        float64."""
+        """`difference_moments` where second moments are not those of pairs; the tile is of float64."""
         xp, squared_norms = self.xp, tile.array("squared_norms", 1, tile.n_rows)
         for k, mean in enumerate(group.means):
             differences = xp.subtract(tile.rows, mean[:, None], out=tile.array("scaled", *tile.rows.shape))
@@ -240,10 +241,13 @@ class Ops(ABC):
                 self.products(Products.SQUARED_NORM, differences, squared_norms)
                 second[k] = xp.matmul(squared_norms[0], resp[k])
 
-    def scatter(self, tile: Tile, weights: FloatArray, mean: FloatArray, first: FloatArray) -> FloatArray:
-        """Sum of w z z^T over a tile's rows, z = row - mean, float64 (D, D); the sum of w z goes into first (D,)."""
+    def scatter(self, tile: Tile, resp: FloatArray, mean: FloatArray, first: FloatArray) -> FloatArray:
+        """Sum over a tile's rows of resp (n,) times z z^T, z = row - mean, float64 (D, D).
+
+        The sum of resp times z goes into first (D,), float64.
+        """
         scaled = tile.array("scaled", *tile.rows.shape)
-        root = self.scale(tile, weights, mean, scaled)
+        root = self.scale(tile, resp, mean, scaled)
         first[:] = self.xp.matmul(scaled, root)
         return self.sums(tile, "scatter", scaled, scaled)
 

@@ -32,17 +32,18 @@ from mpigmm.core.raw_types import RAW_TYPES, raw_dtype
 from mpigmm.core.tile import Tile
 
 CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
-"""Bytes of the arrays that a function works on at a time, and limits of the number of their rows: the least number
-where there are sums of products, and where there are not; and the most. With few rows the ends of sums take much of the
-time; with many the arrays leave the cache."""
+"""A function works on so many rows at a time that its arrays take about CACHED bytes: at least LEAST_ROWS where it sums
+products and FEWEST_ROWS where it does not, and at most MOST_ROWS. With fewer rows, a large part of the time goes into
+adding up the lanes of vectors; with more, the arrays leave the cache."""
 
 ROW_UNIT = 2 * MOST_LANES
-"""The number of rows at a time is a multiple of this, which is one of the widest block of any library."""
+"""The number of rows at a time is a multiple of this, and this is one of the width of a block in every library."""
 
 COPIED_BYTES, LEAST_COPIED = 1 << 18, 12
 """Size of the rows that `pruned_moments` multiplies together, and the least number of them."""
 
 INT32 = np.dtype(np.int32)
+NO_PRODUCTS = ProductsStructure(), np.empty((0, 0)), np.empty((0, 0))
 NO_DIFFERENCES = DifferencesStructure(), (np.empty(0), np.empty((0, 0)), np.empty(0))
 
 
@@ -112,28 +113,21 @@ class CompiledOps(HostOps):
         self._add(pointer(limbs), *limbs.shape, pointer(values), pointer(quanta), LIMB_UNIT)
 
     def sweep(self, tile: Tile, products: ProductGroup | None, differences: DifferenceGroup | None) -> Sums:
-        d, itemsize = tile.n_features, tile.dtype.itemsize
-        k, n_lines = (0, 0) if products is None else products.coefficients.shape
-        n_others = 0 if differences is None else len(differences.means)
-        rows, raw = rows_structure(tile)
-        sums, scatter = np.empty((k, n_lines)), np.empty((0, 0))
-        own = ProductsStructure(k, n_lines)
-        if products is not None:
-            scatter = np.empty(products.whiten.shape)
-            own.kind, own.coefficients, own.sums = products.kind, pointer(products.coefficients), pointer(sums)
-            if scatter.size:
-                own.whiten, own.scatter = pointer(products.whiten), pointer(scatter)
+        own, sums, scatter = NO_PRODUCTS if products is None else products_structure(products)
         others, moments = NO_DIFFERENCES if differences is None else differences_structure(differences)
         few, few_moments = NO_DIFFERENCES
         if products is not None and products.moments is not None and tile.dtype == DOUBLE:
             few, few_moments = differences_structure(products.moments)
-        step = rows_at_once(max(n_lines, 1 + d), k + n_others, itemsize, LEAST_ROWS if k else FEWEST_ROWS)
+        d, (k, n_lines), n_others = tile.n_features, sums.shape, len(moments[0])
+        least_rows = LEAST_ROWS if k else FEWEST_ROWS
+        step = rows_at_once(max(n_lines, 1 + d), k + n_others, tile.dtype.itemsize, least_rows)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + self._widest)
         blocks_size = 1 + self._room(k, n_lines) + (self._room(d, d) if scatter.size else 0)
         blocks = tile.array("blocks", 1, blocks_size, DOUBLE)
         wide = chosen = None
         if n_others or few.n_components:
             wide, chosen = self._wide(tile, step, others, few), self._chosen(tile, max(k, n_others), step)
+        rows, raw = rows_structure(tile)
         log_likelihood = self._functions["sweep", tile.dtype](
             ctypes.byref(rows), ctypes.byref(own), ctypes.byref(few), ctypes.byref(others), least_exponent(work), step,
             pointer(work), wide, pointer(blocks), chosen,
@@ -236,6 +230,16 @@ def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
     return RowsStructure(
         pointer(raw), number_of(raw), raw.strides[0], *raw.shape, pointer(tile.centre), weights, heaviest
     ), raw
+
+
+def products_structure(group: ProductGroup) -> tuple[ProductsStructure, FloatArray, FloatArray]:
+    """The structure of a group, and the uninitialised arrays of its sums (K, L) and scatter, (D, D) or (0, 0)."""
+    sums, scatter = np.empty(group.coefficients.shape), np.empty(group.whiten.shape)
+    own = ProductsStructure(*sums.shape, group.kind)
+    own.coefficients, own.sums = pointer(group.coefficients), pointer(sums)
+    if scatter.size:
+        own.whiten, own.scatter = pointer(group.whiten), pointer(scatter)
+    return own, sums, scatter
 
 
 def differences_structure(

@@ -89,10 +89,10 @@ class CudaOps(Ops):
             of_some = means[some], precisions[some], step, start[some], out[some]
             self._launch("distances", rows.dtype, n, len(means[some]), rows, d, n, *of_some)
 
-    def scale(self, tile: Tile, weights: Array, mean: Array, out: Array) -> Array:
+    def scale(self, tile: Tile, resp: Array, mean: Array, out: Array) -> Array:
         root, (d, n) = tile.vector("root"), out.shape
         groups = -(-d // FEATURES_OF_A_THREAD)
-        self._launch("scale", out.dtype, n, groups, tile.rows, d, n, weights, mean, root, out)
+        self._launch("scale", out.dtype, n, groups, tile.rows, d, n, resp, mean, root, out)
         return root
 
     def sums(self, tile: Tile, name: str, left: Array, right: Array) -> Array:

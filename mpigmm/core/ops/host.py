@@ -50,8 +50,8 @@ class HostOps(Ops):
         out *= -0.5
         out += start[:, None]
 
-    def scale(self, tile: Tile, weights: FloatArray, mean: FloatArray, out: FloatArray) -> FloatArray:
-        root = np.sqrt(weights, out=tile.vector("root"))
+    def scale(self, tile: Tile, resp: FloatArray, mean: FloatArray, out: FloatArray) -> FloatArray:
+        root = np.sqrt(resp, out=tile.vector("root"))
         np.subtract(tile.rows, mean[:, None], out=out)
         np.multiply(out, root, out=out)
         return root

@@ -71,12 +71,12 @@ KERNEL distances(const REAL *rows, Size d, Size n, const REAL *means, const REAL
     }
 }
 
-/* Rows (d, n) minus the mean (d), times the root of the weights (n), into out (d, n); the root into root (n): a thread
+/* Rows (d, n) minus the mean (d), times the root of the responsibilities (n), into out (d, n); the root into root (n): a thread
    for each row and group of features. */
-KERNEL scale(const REAL *rows, Size d, Size n, const REAL *weights, const REAL *mean, REAL *root, REAL *out)
+KERNEL scale(const REAL *rows, Size d, Size n, const REAL *resp, const REAL *mean, REAL *root, REAL *out)
 {
     if (ROW < n) {
-        const REAL own = sqrt(weights[ROW]);
+        const REAL own = sqrt(resp[ROW]);
         if (LINE == 0)
             root[ROW] = own;
         for (Size j = START_OF(LINE); j < END_OF(LINE, d); j++)

@@ -86,7 +86,7 @@ enum { LOG_SUM_EXP_ROWS = 256, ADDED_AT_ONCE = 512 };
 
 /* The numbers of the types that rows may have: RAW_f8, RAW_f4, ... Integers follow the floating-point types. */
 #define NUMBER_OF(code, type, unused) RAW_##code,
-enum { RAW_TYPES(NUMBER_OF, 0) N_RAW_TYPES };
+enum { RAW_TYPES(NUMBER_OF, 0) };
 enum { FIRST_INTEGER = RAW_i1 };
 
 /* Calls F(type) with the type whose number is `kind`. */
