@@ -24,10 +24,11 @@ from mpigmm.core.tile import Tile
 from mpigmm.data.block import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.errors import EXIT_DONE, counted
-from mpigmm.options import BenchOrder, FitOptions
+from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import run_workers, single_threaded_blas
+from mpigmm.requests import BenchRequest
 from mpigmm.runs.streams import print_result
 
 PRODUCT_SIZE = 1024
@@ -36,30 +37,30 @@ GPU_PRODUCT_SIZE, GPU_STREAM_BYTES = 8192, 1 << 30
 PROBES = 5
 
 
-def run(comm: Comm, order: BenchOrder, stop: StopRequest) -> int:
+def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
     """Print what an iteration takes; returns the exit code. Collective."""
-    options = order.options
+    options = request.options
     model = options.model
     covariance_class(model.covariance_type)
     with comm.together():
         source = SyntheticSource(
-            order.n_samples,
-            order.n_features,
+            request.n_samples,
+            request.n_features,
             model.n_components,
-            order.separation,
+            request.separation,
             correlated=model.covariance_type == "full",
         )
     devices = choose_devices(comm, options.compute.device)
     tile_rows = options.compute.tile_rows
     if tile_rows == "auto":
-        tile_rows = devices.default_rows(order.n_features, model.n_components, np.dtype(options.compute.precision))
-    loops = common_loops(comm) if order.kernels == "auto" else order.kernels
+        tile_rows = devices.default_rows(request.n_features, model.n_components, np.dtype(options.compute.precision))
+    loops = common_loops(comm) if request.kernels == "auto" else request.kernels
     with single_threaded_blas():
         team = build_team(comm, source, tile_rows, options.compute, stop, loops, devices)
-        report = measure(team, source, options, order.iterations)
+        report = measure(team, source, options, request.iterations)
     with comm.together():
         if comm.is_root:
-            print_result(json.dumps(report, indent=2) if order.json else describe(report))
+            print_result(json.dumps(report, indent=2) if request.json else describe(report))
     return EXIT_DONE
 
 

@@ -23,24 +23,25 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.data.block import peak_memory
 from mpigmm.data.source import Source
 from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError
-from mpigmm.options import FitOptions, FitOrder
+from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm, host
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.requests import FitRequest
 from mpigmm.runs.checkpoint import Ended, Fitted, Progress
 from mpigmm.runs.walltime import RESERVE_SECONDS
 
 
-def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
-    """Fit the mixture that `order` describes; returns the exit code. Collective."""
+def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
+    """Fit the mixture that `request` describes; returns the exit code. Collective."""
     begin = time.monotonic()
-    options = order.options
+    options = request.options
     covariance_class(options.model.covariance_type)
-    stop.advice = f"run the same command again{', without --restart,' if order.restart else ''} to go on"
+    stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
     with ExitStack() as stack:
         stack.enter_context(single_threaded_blas())
         devices = choose_devices(comm, options.compute.device)
-        recorder, job = open_job(comm, order, devices, stack, stop)
+        recorder, job = open_job(comm, request, devices, stack, stop)
         stop.deadline = time.monotonic() + job.seconds_left - RESERVE_SECONDS
         if recorder is not None:
             recorder.allowance.deadline = stop.deadline
@@ -102,13 +103,13 @@ def fit_job(
 
 
 def open_job(
-    comm: Comm, order: FitOrder, devices: Devices, stack: ExitStack, stop: StopRequest
+    comm: Comm, request: FitRequest, devices: Devices, stack: ExitStack, stop: StopRequest
 ) -> tuple[Recorder | None, Job]:
     """Root's recorder, and the job for all ranks. Collective."""
     recorder = job = None
     with comm.together():
         if comm.is_root:
-            recorder = stack.enter_context(closing(Recorder(order)))
+            recorder = stack.enter_context(closing(Recorder(request)))
             job = recorder.open_job(devices, stop.check)
     return recorder, comm.bcast(job)
 

@@ -9,19 +9,19 @@ from typing import Any
 
 from mpigmm.core.mixture import Mixture
 from mpigmm.errors import EXIT_DONE, DataError, shown
-from mpigmm.options import InspectOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
+from mpigmm.requests import InspectRequest
 from mpigmm.runs import checkpoint, hdf5, model_file
 from mpigmm.runs.streams import print_result
 
 
-def run(comm: Comm, order: InspectOrder, stop: StopRequest) -> int:
+def run(comm: Comm, request: InspectRequest, stop: StopRequest) -> int:
     """Print what the file holds; returns the exit code. Collective."""
     with comm.together():
         if comm.is_root:
-            found = describe(Path(order.file), stop.check)
-            print_result(json.dumps(found, indent=2) if order.json else as_text(found))
+            found = describe(Path(request.file), stop.check)
+            print_result(json.dumps(found, indent=2) if request.json else as_text(found))
     return EXIT_DONE
 
 

@@ -9,8 +9,8 @@ from statistics import median
 
 import numpy as np
 
-from mpigmm.options import PlanOrder
 from mpigmm.parallel.comm import Comm
+from mpigmm.requests import PlanRequest
 
 ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 2e-6, 10e9
 """Of a cluster's network, where one rank measures nothing."""
@@ -42,7 +42,7 @@ class Network:
         return 2 * math.ceil(math.log2(n_ranks)) * self.latency + 2 * share * n_bytes / self.bandwidth
 
 
-def measured_network(comm: Comm, order: PlanOrder) -> Network:
+def measured_network(comm: Comm, request: PlanRequest) -> Network:
     """The network as given or, where several ranks run, as a short and a long reduction find it. Collective."""
     latency, bandwidth, origin = ASSUMED_LATENCY, ASSUMED_BANDWIDTH, "assumed"
     if comm.size > 1:
@@ -51,11 +51,11 @@ def measured_network(comm: Comm, order: PlanOrder) -> Network:
         size = 1 << 19
         moving = max(seconds_of_sum(comm, size) - steps * latency, 1e-9)
         bandwidth, origin = 2 * share * 8 * size / moving, "measured"
-    if order.latency is not None or order.bandwidth is not None:
-        origin = "given" if None not in (order.latency, order.bandwidth) else f"given in part, else {origin}"
+    if request.latency is not None or request.bandwidth is not None:
+        origin = "given" if None not in (request.latency, request.bandwidth) else f"given in part, else {origin}"
     return Network(
-        latency if order.latency is None else order.latency,
-        bandwidth if order.bandwidth is None else order.bandwidth,
+        latency if request.latency is None else request.latency,
+        bandwidth if request.bandwidth is None else request.bandwidth,
         origin,
     )
 

@@ -16,30 +16,30 @@ from mpigmm.core.covariance import covariance_class
 from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, read_header
 from mpigmm.errors import EXIT_DONE, DataError, counted
-from mpigmm.options import PlanOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.partition import count_tiles
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads, single_threaded_blas
+from mpigmm.requests import PlanRequest
 from mpigmm.runs.progress import duration
 from mpigmm.runs.streams import print_result
 
 
-def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
+def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
     """Print the plan; returns the exit code. Collective."""
-    options = order.options
+    options = request.options
     covariance_class(options.model.covariance_type)
     devices = choose_devices(comm, options.compute.device)
     header = tile_rows = None
     with comm.together():
         if comm.is_root:
-            header, tile_rows = shape_of(order, devices)
+            header, tile_rows = shape_of(request, devices)
     header, tile_rows = comm.bcast((header, tile_rows))
     assert header is not None and tile_rows is not None
     with single_threaded_blas():
-        rates = measured_rates(comm, order, devices, header, tile_rows, stop)
-        start = measured_start(comm, order, header, stop)
-        network = measured_network(comm, order)
+        rates = measured_rates(comm, request, devices, header, tile_rows, stop)
+        start = measured_start(comm, request, header, stop)
+        network = measured_network(comm, request)
     n_threads = count_threads(options.compute.threads, comm.ranks_on_node())
     n_threads = n_threads if devices.device == CPU else 1
     with comm.together():
@@ -61,18 +61,18 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
             "measured_ranks": comm.size,
             "measured_components": rates.components,
             "initialisation": {**asdict(start), "n_init": options.init.n_init},
-            "plans": [line(header, tile_rows, n, n_threads, memory, rates, network) for n in order.ranks],
+            "plans": [line(header, tile_rows, n, n_threads, memory, rates, network) for n in request.ranks],
         }
-        text = json.dumps(plan, indent=2) if order.json else describe(plan)
+        text = json.dumps(plan, indent=2) if request.json else describe(plan)
     with comm.together():
         if comm.is_root:
             print_result(text)
     return EXIT_DONE
 
 
-def shape_of(order: PlanOrder, devices: Devices) -> tuple[Header, int]:
+def shape_of(request: PlanRequest, devices: Devices) -> tuple[Header, int]:
     """Header of the input and rows of a tile. Root alone; raises `DataError`."""
-    data, model, compute = order.options.data, order.options.model, order.options.compute
+    data, model, compute = request.options.data, request.options.model, request.options.compute
     header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
     if header.n_rows < model.n_components:
         raise DataError(f"model.n_components: {model.n_components} components, but {header.n_rows} rows; lower it")

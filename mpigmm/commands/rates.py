@@ -21,9 +21,10 @@ from mpigmm.core.tile import default_rows
 from mpigmm.data.block import peak_memory
 from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.options import FitOptions, PlanOrder
+from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
+from mpigmm.requests import PlanRequest
 
 MEASURED_FLOPS, MEASURED_TILES = 3e9, 4
 """Of an iteration that is measured, each rank's: at most so much work, where a few rows and components allow it, and so
@@ -125,14 +126,14 @@ class Iteration:
 
 
 def measured_rates(
-    comm: Comm, order: PlanOrder, devices: Devices, header: Header, tile_rows: int, stop: StopRequest
+    comm: Comm, request: PlanRequest, devices: Devices, header: Header, tile_rows: int, stop: StopRequest
 ) -> Rates:
     """Iterations on a few synthetic rows, one thread a rank, scaled to the fit's components. Collective.
 
     Seconds a row are the difference between an iteration over some tiles and one over a few rows; where not all
     components can be measured, memory grows with each by the difference between all that are measured and half of them.
     """
-    covariance, k = covariance_class(order.options.model.covariance_type)(), order.options.model.n_components
+    covariance, k = covariance_class(request.options.model.covariance_type)(), request.options.model.n_components
     tile_rows = min(tile_rows, header.n_rows)
     size = Size.affordable(covariance, k, header.n_features, tile_rows)
     is_whole = size.components == k
@@ -141,7 +142,7 @@ def measured_rates(
 
     def measure(separation: float, size: Size) -> Iteration:
         return measured_iteration(
-            comm, order.options, devices, header.n_features, separation, size, iterations, stop, loops
+            comm, request.options, devices, header.n_features, separation, size, iterations, stop, loops
         )
 
     least = measure(APART, few)
@@ -205,9 +206,9 @@ def measured_iteration(
     return Iteration(seconds, maximise, n_bytes, max(comm.allgather(peak_memory())))
 
 
-def measured_start(comm: Comm, order: PlanOrder, header: Header, stop: StopRequest) -> FirstMixture:
+def measured_start(comm: Comm, request: PlanRequest, header: Header, stop: StopRequest) -> FirstMixture:
     """A first mixture of fewer components on root, scaled by what it does for each row and component. Collective."""
-    options, method, d = order.options, order.options.init.method, header.n_features
+    options, method, d = request.options, request.options.init.method, header.n_features
     k = options.model.n_components
     if method == "file":
         return FirstMixture(method, 0, 0.0, 0, k)

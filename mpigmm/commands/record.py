@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm import __version__
 from mpigmm.commands.devices import Devices
 from mpigmm.commands.iterate import goes_on
 from mpigmm.commands.job import (
@@ -33,8 +32,9 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.survey import Survey
 from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError, counted, shown
-from mpigmm.options import FitOptions, FitOrder
+from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import library
+from mpigmm.requests import FitRequest
 from mpigmm.runs.checkpoint import NEWEST, Checkpoint, Fitted, Progress, drop_damaged, load_checkpoint, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
@@ -44,6 +44,7 @@ from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.streams import print_result
 from mpigmm.runs.walltime import Allowance, forget_stall, note_stall, seconds_left, too_short
+from mpigmm.version import __version__
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
 FEW = 5
@@ -55,14 +56,14 @@ class Recorder:
 
     Parameters
     ----------
-    order : FitOrder
+    request : FitRequest
     """
 
-    def __init__(self, order: FitOrder) -> None:
-        self.order = order
-        self.options = order.options
-        self.directory = RunDirectory(str(order.options.output.dir), order.config_file)
-        self.reporter = Reporter(order.options.em.max_iter, order.options.init.n_init)
+    def __init__(self, request: FitRequest) -> None:
+        self.request = request
+        self.options = request.options
+        self.directory = RunDirectory(str(request.options.output.dir), request.config_file)
+        self.reporter = Reporter(request.options.em.max_iter, request.options.init.n_init)
         self.checkpoint = Checkpoint(Progress(), {}, "", 0, "")
         self.allowance = Allowance()
         self._log: ConvergenceLog | None = None
@@ -98,7 +99,7 @@ class Recorder:
                 f"{shown(data.dataset)} has {header.n_rows}; lower it, or check data.path and data.rows"
             )
         self.directory.check_inputs(header.paths)
-        found = None if self.order.restart else self._load()
+        found = None if self.request.restart else self._load()
         start = self._load_start(found, check)
         if start is not None:
             check_start(start, self.options, header)
@@ -113,13 +114,13 @@ class Recorder:
                 "NumPy; install it anew where there is one"
             )
         self.checkpoint = Checkpoint(
-            Progress(), identity(self.options, tile_rows, start), "", tile_rows, loops, self.order.config
+            Progress(), identity(self.options, tile_rows, start), "", tile_rows, loops, self.request.config
         )
         left, warning = seconds_left(self.options.output.walltime)
         if warning:
             self.reporter.say(warning)
         job = Job(header, tile_rows, loops, start=start, seconds_left=left, speeds=found.speeds if found else {})
-        if not self.order.restart:
+        if not self.request.restart:
             job = self._taken_up(job, found, check)
         if not job.complete:
             self.directory.check_writable()
@@ -177,9 +178,9 @@ class Recorder:
             return
         kinds = tuple(sorted({*self.checkpoint.devices, *devices.kinds}))
         self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint, devices=kinds, speeds=job.speeds)
-        self.directory.write_config(self.order.config)
+        self.directory.write_config(self.request.config)
         self._log = ConvergenceLog(self.directory / LOG, self.checkpoint.history)
-        if self.order.restart:  # now that there is room for files
+        if self.request.restart:  # now that there is room for files
             self.directory.clear(keep_model=self.directory.is_model(self.options.init.file))
         self.reporter.say(
             f"{counted(survey.n_samples, 'row')} of {counted(job.header.n_features, 'feature')}, "
@@ -237,7 +238,7 @@ class Recorder:
         if self._has_saved:
             return
         told = too_short(spent, needed) if self._unsaved is None else "no checkpoint could be written: free some space"
-        note_stall(self.directory.path, self.order.config, told)
+        note_stall(self.directory.path, self.request.config, told)
         self.reporter.say(f"warning: nothing new was saved: {told}")
 
     def _save(self, progress: Progress) -> None:
@@ -267,7 +268,7 @@ class Recorder:
     def finish(self, progress: Progress, survey: Survey, devices: Devices, summary: dict[str, Any]) -> None:
         """Write the checkpoint that calls the run finished, then the results. Raises `OutputError`.
 
-        In this order, since the old model may be what the run started from; a run cut off between them makes the
+        In this request, since the old model may be what the run started from; a run cut off between them makes the
         results anew.
         """
         best = progress.best

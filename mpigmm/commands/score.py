@@ -13,10 +13,10 @@ from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_post
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
 from mpigmm.data.source import Header
 from mpigmm.errors import EXIT_DONE, DataError
-from mpigmm.options import ScoreOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.requests import ScoreRequest
 from mpigmm.runs.streams import print_result, write_message
 
 FORM = FixedPoint.unbounded(1)
@@ -57,12 +57,12 @@ class Score:
         return np.append(carry(self.total.limbs), self.n_impossible)
 
 
-def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
+def run(comm: Comm, request: ScoreRequest, stop: StopRequest) -> int:
     """Print the score as JSON; returns the exit code. Collective."""
     task = None
     with comm.together():
         if comm.is_root:
-            task = open_task(order.model, order.data, order.dataset, stop.check)
+            task = open_task(request.model, request.data, request.dataset, stop.check)
     task = comm.bcast(task)
     team = stream_team(comm, task, stop)
     scores: list[Score] = []
