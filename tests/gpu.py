@@ -21,9 +21,9 @@ from bench import WORKLOADS, print_table
 from bench_runs import apart, own_bench, write_blocks
 from support import clean_environment
 
-from mpigmm.commands.bench import true_mixture
 from mpigmm.core.backend import Gpu, NoDeviceError, open_gpu, usable, visible_gpus
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.measure import true_mixture
 from mpigmm.runs.model_file import Model, save_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"

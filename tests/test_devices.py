@@ -13,9 +13,9 @@ from strict import StrictGpu, too_little
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.commands import bench, devices, speeds
-from mpigmm.commands.devices import assign
 from mpigmm.core.backend import DeviceError, NoDeviceError
+from mpigmm.driver import devices, load_balance, measure
+from mpigmm.driver.devices import assign
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -142,7 +142,7 @@ def test_mixed_ranks(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.M
     mixed = fit(comm, case, "mixed", auto, "em.max_iter=3")
     found, _ = load_checkpoint(mixed)
     assert found is not None and found.devices == ("cpu", "strict") and len(found.speeds) == 2
-    monkeypatch.setattr(speeds, "own_speed", lambda *arguments: pytest.fail("measured again"))
+    monkeypatch.setattr(load_balance, "own_speed", lambda *arguments: pytest.fail("measured again"))
     assert_close(fit(comm, case, "mixed", auto), cpu)
     told = summary(mixed)
     assert told["device"] == "mixed" and told["reproducible"] is False
@@ -173,8 +173,8 @@ def test_mixed_ranks_plan_and_measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     offer(StrictGpu() if comm.rank else None)
-    monkeypatch.setattr(bench, "GPU_PRODUCT_SIZE", 64)
-    monkeypatch.setattr(bench, "GPU_STREAM_BYTES", 1 << 16)
+    monkeypatch.setattr(measure, "GPU_PRODUCT_SIZE", 64)
+    monkeypatch.setattr(measure, "GPU_STREAM_BYTES", 1 << 16)
     words = [str(case / word) if word.endswith(".yaml") else word for word in command]
     assert serve(comm, words, StopRequest()) == 0
     assert "K = 3, full" in comm.bcast(capfd.readouterr().out)

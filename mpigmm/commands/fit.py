@@ -8,13 +8,6 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
-from mpigmm.commands.devices import Devices, choose_devices
-from mpigmm.commands.iterate import Loop, converged
-from mpigmm.commands.job import Job
-from mpigmm.commands.record import Recorder
-from mpigmm.commands.speeds import measured_speeds
-from mpigmm.commands.survey import Sample, far_row, survey_rows
-from mpigmm.commands.team import build_team
 from mpigmm.core.covariance import SingularCovarianceError, covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
@@ -22,6 +15,13 @@ from mpigmm.core.loops import NUMPY
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.block import peak_memory
 from mpigmm.data.source import Source
+from mpigmm.driver.devices import Devices, choose_devices
+from mpigmm.driver.em_loop import Loop, converged
+from mpigmm.driver.load_balance import measured_speeds
+from mpigmm.driver.recorder import Recorder
+from mpigmm.driver.resume import Job
+from mpigmm.driver.survey_pass import Sample, far_row, survey_rows
+from mpigmm.driver.worker import build_team
 from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm, host

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.commands.devices import CPU, Devices, choose_devices
-from mpigmm.commands.network import Network, measured_network
-from mpigmm.commands.rates import Rates, measured_rates, measured_start
-from mpigmm.commands.team import stage_of
 from mpigmm.core.covariance import covariance_class
 from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, read_header
+from mpigmm.driver.devices import CPU, Devices, choose_devices
+from mpigmm.driver.iteration_costs import Rates, measured_rates, measured_start
+from mpigmm.driver.network import Network, measured_network
+from mpigmm.driver.worker import stage_of
 from mpigmm.errors import EXIT_DONE, DataError, counted
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.partition import count_tiles

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, Layout, RowWriter, create, discard, publish, publish_new
 from mpigmm.data.source import input_files
+from mpigmm.driver.score_rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest

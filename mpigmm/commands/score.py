@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpigmm.commands.record import criteria
-from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
 from mpigmm.data.source import Header
+from mpigmm.driver.recorder import criteria
+from mpigmm.driver.score_rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.errors import EXIT_DONE, DataError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest

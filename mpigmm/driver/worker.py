@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from mpigmm.commands.devices import Devices
 from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
 from mpigmm.core.loops import LOOPS, NUMPY, Loops, best_loops, loops_by_name
 from mpigmm.core.staging import LEVELS, Stage
@@ -18,6 +17,7 @@ from mpigmm.data.block import Block, return_freed_memory
 from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, Rows, Source
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.devices import Devices
 from mpigmm.errors import UserError
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm, gpu_aware, host

@@ -12,9 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.commands.devices import Devices
-from mpigmm.commands.iterate import goes_on
-from mpigmm.commands.job import (
+from mpigmm.core.em import Repairs
+from mpigmm.core.loops import NUMPY, best_loops
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.survey import Survey
+from mpigmm.data.source import Header, read_header
+from mpigmm.driver.devices import Devices
+from mpigmm.driver.em_loop import goes_on
+from mpigmm.driver.resume import (
     Job,
     check_own,
     check_start,
@@ -26,11 +31,6 @@ from mpigmm.commands.job import (
     reopened,
     shape_text,
 )
-from mpigmm.core.em import Repairs
-from mpigmm.core.loops import NUMPY, best_loops
-from mpigmm.core.mixture import Mixture
-from mpigmm.core.survey import Survey
-from mpigmm.data.source import Header, read_header
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import library

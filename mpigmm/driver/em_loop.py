@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.backend import DOUBLE, HOST, Array, Backend, DeviceMemoryError
 from mpigmm.core.covariance import SingularCovarianceError
 from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
@@ -20,6 +19,7 @@ from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.block import keep_freed_memory
+from mpigmm.driver.worker import Team, Tiles
 from mpigmm.errors import EXIT_FAULT, AgreedError, DegenerateError
 from mpigmm.options import EmOptions
 from mpigmm.runs.checkpoint import Progress

@@ -7,15 +7,15 @@ from statistics import median
 
 import numpy as np
 
-from mpigmm.commands.bench import true_mixture
-from mpigmm.commands.devices import CPU, Devices, label
-from mpigmm.commands.iterate import Loop
-from mpigmm.commands.job import Job
-from mpigmm.commands.survey import survey_rows
-from mpigmm.commands.team import build_team, stage_of
 from mpigmm.core.em import Safeguards
 from mpigmm.core.precision import Precision
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.devices import CPU, Devices, label
+from mpigmm.driver.em_loop import Loop
+from mpigmm.driver.measure import true_mixture
+from mpigmm.driver.resume import Job
+from mpigmm.driver.survey_pass import survey_rows
+from mpigmm.driver.worker import build_team, stage_of
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest

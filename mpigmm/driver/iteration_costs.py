@@ -7,11 +7,6 @@ import time
 import tracemalloc
 from dataclasses import dataclass, replace
 
-from mpigmm.commands.bench import reduction_seconds, shape_flops, timed_iterations, true_mixture
-from mpigmm.commands.devices import Devices
-from mpigmm.commands.iterate import N_CLOCKS, N_FLAGS, Loop
-from mpigmm.commands.survey import Sample, survey_rows
-from mpigmm.commands.team import build_team, common_loops
 from mpigmm.core.covariance import Covariance, covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
@@ -21,6 +16,11 @@ from mpigmm.core.tile import default_rows
 from mpigmm.data.block import peak_memory
 from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.devices import Devices
+from mpigmm.driver.em_loop import N_CLOCKS, N_FLAGS, Loop
+from mpigmm.driver.measure import reduction_seconds, shape_flops, timed_iterations, true_mixture
+from mpigmm.driver.survey_pass import Sample, survey_rows
+from mpigmm.driver.worker import build_team, common_loops
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest

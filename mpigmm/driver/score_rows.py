@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpigmm.commands.survey import explain, first_centre
-from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.data.source import Header, Source, find_dataset, read_header, resolve_paths
+from mpigmm.driver.survey_pass import explain, first_centre
+from mpigmm.driver.worker import Team, Tiles, build_team, common_loops
 from mpigmm.errors import DataError, counted, shown
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm

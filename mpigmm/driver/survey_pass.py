@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.survey import LEAST_VARIANCE, BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.worker import Team, Tiles
 from mpigmm.errors import DataError, shown
 from mpigmm.options import FitOptions
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mpigmm.commands.iterate import goes_on
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
+from mpigmm.driver.em_loop import goes_on
 from mpigmm.errors import DataError, OutputError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.runs.checkpoint import Checkpoint, Progress

@@ -1,0 +1,137 @@
+"""Measurements that `bench`, `plan` and the shares of unlike devices have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mpigmm.core.covariance import Covariance, covariance_class
+from mpigmm.core.em import EStep
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.precision import Precision
+from mpigmm.core.statistics import Moments, statistics_format
+from mpigmm.core.survey import Survey
+from mpigmm.core.tile import Tile
+from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.em_loop import Loop, empty_buffer
+from mpigmm.driver.worker import Team, Tiles
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.threads import run_workers
+
+PRODUCT_SIZE = 1024
+STREAM_BYTES = 1 << 26
+GPU_PRODUCT_SIZE, GPU_STREAM_BYTES = 8192, 1 << 30
+PROBES = 5
+
+
+def timed_iterations(
+    loop: Loop, mixture: Mixture, precision: Precision, iterations: int
+) -> tuple[float, float, float, float]:
+    """Median seconds of an iteration, and of its tiles, its reduction and its M-step, after one that is not counted.
+    Collective."""
+    loop.expect(mixture, precision)
+    taken = []
+    for _ in range(iterations):
+        begin, spent = time.perf_counter(), loop.clock.communicate
+        reduced = loop.expect(mixture, precision)
+        m_begin = time.perf_counter()
+        loop.maximise(mixture, reduced.moments)
+        end = time.perf_counter()
+        taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
+    seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
+    return seconds, compute, communicate, m_step
+
+
+def true_mixture(source: SyntheticSource, covariance_type: str) -> Mixture:
+    """The mixture that synthetic rows are drawn from."""
+    k, d = source.means.shape
+    covariances = {
+        "full": source.mixing.transpose(0, 2, 1) @ source.mixing,
+        "tied": np.eye(d),
+        "diag": np.ones((k, d)),
+        "spherical": np.ones(k),
+    }[covariance_type]
+    return Mixture(covariance_class(covariance_type)(), np.full(k, 1 / k), source.means, covariances)
+
+
+def row_flops(mixture: Mixture) -> float:
+    """Floating-point operations that a row needs where nothing is left out: two products of F numbers a component.
+
+    F = 1 + D + D (D + 1) / 2 for `full`, 1 + 2 D for `diag`, 2 + D for `spherical`; for `tied`, F = 1 + D, and once a
+    row the whitening and the second moments.
+    """
+    return shape_flops(mixture.covariance, *mixture.means.shape)
+
+
+def shape_flops(covariance: Covariance, n_components: int, n_features: int) -> float:
+    """The same for a mixture of this type and size."""
+    k, d = n_components, n_features
+    if covariance.name == "tied":
+        return float(4 * k * (1 + d) + 2 * d * d + d * (d + 1))
+    return float(4 * (k * (1 + d) + covariance.n_second(k, d)))
+
+
+def machine_limits(team: Team, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Flop/s of matrix products and bytes/s of reading, all threads of all ranks at once, summed. Collective."""
+    backend, is_gpu = team.engine.backend, team.stage is not None
+    size, n_bytes = (GPU_PRODUCT_SIZE, GPU_STREAM_BYTES) if is_gpu else (PRODUCT_SIZE, STREAM_BYTES)
+    with team.comm.together(), team.guarded():
+        matrix, stream = backend.xp.ones((size, size), dtype), backend.xp.ones(n_bytes // 8)
+
+    def product(worker: int) -> None:
+        backend.xp.matmul(matrix, matrix, out=backend.xp.empty_like(matrix))
+        backend.synchronize()
+
+    def read(worker: int) -> None:
+        stream.sum()
+        backend.synchronize()
+
+    def rate(work: Callable[[int], object], amount: float) -> float:
+        taken = [seconds_of(team.comm, lambda: run_workers(n_workers, work)) for _ in range(PROBES)]
+        return float(team.comm.sum(np.array([int(n_workers * amount)]))[0] / median(taken))
+
+    n_workers = 1 if is_gpu else team.n_threads
+    return rate(product, 2.0 * size**3), rate(read, n_bytes)
+
+
+def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
+    """Seconds until all ranks, which begin together, have done some work. Collective."""
+    comm.agree(None)
+    begin = time.perf_counter()
+    with comm.together():
+        work()
+    return time.perf_counter() - begin
+
+
+def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, precision: Precision) -> None:
+    """Responsibilities of this rank's rows, and nothing else; with their sums where one sweep yields both."""
+    backend = team.engine.backend
+
+    def visit(tile: Tile, tiles: Tiles) -> None:
+        moments = Moments.empty(mixture, backend)
+        for _, rows, weights in tiles:
+            tile.fill(rows, weights, centre, mask=False, dtype=precision.dtype)
+            if not e_step.at_once(tile, moments):
+                e_step.posterior(tile)
+
+    with team.guarded():
+        e_step = EStep(mixture, survey.centre, survey.reach, precision.dtype, team.engine, precision.exact)
+        centre = backend.put(survey.centre)
+        team.sweep_engine(visit)
+        backend.synchronize()
+
+
+def reduction_seconds(loop: Loop, mixture: Mixture) -> tuple[float, int]:
+    """Seconds of the reduction alone, and the bytes of a rank in it. Collective."""
+    buffer = empty_buffer(statistics_format(mixture, loop.survey), loop.team.summing_backend)
+    taken = []
+    for _ in range(PROBES):
+        loop.team.comm.agree(None)
+        begin = time.perf_counter()
+        loop.team.comm.sum(buffer)
+        taken.append(time.perf_counter() - begin)
+    return median(taken), buffer.nbytes
