@@ -260,7 +260,7 @@ def test_without_a_gpu(comm: Comm, case: Path, offer: Offer, capfd: pytest.Captu
 
 def test_a_machine_without_a_driver_is_not_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_driver", lambda: False)
-    assert devices.look("auto") == ([], None)
+    assert devices.find_gpus("auto") == ([], None)
 
 
 def test_rows_that_turn_bad_under_a_gpu(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,22 +7,20 @@ import time
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 from support import TYPES, mpirun, write_config
 
 from mpigmm.__main__ import serve
 from mpigmm.commands.plan import about
 from mpigmm.core.covariance import covariance_class
-from mpigmm.core.exact import FixedPoint
 from mpigmm.core.initialise import sample_size
 from mpigmm.data.source import read_header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver import iteration_costs
-from mpigmm.driver.em_loop import empty_buffer
 from mpigmm.driver.iteration_costs import Size, affordable_components, scaled_bytes, seconds_a_row
 from mpigmm.driver.measure import shape_flops
 from mpigmm.driver.network import Network
+from mpigmm.driver.reduction import empty_buffer
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 
@@ -107,7 +105,7 @@ def test_bytes_reduced_are_scaled_exactly(covariance_type: str) -> None:
 
     def n_bytes(k: int) -> int:
         size = 1 + k + 5 * k + covariance.n_second(k, 5)
-        return int(empty_buffer(FixedPoint(np.zeros(size, np.int32), 3)).nbytes)
+        return int(empty_buffer(3 * size).nbytes)
 
     assert scaled_bytes(n_bytes(7), covariance, 7, 1000, 5) == n_bytes(1000)
 

@@ -83,7 +83,7 @@ def place(comm: Comm, shared_path: Path) -> Place:
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy's loops, then the best ones."""
     if request.param == "numpy":
-        monkeypatch.setattr(score_rows, "common_loops", lambda comm: NUMPY.name)
+        monkeypatch.setattr(score_rows, "common_ops", lambda comm: NUMPY.name)
 
 
 @pytest.mark.parallel

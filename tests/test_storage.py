@@ -162,7 +162,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("where", ["em.EStep.__call__", "em_loop.Loop.maximise"])
+@pytest.mark.parametrize("where", ["em.EStep.__call__", "em_loop.EmLoop.m_step"])
 def test_a_rank_that_raises_inside_the_maths_ends_all(config: Path, where: str) -> None:
     begin = time.monotonic()
     done = launch(3, [sys.executable, "-c", BROKEN.format(where=where, config=str(config))], 60)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
-
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.precision import choose_precision
 from mpigmm.data.block import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.driver.devices import choose_devices
-from mpigmm.driver.em_loop import Loop
+from mpigmm.driver.devices import choose_devices, common_ops
+from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.layout import choose_tile_rows, lay_out
 from mpigmm.driver.measure import (
+    compute_responsibilities,
     machine_limits,
     reduction_seconds,
     row_flops,
     seconds_of,
-    sweep_e_step,
     timed_iterations,
     true_mixture,
 )
+from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.survey_pass import survey_rows
-from mpigmm.driver.worker import Team, build_team, common_loops
+from mpigmm.driver.worker import RankContext, open_context
 from mpigmm.errors import EXIT_DONE, counted
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
@@ -33,11 +33,12 @@ from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.requests import BenchRequest
 from mpigmm.runs.streams import print_result
 
+SURVEYED_ROWS = 1024
+
 
 def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
-    """Print what an iteration takes; returns the exit code. Collective."""
-    options = request.options
-    model = options.model
+    """Print the seconds of an iteration on synthetic rows; returns the exit code. Collective."""
+    options, model = request.options, request.options.model
     covariance_class(model.covariance_type)
     with comm.together():
         source = SyntheticSource(
@@ -48,31 +49,30 @@ def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
             correlated=model.covariance_type == "full",
         )
     devices = choose_devices(comm, options.compute.device)
-    tile_rows = options.compute.tile_rows
-    if tile_rows == "auto":
-        tile_rows = devices.default_rows(request.n_features, model.n_components, np.dtype(options.compute.precision))
-    loops = common_loops(comm) if request.kernels == "auto" else request.kernels
+    tile_rows = choose_tile_rows(options.compute, devices, request.n_features, model.n_components)
+    ops = common_ops(comm) if request.kernels == "auto" else request.kernels
     with single_threaded_blas():
-        team = build_team(comm, source, tile_rows, options.compute, stop, loops, devices)
-        report = measure(team, source, options, request.iterations)
+        layout = lay_out(comm, source.header, tile_rows, options.compute, devices)
+        context = open_context(comm, source, layout, devices, stop, ops)
+        report = measure(context, source, options, request.iterations)
     with comm.together():
         if comm.is_root:
-            print_result(json.dumps(report, indent=2) if request.json else describe(report))
+            print_result(json.dumps(report, indent=2) if request.json else bench_text(report))
     return EXIT_DONE
 
 
-def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations: int) -> dict[str, Any]:
+def measure(context: RankContext, source: SyntheticSource, options: FitOptions, iterations: int) -> dict[str, Any]:
     """The figures of a bench, on root those of all ranks. Collective."""
-    comm, header = team.comm, team.header
-    survey, _ = survey_rows(team, options, 1024)
+    comm, header = context.comm, context.header
+    survey, _ = survey_rows(context, options, SURVEYED_ROWS)
     safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
-    loop = Loop(team, survey, safeguards, options.compute.precision)
+    loop = EmLoop(Reduction(context), survey, safeguards, options.compute.precision)
     mixture = true_mixture(source, options.model.covariance_type)
     precision = choose_precision(loop.precision, mixture, survey)
     dtype = precision.dtype
-    flops_at_most, bytes_at_most = machine_limits(team, dtype)
+    flops_at_most, bytes_at_most = machine_limits(context, dtype)
     seconds, compute, communicate, m_step = timed_iterations(loop, mixture, precision, iterations)
-    e_step = seconds_of(comm, lambda: sweep_e_step(team, mixture, survey, precision))
+    e_step = seconds_of(comm, lambda: compute_responsibilities(context, mixture, survey, precision))
     reduction, n_bytes = reduction_seconds(loop, mixture)
     flops = header.n_rows * row_flops(mixture)
     floor = max(flops / flops_at_most, header.n_rows * header.row_bytes / bytes_at_most)
@@ -83,12 +83,12 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
         "n_components": mixture.n_components,
         "covariance_type": mixture.covariance.name,
         "precision": dtype.name,
-        "device": team.devices.device,
-        "devices": team.devices.counts(),
-        "kernels": team.engine.name,
+        "device": context.devices.device,
+        "devices": context.devices.counts(),
+        "kernels": context.ops.name,
         "n_ranks": comm.size,
-        "threads_per_rank": team.n_threads,
-        "tile_rows": team.block.tile_rows,
+        "threads_per_rank": context.n_threads,
+        "tile_rows": context.block.tile_rows,
         "seconds": seconds,
         "ns_per_row": seconds * 1e9 / header.n_rows,
         "seconds_compute": compute,
@@ -103,12 +103,12 @@ def measure(team: Team, source: SyntheticSource, options: FitOptions, iterations
         "read_bytes_per_second": bytes_at_most,
         "fraction_of_floor": floor / seconds,
         "peak_memory_bytes": max(ranks, default=0),
-        "rows_bytes": max(comm.gather((team.block.stop - team.block.start) * header.row_bytes), default=0),
+        "rows_bytes": max(comm.gather((context.block.stop - context.block.start) * header.row_bytes), default=0),
     }
 
 
-def describe(report: dict[str, Any]) -> str:
-    """A report in words."""
+def bench_text(report: dict[str, Any]) -> str:
+    """The figures of a bench as text."""
     parts = ", ".join(
         f"{name} {report['seconds_' + key]:.3g} s"
         for name, key in (("E", "e_step"), ("M", "m_step"), ("reduction", "reduction"), ("waiting", "waiting"))

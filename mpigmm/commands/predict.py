@@ -1,4 +1,4 @@
-"""``predict``: rows to components."""
+"""``predict``: assigns rows to components."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, Layout, RowWriter, create, discard, publish, publish_new
 from mpigmm.data.source import input_files
-from mpigmm.driver.score_rows import Task, Visit, open_task, stream_team, sweep_posterior
+from mpigmm.driver.score_rows import PosteriorFunction, ScoreTask, for_each_posterior, open_stream, open_task
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -21,11 +21,11 @@ from mpigmm.requests import PredictRequest
 from mpigmm.runs.hdf5 import outline
 
 FORMAT = "mpigmm-predict"
-"""Attribute by which an output is known."""
+"""Value of the attribute ``format``, by which `predict` knows a file that it wrote."""
 
 
 def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
-    """Write the file that `request` asks for; returns the exit code. Collective."""
+    """Assign the rows of a request to components; returns the exit code. Collective."""
     task, is_new = None, False
     with comm.together():
         if comm.is_root:
@@ -34,7 +34,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
             check_out(request, task, stop.check)
             is_new = not os.path.lexists(request.out)
     task = comm.bcast(task)
-    team = stream_team(comm, task, stop)
+    context = open_stream(comm, task, stop)
     layout = None
     try:
         with comm.together():
@@ -43,7 +43,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
                 layout = create(request.out, task.header.n_rows, columns(request.proba), attributes, tables)
         layout = comm.bcast(layout)
         with comm.together(), single_threaded_blas(), RowWriter(layout) as writer:
-            sweep_posterior(team, task, lambda: visitor(writer, request.proba))
+            for_each_posterior(context, task, lambda: tile_writer(writer, request.proba))
         with comm.together():
             if comm.is_root:
                 name_output(request, task, layout, is_new, stop.check)
@@ -54,7 +54,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def check_request(request: PredictRequest, task: Task) -> None:
+def check_request(request: PredictRequest, task: ScoreTask) -> None:
     """Raise `UserError` where the request does not fit the model."""
     if request.proba > task.mixture.n_components:
         raise ConfigError(
@@ -63,7 +63,7 @@ def check_request(request: PredictRequest, task: Task) -> None:
         )
 
 
-def check_out(request: PredictRequest, task: Task, check: Callable[[], None]) -> None:
+def check_out(request: PredictRequest, task: ScoreTask, check: Callable[[], None]) -> None:
     """Raise `OutputError` where ``--out`` cannot be written, is an input, or is not what `predict` wrote before."""
     out, name = Path(request.out), shown(request.out)
     if not out.name or (out.exists() and not out.is_file()):
@@ -82,8 +82,10 @@ def check_out(request: PredictRequest, task: Task, check: Callable[[], None]) ->
         )
 
 
-def name_output(request: PredictRequest, task: Task, layout: Layout, is_new: bool, check: Callable[[], None]) -> None:
-    """Give the finished file its name.
+def name_output(
+    request: PredictRequest, task: ScoreTask, layout: Layout, is_new: bool, check: Callable[[], None]
+) -> None:
+    """Give the finished file its final name.
 
     Raises `OutputError` where a file that `check_out` refuses has taken the name since the command began.
     """
@@ -94,7 +96,7 @@ def name_output(request: PredictRequest, task: Task, layout: Layout, is_new: boo
 
 
 def is_own(path: Path, check: Callable[[], None]) -> bool:
-    """Whether a file is what `predict` wrote before, of version 0.1.0 by its content; an empty one will do."""
+    """Whether a file is empty or was written by `predict`; one by version 0.1.0 is known by its content."""
     if not path.stat().st_size:
         return True
     try:
@@ -105,8 +107,8 @@ def is_own(path: Path, check: Callable[[], None]) -> bool:
     return found.attributes.get("format") == FORMAT or without_mark
 
 
-def origin(request: PredictRequest, task: Task) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
-    """What tells where each row came from: attributes, and small datasets."""
+def origin(request: PredictRequest, task: ScoreTask) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
+    """Attributes and small datasets of the output that tell from which model and files its rows come."""
     header = task.header
     files = [os.fsencode(path) for path in header.paths]
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
@@ -115,17 +117,17 @@ def origin(request: PredictRequest, task: Task) -> tuple[dict[str, str], dict[st
 
 
 def columns(proba: int) -> dict[str, Column]:
-    """Datasets of the output."""
+    """Datasets of the output, a row each for every row of the input."""
     found = {"labels": Column((), "int32"), "log_density": Column((), "float64")}
     if proba:
         found |= {"proba": Column((proba,), "float64"), "components": Column((proba,), "int32")}
     return found
 
 
-def visitor(writer: RowWriter, proba: int) -> Visit:
-    """What a thread does with a tile's posterior."""
+def tile_writer(writer: RowWriter, proba: int) -> PosteriorFunction:
+    """A function that writes the labels, log densities and largest posteriors of a tile."""
 
-    def visit(first: int, resp: FloatArray, log_density: FloatArray) -> None:
+    def write_tile(first: int, resp: FloatArray, log_density: FloatArray) -> None:
         writer.write("labels", first, resp.argmax(axis=0))
         writer.write("log_density", first, log_density)
         if proba:
@@ -133,4 +135,4 @@ def visitor(writer: RowWriter, proba: int) -> Visit:
             writer.write("proba", first, np.take_along_axis(resp, largest, axis=0).T)
             writer.write("components", first, largest.T)
 
-    return visit
+    return write_tile

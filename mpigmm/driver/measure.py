@@ -17,31 +17,36 @@ from mpigmm.core.statistics import Moments, statistics_format
 from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.driver.em_loop import Loop, empty_buffer
-from mpigmm.driver.worker import Team, Tiles
+from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.reduction import empty_buffer
+from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.threads import run_workers
 
 PRODUCT_SIZE = 1024
 STREAM_BYTES = 1 << 26
 GPU_PRODUCT_SIZE, GPU_STREAM_BYTES = 8192, 1 << 30
+"""Order of the matrices, and bytes of the vector, by which a machine's limits are measured."""
+
 PROBES = 5
 
 
 def timed_iterations(
-    loop: Loop, mixture: Mixture, precision: Precision, iterations: int
+    loop: EmLoop, mixture: Mixture, precision: Precision, iterations: int
 ) -> tuple[float, float, float, float]:
-    """Median seconds of an iteration, and of its tiles, its reduction and its M-step, after one that is not counted.
-    Collective."""
-    loop.expect(mixture, precision)
+    """Median seconds of an iteration, and of its tiles, its reduction and its M-step. Collective.
+
+    An E-step that is not timed comes first.
+    """
+    loop.e_step(mixture, precision)
     taken = []
     for _ in range(iterations):
-        begin, spent = time.perf_counter(), loop.clock.communicate
-        reduced = loop.expect(mixture, precision)
+        begin, spent = time.perf_counter(), loop.reduction.clock.communicate
+        result = loop.e_step(mixture, precision)
         m_begin = time.perf_counter()
-        loop.maximise(mixture, reduced.moments)
+        loop.m_step(mixture, result.moments)
         end = time.perf_counter()
-        taken.append((end - begin, reduced.compute, loop.clock.communicate - spent, end - m_begin))
+        taken.append((end - begin, result.status.compute, loop.reduction.clock.communicate - spent, end - m_begin))
     seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
     return seconds, compute, communicate, m_step
 
@@ -75,31 +80,31 @@ def shape_flops(covariance: Covariance, n_components: int, n_features: int) -> f
     return float(4 * (k * (1 + d) + covariance.n_second(k, d)))
 
 
-def machine_limits(team: Team, dtype: np.dtype[Any]) -> tuple[float, float]:
+def machine_limits(context: RankContext, dtype: np.dtype[Any]) -> tuple[float, float]:
     """Flop/s of matrix products and bytes/s of reading, all threads of all ranks at once, summed. Collective."""
-    backend, is_gpu = team.engine.backend, team.stage is not None
+    arrays, is_gpu = context.ops.backend, context.stage is not None
     size, n_bytes = (GPU_PRODUCT_SIZE, GPU_STREAM_BYTES) if is_gpu else (PRODUCT_SIZE, STREAM_BYTES)
-    with team.comm.together(), team.guarded():
-        matrix, stream = backend.xp.ones((size, size), dtype), backend.xp.ones(n_bytes // 8)
+    with context.comm.together(), context.guarded():
+        matrix, stream = arrays.xp.ones((size, size), dtype), arrays.xp.ones(n_bytes // 8)
 
     def product(worker: int) -> None:
-        backend.xp.matmul(matrix, matrix, out=backend.xp.empty_like(matrix))
-        backend.synchronize()
+        arrays.xp.matmul(matrix, matrix, out=arrays.xp.empty_like(matrix))
+        arrays.synchronize()
 
     def read(worker: int) -> None:
         stream.sum()
-        backend.synchronize()
+        arrays.synchronize()
 
     def rate(work: Callable[[int], object], amount: float) -> float:
-        taken = [seconds_of(team.comm, lambda: run_workers(n_workers, work)) for _ in range(PROBES)]
-        return float(team.comm.sum(np.array([int(n_workers * amount)]))[0] / median(taken))
+        taken = [seconds_of(context.comm, lambda: run_workers(n_workers, work)) for _ in range(PROBES)]
+        return float(context.comm.sum(np.array([int(n_workers * amount)]))[0] / median(taken))
 
-    n_workers = 1 if is_gpu else team.n_threads
+    n_workers = 1 if is_gpu else context.n_threads
     return rate(product, 2.0 * size**3), rate(read, n_bytes)
 
 
 def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
-    """Seconds until all ranks, which begin together, have done some work. Collective."""
+    """Seconds until all ranks, which begin at the same time, have done some work. Collective."""
     comm.agree(None)
     begin = time.perf_counter()
     with comm.together():
@@ -107,31 +112,32 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def sweep_e_step(team: Team, mixture: Mixture, survey: Survey, precision: Precision) -> None:
-    """Responsibilities of this rank's rows, and nothing else; with their sums where one sweep yields both."""
-    backend = team.engine.backend
+def compute_responsibilities(context: RankContext, mixture: Mixture, survey: Survey, precision: Precision) -> None:
+    """Compute the responsibilities of this rank's rows; their sums, too, where the kernel computes both at once."""
+    arrays = context.ops.backend
 
-    def visit(tile: Tile, tiles: Tiles) -> None:
-        moments = Moments.empty(mixture, backend)
+    def tile_function(tile: Tile, tiles: Tiles) -> None:
+        moments = Moments.empty(mixture, arrays)
         for _, rows, weights in tiles:
             tile.fill(rows, weights, centre, mask=False, dtype=precision.dtype)
             if not e_step.at_once(tile, moments):
                 e_step.posterior(tile)
 
-    with team.guarded():
-        e_step = EStep(mixture, survey.centre, survey.reach, precision.dtype, team.engine, precision.exact)
-        centre = backend.put(survey.centre)
-        team.sweep_engine(visit)
-        backend.synchronize()
+    with context.guarded():
+        e_step = EStep(mixture, survey.centre, survey.reach, precision.dtype, context.ops, precision.exact)
+        centre = arrays.put(survey.centre)
+        context.for_each_device_tile(tile_function)
+        arrays.synchronize()
 
 
-def reduction_seconds(loop: Loop, mixture: Mixture) -> tuple[float, int]:
-    """Seconds of the reduction alone, and the bytes of a rank in it. Collective."""
-    buffer = empty_buffer(statistics_format(mixture, loop.survey), loop.team.summing_backend)
+def reduction_seconds(loop: EmLoop, mixture: Mixture) -> tuple[float, int]:
+    """Seconds of the reduction alone, and the bytes that a rank sums in it. Collective."""
+    form = statistics_format(mixture, loop.survey)
+    buffer = empty_buffer(form.n_limbs * form.top.size, loop.context.summing_arrays)
     taken = []
     for _ in range(PROBES):
-        loop.team.comm.agree(None)
+        loop.context.comm.agree(None)
         begin = time.perf_counter()
-        loop.team.comm.sum(buffer)
+        loop.context.comm.sum(buffer)
         taken.append(time.perf_counter() - begin)
     return median(taken), buffer.nbytes

@@ -1,43 +1,49 @@
-"""What a fit is: the data and settings that decide its bits, and where it goes on."""
+"""Where a fit goes on: root compares what is asked for with what an earlier run left in ``output.dir``."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from mpigmm.core.loops import NUMPY, best_loops
 from mpigmm.core.mixture import Mixture
-from mpigmm.data.source import Header
-from mpigmm.driver.em_loop import goes_on
+from mpigmm.data.source import Header, read_header
+from mpigmm.driver.devices import Devices
+from mpigmm.driver.identity import (
+    check_own_model,
+    check_same_problem,
+    has_results,
+    identity,
+    known_results,
+    model_digest,
+)
+from mpigmm.driver.layout import choose_tile_rows
+from mpigmm.driver.stopping import goes_on
 from mpigmm.errors import DataError, OutputError, counted, shown
-from mpigmm.options import FitOptions
-from mpigmm.runs.checkpoint import Checkpoint, Progress
+from mpigmm.options import DataOptions, FitOptions
+from mpigmm.requests import FitRequest
+from mpigmm.runs.checkpoint import NEWEST, Checkpoint, Progress, load_checkpoint
 from mpigmm.runs.directory import RunDirectory
-from mpigmm.runs.hdf5 import is_whole
 from mpigmm.runs.model_file import load_model
-from mpigmm.runs.owned import MODEL, SUMMARY
-
-NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "em.max_iter", "em.tol")
-"""Settings that may change without making it another problem; of the data, the fingerprint speaks."""
+from mpigmm.runs.owned import MODEL
 
 
 @dataclass(frozen=True)
-class Job:
+class ResumePlan:
     """What root has found out and every rank needs.
 
     Attributes
     ----------
     header : Header
     tile_rows : int
-    loops : str
-        Name of the loops over a tile.
+    ops : str
+        Name of the array operations on the host.
     progress : Progress
         Where to go on.
     fingerprint : str or None
-        Of the data that a resumed run belongs to.
+        Of the data of the earlier run that is resumed.
     start : Mixture or None
         From ``init.file``.
     complete : bool
@@ -50,7 +56,7 @@ class Job:
 
     header: Header
     tile_rows: int
-    loops: str
+    ops: str
     progress: Progress = Progress()
     fingerprint: str | None = None
     start: Mixture | None = None
@@ -60,41 +66,126 @@ class Job:
 
     @property
     def resumed_from(self) -> int | None:
+        """The iteration after which the run goes on; None where it is new."""
         return None if self.fingerprint is None else self.progress.iteration
 
 
-def identity(options: FitOptions, tile_rows: int, start: Mixture | None) -> dict[str, Any]:
-    """The settings, by dotted key, that decide a fit's bits; a start from a file stands for its content."""
-    sections = dataclasses.asdict(options)
-    keys = {
-        f"{section}.{key}": value
-        for section in ("data", "model", "init", "em")
-        for key, value in sections[section].items()
-    }
-    return {
-        **{key: value for key, value in keys.items() if key not in NOT_IDENTITY},
-        "init.file": start and f"content {start.digest()}",
-        "compute.precision": options.compute.precision,
-        "compute.tile_rows": tile_rows,
-    }
+@dataclass
+class Resumption:
+    """Root's decision where to go on.
+
+    Attributes
+    ----------
+    request : FitRequest
+    directory : RunDirectory
+    say : callable
+        Called with messages to the user.
+    check : callable
+        Called now and then while files are read; may raise.
+    checkpoint : Checkpoint
+        What the checkpoints of the run begin with; complete after `plan`.
+    newest_is_damaged : bool
+        Whether the newest checkpoint is missing or damaged, and the one before is gone on from.
+    """
+
+    request: FitRequest
+    directory: RunDirectory
+    say: Callable[[str], None]
+    check: Callable[[], None]
+    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(Progress(), {}, "", 0, ""))
+    newest_is_damaged: bool = False
+
+    @property
+    def options(self) -> FitOptions:
+        return self.request.options
+
+    def plan(self, devices: Devices) -> ResumePlan:
+        """Read the input's header and what an earlier run left. Raises `UserError`."""
+        header = read_rows_header(self.options.data, self.options.model.n_components)
+        self.directory.check_inputs(header.paths)
+        found = None if self.request.restart else self._load_checkpoint()
+        start = self._load_start(found is not None)
+        if start is not None:
+            check_start(start, self.options, header)
+        tile_rows = choose_tile_rows(
+            self.options.compute,
+            devices,
+            header.n_features,
+            self.options.model.n_components,
+            found.tile_rows if found else None,
+        )
+        ops = found.loops if found else self._best_ops()
+        settings = identity(self.options, tile_rows, start)
+        self.checkpoint = Checkpoint(Progress(), settings, "", tile_rows, ops, self.request.config)
+        plan = ResumePlan(header, tile_rows, ops, start=start, speeds=found.speeds if found else {})
+        return plan if self.request.restart else self._taken_up(plan, found)
+
+    def _load_checkpoint(self) -> Checkpoint | None:
+        found, warning = load_checkpoint(self.directory.path)
+        if warning:
+            self.say(f"warning: {warning}")
+        self.newest_is_damaged = found is not None and (warning is not None or not (self.directory / NEWEST).exists())
+        return found
+
+    def _load_start(self, is_resumed: bool) -> Mixture | None:
+        """The mixture of ``init.file``; None where a run that is resumed cannot read it from its own ``model.h5``."""
+        file = self.options.init.file
+        try:
+            return None if file is None else load_model(Path(file), self.check).mixture
+        except DataError:
+            if not is_resumed or not self.directory.is_model(file):
+                raise
+            return None
+
+    def _best_ops(self) -> str:
+        ops = best_loops()
+        if ops == NUMPY.name:
+            self.say(
+                "warning: mpigmm was installed without a C compiler, and computes several times as slowly with "
+                "NumPy; install it anew where there is one"
+            )
+        return ops
+
+    def _taken_up(self, plan: ResumePlan, found: Checkpoint | None) -> ResumePlan:
+        """The plan, changed to go on from a checkpoint. Raises `OutputError` where the directory is another run's."""
+        digest = model_digest(self.directory / MODEL, self.check, self.say)
+        if found is not None:
+            plan = self._resumed(plan, found, digest)
+        if not self.newest_is_damaged:
+            check_own_model(self.directory, digest, self.checkpoint)
+        elif digest is not None:  # the lost checkpoint may have named the model among the run's results
+            results = tuple(sorted({*self.checkpoint.results, digest}))
+            self.checkpoint = replace(self.checkpoint, results=results)
+        return plan
+
+    def _resumed(self, plan: ResumePlan, found: Checkpoint, digest: str | None) -> ResumePlan:
+        """The plan that goes on from a checkpoint, beside a model with this digest, if any.
+
+        Raises `OutputError` where the checkpoint belongs to another problem.
+        """
+        results = known_results(found)
+        if self.directory.is_model(self.options.init.file) and (plan.start is None or plan.start.digest() in results):
+            # The run began from an earlier content of its own model.h5, which it has replaced since.
+            same = {**self.checkpoint.identity, "init.file": found.identity.get("init.file")}
+            self.checkpoint = replace(self.checkpoint, identity=same)
+        name = shown(self.directory.path)
+        check_same_problem(found, self.checkpoint.identity, plan.header, name)
+        check_ended(found.progress, self.options, name)
+        self.checkpoint = replace(self.checkpoint, history=found.history, devices=found.devices, results=results)
+        progress = reopened(found.progress, self.options)
+        complete = has_results(self.directory, progress, digest)
+        return replace(plan, progress=progress, fingerprint=found.fingerprint, complete=complete)
 
 
-def reopened(progress: Progress, options: FitOptions) -> Progress:
-    """Progress as it stands, or taken up again where a finished single start may go on (`max_iter` raised, say)."""
-    single = options.init.n_init == 1
-    if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
-        return replace(progress, finished=False, best=None, ended=())
-    return progress
-
-
-def shape_text(header: Header) -> str:
-    """The part of the fingerprint that is known before any row is read."""
-    return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.weights else ''}"
-
-
-def load_start(options: FitOptions, check: Callable[[], None]) -> Mixture | None:
-    """The mixture of ``init.file``, `check` as in `load_model`. Raises `DataError`."""
-    return None if options.init.file is None else load_model(Path(options.init.file), check).mixture
+def read_rows_header(data: DataOptions, n_components: int) -> Header:
+    """Header of the rows to fit. Raises `DataError` where they are fewer than the components."""
+    header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
+    if header.n_rows < n_components:
+        raise DataError(
+            f"model.n_components: {n_components} components need at least as many rows, but "
+            f"{shown(data.dataset)} has {header.n_rows}; lower it, or check data.path and data.rows"
+        )
+    return header
 
 
 def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
@@ -113,39 +204,20 @@ def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
         )
 
 
-def known_results(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Digests of the mixtures that a run may have written as its model."""
-    best = checkpoint.progress.best if checkpoint.progress.finished else None
-    return tuple(sorted({*checkpoint.results, *([best.mixture.digest()] if best else [])}))
+def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
+    """Raise `OutputError` if a start that has ended would go on under these options, but its mixture was not kept."""
+    for ended in progress.ended if options.init.n_init > 1 else ():
+        if goes_on(ended.n_iter, ended.change, options.em):
+            raise OutputError(
+                f"em.max_iter, em.tol: start {ended.init + 1} of {name} ended after {ended.n_iter} "
+                "iterations and would now go on, but of several starts only the best one's mixture is kept; "
+                "add --restart to start over, or set them as they were"
+            )
 
 
-def found_model(path: Path, check: Callable[[], None], say: Callable[[str], None]) -> str | None:
-    """Digest of the model in a run's directory, `check` as in `load_model`; None where there is none or it is damaged.
-
-    Raises `DataError` where the file is whole and no model.
-    """
-    if not path.exists():
-        return None
-    try:
-        return load_model(path, check).mixture.digest()
-    except DataError:
-        if is_whole(path):
-            raise
-        say(f"warning: {shown(path)} is damaged; the run writes it anew")
-        return None
-
-
-def check_own(directory: RunDirectory, digest: str | None, checkpoint: Checkpoint) -> None:
-    """Raise `OutputError` where the model is neither what the run wrote nor what it starts from."""
-    if digest in (None, *checkpoint.results) or f"content {digest}" == checkpoint.identity["init.file"]:
-        return
-    raise OutputError(
-        f"output.dir: {shown(directory / MODEL)} is not a model that the run in {shown(directory.path)} wrote; move it "
-        "away, add --restart to replace it, or choose another output.dir"
-    )
-
-
-def has_results(directory: RunDirectory, progress: Progress, digest: str | None) -> bool:
-    """Whether the run has ended and its files are there, its model with that digest; if not, they are made anew."""
-    best = progress.best if progress.finished else None
-    return best is not None and best.mixture.digest() == digest and (directory / SUMMARY).exists()
+def reopened(progress: Progress, options: FitOptions) -> Progress:
+    """The progress; not finished where a finished single start goes on, for example because `max_iter` was raised."""
+    single = options.init.n_init == 1
+    if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
+        return replace(progress, finished=False, best=None, ended=())
+    return progress
