@@ -155,7 +155,7 @@ def bench(
     iterations: Annotated[
         int, typer.Option(min=1, max=LARGEST_INT, help="Iterations, of which the median counts.")
     ] = 5,
-    kernels: Annotated[Kernels, typer.Option(help="Loops beside BLAS; auto: the best that all ranks have.")] = "auto",
+    kernels: Annotated[Kernels, typer.Option(help="Array operations; auto: the best on all ranks.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Time an EM iteration on synthetic rows, against this machine's matrix products and memory."""

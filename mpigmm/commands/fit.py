@@ -36,7 +36,7 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     """Fit the mixture that a request describes; returns the exit code. Collective."""
     begin = time.monotonic()
     options = request.options
-    covariance_class(options.model.covariance_type)
+    covariance_class(options.model.covariance_type)  # imports the libraries of BLAS, which are then held to one thread
     stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
     with ExitStack() as stack:
         stack.enter_context(single_threaded_blas())

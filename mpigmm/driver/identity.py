@@ -69,6 +69,25 @@ def check_same_problem(found: Checkpoint, mine: dict[str, Any], header: Header, 
         )
 
 
+def check_same_data(found: str | None, mine: str, header: Header, name: str) -> None:
+    """Raise `DataError` where the fingerprint found in a checkpoint, if any, is not that of this run's data.
+
+    Parameters
+    ----------
+    found, mine : str
+        Fingerprints.
+    header : Header
+        Of the data of this run.
+    name : str
+        The directory, for the message.
+    """
+    if found not in (None, mine):
+        raise DataError(
+            f"the rows of {header.files} are not those that {name} was begun with; "
+            "add --restart to start over, or choose another output.dir"
+        )
+
+
 def known_results(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Digests of the mixtures that a run may have written as its model."""
     best = checkpoint.progress.best if checkpoint.progress.finished else None

@@ -24,7 +24,7 @@ from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads
 
 SEPARATION = 1.0
-"""Of the means of the synthetic components, at which these overlap a little."""
+"""Separation of the synthetic components, at which these overlap a little."""
 
 SAMPLE = 1024
 

@@ -73,7 +73,7 @@ def row_flops(mixture: Mixture) -> float:
 
 
 def shape_flops(covariance: Covariance, n_components: int, n_features: int) -> float:
-    """The same for a mixture of this type and size."""
+    """The operations of `row_flops` for a mixture of this type and size."""
     k, d = n_components, n_features
     if covariance.name == "tied":
         return float(4 * k * (1 + d) + 2 * d * d + d * (d + 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,17 +11,17 @@ from typing import Any
 from mpigmm.core.em import Repairs
 from mpigmm.core.survey import Survey
 from mpigmm.driver.devices import Devices
-from mpigmm.driver.identity import shape_text
+from mpigmm.driver.identity import check_same_data, shape_text
 from mpigmm.driver.messages import dropped_text, precision_text, problem_text, result_text, unconverged_text
 from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.resume import ResumePlan, Resumption
-from mpigmm.driver.summary import summary, versions
-from mpigmm.errors import DataError, OutputError, shown
+from mpigmm.driver.summary import fitted_model, summary, versions
+from mpigmm.errors import OutputError, shown
 from mpigmm.requests import FitRequest
 from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, drop_damaged, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
-from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.model_file import save_model
 from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.streams import print_result
@@ -94,11 +93,7 @@ class Recorder:
         """Begin or resume the run's files once the data are known. Raises `UserError` where the data have changed."""
         name = shown(self.directory.path)
         fingerprint = f"{shape_text(plan.header)} {survey.fingerprint:016x}"
-        if plan.fingerprint not in (None, fingerprint):
-            raise DataError(
-                f"the rows of {plan.header.files} are not those that {name} was begun with; "
-                "add --restart to start over, or choose another output.dir"
-            )
+        check_same_data(plan.fingerprint, fingerprint, plan.header, name)
         if plan.complete and plan.progress.best is not None:
             self.say(f"{name} is finished already; add --restart to start over")
             self._print_result(plan.progress.best)
@@ -193,7 +188,7 @@ class Recorder:
             results = tuple(sorted({*self.checkpoint.results, best.mixture.digest()}))
             self.checkpoint = replace(self.checkpoint, results=results)
             self._save(progress)
-            save_model(self.directory / MODEL, self._model(best, survey))
+            save_model(self.directory / MODEL, fitted_model(best, survey, self.options))
             fitted = summary(best, survey, self.checkpoint.devices, devices)
             self.directory.write_json(SUMMARY, {**fitted, **used, **versions(devices.cupy)})
         except OutputError as error:
@@ -201,10 +196,6 @@ class Recorder:
         if not best.ended.converged and self.options.em.tol > 0:
             self.say(unconverged_text(self.options, self._repairs.get(best.ended.init, Repairs())))
         self._print_result(best)
-
-    def _model(self, best: Fitted, survey: Survey) -> Model:
-        ended, config = best.ended, dataclasses.asdict(self.options)
-        return Model(best.mixture, survey.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
 
     def _print_result(self, best: Fitted) -> None:
         self.reporter.close()

@@ -20,8 +20,8 @@ from mpigmm.driver.identity import (
     model_digest,
 )
 from mpigmm.driver.layout import choose_tile_rows
-from mpigmm.driver.stopping import goes_on
-from mpigmm.errors import DataError, OutputError, counted, shown
+from mpigmm.driver.stopping import check_ended, reopened
+from mpigmm.errors import DataError, counted, shown
 from mpigmm.options import DataOptions, FitOptions
 from mpigmm.requests import FitRequest
 from mpigmm.runs.checkpoint import NEWEST, Checkpoint, Progress, load_checkpoint
@@ -202,22 +202,3 @@ def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
             f"init.file: {file} has {counted(mixture.n_features, 'feature')}, but {shown(header.dataset)} has "
             f"{counted(header.n_features, 'column')}; choose them by data.columns"
         )
-
-
-def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
-    """Raise `OutputError` if a start that has ended would go on under these options, but its mixture was not kept."""
-    for ended in progress.ended if options.init.n_init > 1 else ():
-        if goes_on(ended.n_iter, ended.change, options.em):
-            raise OutputError(
-                f"em.max_iter, em.tol: start {ended.init + 1} of {name} ended after {ended.n_iter} "
-                "iterations and would now go on, but of several starts only the best one's mixture is kept; "
-                "add --restart to start over, or set them as they were"
-            )
-
-
-def reopened(progress: Progress, options: FitOptions) -> Progress:
-    """The progress; not finished where a finished single start goes on, for example because `max_iter` was raised."""
-    single = options.init.n_init == 1
-    if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
-        return replace(progress, finished=False, best=None, ended=())
-    return progress

@@ -1,7 +1,8 @@
-"""The content of ``summary.json``."""
+"""What is written of a fit: the model, and the content of ``summary.json``."""
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 from typing import Any
@@ -13,10 +14,18 @@ from mpigmm.data.block import peak_memory
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.reduction import Reduction
+from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import host, library
 from mpigmm.runs.checkpoint import Fitted
 from mpigmm.runs.hdf5 import hdf5_version
+from mpigmm.runs.model_file import Model
 from mpigmm.version import __version__
+
+
+def fitted_model(best: Fitted, survey: Survey, options: FitOptions) -> Model:
+    """The content of ``model.h5``."""
+    ended, config = best.ended, dataclasses.asdict(options)
+    return Model(best.mixture, survey.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
 
 
 def summary(best: Fitted, survey: Survey, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:
