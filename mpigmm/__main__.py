@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     except MpigmmError as error:
         say(str(error))
         return error.exit_code
-    comm = Comm()
+    comm = Comm(memory_remedy="lower compute.memory or use more nodes")
     code = guard(comm, arguments, stop)
     stop.ignore()
     comm.finish(code)

@@ -54,7 +54,7 @@ def collapse(case: str, rounds: int) -> Iterable[list[str]]:
 def from_random_rows(folder: Path, precision: str, rounds: int) -> tuple[list[dict[str, Any]], float, float]:
     """512 `diag` components from rows as means, one of which soon holds a single row: lines of the log, seconds of the
     slowest iteration, and median seconds of the first three."""
-    rows = SyntheticSource(50_000, 40, 512, 3.0, correlated=False).read(0, 50_000)[0]
+    rows = SyntheticSource(50_000, 40, 512, 3.0, correlated=False).read(0, 50_000).values
     write_rows(folder / "x.h5", rows)
     write_settings(folder, 512, "diag", em={"tol": 0}, init={"method": "random"})
     runs = [fit(folder, precision, 8) for _ in range(rounds)]
@@ -68,7 +68,7 @@ def one_unlike(
     """A component that holds one row, far tighter than the others or, for `tied`, far from them: lines of the log, and
     median seconds of the iterations after the first with it and without it, in alternation."""
     source = SyntheticSource(N_SAMPLES, n_features, N_COMPONENTS, 0.5, correlated=kind == "full")
-    rows, mixture = source.read(0, N_SAMPLES)[0], true_mixture(source, kind)
+    rows, mixture = source.read(0, N_SAMPLES).values, true_mixture(source, kind)
     places = [folder / kind / name for name in ("without", "with")]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)

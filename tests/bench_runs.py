@@ -29,7 +29,7 @@ def write_blocks(path: Path, source: SyntheticSource, first: int, last: int) -> 
         rows = file.create_dataset("X", (last - first, source.header.n_features), "float64")
         for start in range(first, last, BLOCK):
             stop = min(start + BLOCK, last)
-            rows[start - first : stop - first] = source.read(start, stop)[0]
+            rows[start - first : stop - first] = source.read(start, stop).values
 
 
 def write_settings(folder: Path, n_components: int, kind: str, **sections: dict[str, Any]) -> dict[str, Any]:

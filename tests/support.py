@@ -22,13 +22,14 @@ import yaml
 
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import covariance_class
+from mpigmm.core.data_summary import DataSummary, DataSummaryStatistics
 from mpigmm.core.em import EStep, Repairs, Safeguards, m_step
 from mpigmm.core.exact import ExactSum
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
-from mpigmm.core.survey import Survey, SurveyStatistics
 from mpigmm.core.tile import Tile
+from mpigmm.rows import Rows
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -156,20 +157,19 @@ def assert_same_bits(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
         assert values.tobytes() == other[name].tobytes(), f"{name} differ by {np.abs(values - other[name]).max()}"
 
 
-def survey_of(rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: int = 256) -> Survey:
+def survey_of(rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: int = 256) -> DataSummary:
     """The survey of rows in memory."""
-    statistics = SurveyStatistics(np.nanmedian(rows, axis=0).astype(float), drop=False)
+    statistics = DataSummaryStatistics(np.nanmedian(rows, axis=0).astype(float), drop=False)
     tile = Tile(rows.shape[1], tile_rows)
     for start in range(0, len(rows), tile_rows):
-        part = slice(start, start + tile_rows)
-        statistics.add(tile, start, rows[part], None if weights is None else weights[part])
+        statistics.add(tile, Rows.of(rows, weights)[start : start + tile_rows])
     return statistics.finish(statistics.packed(), statistics.low, statistics.high)
 
 
 def statistics_of(
     mixture: Mixture,
     rows: np.ndarray,
-    survey: Survey,
+    survey: DataSummary,
     weights: np.ndarray | None = None,
     tile_rows: int = 256,
     dtype: np.dtype = DOUBLE,
@@ -181,11 +181,10 @@ def statistics_of(
     statistics, moments = ExactSum(statistics_format(mixture, survey, n_limbs)), Moments.empty(mixture)
     survey = replace(survey, centre=safe_centre(mixture, survey.centre))
     tile = Tile(rows.shape[1], tile_rows, loops)
-    e_step = EStep(mixture, survey.centre, survey.reach, dtype, loops, exact)
+    e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops, exact)
     for start in range(0, len(rows), tile_rows):
-        part = slice(start, start + tile_rows)
-        chosen = None if weights is None else weights[part]
-        tile.fill(rows[part], chosen, survey.centre, mask=survey.masked, dtype=dtype)
+        part = Rows.of(rows, weights)[start : start + tile_rows]
+        tile.fill(part, survey.centre, mask=survey.masked, dtype=dtype)
         e_step(tile, moments)
         statistics.add(moments.flat, loops)
     return statistics
@@ -194,7 +193,7 @@ def statistics_of(
 def step_in_memory(
     mixture: Mixture,
     rows: np.ndarray,
-    survey: Survey,
+    survey: DataSummary,
     weights: np.ndarray | None = None,
     safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
     loops: Loops = NUMPY,

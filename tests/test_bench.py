@@ -57,14 +57,14 @@ def test_mistakes(options: list[str], message: str) -> None:
 def test_rows_do_not_depend_on_who_draws_them() -> None:
     size = 2 * BLOCK_ROWS + 100
     source = SyntheticSource(size, 3, 4, 2.0, correlated=True)
-    whole = source.read(0, size)[0]
-    parts = [source.read(start, min(start + 777, size))[0] for start in range(0, size, 777)]
+    whole = source.read(0, size).values
+    parts = [source.read(start, min(start + 777, size)).values for start in range(0, size, 777)]
     assert whole.shape == (size, 3) and np.concatenate(parts).tobytes() == whole.tobytes()
 
 
 def test_rows_are_the_mixtures() -> None:
     source = SyntheticSource(100_000, 3, 2, 2.0, correlated=True)
-    mixture, rows = true_mixture(source, "full"), source.read(0, 100_000)[0]
+    mixture, rows = true_mixture(source, "full"), source.read(0, 100_000).values
     np.testing.assert_allclose(np.diagonal(mixture.covariances, axis1=1, axis2=2), 1.0)
     mean = mixture.weights @ mixture.means
     spread = mixture.means - mean

@@ -28,6 +28,7 @@ from mpigmm.core.loops import NUMPY
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import Tile
 from mpigmm.errors import DataError
+from mpigmm.rows import Rows
 from mpigmm.runs.checkpoint import read_checkpoint, save_checkpoint
 
 LARGE = blobs(200_000, 16, 4, separation=2.0).astype(np.float32)
@@ -91,7 +92,7 @@ def test_rows_are_turned_round_or_not(
     rows, centre = (100 * random.random(shape)).astype(raw), random.random(shape[1])
     tiles = [Tile(shape[1], 1000, loops) for loops in (NUMPY, compiled)]
     for tile in tiles:
-        tile.fill(rows, None, centre, mask=False, dtype=dtype)
+        tile.fill(Rows.of(rows), centre, mask=False, dtype=dtype)
     assert tiles[0].rows.tobytes() == tiles[1].rows.tobytes()
     assert tiles[0].by_row().tobytes() == tiles[1].by_row().tobytes()
 
@@ -104,7 +105,7 @@ def test_responsibilities(compiled: CompiledLoops, n_components: int, dtype: np.
     found = []
     for loops in (NUMPY, compiled):
         tile = Tile(40, 777, loops)
-        tile.fill(np.zeros((777, 40)), None, np.zeros(40), mask=False, dtype=dtype)
+        tile.fill(Rows.of(np.zeros((777, 40))), np.zeros(40), mask=False, dtype=dtype)
         found.append([each.copy() for each in loops.normalise(log_prob.copy(), tile)])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=4 * np.finfo(dtype).eps, atol=1e-30)
@@ -113,7 +114,7 @@ def test_responsibilities(compiled: CompiledLoops, n_components: int, dtype: np.
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
 def test_what_is_not_finite_is_seen(compiled: CompiledLoops, value: float) -> None:
     tile = Tile(2, 9, compiled)
-    tile.fill(np.zeros((9, 2)), None, np.zeros(2), mask=False)
+    tile.fill(Rows.of(np.zeros((9, 2))), np.zeros(2), mask=False)
     log_prob = np.zeros((3, 9))
     log_prob[slice(None) if value < 0 else 1, 4] = value
     _, log_density = compiled.normalise(log_prob, tile)
@@ -147,8 +148,8 @@ def test_moments(
     found = []
     for loops in (NUMPY, compiled):
         tile, moments = Tile(n_features, 700, loops), Moments.empty(mixture)
-        tile.fill(rows, weights, survey.centre, mask=True, dtype=dtype)
-        EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
+        tile.fill(Rows.of(rows, weights), survey.centre, mask=True, dtype=dtype)
+        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops)(tile, moments)
         found.append(moments.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
@@ -166,8 +167,8 @@ def test_one_sweep(
     found = []
     for loops in (NUMPY, compiled):
         tile, moments = Tile(n_features, 400, loops), Moments.empty(mixture)
-        tile.fill(rows[:n_rows].astype("f4"), None, survey.centre, mask=False, dtype=dtype)
-        EStep(mixture, survey.centre, survey.reach, dtype, loops)(tile, moments)
+        tile.fill(Rows.of(rows[:n_rows].astype("f4")), survey.centre, mask=False, dtype=dtype)
+        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops)(tile, moments)
         found.append(moments.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
@@ -179,9 +180,9 @@ def test_a_row_that_turned_bad_is_seen(compiled: CompiledLoops, covariance_type:
     survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, 3)
     rows[333, 2] = np.nan
     tile = Tile(4, 400, compiled)
-    tile.fill(rows, None, survey.centre, mask=False)
+    tile.fill(Rows.of(rows), survey.centre, mask=False)
     moments = Moments.empty(mixture)
-    EStep(mixture, survey.centre, survey.reach, loops=compiled)(tile, moments)
+    EStep(mixture, survey.centre, survey.max_abs_deviation, loops=compiled)(tile, moments)
     with pytest.raises(DataError, match="changed since they were surveyed"):
         check_log_likelihood(moments.log_likelihood)
 

@@ -20,12 +20,13 @@ from mpigmm.data.output import Column, RowWriter, create, publish
 from mpigmm.data.source import Header, Source, read_header
 from mpigmm.errors import DataError
 from mpigmm.parallel.partition import count_tiles, own_tiles
+from mpigmm.rows import Rows
 
 ROWS = np.arange(600, dtype=np.float64).reshape(100, 6)
 
 
 def read_all(header: Header) -> np.ndarray:
-    return Source(header).read(0, header.n_rows)[0]
+    return Source(header).read(0, header.n_rows).values
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u2", "i4", "i8", "f2", "f4", "f8", ">f4", ">i2"])
@@ -46,7 +47,7 @@ def test_chunked_and_compressed(tmp_path: Path, options: dict[str, object]) -> N
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("X", data=ROWS, **options)
     source = Source(read_header(str(tmp_path / "x.h5"), "/X"))
-    assert (source.read(13, 42)[0] == ROWS[13:42]).all()
+    assert (source.read(13, 42).values == ROWS[13:42]).all()
 
 
 def test_no_chunk_is_decompressed_twice(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_no_chunk_is_decompressed_twice(tmp_path: Path) -> None:
     before = bytes_read()
     for start in range(0, 40_000, 1024):
         stop = min(start + 1024, 40_000)
-        assert (source.read(start, stop)[0] == rows[start:stop]).all()
+        assert (source.read(start, stop).values == rows[start:stop]).all()
     assert bytes_read() - before < 1.2 * (tmp_path / "x.h5").stat().st_size
 
 
@@ -98,9 +99,9 @@ def test_several_files_are_one_matrix(tmp_path: Path) -> None:
     for i, (start, stop) in enumerate([(0, 10), (10, 10), (10, 55), (55, 100)]):
         write_rows(tmp_path / f"part{i}.h5", ROWS[start:stop], w=np.arange(start, stop))
     header = read_header(str(tmp_path / "part*.h5"), "/X", "/w")
-    rows, weights = Source(header).read(5, 95)
-    assert (rows == ROWS[5:95]).all()
-    assert weights is not None and (weights == np.arange(5, 95)).all()
+    rows = Source(header).read(5, 95)
+    assert (rows.values == ROWS[5:95]).all()
+    assert rows.sample_weight is not None and (rows.sample_weight == np.arange(5, 95)).all()
     assert header.where(60) == f"row 5 of /X in {tmp_path / 'part3.h5'}"
     listed = read_header([str(tmp_path / "part3.h5"), str(tmp_path / "part0.h5")], "/X")
     assert (read_all(listed) == np.concatenate([ROWS[55:], ROWS[:10]])).all()
@@ -180,29 +181,42 @@ def test_unlike_ranks_are_done_at_about_the_same_time(n_tiles: int, speeds: list
         assert latest <= (len(run) + 1) / speed * (1 + 1e-12), "another rank would have been done sooner"
 
 
-@pytest.mark.parametrize("memory", [0, 10**9])
-def test_threads_share_the_tiles_of_a_block(tmp_path: Path, memory: int) -> None:
+@pytest.mark.parametrize("resident", [False, True])
+def test_threads_share_the_tiles_of_a_block(tmp_path: Path, resident: bool) -> None:
     source = Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
-    block = Block(source, own_tiles(count_tiles(100, 16), 1, [1, 1]), 16, memory)
+    block = Block(source, own_tiles(count_tiles(100, 16), 1, [1, 1]), 16, resident)
     block.load(lambda: None)
-    assert block.resident == (memory > 0)
-    tiles = sorted([tile for worker in range(3) for tile in block.share(worker, 3)], key=lambda tile: tile[0])
-    assert [first for first, _, _ in tiles] == [48, 64, 80, 96]
-    assert (np.concatenate([rows for _, rows, _ in tiles]) == ROWS[48:]).all()
+    tiles = sorted([tile for worker in range(3) for tile in block.share(worker, 3)], key=lambda tile: tile.first)
+    assert [tile.first for tile in tiles] == [48, 64, 80, 96]
+    assert (np.concatenate([tile.values for tile in tiles]) == ROWS[48:]).all()
+    assert np.shares_memory(tiles[0].values, next(block.share(0, 1)).values) == resident
+
+
+def test_a_block_becomes_resident(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "x.h5", ROWS, w=np.arange(100.0))
+    block = Block(Source(read_header(str(path), "/X", "/w")), range(4, 8), 12, resident=False)
+    block.load(lambda: None)
+    streamed = [(tile.first, tile.values.copy(), tile.sample_weight.copy()) for tile in block.share(0, 1)]
+    block.make_resident()
+    block.load(lambda: None)
+    path.unlink()
+    for (first, values, sample_weight), tile in zip(streamed, block.share(0, 1), strict=True):
+        assert tile.first == first and (tile.values == values).all() and (tile.values == ROWS[first:][:12]).all()
+        assert (tile.sample_weight == sample_weight).all() and (sample_weight == np.arange(100.0)[first:][:12]).all()
 
 
 @pytest.mark.parametrize("tile_rows", [3, 10**12])
 def test_streamed_tiles_are_whole_and_in_order(tmp_path: Path, tile_rows: int) -> None:
     """Their memory is used again, and no more of it asked for than there are rows."""
     source = Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
-    block = Block(source, range(count_tiles(100, tile_rows)), tile_rows, 0)
-    for first, rows, _ in block.share(0, 1):
-        np.testing.assert_array_equal(rows, ROWS[first : first + tile_rows])
+    block = Block(source, range(count_tiles(100, tile_rows)), tile_rows, resident=False)
+    for rows in block.share(0, 1):
+        np.testing.assert_array_equal(rows.values, ROWS[rows.first : rows.first + tile_rows])
 
 
 def test_an_empty_block_has_no_tiles(tmp_path: Path) -> None:
     source = Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
-    block = Block(source, own_tiles(2, 5, [1] * 64), 50, 10**9)
+    block = Block(source, own_tiles(2, 5, [1] * 64), 50, resident=True)
     block.load(lambda: None)
     assert list(block.share(0, 1)) == []
 
@@ -228,7 +242,7 @@ def test_a_file_that_is_cut_off_while_open_gives_no_zeros(tmp_path: Path, user_b
     with h5py.File(path, "w", userblock_size=user_block) as file:
         file["X"] = ROWS
     source = Source(read_header(str(path), "/X"))
-    assert (source.read(40, 60)[0] == ROWS[40:60]).all()
+    assert (source.read(40, 60).values == ROWS[40:60]).all()
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(DataError, match="has shrunk while it was being read"):
         source.read(40, 60)
@@ -261,7 +275,7 @@ def test_rows_behind_a_user_block(tmp_path: Path, dtype: str, layout: dict[str, 
         file.create_dataset("X", data=rows, **layout)
     source = Source(read_header(str(tmp_path / "x.h5"), "/X", None, None, None))
     place = np.zeros((50, 3), dtype)
-    found, _ = source.read(30, 71, place)
-    assert np.shares_memory(found, place)
-    np.testing.assert_array_equal(found, rows[30:71])
-    np.testing.assert_array_equal(source.read(99, 100)[0], rows[99:])
+    found = source.read(30, 71, Rows.of(place))
+    assert np.shares_memory(found.values, place)
+    np.testing.assert_array_equal(found.values, rows[30:71])
+    np.testing.assert_array_equal(source.read(99, 100).values, rows[99:])

@@ -12,6 +12,7 @@ from support import TYPES, blobs, start_mixture, survey_of
 from mpigmm.core.backend import DOUBLE, SINGLE
 from mpigmm.core.compiled import COMPILED, CompiledLoops, best_compiled
 from mpigmm.core.cuda import CudaLoops
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.differences import DifferenceKernel, SplitKernel
 from mpigmm.core.em import EStep
 from mpigmm.core.loops import NUMPY, Loops
@@ -19,10 +20,10 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.packed import PackedKernel
 from mpigmm.core.precision import choose_precision
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
 from mpigmm.parallel.threads import run_workers
+from mpigmm.rows import Rows
 
 
 def built_here() -> list[str]:
@@ -84,13 +85,13 @@ def expected_moments(mixture: Mixture, rows: np.ndarray, weights: np.ndarray) ->
 
 
 def found_moments(
-    loops: Loops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: Survey, dtype: np.dtype
+    loops: Loops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: DataSummary, dtype: np.dtype
 ) -> Moments:
     put = loops.backend.put
     exact = choose_precision(dtype, mixture, survey).exact
     tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
-    tile.fill(put(rows), weights if weights is None else put(weights), put(survey.centre), mask=False, dtype=dtype)
-    EStep(mixture, survey.centre, survey.reach, dtype, loops, exact)(tile, moments)
+    tile.fill(Rows.of(rows, weights).mapped(put), put(survey.centre), mask=False, dtype=dtype)
+    EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, loops, exact)(tile, moments)
     return Moments.of(loops.backend.get(moments.flat), mixture)
 
 
@@ -140,8 +141,8 @@ def test_three_ways_to_compute_components_of_one_mixture(loops: Loops, n_feature
     mixture.covariances[-3:] *= np.array([1e-12, 1e-12, 1e-18])[:, None, None]
     survey, put = survey_of(rows, tile_rows=333), loops.backend.put
     tile = Tile(n_features, 333, loops)
-    tile.fill(put(rows), None, put(survey.centre), mask=False)
-    e_step = EStep(replace(mixture), survey.centre, survey.reach if reach else None, loops=loops)
+    tile.fill(Rows.of(put(rows)), put(survey.centre), mask=False)
+    e_step = EStep(replace(mixture), survey.centre, survey.max_abs_deviation if reach else None, loops=loops)
     log_likelihood, expected = expected_moments(mixture, rows, np.ones(333))
     resp, log_density = map(loops.backend.get, e_step.posterior(tile))
     assert abs(log_density.sum() / log_likelihood - 1) < 1e-12
@@ -160,9 +161,9 @@ def test_threads_share_a_group() -> None:
         assert len({moments.tobytes() for moments in found}) == 1
 
 
-def moments_of(e_step: EStep, rows: np.ndarray, survey: Survey, loops: Loops) -> np.ndarray:
+def moments_of(e_step: EStep, rows: np.ndarray, survey: DataSummary, loops: Loops) -> np.ndarray:
     tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(e_step.mixture)
-    tile.fill(rows, None, survey.centre, mask=False)
+    tile.fill(Rows.of(rows), survey.centre, mask=False)
     e_step(tile, moments)
     return moments.flat
 
@@ -194,10 +195,10 @@ def test_one_component_does_not_decide_for_all(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
     mixture = uneven(covariance_type, rows, 1)
     survey = survey_of(near(mixture, rows, 1))
-    kernel = EStep(mixture, survey.centre, survey.reach)._kernel
+    kernel = EStep(mixture, survey.centre, survey.max_abs_deviation)._kernel
     assert isinstance(kernel, SplitKernel) and isinstance(kernel.ready, PackedKernel)
     assert len(kernel.ready.means) == 5 and len(kernel.others.group.means) == 1
-    regular = EStep(start_mixture(covariance_type, rows, 6), survey.centre, survey.reach)._kernel
+    regular = EStep(start_mixture(covariance_type, rows, 6), survey.centre, survey.max_abs_deviation)._kernel
     assert isinstance(regular, PackedKernel)
 
 
@@ -206,7 +207,7 @@ def test_one_row_does_not_decide_for_all(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
     rows[17] = 1e6
     survey = survey_of(rows)
-    kernel = EStep(start_mixture(covariance_type, blobs(500, 5, 3), 6), survey.centre, survey.reach)._kernel
+    kernel = EStep(start_mixture(covariance_type, blobs(500, 5, 3), 6), survey.centre, survey.max_abs_deviation)._kernel
     assert isinstance(kernel, PackedKernel)
 
 
@@ -222,7 +223,7 @@ def test_a_row_without_a_density_has_no_responsibilities(loops: Loops, dtype: np
     log_prob = np.zeros((3, 40), dtype)
     log_prob[:, 7] = -np.inf
     tile = Tile(2, 40, loops)
-    tile.fill(loops.backend.put(np.zeros((40, 2))), None, loops.backend.put(np.zeros(2)), mask=False, dtype=dtype)
+    tile.fill(Rows.of(loops.backend.put(np.zeros((40, 2)))), loops.backend.put(np.zeros(2)), mask=False, dtype=dtype)
     resp, log_density = map(loops.backend.get, loops.normalise(loops.backend.put(log_prob), tile))
     assert log_density[7] == -np.inf and (resp[:, 7] == 0).all()
     assert np.isfinite(np.delete(log_density, 7)).all() and np.allclose(np.delete(resp, 7, axis=1), 1 / 3)
@@ -233,7 +234,7 @@ def test_every_nan_stays_one(loops: Loops, bits: int) -> None:
     log_prob = np.zeros((3, 40))
     log_prob[1, 7] = np.array([bits], np.uint64).view(float)[0]
     tile = Tile(2, 40, loops)
-    tile.fill(loops.backend.put(np.zeros((40, 2))), None, loops.backend.put(np.zeros(2)), mask=False)
+    tile.fill(Rows.of(loops.backend.put(np.zeros((40, 2)))), loops.backend.put(np.zeros(2)), mask=False)
     with np.errstate(invalid="ignore"):
         resp, log_density = map(loops.backend.get, loops.normalise(loops.backend.put(log_prob), tile))
     assert np.isnan(log_density[7]) and np.isnan(resp[1, 7])

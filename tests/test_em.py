@@ -17,6 +17,7 @@ from mpigmm.core.packed import PackedKernel
 from mpigmm.core.sparse import SparseKernel
 from mpigmm.core.statistics import Moments
 from mpigmm.core.tile import Tile
+from mpigmm.rows import Rows
 
 ROWS = blobs(3000, 4, 3)
 
@@ -64,7 +65,7 @@ def test_posterior_is_scikit_learns(covariance_type: str) -> None:
     model.weights_, model.means_, model.covariances_ = mixture.weights, mixture.means, mixture.covariances
     model.precisions_cholesky_ = mixture.precisions_cholesky
     tile = Tile(4, len(ROWS))
-    tile.fill(ROWS, None, ROWS.mean(axis=0), mask=False)
+    tile.fill(Rows.of(ROWS), ROWS.mean(axis=0), mask=False)
     resp, log_density = EStep(mixture, ROWS.mean(axis=0)).posterior(tile)
     np.testing.assert_allclose(resp.T, model.predict_proba(ROWS), atol=1e-10)
     np.testing.assert_allclose(log_density, model.score_samples(ROWS), rtol=1e-10)
@@ -94,7 +95,7 @@ def test_moments_by_brute_force(covariance_type: str) -> None:
     mixture, survey = start_mixture(covariance_type, rows, 3), survey_of(rows)
     moments = Moments.of(statistics_of(mixture, rows, survey).value(), mixture)
     tile = Tile(4, 200)
-    tile.fill(rows, None, survey.centre, mask=False)
+    tile.fill(Rows.of(rows), survey.centre, mask=False)
     resp = EStep(mixture, survey.centre).posterior(tile)[0]
     counts = [sum(resp[k]) for k in range(3)]
     first = [sum(resp[k, i] * (rows[i] - mixture.means[k]) for i in range(200)) for k in range(3)]
@@ -156,7 +157,7 @@ def tile_statistics(
     """Moments of one tile, with the weights 0 to 1 where there are any, and the kernel that found them."""
     weights = np.random.default_rng(0).random(len(rows)) if weighted else None
     tile, moments = Tile(rows.shape[1], len(rows)), Moments.empty(mixture)
-    tile.fill(rows, weights, rows.mean(axis=0), mask=False)
+    tile.fill(Rows.of(rows, weights), rows.mean(axis=0), mask=False)
     e_step = EStep(mixture, rows.mean(axis=0), reach)
     e_step(tile, moments)
     return e_step._kernel, moments

@@ -18,14 +18,15 @@ from support import TYPES, blobs, start_mixture, survey_of
 from mpigmm.core import backend
 from mpigmm.core.backend import DOUBLE, SINGLE, Gpu, NoDeviceError, open_gpu, visible_gpus
 from mpigmm.core.cuda import REALS, CudaLoops, compiler_options, source
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FixedPoint, carry
 from mpigmm.core.groups import Products
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
+from mpigmm.rows import Rows
 
 PRECISIONS = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
 REAL_GPU = os.environ.get("MPIGMM_TEST_DEVICE") == "gpu"
@@ -37,7 +38,7 @@ def filled(loops: Loops, rows: np.ndarray, weights: np.ndarray | None, dtype: np
     put = loops.backend.put
     tile = Tile(rows.shape[1], len(rows), loops)
     centre = np.full(rows.shape[1], 0.25)
-    tile.fill(put(rows), None if weights is None else put(weights), put(centre), mask=mask, dtype=dtype)
+    tile.fill(Rows.of(rows, weights).mapped(put), put(centre), mask=mask, dtype=dtype)
     return tile
 
 
@@ -157,14 +158,13 @@ def test_fixed_point_sums_are_those_of_the_host_to_the_last_bit(n_limbs: int) ->
     assert GPU.backend.get(ours).tobytes() == theirs.tobytes()
 
 
-def statistics(loops: Loops, mixture: Mixture, survey: Survey, rows: np.ndarray, weights: np.ndarray | None,
+def statistics(loops: Loops, mixture: Mixture, survey: DataSummary, rows: np.ndarray, weights: np.ndarray | None,
                dtype: np.dtype, reach: bool) -> Moments:  # fmt: skip
     """Moments of one tile, on the host."""
     put = loops.backend.put
     tile, moments = Tile(rows.shape[1], len(rows), loops), Moments.empty(mixture, loops.backend)
-    own_weights = None if weights is None else put(weights)
-    tile.fill(put(rows), own_weights, put(survey.centre), mask=survey.masked, dtype=dtype)
-    EStep(mixture, survey.centre, survey.reach if reach else None, dtype, loops)(tile, moments)
+    tile.fill(Rows.of(rows, weights).mapped(put), put(survey.centre), mask=survey.masked, dtype=dtype)
+    EStep(mixture, survey.centre, survey.max_abs_deviation if reach else None, dtype, loops)(tile, moments)
     return Moments.of(loops.backend.get(moments.flat), mixture)
 
 

@@ -13,7 +13,7 @@ from mpigmm.__main__ import serve
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import JUDGES, LLOYD_STEPS, initialise, lloyd, partition_mixture, plus_plus
-from mpigmm.core.survey import RowSampler
+from mpigmm.core.sampling import RowSampler
 from mpigmm.errors import InterruptedRunError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mpigmm"
 ORDER = ["__main__", "cli", "config", "commands", "driver", "runs", "data", "parallel", "core"]
-ORDER += ["requests", "options", "errors", "version"]
+ORDER += ["requests", "options", "errors", "version", "rows"]
 APART = {"data", "parallel", "core"}
 HOMES = {
     "mpi4py": ("parallel/comm.py",),

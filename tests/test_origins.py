@@ -26,7 +26,7 @@ WEIGHTS = np.arange(1.0, 101.0)
 
 
 def read_all(header: Header) -> np.ndarray:
-    return Source(header).read(0, header.n_rows)[0]
+    return Source(header).read(0, header.n_rows).values
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +68,9 @@ def test_links_lead_to_the_rows_of_another_file(far: Path, links: dict[str, obje
             file[name] = link
         file["padding"] = np.full(5000, 3.0)
     source = Source(read_header("x.h5", "/X", "/w"))
-    rows, weights = source.read(10, 90)
-    assert weights is not None
-    assert rows.tobytes() == ROWS[10:90].tobytes() and weights.tobytes() == WEIGHTS[10:90].tobytes()
+    rows = source.read(10, 90)
+    assert rows.sample_weight is not None
+    assert rows.values.tobytes() == ROWS[10:90].tobytes() and rows.sample_weight.tobytes() == WEIGHTS[10:90].tobytes()
     os.truncate(far, far.stat().st_size - 1)
     with pytest.raises(DataError, match=r"far/rows.h5 has shrunk while it was being read"):
         source.read(10, 90)
@@ -165,8 +165,8 @@ def test_numbers_that_hdf5_converts(kind: Callable[[], h5t.TypeID], chunked: boo
     np.testing.assert_array_equal(read_all(header).astype(int), values)
     np.testing.assert_array_equal(read_all(read_header("x.h5", "/X", columns=[2, 0])).astype(int), values[:, [2, 0]])
     if kind is not enumeration:
-        _, weights = Source(read_header("x.h5", "/X", "/w")).read(3, 70)
-        np.testing.assert_array_equal(weights, values[3:70, 0] ** 2)
+        rows = Source(read_header("x.h5", "/X", "/w")).read(3, 70)
+        np.testing.assert_array_equal(rows.sample_weight, values[3:70, 0] ** 2)
 
 
 # virtual datasets
@@ -242,7 +242,7 @@ def test_a_lost_source_is_named(parts: None, path: str, part: str, loss: Callabl
     """Before the rows are read, once they are known, and between two reads."""
     header = read_header(path, "/X")
     source = Source(header)
-    assert (source.read(0, 30)[0] == ROWS[:30]).all()
+    assert (source.read(0, 30).values == ROWS[:30]).all()
     loss(part)
     name = Path(part).name
     with pytest.raises(DataError, match=name):
@@ -259,14 +259,14 @@ def test_a_source_that_is_lost_after_it_was_found_is_named(
 ) -> None:
     """Between the check and HDF5's own opening."""
     source = Source(read_header("x.h5", "/X"))
-    read_rows = source._read_rows
+    read_array = source._read_array
 
     def lose_first(*arguments: object) -> None:
         loss("parts/2.h5")
         with suppress(OSError):
-            read_rows(*arguments)
+            read_array(*arguments)
 
-    monkeypatch.setattr(source, "_read_rows", lose_first)
+    monkeypatch.setattr(source, "_read_array", lose_first)
     with pytest.raises(DataError, match=r"2.h5 (cannot be read any more|was replaced or cut off)"):
         source.read(0, 100)
 
@@ -287,8 +287,8 @@ def test_virtual_rows_of_the_same_file_and_virtual_weights(parts: None) -> None:
     write_rows(Path("parts/w.h5"), ROWS, w=WEIGHTS)
     with h5py.File("parts/2.h5", "a") as file:
         file.create_virtual_dataset("w", layout)
-    rows, weights = Source(read_header("parts/2.h5", "/Z", "/w")).read(0, 100)
-    assert (rows == ROWS).all() and weights is not None and (weights == WEIGHTS).all()
+    rows = Source(read_header("parts/2.h5", "/Z", "/w")).read(0, 100)
+    assert (rows.values == ROWS).all() and rows.sample_weight is not None and (rows.sample_weight == WEIGHTS).all()
     lose("parts/w.h5")
     with pytest.raises(DataError, match=r"w.h5 does not exist"):
         read_header("parts/2.h5", "/Z", "/w")
@@ -375,14 +375,14 @@ def test_external_storage_is_read_or_missed(place: Path, prefix: str, monkeypatc
         file.create_dataset("X", ROWS.shape, "f8", external=[("a.bin", 4, 480), ("b.bin", 0, h5py.h5f.UNLIMITED)])
     header = read_header("x.h5", "/X")
     source = Source(header)
-    assert (source.read(0, 100)[0] == ROWS).all()
+    assert (source.read(0, 100).values == ROWS).all()
     os.truncate("b.bin", len(raw) - 488)
     with pytest.raises(DataError, match=r"b.bin was replaced or cut off"):
         source.read(0, 100)
     for again in (lambda: read_header("x.h5", "/X"), lambda: read_all(header)):
         with pytest.raises(DataError, match=r"b.bin, which holds /X of x.h5, has 4,312 bytes of the 4,320"):
             again()
-    assert (Source(header).read(0, 10)[0] == ROWS[:10]).all()
+    assert (Source(header).read(0, 10).values == ROWS[:10]).all()
     lose("b.bin")
     with pytest.raises(DataError, match=r"b.bin, which holds /X of x.h5, cannot be read \(No such file"):
         read_header("x.h5", "/X")

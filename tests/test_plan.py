@@ -143,4 +143,4 @@ def test_seconds_in_words() -> None:
 def test_independent_features_take_no_matrices() -> None:
     source = SyntheticSource(10, 3, 5, 1.0, correlated=False)
     assert source.mixing.shape == (5, 3, 3) and source.mixing.strides[0] == 0
-    assert source.read(0, 10)[0].shape == (10, 3)
+    assert source.read(0, 10).values.shape == (10, 3)

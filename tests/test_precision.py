@@ -21,6 +21,7 @@ from support import (
 )
 
 from mpigmm.core.backend import DOUBLE, SINGLE
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards, m_step
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import (
@@ -32,12 +33,11 @@ from mpigmm.core.precision import (
     needs_double,
 )
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 
 DEFAULTS = Safeguards(1e-6, 1e-12)
 
 
-def moments_in(precision: Precision, mixture: Mixture, rows: np.ndarray, survey: Survey) -> Moments:
+def moments_in(precision: Precision, mixture: Mixture, rows: np.ndarray, survey: DataSummary) -> Moments:
     weights = np.random.default_rng(3).random(len(rows)) + 0.5
     dtype, exact = precision.dtype, precision.exact
     return Moments.of(statistics_of(mixture, rows, survey, weights, dtype=dtype, exact=exact).value(), mixture)

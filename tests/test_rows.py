@@ -21,6 +21,7 @@ from mpigmm.driver import score_rows
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
+from mpigmm.rows import Rows
 from mpigmm.runs.model_file import Model, save_model
 
 ROWS = blobs(500, 3, 2)
@@ -139,7 +140,7 @@ def test_a_sum_beyond_float64_is_refused(place: Place) -> None:
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_rows_without_density_have_no_responsibilities(n_features: int, dtype: type) -> None:
     tile = Tile(n_features, 3)
-    tile.fill(np.zeros((3, n_features)), None, np.zeros(n_features), mask=False, dtype=np.dtype(dtype))
+    tile.fill(Rows.of(np.zeros((3, n_features))), np.zeros(n_features), mask=False, dtype=np.dtype(dtype))
     log_prob = np.array([[-1.0, -np.inf, -np.inf], [-np.inf, -np.inf, 2.0]], dtype)
     resp, log_density = NUMPY.normalise(log_prob, tile)
     assert log_density.tolist() == [-1.0, -np.inf, 2.0]

@@ -22,9 +22,6 @@ from mpigmm.runs import guarded, hdf5
 from mpigmm.runs.checkpoint import (
     NO_LINES,
     Checkpoint,
-    Ended,
-    Fitted,
-    Progress,
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -32,6 +29,7 @@ from mpigmm.runs.checkpoint import (
 from mpigmm.runs.convergence import COLUMNS, ConvergenceLog
 from mpigmm.runs.model_file import Model, load_model, save_model
 from mpigmm.runs.progress import Reporter
+from mpigmm.runs.state import Ended, Fitted, Progress
 
 MIXTURE = start_mixture("full", blobs(50, 2, 2), 2)
 

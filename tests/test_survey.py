@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from support import blobs, survey_of
 
-from mpigmm.core.survey import BadRowError, SurveyStatistics
+from mpigmm.core.data_summary import DataSummaryStatistics
+from mpigmm.core.row_checks import BadRowError
 from mpigmm.core.tile import Tile
+from mpigmm.rows import Rows
 
 ROWS = blobs(3000, 4, 3) + 1e6
 
@@ -37,11 +39,11 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
     rows, weights = ROWS.copy(), np.ones(len(ROWS))
     rows[::3, 1], rows[0, 0], weights[:900] = np.nan, np.inf, 0
     for given, n_dropped in ((None, 1000), (weights, 700)):
-        parts = [SurveyStatistics(ROWS[0], drop=True) for _ in range(2)]
+        parts = [DataSummaryStatistics(ROWS[0], drop=True) for _ in range(2)]
         tile = Tile(4, 256)
         for start in range(0, 3000, 256):
             part = slice(start, start + 256)
-            parts[start % 2].add(tile, start, rows[part], None if given is None else given[part])
+            parts[start % 2].add(tile, Rows.of(rows, given)[part])
         total = parts[0]
         total += parts[1]
         survey = total.finish(total.packed(), total.low, total.high)
@@ -52,9 +54,9 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
 def test_the_order_of_tiles_does_not_matter() -> None:
     parts = []
     for order in (range(0, 3000, 256), reversed(range(0, 3000, 256))):
-        statistics, tile = SurveyStatistics(ROWS[0], drop=False), Tile(4, 256)
+        statistics, tile = DataSummaryStatistics(ROWS[0], drop=False), Tile(4, 256)
         for start in order:
-            statistics.add(tile, start, ROWS[start : start + 256], None)
+            statistics.add(tile, Rows.of(ROWS)[start : start + 256])
         parts.append(statistics.finish(statistics.packed(), statistics.low, statistics.high))
     assert parts[0].centre.tobytes() == parts[1].centre.tobytes()
     assert parts[0].variances.tobytes() == parts[1].variances.tobytes()

@@ -17,8 +17,9 @@ from mpigmm.core.em import EStep
 from mpigmm.errors import AgreedError, UserError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import Pace, StopRequest
+from mpigmm.parallel.walltime import seconds_left, too_short
 from mpigmm.runs.progress import Reporter, duration
-from mpigmm.runs.walltime import STALLED, forget_stall, note_stall, seconds_left, too_short
+from mpigmm.runs.stalls import STALLED, forget_stall, note_stall
 
 
 @pytest.fixture

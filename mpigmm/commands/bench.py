@@ -8,7 +8,7 @@ from typing import Any
 from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import Safeguards
 from mpigmm.core.precision import choose_precision
-from mpigmm.data.block import peak_memory
+from mpigmm.data.memory import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import choose_devices, common_ops
 from mpigmm.driver.em_loop import EmLoop
@@ -103,7 +103,7 @@ def measure(context: RankContext, source: SyntheticSource, options: FitOptions, 
         "read_bytes_per_second": bytes_at_most,
         "fraction_of_floor": floor / seconds,
         "peak_memory_bytes": max(ranks, default=0),
-        "rows_bytes": max(comm.gather((context.block.stop - context.block.start) * header.row_bytes), default=0),
+        "rows_bytes": max(comm.gather(context.block.n_rows * header.row_bytes), default=0),
     }
 
 

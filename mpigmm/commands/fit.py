@@ -28,8 +28,8 @@ from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.parallel.walltime import RESERVE_SECONDS
 from mpigmm.requests import FitRequest
-from mpigmm.runs.walltime import RESERVE_SECONDS
 
 
 def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
@@ -85,7 +85,7 @@ def lay_out_rows(
 def survey_and_fit(
     context: RankContext, options: FitOptions, plan: ResumePlan, recorder: AnyRecorder, begin: float
 ) -> None:
-    """Survey the rows, run all starts, write the results. Collective."""
+    """DataSummary the rows, run all starts, write the results. Collective."""
     comm, devices, model = context.comm, context.devices, options.model
     survey, sample = survey_rows(context, options, sample_size(model.n_components, plan.header.n_features))
     warning = far_row(context, survey, sample)

@@ -311,7 +311,8 @@ def chosen_room(tile: Tile, n_components: int, step: int) -> int:
 def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
     """A tile's rows for the library, and the array that has to be there as long as they are read."""
     raw = readable(tile.raw)
-    weights, heaviest = (None, 1.0) if tile.weights is None else (pointer(tile.weights), float(tile.weights.max()))
+    weight = tile.sample_weight
+    weights, heaviest = (None, 1.0) if weight is None else (pointer(weight), float(weight.max()))
     return RowsStructure(
         pointer(raw), kind_of(raw), raw.strides[0], *raw.shape, pointer(tile.centre), weights, heaviest
     ), raw

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from mpigmm.core.backend import DOUBLE
 from mpigmm.core.covariance import SingularCovarianceError
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
 from mpigmm.core.mixture import Mixture, precision_diagonals
 from mpigmm.core.statistics import Moments, least_count
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.errors import DataError, DegenerateError
 
@@ -72,9 +72,9 @@ class EStep:
 
     def _one_by_one(self, tile: Tile, moments: Moments) -> None:
         resp, log_density = self.posterior(tile)
-        if tile.weights is not None:
-            resp *= tile.weights
-            log_density *= tile.weights
+        if tile.sample_weight is not None:
+            resp *= tile.sample_weight
+            log_density *= tile.sample_weight
         moments.log_likelihood[:] = log_density.sum(dtype=np.float64)
         moments.counts[:] = resp.sum(axis=1, dtype=np.float64)
         self._kernel.accumulate(tile, resp, moments.first_moments, moments.second_moments)
@@ -122,7 +122,7 @@ class Safeguards:
     variance_floor: float
 
 
-def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeguards) -> tuple[Mixture, Repairs]:
+def m_step(mixture: Mixture, moments: Moments, survey: DataSummary, safeguards: Safeguards) -> tuple[Mixture, Repairs]:
     """The mixture that maximises the expected log-likelihood, from the statistics of all rows.
 
     Parameters
@@ -131,7 +131,7 @@ def m_step(mixture: Mixture, moments: Moments, survey: Survey, safeguards: Safeg
         The one that entered the E-step.
     moments : Moments
         Sums over all rows.
-    survey : Survey
+    survey : DataSummary
     safeguards : Safeguards
 
     Returns

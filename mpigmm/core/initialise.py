@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.covariance import Covariance
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards, m_step
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile, default_rows
+from mpigmm.rows import Rows
 
 LEAST_TRIALS = 16
 """Rows tried for each mean of k-means++, beside log K: fewer leave some of many clusters without a mean."""
@@ -53,7 +54,7 @@ def initialise(
     covariance: Covariance,
     n_components: int,
     sample: tuple[FloatArray, FloatArray],
-    survey: Survey,
+    survey: DataSummary,
     safeguards: Safeguards,
     seed: tuple[int, int],
     step: Step = silent,
@@ -69,7 +70,7 @@ def initialise(
     n_components : int
     sample : tuple of ndarrays (m, D) and (m,)
         Rows and their weights, m >= 1.
-    survey : Survey
+    survey : DataSummary
     safeguards : Safeguards
     seed : tuple of int
         Seed of the run and number of the start.
@@ -223,7 +224,7 @@ def partition_mixture(
     weights: FloatArray,
     labels: Labels,
     means: FloatArray,
-    survey: Survey,
+    survey: DataSummary,
     safeguards: Safeguards,
     step: Step = silent,
 ) -> Mixture:
@@ -261,7 +262,7 @@ def component_moments(one: Mixture, tile: Tile, rows: FloatArray, weights: Float
     total.flat[:] = 0.0
     for first in range(0, len(own), tile.max_rows):
         part = own[first : first + tile.max_rows]
-        tile.fill(rows[part], weights[part], centre, mask=False)
+        tile.fill(Rows.of(rows[part], weights[part]), centre, mask=False)
         moments.counts[:] = weights[part].sum()
         kernel.accumulate(tile, weights[None, part], moments.first_moments, moments.second_moments)
         total.flat[1:] += moments.flat[1:]

@@ -9,9 +9,9 @@ import numpy as np
 
 from mpigmm.core.backend import DOUBLE, SINGLE
 from mpigmm.core.covariance import BoolArray
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.mixture import Mixture, precision_diagonals, variances
 from mpigmm.core.statistics import Moments
-from mpigmm.core.survey import Survey
 
 UNIT = 2.0**-24
 """Rounding error of float32, relative."""
@@ -53,7 +53,7 @@ class Precision:
         )
 
 
-def choose_precision(wanted: np.dtype[Any], mixture: Mixture, survey: Survey) -> Precision:
+def choose_precision(wanted: np.dtype[Any], mixture: Mixture, survey: DataSummary) -> Precision:
     """The precision of an iteration that starts from a mixture."""
     if wanted == DOUBLE or not fits_range(mixture, survey):
         return Precision.of(DOUBLE, np.zeros(mixture.n_components, bool))
@@ -61,7 +61,7 @@ def choose_precision(wanted: np.dtype[Any], mixture: Mixture, survey: Survey) ->
 
 
 def finer_precision(
-    precision: Precision, old: Mixture, new: Mixture, moments: Moments, survey: Survey
+    precision: Precision, old: Mixture, new: Mixture, moments: Moments, survey: DataSummary
 ) -> Precision | None:
     """That in which an iteration from an old mixture to a new one is taken again; None where it kept its digits."""
     if precision.dtype == DOUBLE:
@@ -72,17 +72,19 @@ def finer_precision(
     return Precision.of(SINGLE, precision.exact | lost) if lost.any() else None
 
 
-def fits_range(mixture: Mixture, survey: Survey) -> bool:
+def fits_range(mixture: Mixture, survey: DataSummary) -> bool:
     """Whether scales, weights and distances have room in float32."""
     diagonals = precision_diagonals(mixture)
-    distances = mixture.covariance.distance_bounds(mixture.precisions_cholesky, survey.extents(mixture.means))
-    scales = (survey.reach.max(), np.sqrt(diagonals.max()), 1 / np.sqrt(diagonals.min()))
+    distances = mixture.covariance.distance_bounds(
+        mixture.precisions_cholesky, survey.max_abs_deviation_from_means(mixture.means)
+    )
+    scales = (survey.max_abs_deviation.max(), np.sqrt(diagonals.max()), 1 / np.sqrt(diagonals.min()))
     weight = survey.total_weight / survey.n_samples
     has_room = max(scales) < LARGEST_SCALE and 1 / LARGEST_WEIGHT < weight < LARGEST_WEIGHT
     return bool(has_room and distances.max() < LARGEST_DISTANCE)
 
 
-def needs_double(mixture: Mixture, survey: Survey) -> BoolArray:
+def needs_double(mixture: Mixture, survey: DataSummary) -> BoolArray:
     """Components (K,) for whose rows whitened coordinates in float32 do not give the log density to `TOLERANCE`.
 
     A coordinate sum_d U_dj (x_d - mu_d) is rounded by UNIT times its terms, independently of one another; half a
@@ -94,7 +96,7 @@ def needs_double(mixture: Mixture, survey: Survey) -> BoolArray:
     return np.asarray(error > TOLERANCE)
 
 
-def is_far(mixture: Mixture, moments: Moments, survey: Survey) -> bool:
+def is_far(mixture: Mixture, moments: Moments, survey: DataSummary) -> bool:
     """Whether the rows lie so far from a mixture that float32 does not give their log densities to `TOLERANCE`.
 
     The mean squared distance is, but for the entropy of the responsibilities, twice the mean of the log-constants

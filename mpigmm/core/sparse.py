@@ -109,7 +109,7 @@ class SparseKernel(Kernel):
         return tile.loops.pick_distances(tile, self._rest, tile.n_features - self.n_leading, highest, NATS, most, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        least = self._least_resp if tile.weights is None else self._least_resp * tile.weights.max()
+        least = self._least_resp if tile.sample_weight is None else self._least_resp * tile.sample_weight.max()
         k = len(self.means)
         if np.count_nonzero(resp > least[:, None]) * self._picked_m + k * self._call > tile.n_rows * self._m_cost:
             self.dense.accumulate(tile, resp, first, second)

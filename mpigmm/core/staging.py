@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mpigmm.core.backend import DOUBLE, Array, Gpu
+from mpigmm.core.backend import Gpu
 from mpigmm.core.cuda import readable
-
-HostTile = tuple[int, NDArray[Any], NDArray[Any] | None]
-DeviceTile = tuple[int, Array, Array | None]
-"""First row, rows and weights."""
+from mpigmm.rows import Fields, Rows
 
 LEVELS = ("", "rows no longer stay on GPUs", "tiles are no longer copied ahead to GPUs")
 """How little is staged, and what to say of it."""
@@ -23,25 +19,23 @@ LEVELS = ("", "rows no longer stay on GPUs", "tiles are no longer copied ahead t
 
 @dataclass
 class Place:
-    """Room for a tile on the GPU; `used` marks the last work with what it holds."""
+    """Memory of the GPU for a tile, and an event after the last work that reads it."""
 
-    rows: Array
-    weights: Array | None
+    rows: Rows
     used: Any
 
 
 @dataclass
 class Passage:
-    """Room for a tile in pinned memory of the host; `sent` marks the last copy from it."""
+    """Pinned memory of the host for a tile, and an event after the last copy from it."""
 
-    rows: NDArray[Any]
-    weights: NDArray[Any] | None
+    rows: Rows
     sent: Any = None
 
 
 @dataclass
 class Sent:
-    """A tile that is being copied to its place; `mark` stands behind the copy."""
+    """A tile that is being copied to its place, and an event after the copy."""
 
     first: int
     n_rows: int
@@ -73,9 +67,10 @@ class Stage:
         self.held: dict[int, Place] = {}
         self._room = budget
 
-    def holds(self, dtype: np.dtype[Any], n_rows: int, n_features: int, weighted: bool) -> bool:
-        """Whether so many rows may stay."""
-        return n_rows * (n_features * readable(dtype).itemsize + 8 * weighted) <= self._room
+    def holds(self, fields: Fields, n_rows: int) -> bool:
+        """Whether all arrays of this many rows fit into the memory for tiles that stay."""
+        row_bytes = sum(field.n_columns * readable(np.dtype(field.dtype)).itemsize for field in fields.values())
+        return n_rows * row_bytes <= self._room
 
     def stage_less(self, level: int) -> None:
         """Go to a level, and let go of what the GPU holds."""
@@ -84,32 +79,31 @@ class Stage:
         self._room = 0
         self.gpu.release()
 
-    def tiles(self, others: Iterator[HostTile]) -> Iterator[DeviceTile]:
-        """First row, rows and weights on the GPU: of all tiles held, and of others, some of which will be held.
+    def tiles(self, others: Iterator[Rows]) -> Iterator[Rows]:
+        """Tiles on the GPU: those that stay there, then the others, some of which will stay from now on.
 
         Each may be overwritten once the next is asked for.
         """
-        for first, place in self.held.items():
-            yield first, place.rows, place.weights
+        for place in self.held.values():
+            yield place.rows
         n_places = 1 if self.level == len(LEVELS) - 1 else 2
         passages: deque[Passage] = deque(maxlen=n_places)
         places: deque[Place] = deque(maxlen=n_places)
         ahead: deque[Sent] = deque()
         for tile in others:
             passage = self._passage(passages, tile)
-            place = self._held_place(passage, tile) or self._place(places, passage)
+            place = self._held_place(tile) or self._place(places, passage)
             ahead.append(self._send(tile, passage, place))
             if len(ahead) == n_places:
                 yield from self._arrive(ahead.popleft())
         while ahead:
             yield from self._arrive(ahead.popleft())
 
-    def _passage(self, ring: deque[Passage], tile: HostTile) -> Passage:
-        """Room in pinned memory; the first tile of a sweep has as many rows as any."""
+    def _passage(self, ring: deque[Passage], tile: Rows) -> Passage:
+        """Pinned memory; no tile of a sweep has more rows than the first, for which it is taken."""
         if len(ring) < (ring.maxlen or 0):
-            _, rows, weights = tile
-            vector = self.gpu.pinned(rows.size, readable(rows.dtype)).reshape(rows.shape)
-            ring.append(Passage(vector, None if weights is None else self.gpu.pinned(len(weights), DOUBLE)))
+            pinned = tile.mapped(lambda a: self.gpu.pinned(a.size, readable(a.dtype)).reshape(a.shape))
+            ring.append(Passage(pinned))
         else:
             ring.rotate(-1)
             self.gpu.finish(ring[-1].sent)
@@ -117,41 +111,37 @@ class Stage:
 
     def _place(self, ring: deque[Place], passage: Passage) -> Place:
         if len(ring) < (ring.maxlen or 0):
-            ring.append(self._new_place(passage, len(passage.rows)))
+            ring.append(self._new_place(passage.rows))
         else:
             ring.rotate(-1)
         return ring[-1]
 
-    def _held_place(self, passage: Passage, tile: HostTile) -> Place | None:
-        """Room for a tile that is to stay, if there is any."""
-        first, rows, weights = tile
-        n_bytes = rows.size * passage.rows.itemsize + (0 if weights is None else 8 * len(weights))
+    def _held_place(self, tile: Rows) -> Place | None:
+        """Memory for a tile that is to stay, if there is enough left."""
+        n_bytes = sum(array.size * readable(array.dtype).itemsize for array in tile.arrays.values())
         if n_bytes > self._room:
             return None
         self._room -= n_bytes
-        self.held[first] = self._new_place(passage, len(rows))
-        return self.held[first]
+        self.held[tile.first] = self._new_place(tile)
+        return self.held[tile.first]
 
-    def _new_place(self, passage: Passage, n_rows: int) -> Place:
-        """Room on the GPU, which work that has been queued may still be using."""
-        gpu, width = self.gpu, passage.rows.shape[1]
-        rows = gpu.empty(n_rows * width, passage.rows.dtype).reshape(n_rows, width)
-        return Place(rows, None if passage.weights is None else gpu.empty(n_rows, DOUBLE), gpu.mark())
+    def _new_place(self, like: Rows) -> Place:
+        """Memory of the GPU for as many rows, which work that is queued may still be using."""
+        gpu = self.gpu
+        rows = like.mapped(lambda a: gpu.empty(a.size, readable(a.dtype)).reshape(a.shape))
+        return Place(rows, gpu.mark())
 
-    def _send(self, tile: HostTile, passage: Passage, place: Place) -> Sent:
+    def _send(self, tile: Rows, passage: Passage, place: Place) -> Sent:
         """Begin to copy a tile."""
-        first, rows, weights = tile
-        n = len(rows)
-        passage.rows[:n] = rows
-        passage.sent = self.gpu.send(passage.rows[:n], place.rows[:n], place.used)
-        if passage.weights is not None and place.weights is not None:
-            passage.weights[:n] = weights
-            passage.sent = self.gpu.send(passage.weights[:n], place.weights[:n], place.used)
-        return Sent(first, n, place, passage.sent)
+        for name, array in tile.arrays.items():
+            pinned = passage.rows.arrays[name][: len(tile)]
+            pinned[:] = array
+            passage.sent = self.gpu.send(pinned, place.rows.arrays[name][: len(tile)], place.used)
+        return Sent(tile.first, len(tile), place, passage.sent)
 
-    def _arrive(self, sent: Sent) -> Iterator[DeviceTile]:
+    def _arrive(self, sent: Sent) -> Iterator[Rows]:
         """A tile, for the work that is queued until the next one is asked for."""
         place = sent.place
         self.gpu.await_copy(sent.mark)
-        yield sent.first, place.rows[: sent.n_rows], None if place.weights is None else place.weights[: sent.n_rows]
+        yield Rows(sent.first, place.rows[: sent.n_rows].arrays)
         place.used = self.gpu.mark()

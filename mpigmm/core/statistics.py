@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.backend import HOST, Backend
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.exact import LIMB_BITS, TOP_BITS, FixedPoint, FloatArray
 from mpigmm.core.mixture import Mixture, variances
-from mpigmm.core.survey import Survey
 
 EMPTY_COUNT = 1e-8
 """A component that holds less of the rows' mean weight than this is empty."""
@@ -61,7 +61,7 @@ class Moments:
         return cls.of(backend.empty(1 + k + k * d + mixture.covariance.n_second(k, d)), mixture)
 
 
-def statistics_format(mixture: Mixture, survey: Survey, n_limbs: int | None = None) -> FixedPoint:
+def statistics_format(mixture: Mixture, survey: DataSummary, n_limbs: int | None = None) -> FixedPoint:
     """The fixed-point format of an iteration, from numbers that all ranks share.
 
     The bounds follow from the data's box about each mean, the total weight and the mixture's precisions. Raises
@@ -71,12 +71,12 @@ def statistics_format(mixture: Mixture, survey: Survey, n_limbs: int | None = No
     ----------
     mixture : Mixture
         The one that enters the E-step.
-    survey : Survey
+    survey : DataSummary
     n_limbs : int, optional
         Where left out, as many as give the moments `WANTED_BITS`, were the new mixture's counts and variances those of
         this one, and `SPARE_BITS` more, for they are not.
     """
-    extents = survey.extents(mixture.means)
+    extents = survey.max_abs_deviation_from_means(mixture.means)
     log_bound = log_density_bound(mixture, extents)
     check_bounds(extents, log_bound, survey.total_weight)
     if n_limbs is None:
@@ -141,7 +141,7 @@ def moment_bits(extents: FloatArray, counts: FloatArray, spread: FloatArray, tot
     return np.asarray(bits.max(axis=1))
 
 
-def limbs_for(bits: float, survey: Survey) -> int:
+def limbs_for(bits: float, survey: DataSummary) -> int:
     """Limbs that hold so many bits below the bound of a sum, the roundings of its parts included.
 
     The sum has at most as many parts as there are rows; their roundings are independent of one another.
@@ -150,7 +150,7 @@ def limbs_for(bits: float, survey: Survey) -> int:
     return max(2, 1 + int(np.ceil((bits - TOP_BITS + 2) / LIMB_BITS)))
 
 
-def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, survey: Survey) -> int:
+def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, survey: DataSummary) -> int:
     """Limbs with which an iteration is to be taken again, or n_limbs where its sums have given the new mixture enough.
 
     This is not so where a component has become so much smaller or narrower than it was that fewer than `LEAST_BITS` of
@@ -164,16 +164,16 @@ def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, 
         Those before and after the M-step.
     counts : ndarray of shape (K,)
         Of the sums.
-    survey : Survey
+    survey : DataSummary
     """
     spread = variances(new) + np.square(new.means - old.means)
     held = np.where(counts > least_count(survey), counts, np.inf)
-    bits = float(moment_bits(survey.extents(old.means), held, spread, survey.total_weight).max())
+    bits = float(moment_bits(survey.max_abs_deviation_from_means(old.means), held, spread, survey.total_weight).max())
     if not np.isfinite(bits) or limbs_for(bits + LEAST_BITS, survey) <= n_limbs:
         return n_limbs
     return min(limbs_for(bits + WANTED_BITS, survey), 2 * n_limbs, MOST_LIMBS)
 
 
-def least_count(survey: Survey) -> float:
+def least_count(survey: DataSummary) -> float:
     """What an empty component holds at most."""
     return EMPTY_COUNT * survey.total_weight / survey.n_samples

@@ -124,7 +124,7 @@ class TiedPackedKernel(PackedKernel):
 
     def scatter(self, tile: Tile, resp: FloatArray) -> FloatArray:
         xp, rows = tile.loops.xp, tile.rows
-        shares = resp.sum(axis=0) if self._partial else tile.weights
+        shares = resp.sum(axis=0) if self._partial else tile.sample_weight
         if shares is not None:
             root = xp.sqrt(shares, out=tile.vector("root"))
             rows = xp.multiply(rows, root, out=tile.array("scaled", *rows.shape))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mpigmm.core.backend import ALIGNMENT, DOUBLE, SINGLE, Array
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.loops import NUMPY, Loops
+from mpigmm.rows import Rows
 
 BYTE = np.dtype(np.uint8)
 LEAST_GPU_ROWS, MOST_GPU_ROWS, GPU_BYTES = 1 << 14, 1 << 16, 1 << 28
@@ -56,7 +57,7 @@ class Tile:
         float64 or float32, that of all arrays: set as the tile is filled.
     raw, centre : ndarrays of shape (n, D) and (D,)
         The rows as they are, whose difference the tile stands for; what depends on it is computed when first asked for.
-    weights : ndarray of shape (n,) or None
+    sample_weight : ndarray of shape (n,) or None
         Weight of each row, zero where masked; None where all are one.
     """
 
@@ -68,7 +69,7 @@ class Tile:
         self._buffers: dict[str, Array] = {}
         self._made: set[str] = set()
         self._wide: Tile | None = None
-        self.weights: FloatArray | None = None
+        self.sample_weight: FloatArray | None = None
         self.raw: NDArray[Any] = np.empty((0, n_features))
         self.centre = np.zeros(n_features)
         self._augmented = self.array("augmented", n_features + 1, max_rows)
@@ -136,58 +137,51 @@ class Tile:
             self._made.add("by_row")
         return by_row
 
-    def fill(
-        self,
-        raw: NDArray[np.generic],
-        weights: NDArray[np.generic] | None,
-        centre: FloatArray,
-        *,
-        mask: bool,
-        dtype: np.dtype[Any] = DOUBLE,
-    ) -> None:
-        """Take over rows as they stand in the file; they must stay there until the next call.
+    def fill(self, rows: Rows, centre: FloatArray, *, mask: bool, dtype: np.dtype[Any] = DOUBLE) -> None:
+        """Take rows as the content of the tile, without a copy of their values.
 
         Parameters
         ----------
-        raw : ndarray of shape (n, D), any real dtype
-            Of the backend, as the others are.
-        weights : ndarray of shape (n,) or None
+        rows : Rows
+            Values (n, D) of any real dtype and, where rows have weights, weights (n,), in the memory of the tile's own
+            arrays. The values must not change before the next call.
         centre : ndarray of shape (D,), float64
             Subtracted from every row.
         mask : bool
-            Whether rows of weight zero or with values that are not finite may occur; they get weight zero and the
-            centre's place, so that nothing they hold reaches a sum.
+            Whether rows of weight zero or with values that are not finite may occur. `mask` then replaces them, so
+            that nothing they hold reaches a sum.
         dtype : dtype
-            Of the tile; differences from the centre are taken in float64 and rounded to it.
+            Of the tile's arrays. The centre is subtracted in float64, and the differences are rounded to this dtype.
         """
         self._made.clear()
         self.dtype = dtype
-        self.raw, self.centre = raw, centre
-        self.weights = None if weights is None else weights.astype(dtype)
+        self.raw, self.centre = rows.values, centre
+        self.sample_weight = None if rows.sample_weight is None else rows.sample_weight.astype(dtype)
         if mask:
             self.mask()
 
     def mask(self) -> None:
-        """Give rows of weight zero or with values that are not finite weight zero and the centre's place."""
+        """Set weight to zero and values to the centre where a row has weight zero or values that are not finite."""
         xp = self.loops.xp
         rows = self.array("masked", self.n_rows, self.n_features, DOUBLE)
         with np.errstate(invalid="ignore", over="ignore"):
             self.loops.subtract(self.raw, self.centre, rows)
         used = xp.isfinite(rows).all(axis=1)
-        if self.weights is not None:
-            used &= self.weights > 0
-        self.weights = xp.where(used, 1.0 if self.weights is None else self.weights, 0.0).astype(self.dtype)
+        weight = self.sample_weight
+        if weight is not None:
+            used &= weight > 0
+        self.sample_weight = xp.where(used, 1.0 if weight is None else weight, 0.0).astype(self.dtype)
         xp.copyto(rows, 0.0, where=xp.broadcast_to(~used[:, None], rows.shape))
         self.raw, self.centre = rows, xp.zeros(self.n_features)
         self._made.clear()
 
     def widened(self) -> Tile:
-        """The same rows in float64; their weights are those of whoever asks for it."""
+        """The same rows in float64; without their weights."""
         if self.dtype == DOUBLE:
             return self
         if self._wide is None:
             self._wide = Tile(self.n_features, self.max_rows, self.loops)
         if "wide" not in self._made:
-            self._wide.fill(self.raw, None, self.centre, mask=False)
+            self._wide.fill(Rows.of(self.raw), self.centre, mask=False)
             self._made.add("wide")
         return self._wide

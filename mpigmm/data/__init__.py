@@ -1,1 +1,1 @@
-"""Rows on disk: tiles in, rows out."""
+"""Files of rows: reading them tile by tile, and writing results row by row."""

@@ -1,149 +1,123 @@
-"""A rank's rows as tiles of the global grid: in memory where they fit, else read anew each time."""
+"""A rank's rows as tiles of the global grid, read once and kept in memory, or read again in every pass."""
 
 from __future__ import annotations
 
-import ctypes
-import re
-import resource
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 
-import numpy as np
-
-from mpigmm.data.source import Rows, Source
+from mpigmm.data.source import Source
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.rows import Rows
 
 TILES_AHEAD = 2
-"""Tiles that each thread has read for it while it computes another."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt, in malloc.h."""
+"""Tiles that are read ahead for each thread while it computes with another."""
 
 READ_BYTES = 1 << 25
-"""Bytes asked of a file at a time when rows are loaded."""
+"""Bytes of one read when rows are loaded into memory."""
+
+
+def rows_of_tiles(tiles: range, tile_rows: int, n_rows: int) -> range:
+    """Numbers of the rows in consecutive tiles of a grid over n_rows, whose last tile may be shorter."""
+    return range(min(tiles.start * tile_rows, n_rows), min(tiles.stop * tile_rows, n_rows))
 
 
 class Block:
-    """Tiles of one rank.
+    """The tiles of one rank.
 
     Parameters
     ----------
     source : Source or SyntheticSource
+        Where rows are read from.
     tiles : range
         Numbers of the tiles on the global grid.
     tile_rows : int
-        Rows of a whole tile.
-    memory : int
-        Bytes that may be held; if all rows fit they are loaded once, else every pass reads them.
+        Rows of a tile; the last tile of the grid may have fewer.
+    resident : bool
+        Whether `load` reads the rows into memory; if not, every pass reads them again.
 
     Attributes
     ----------
-    fits : bool
-        Whether the rank's rows and weights do.
-    resident : bool
-        Whether `load` is to load them; may be changed before.
+    start, stop : int
+        The rank has the rows from start to stop - 1.
     seconds_read : float
-        Spent on waiting for rows so far.
-    n_readers : int
-        Threads that share the tiles, among which the seconds of reading are divided.
+        Seconds for which threads have waited for rows so far, divided by the number of threads.
     """
 
-    def __init__(self, source: Source | SyntheticSource, tiles: range, tile_rows: int, memory: int) -> None:
+    def __init__(self, source: Source | SyntheticSource, tiles: range, tile_rows: int, resident: bool) -> None:
         self.source = source
         self.tiles = tiles
         self.tile_rows = tile_rows
-        self.start = min(tiles.start * tile_rows, source.header.n_rows)
-        self.stop = min(tiles.stop * tile_rows, source.header.n_rows)
-        self.fits = (self.stop - self.start) * source.header.row_bytes <= memory
-        self.resident = self.fits
+        rows = rows_of_tiles(tiles, tile_rows, source.header.n_rows)
+        self.start, self.stop = rows.start, rows.stop
         self.seconds_read = 0.0
-        self.n_readers = 1
+        self._resident = resident
         self._rows: Rows | None = None
-        self._weights: Rows | None = None
+
+    @property
+    def n_rows(self) -> int:
+        return self.stop - self.start
+
+    def make_resident(self) -> None:
+        """Have the next `load` read the rows into memory, where until now every pass reads them again."""
+        self._resident = True
 
     def load(self, check: Callable[[], None]) -> None:
-        """Read the rows into memory, if they are to be resident and are not yet there; check() is called before every
-        read and may raise."""
-        if not self.resident or self.start == self.stop or self._rows is not None:
+        """Read the rows into memory, if the block is resident and does not hold them yet.
+
+        check() is called before every read; an exception that it raises ends the loading, and the block holds no rows.
+        """
+        if not self._resident or not self.n_rows or self._rows is not None:
             return
-        header = self.source.header
-        begin = time.perf_counter()
-        self._rows = np.empty((self.stop - self.start, header.n_features), header.dtype)
-        self._weights = None if header.weights is None else np.empty(self.stop - self.start)
+        begin, header = time.perf_counter(), self.source.header
+        rows = Rows.empty(self.start, self.n_rows, header.fields)
         step = max(1, READ_BYTES // header.row_bytes)
-        for first in range(self.start, self.stop, step):
+        for first in range(0, self.n_rows, step):
             check()
-            rows, weights = self.source.read(first, min(first + step, self.stop))
-            part = slice(first - self.start, first - self.start + len(rows))
-            self._rows[part] = rows
-            if self._weights is not None and weights is not None:
-                self._weights[part] = weights
+            part = rows[first : first + step]
+            self.source.read(part.first, part.first + len(part), part)
+        self._rows = rows
         self.seconds_read += time.perf_counter() - begin
 
-    def share(self, worker: int, n_workers: int, held: Container[int] = ()) -> Iterator[tuple[int, Rows, Rows | None]]:
-        """First row, rows and weights of every n_workers-th tile, in ascending order, but for those held elsewhere, by
-        their first rows."""
-        tiles = [tile for tile in self.tiles[worker::n_workers] if tile * self.tile_rows not in held]
-        return self._resident(tiles) if self._rows is not None else self._streamed(tiles)
+    def share(self, worker: int, n_workers: int, held: Container[int] = ()) -> Iterator[Rows]:
+        """Every n_workers-th tile from tile number `worker` of the block on, in ascending order.
 
-    def _resident(self, tiles: Sequence[int]) -> Iterator[tuple[int, Rows, Rows | None]]:
-        assert self._rows is not None
+        Tiles whose first row is in `held` are left out. Each of n_workers threads calls this once for a pass.
+        """
+        tiles = [tile for tile in self.tiles[worker::n_workers] if tile * self.tile_rows not in held]
+        return self._streamed(tiles, n_workers) if self._rows is None else self._slices(self._rows, tiles)
+
+    def _slices(self, rows: Rows, tiles: Sequence[int]) -> Iterator[Rows]:
+        """Tiles as views of the rows in memory."""
         for tile in tiles:
             first, stop = self._extent(tile)
-            part = slice(first - self.start, stop - self.start)
-            yield first, self._rows[part], None if self._weights is None else self._weights[part]
+            yield rows[first - self.start : stop - self.start]
 
-    def _streamed(self, tiles: Sequence[int]) -> Iterator[tuple[int, Rows, Rows | None]]:
-        """Tiles as they are read, by a thread that keeps some tiles ahead; each is overwritten once it is done with."""
-        header = self.source.header
-        waiting: deque[tuple[int, Future[tuple[Rows, Rows | None]]]] = deque()
-        most = min(self.tile_rows, self.stop - self.start)
-        places = cycle([np.empty((most, header.n_features), header.dtype) for _ in range(TILES_AHEAD + 1)])
+    def _streamed(self, tiles: Sequence[int], n_workers: int) -> Iterator[Rows]:
+        """Tiles as they are read, some of them ahead by a thread of their own.
+
+        Their memory is used again: a tile is valid until the next one is asked for.
+        """
+        waiting: deque[Future[Rows]] = deque()
+        most = min(self.tile_rows, self.n_rows)
+        places = cycle([Rows.empty(0, most, self.source.header.fields) for _ in range(TILES_AHEAD + 1)])
         with ThreadPoolExecutor(1) as reader:
             for tile, place in zip(tiles, places, strict=False):
-                first, stop = self._extent(tile)
-                waiting.append((first, reader.submit(self.source.read, first, stop, place)))
+                waiting.append(reader.submit(self.source.read, *self._extent(tile), place))
                 if len(waiting) > TILES_AHEAD:
-                    yield self._next(waiting)
+                    yield self._next(waiting, n_workers)
             while waiting:
-                yield self._next(waiting)
+                yield self._next(waiting, n_workers)
 
-    def _next(self, waiting: deque[tuple[int, Future[tuple[Rows, Rows | None]]]]) -> tuple[int, Rows, Rows | None]:
-        first, reading = waiting.popleft()
+    def _next(self, waiting: deque[Future[Rows]], n_workers: int) -> Rows:
         begin = time.perf_counter()
-        rows, weights = reading.result()
-        self.seconds_read += (time.perf_counter() - begin) / self.n_readers
-        return first, rows, weights
+        rows = waiting.popleft().result()
+        self.seconds_read += (time.perf_counter() - begin) / n_workers
+        return rows
 
     def _extent(self, tile: int) -> tuple[int, int]:
+        """The first row of a tile, and the first row after it."""
         first = tile * self.tile_rows
         return first, min(first + self.tile_rows, self.stop)
-
-
-def return_freed_memory() -> None:
-    """Have malloc return what arrays of a megabyte leave behind: the first mixture's sample is large, and soon gone."""
-    set_malloc(M_MMAP_THRESHOLD, 1 << 20)
-
-
-def keep_freed_memory() -> None:
-    """Have malloc keep what arrays of up to 32 MB leave behind for those to come: an iteration's would else be taken
-    from the system each time, page by page, which costs more than to compute with them."""
-    set_malloc(M_MMAP_THRESHOLD, 1 << 25)
-    set_malloc(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def set_malloc(option: int, value: int) -> None:
-    """Set an option of glibc's malloc, mallopt(3); other libraries keep their ways."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(option, value)
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held in memory; what its parent held when it forked does not count."""
-    with open("/proc/self/status") as file:
-        found = re.search(r"VmHWM:\s+(\d+) kB", file.read())
-    return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

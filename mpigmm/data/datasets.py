@@ -1,4 +1,4 @@
-"""HDF5 files and datasets opened for reading, with messages that a user can act on."""
+"""Opening HDF5 files and datasets for reading, with errors that name the remedy."""
 
 from __future__ import annotations
 
@@ -14,23 +14,28 @@ from numpy.typing import DTypeLike
 from mpigmm.errors import DataError, reason, shown
 
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
-"""What h5py raises for a file that is damaged, or is not what was expected."""
+"""Exceptions of h5py for a file that is damaged or has unexpected content."""
 
 CHUNK_CACHE_BYTES = 1 << 26
-"""Least room for decompressed chunks, so that tiles that share one do not decompress it anew."""
+"""Smallest size of HDF5's cache of decompressed chunks, for chunks that two tiles share to be decompressed once."""
 
 CHUNK_SLOTS, KEEP_PARTLY_READ = 12_421, 0.75
-"""Places in that room, a prime number, and HDF5's preference for keeping chunks that are not yet read whole."""
+"""Hash slots of that cache, a prime number, and HDF5's preference (0 to 1) for evicting chunks that are read whole."""
 
 MOST_LINKS = 16
-"""Soft links that are followed to find the external link at fault."""
+"""How many soft links in a row are followed in search of a broken external link."""
 
 
 def open_hdf5(path: str, owner: h5py.File | None = None) -> h5py.File:
     """Open a file for reading, without HDF5's locks; raises `DataError`.
 
-    With an owner, as HDF5 opens the sources of virtual datasets in that file: it refuses to open a file in two ways at
-    once, and some versions of it lock sources.
+    Parameters
+    ----------
+    path : str
+    owner : h5py.File, optional
+        A file with a virtual dataset of which the file at `path` is a source. It is then opened with the settings with
+        which HDF5 itself opens sources: HDF5 refuses to open one file with two different settings at once, and some
+        versions lock sources.
     """
     place, name = Path(path), shown(path)
     if not name:
@@ -54,7 +59,7 @@ def open_hdf5(path: str, owner: h5py.File | None = None) -> h5py.File:
 
 
 def _file_access(owner: h5py.File | None) -> h5py.h5p.PropFAID:
-    """How a file is opened."""
+    """Settings with which a file is opened, `owner` as in `open_hdf5`."""
     if owner is not None:
         access = owner.id.get_access_plist()
         access.set_fclose_degree(h5py.h5f.CLOSE_WEAK)
@@ -68,16 +73,16 @@ def _file_access(owner: h5py.File | None) -> h5py.h5p.PropFAID:
 
 
 def has_shrunk(file: h5py.File) -> bool:
-    """Whether a file is shorter than when it was opened: HDF5 reads zeros from where its end was cut off."""
+    """Whether a file is shorter than when it was opened: HDF5 returns zeros for the bytes that are missing."""
     size_when_opened: int = file.id.get_filesize()
     return os.fstat(file.id.get_vfd_handle()).st_size < size_when_opened
 
 
 def raw_offset(dataset: h5py.Dataset, dtype: DTypeLike) -> int | None:
-    """Where the bytes of a dataset begin in its file, if they are those of an array of dtype, in one piece.
+    """Offset of a dataset's bytes in its file, where they are those of a C-ordered array of this dtype.
 
-    None where HDF5 has to read them: in chunks, in another file, or numbers of another format, though h5py may tell
-    the same dtype for them (12 bits in two bytes, a float of 24 bits, an enumeration).
+    None where only HDF5 can read the values: chunks, values in another file, and numbers in another format, for which
+    h5py may report the same dtype (12 bits in two bytes, a float of 24 bits, an enumeration).
     """
     if dataset.id.get_create_plist().get_external_count():
         return None
@@ -88,13 +93,13 @@ def raw_offset(dataset: h5py.Dataset, dtype: DTypeLike) -> int | None:
 
 
 def identity(dataset: h5py.Dataset) -> tuple[int, int, int]:
-    """What is the same for two names of one dataset, and for no two datasets: device, file and address in it."""
+    """Device, inode, and address in the file: equal for two names of one dataset, and different for two datasets."""
     status = os.fstat(dataset.file.id.get_vfd_handle())
     return status.st_dev, status.st_ino, h5py.h5o.get_info(dataset.id).addr
 
 
 def get_dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
-    """A dataset by name, in this file or where its links lead; raises `DataError` naming those that exist."""
+    """The dataset of this name, links followed; raises `DataError`, which lists the datasets that exist."""
     try:
         item = file[name]
     except HDF5_ERRORS:
@@ -114,7 +119,7 @@ def get_dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
 
 
 def external_link(file: h5py.File, name: str, most: int = MOST_LINKS) -> h5py.ExternalLink | None:
-    """The first link to another file on the way to a name, where there is one."""
+    """The first link to another file among the links that a name leads through; None where there is none."""
     parts = name.strip("/").split("/")
     for i in range(1, len(parts) + 1):
         link = None
@@ -129,7 +134,7 @@ def external_link(file: h5py.File, name: str, most: int = MOST_LINKS) -> h5py.Ex
 
 
 def open_dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
-    """A dataset to read rows from, with room for those chunks that two successive tiles may share. `DataError`."""
+    """Open a dataset to read rows from, with a cache for chunks that two successive tiles share; raises `DataError`."""
     dataset = get_dataset(file, path, name)
     load_filters(dataset, path)
     if dataset.chunks is None:
@@ -145,7 +150,7 @@ def open_dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
 
 
 def load_filters(dataset: h5py.Dataset, path: str) -> None:
-    """Make the filters of a dataset known to HDF5; raises `DataError` for one that is not to be had."""
+    """Load the filters that decompress a dataset; raises `DataError` for one that is not installed."""
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
     for number, _, _, name in filters:
@@ -161,7 +166,7 @@ def load_filters(dataset: h5py.Dataset, path: str) -> None:
 
 
 def dataset_names(file: h5py.File) -> list[str]:
-    """Names of all datasets of a file (the first 20)."""
+    """Names of the first 20 datasets of a file."""
     names: list[str] = []
     with suppress(*HDF5_ERRORS):
         file.visititems(lambda name, item: names.append("/" + name) if isinstance(item, h5py.Dataset) else None)

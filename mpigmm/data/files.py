@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and names for them while they grow."""
+"""Writing files so that one appears under its name complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from pathlib import Path
 from mpigmm.errors import OutputError, reason, shown
 
 NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
-"""Flags of every file that is opened to be written: a symbolic link in its place, maybe another user's, is an error."""
+"""Flags with which files are opened for writing: a symbolic link, which another user may have made, is an error."""
 
 NAME_CHARACTERS = 40
-"""How much of a file's name its temporary name repeats: names have at most 255 bytes."""
+"""Characters of a file's name with which its temporary name begins: a name has at most 255 bytes."""
 
 
 def create_temporary(path: Path) -> tuple[int, Path]:
-    """An empty file of a name of its own beside `path`, open for reading and writing; raises `OSError`.
+    """Create an empty file with a random name in the directory of `path`.
 
-    Nobody can know the name ahead, and a file or link that bears it nevertheless is an error.
+    Returns its descriptor, open for reading and writing, and its path. Raises `OSError`, also where a file or link of
+    that name exists already.
     """
     temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
     return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666), temporary
 
 
 def remove_leftovers(path: Path, seconds: float = 0.0) -> None:
-    """Remove the temporary files of `path` that runs which were killed have left, if not written to for so long."""
+    """Remove temporary files of `path` that killed runs have left, and that were not written to for so many seconds."""
     is_temporary = re.compile(re.escape(_prefix(path)) + r"[0-9a-f]{16}\.tmp").fullmatch
     with suppress(OSError):
         for name in os.listdir(path.parent):  # noqa: PTH208
@@ -42,14 +43,14 @@ def _prefix(path: Path) -> str:
 
 
 def write_whole(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
-    """Replace a file in one step: temporary file, flush, fsync, rename. Raises `OutputError`.
+    """Replace a file in one step: write a temporary file, fsync it, and rename it. Raises `OutputError`.
 
     Parameters
     ----------
     path : Path
     content : bytes or memoryview
     previous : Path, optional
-        The name under which the old file is kept, once the new one is whole.
+        Name under which the old file is kept, once the new one is complete.
     """
     temporary: Path | None = None
     try:
@@ -70,12 +71,12 @@ def write_whole(path: Path, content: bytes | memoryview, previous: Path | None =
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
-    """The error that says so, and what to do."""
+    """The error for a file that cannot be written, with the remedy."""
     return OutputError(f"{shown(path)} cannot be written{reason(error)}; {remedy(error)}")
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename durable."""
+    """Write the names in a directory to disk, so that a rename survives a crash of the node."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -84,7 +85,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def remedy(error: OSError) -> str:
-    """What to do about an error of the file system."""
+    """What the user can do about an error of the file system."""
     known = {
         "ENOSPC": "free some space",
         "EDQUOT": "your quota is used up: free some space",

@@ -1,9 +1,10 @@
-"""Memory that a rank may take: what the node has free, within the limits of control groups and of SLURM."""
+"""Memory that a rank may use: what is free on the node, within the limits of control groups and of SLURM."""
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,20 +14,23 @@ GROUP_FILES = {
     "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
     "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""By the type of the file system of control groups: the files with limits, the file with the bytes in use, and the line
-of memory.stat with those of them that the kernel frees when memory is needed, because they only cache files."""
+"""For each type of control groups' file system: the files with limits, the file with the bytes in use, and the line of
+memory.stat with those of them that only cache files, which the kernel frees when memory is needed."""
 
 
 def memory_budget(wanted: int | str, ranks_on_node: int) -> int:
-    """Bytes a rank may hold of rows; `auto` is its share of half of the memory that is free on the node."""
+    """Bytes of rows that a rank may hold in memory; `auto` is its share of half of the node's free memory."""
     if wanted != "auto":
         return int(wanted)
     return free_memory(ranks_on_node) // 2 // ranks_on_node
 
 
 def free_memory(ranks_on_node: int = 1) -> int:
-    """Bytes free for the ranks on this node: the least of what the node, the control groups of this process and the
-    SLURM job have left."""
+    """Bytes that are free for the ranks on this node.
+
+    The minimum of what is left of the node's memory, of each limit of this process's control groups, and of the memory
+    that SLURM grants.
+    """
     free = [node_memory(), *group_memory(Path("/proc/self"))]
     granted = slurm_memory(os.environ, ranks_on_node)
     if granted is not None:
@@ -45,8 +49,14 @@ def own_memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_memory() -> int:
+    """Most bytes that this process has held at any time; bytes that its parent held before the fork do not count."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def slurm_memory(environment: Mapping[str, str], ranks_on_node: int) -> int | None:
-    """Bytes of a node that SLURM has granted to the job, or to the step, where it says so; 0 is the whole node."""
+    """Bytes of a node that SLURM grants to the job or step; None where it sets no limit."""
     per_node = positive(environment, "SLURM_MEM_PER_NODE")
     if per_node is not None:
         return per_node * MEGABYTE
@@ -60,13 +70,13 @@ def slurm_memory(environment: Mapping[str, str], ranks_on_node: int) -> int | No
 
 
 def positive(environment: Mapping[str, str], name: str) -> int | None:
-    """A variable that holds a whole number above zero, or None."""
+    """The value of an environment variable, if it is a whole number above zero; else None."""
     value = environment.get(name, "")
     return int(value) if re.fullmatch(r"[0-9]{1,18}", value) and int(value) > 0 else None
 
 
 def group_memory(process: Path) -> Iterator[int]:
-    """Bytes that are left below each limit of the control groups which hold a process, given its folder in /proc."""
+    """Bytes that are left of each limit of the control groups that contain a process, given its folder in /proc."""
     try:
         own, mounts = (process / "cgroup").read_text(), (process / "mountinfo").read_text()
     except OSError:
@@ -82,7 +92,7 @@ def group_memory(process: Path) -> Iterator[int]:
 
 
 def cached_bytes(folder: Path, line: str) -> int:
-    """Bytes in use by a control group that only cache files."""
+    """Bytes in use by a control group that only cache files, from a line of its memory.stat."""
     try:
         found = re.search(rf"^{line} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
     except OSError:
@@ -91,14 +101,14 @@ def cached_bytes(folder: Path, line: str) -> int:
 
 
 def group_folders(own: str, mounts: str) -> Iterator[tuple[str, Path]]:
-    """Type of file system and folder of every control group that limits a process' memory, from its own up to the top.
+    """File system type and folder of every control group that limits a process's memory, from its own up to the root.
 
     Parameters
     ----------
     own : str
-        What /proc/PID/cgroup holds: lines ``number:controllers:path``, one without controllers for version 2.
+        Content of /proc/PID/cgroup: lines ``number:controllers:path``, without controllers in version 2.
     mounts : str
-        What /proc/PID/mountinfo holds, cgroups(7) and proc(5).
+        Content of /proc/PID/mountinfo; see cgroups(7) and proc(5).
     """
     paths = {}
     for line in own.splitlines():
@@ -120,5 +130,5 @@ def group_folders(own: str, mounts: str) -> Iterator[tuple[str, Path]]:
 
 
 def unescaped(field: str) -> str:
-    """A field of mountinfo, in which spaces and the like are written as octal numbers."""
+    """A field of mountinfo with its octal escapes, of spaces for example, replaced by the characters."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

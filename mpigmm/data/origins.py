@@ -1,7 +1,7 @@
-"""The other files that hold a dataset's values: sources of a virtual dataset, and external raw storage.
+"""Other files that contain a dataset's values: sources of a virtual dataset, and files of external storage.
 
-HDF5 gives the fill value in place of a source that it cannot open, for whatever reason, and zeros for what is missing
-at the end of external storage. Neither is an error to it, so every such file is checked before and after it is read.
+HDF5 returns the fill value for a source that it cannot open, and zeros for bytes that are missing at the end of
+external storage, in both cases without an error. So every such file is checked before and after it is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESTORE = "it holds rows that would be read as zeros; restore it and run the com
 
 @dataclass(frozen=True)
 class Origin:
-    """A file as it was when it was checked: its name, device and number, and least size."""
+    """A file as it was when it was first checked: name, device, inode, and the size that it must keep."""
 
     path: str
     device: int
@@ -33,12 +33,12 @@ class Origin:
 
     @classmethod
     def of(cls, path: str, size: int | None = None) -> Origin:
-        """A file as it is, of which the first `size` bytes count, or all; raises OSError."""
+        """The file as it is now, which must keep its first `size` bytes, or all; raises OSError."""
         status = Path(path).stat()
         return cls(path, status.st_dev, status.st_ino, status.st_size if size is None else size)
 
     def check(self) -> None:
-        """Raise `DataError` where the file is not there any more, or not whole."""
+        """Raise `DataError` where the file was removed, replaced or shortened since."""
         try:
             now = Origin.of(self.path)
         except OSError as error:
@@ -49,17 +49,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class VirtualPart:
-    """Rows start to stop of a virtual dataset, and where they come from.
+    """Rows start to stop - 1 of a virtual dataset, and the source of their values.
 
     Attributes
     ----------
     start, stop : int
     file, dataset : str
-        As the virtual dataset names them.
+        Names of the source, as the virtual dataset gives them.
     n_values : int
-        How many values are taken from the source.
+        Number of values that are taken from the source.
     shape : tuple of int or None
-        The least shape that the source must have; None: all its values are taken.
+        The smallest shape that the source may have; None: all its values are taken, and their number must agree.
     """
 
     start: int
@@ -70,7 +70,7 @@ class VirtualPart:
     shape: tuple[int, ...] | None
 
     def origins(self, virtual: h5py.Dataset, above: Sequence[tuple[int, int, int]]) -> list[Origin]:
-        """The files that hold these rows; raises `DataError` where a part is missing."""
+        """The files that contain these rows, `above` as in `Origins`; raises `DataError` where values are missing."""
         owner = virtual.file.filename
         if self.file == ".":
             return self._inside(virtual.file, owner, virtual, above)
@@ -109,7 +109,7 @@ class VirtualPart:
 
 @dataclass(frozen=True)
 class RawPart:
-    """Rows start to stop of a dataset with external storage, and the bytes that their file must have."""
+    """Rows start to stop - 1 of a dataset with external storage, the file with their bytes, and its smallest size."""
 
     start: int
     stop: int
@@ -117,7 +117,7 @@ class RawPart:
     size: int
 
     def origins(self, dataset: h5py.Dataset, above: Sequence[tuple[int, int, int]]) -> list[Origin]:
-        """The file; raises `DataError` where it is missing or cut off."""
+        """The file; raises `DataError` where it is missing or too short."""
         owner = dataset.file.filename
         path = str(Path(raw_prefix(owner)) / self.file)
         what = f"{shown(path)}, which holds {shown(dataset.name)} of {shown(owner)},"
@@ -131,13 +131,14 @@ class RawPart:
 
 
 class Origins:
-    """All files besides its own that hold a dataset's values; each is looked for when its rows are first read.
+    """All files, besides its own, that contain a dataset's values; each is first checked when its rows are first read.
 
     Parameters
     ----------
     dataset : h5py.Dataset
     above : sequence of tuple
-        Identities of the virtual datasets of which this one is a source.
+        Identities of the virtual datasets that take values from this one, directly or by way of others. Raises
+        `DataError` where this dataset is among them.
     """
 
     def __init__(self, dataset: h5py.Dataset, above: Sequence[tuple[int, int, int]] = ()) -> None:
@@ -154,7 +155,7 @@ class Origins:
             self._parts += _sources(dataset)
 
     def find(self, start: int, stop: int) -> list[Origin]:
-        """The files that hold rows start to stop; raises `DataError` for one that is missing or not whole."""
+        """The files that contain rows start to stop - 1; raises `DataError` for one that is missing or too short."""
         found: list[Origin] = []
         for i, part in enumerate(self._parts):
             if part.start < stop and start < part.stop:
@@ -164,14 +165,17 @@ class Origins:
         return found
 
     def check(self, start: int, stop: int) -> None:
-        """Raise `DataError` where HDF5 may not have found all files when it read rows start to stop just now."""
+        """Raise `DataError` where HDF5 may have missed a file when it read rows start to stop - 1 just now."""
         for origin in self.find(start, stop):
             origin.check()
         if self._is_virtual:
             self._check_room()
 
     def _check_room(self) -> None:
-        """HDF5 keeps sources open, and takes those for missing that are too many."""
+        """Raise `DataError` where this process can open no more files.
+
+        HDF5 keeps sources open, and treats one that it cannot open as missing.
+        """
         try:
             os.close(os.dup(self.dataset.file.id.get_vfd_handle()))
         except OSError as error:
@@ -184,7 +188,7 @@ class Origins:
 
 
 def _sources(dataset: h5py.Dataset) -> Iterator[VirtualPart]:
-    """Where each part of a virtual dataset comes from."""
+    """The parts of a virtual dataset, each of which has one source."""
     for mapping in dataset.virtual_sources():
         virtual, source = mapping.vspace, mapping.src_space
         names, growing = (mapping.file_name, mapping.dset_name), _growing_axis(virtual)
@@ -200,7 +204,7 @@ def _sources(dataset: h5py.Dataset) -> Iterator[VirtualPart]:
 
 
 def _fixed(virtual: h5py.h5s.SpaceID, dataset: h5py.Dataset) -> tuple[int, int, int]:
-    """First and last row, exclusive, and number of values of a selection with an end."""
+    """First row, row after the last, and number of values of a selection that is not unlimited."""
     if virtual.get_select_type() == h5py.h5s.SEL_ALL:
         return 0, dataset.shape[0], dataset.size
     n_values = int(virtual.get_select_npoints())
@@ -217,7 +221,7 @@ def _series(
     axis: int,
     shape: tuple[int, ...] | None,
 ) -> Iterator[VirtualPart]:
-    """The sources of a series, one for each block, with its number in the names."""
+    """The parts of a virtual dataset whose sources have numbered names, one for each block along an axis."""
     first, stride, _, block = (part[axis] for part in virtual.get_regular_hyperslab())
     for number, start in enumerate(range(first, dataset.shape[axis], stride)):
         rows = (start, start + block) if axis == 0 else (0, dataset.shape[0])
@@ -225,7 +229,7 @@ def _series(
 
 
 def _across(space: h5py.h5s.SpaceID, axis: int) -> int:
-    """Values of a regular selection at one place of its axis."""
+    """Number of values that a regular selection has for one index along an axis."""
     _, _, counts, blocks = space.get_regular_hyperslab()
     return math.prod(
         int(count * block) for i, (count, block) in enumerate(zip(counts, blocks, strict=True)) if i != axis
@@ -233,13 +237,13 @@ def _across(space: h5py.h5s.SpaceID, axis: int) -> int:
 
 
 def _numbered(names: tuple[str, str], number: int) -> tuple[str, str]:
-    """Names of a source's file and dataset: in HDF5, %b stands for a number and %% for %."""
+    """Names of a source's file and dataset, in which HDF5 writes %b for the source's number and %% for %."""
     file, dataset = (re.sub("%(.)", lambda found: str(number) if found[1] == "b" else "%", name) for name in names)
     return file, dataset
 
 
 def _growing_axis(space: h5py.h5s.SpaceID) -> int | None:
-    """The axis along which a selection has no end."""
+    """The axis along which a selection is unlimited; None where there is none."""
     if space.get_select_type() != h5py.h5s.SEL_HYPERSLABS or not space.is_regular_hyperslab():
         return None
     _, _, counts, blocks = space.get_regular_hyperslab()
@@ -247,7 +251,7 @@ def _growing_axis(space: h5py.h5s.SpaceID) -> int | None:
 
 
 def _taken(space: h5py.h5s.SpaceID, axis: int, length: int) -> int:
-    """How many places below length a selection without end has along its axis."""
+    """How many indices below `length` an unlimited selection contains along its axis."""
     first, stride, _, block = (part[axis] for part in space.get_regular_hyperslab())
     if block == h5py.h5s.UNLIMITED:
         return int(max(0, length - first))
@@ -256,9 +260,9 @@ def _taken(space: h5py.h5s.SpaceID, axis: int, length: int) -> int:
 
 
 def _extent(space: h5py.h5s.SpaceID, taken: int = 0) -> tuple[int, ...] | None:
-    """The least shape of a dataset of which a selection can be taken; None: all of it, whatever its shape.
+    """The smallest shape of a dataset that contains a selection; None: the selection is the whole dataset.
 
-    Of a selection without end, `taken` places of its axis are taken.
+    Of an unlimited selection, the first `taken` indices along its axis count.
     """
     axis = _growing_axis(space)
     if space.get_select_type() == h5py.h5s.SEL_ALL:
@@ -269,13 +273,13 @@ def _extent(space: h5py.h5s.SpaceID, taken: int = 0) -> tuple[int, ...] | None:
     ends = [int(f + s * (c - 1) + b) for f, s, c, b in zip(first, stride, counts, blocks, strict=True)]
     end = 0
     if taken:
-        whole, rest = divmod(taken - 1, blocks[axis])  # a block without end is longer than all that is taken
+        whole, rest = divmod(taken - 1, blocks[axis])  # an unlimited block is longer than `taken`
         end = int(first[axis] + whole * stride[axis] + rest + 1)
     return (*ends[:axis], end, *ends[axis + 1 :])
 
 
 def _raw_files(dataset: h5py.Dataset) -> Iterator[RawPart]:
-    """The external files that hold a dataset, one after another."""
+    """The external files with a dataset's bytes, in order."""
     n_bytes = dataset.size * dataset.id.get_type().get_size() if dataset.external else 0
     row_bytes = max(1, n_bytes // max(1, dataset.shape[0] if dataset.shape else 1))
     begin = 0
@@ -287,13 +291,13 @@ def _raw_files(dataset: h5py.Dataset) -> Iterator[RawPart]:
 
 
 def raw_prefix(owner: str) -> str:
-    """The directory of external storage, to HDF5's rules: the working directory, unless a variable says otherwise."""
+    """The directory of external storage, by HDF5's rules: the working directory unless HDF5_EXTFILE_PREFIX is set."""
     prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "")
     return str(Path(owner).absolute().parent) + prefix[len("${ORIGIN}") :] if prefix.startswith("${ORIGIN}") else prefix
 
 
 def find_source(name: str, owner: str) -> str | None:
-    """The file that a virtual dataset in the file `owner` means by a name, in HDF5's order of places."""
+    """The source that a virtual dataset in the file `owner` names, looked for where HDF5 does, or None."""
     file = Path(name).name if Path(name).is_absolute() else name
     prefixes = [prefix for prefix in os.environ.get("HDF5_VDS_PREFIX", "").split(":") if prefix]
     beside = Path(owner).absolute().parent
@@ -305,5 +309,5 @@ def find_source(name: str, owner: str) -> str | None:
 
 
 def check_origins(dataset: h5py.Dataset) -> None:
-    """Raise `DataError` where not all of a dataset is there to be read."""
+    """Raise `DataError` where some of a dataset's values are missing."""
     Origins(dataset).find(0, dataset.shape[0])

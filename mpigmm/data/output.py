@@ -1,8 +1,7 @@
-"""Rows out: one HDF5 file written by all ranks, without MPI-HDF5.
+"""One HDF5 file of results that all ranks write, without a parallel build of HDF5.
 
-Root lays the file out with contiguous datasets whose space is allocated at once; every rank then writes its own
-rows at their byte offset with plain system calls. Datasets begin on a page, and ranks' rows on a multiple of 1024, the
-least tile, so that no two ranks write to one page of the file.
+Root creates the file with contiguous datasets, whose space is allocated at once and begins at a multiple of `PAGE`
+bytes. Every rank then writes its own rows at their byte offsets, by system calls.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from mpigmm.errors import OutputError, reason, shown
 
 PAGE = 4096
 ABANDONED_SECONDS = 86400.0
-"""A temporary file that nobody has written to for so long belongs to a run that was killed."""
+"""A temporary file that was not written to for so long is taken for one of a killed run."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """A file that grows: its name once it is whole, its name until then, and its datasets."""
+    """A file that is being written: its final name, its name until then, and its datasets."""
 
     path: str
     temporary: str
@@ -51,12 +50,14 @@ class Layout:
 
 
 class ErrorKeeper(io.FileIO):
-    """A file for HDF5 to write to, which loses errors of Python files and does not heed a write that was cut short.
+    """A file for h5py to write to, which keeps the first error and completes short writes.
+
+    h5py ignores exceptions of a Python file that it writes to, and writes that end early.
 
     Attributes
     ----------
     error : OSError or None
-        The first one; what is written after it is lost.
+        The first error; bytes that were to be written after it are missing in the file.
     """
 
     error: OSError | None = None
@@ -86,9 +87,18 @@ def create(
     attributes: Mapping[str, Any],
     tables: Mapping[str, Sequence[Any]] = MappingProxyType({}),
 ) -> Layout:
-    """Lay out the file under a temporary name of its own. Raises `OutputError`.
+    """Create the file under a temporary name, with space for all rows. Raises `OutputError`.
 
-    Tables are datasets that are written at once: of whole numbers, or of texts as bytes.
+    Parameters
+    ----------
+    path : str
+        Final name of the file.
+    n_rows : int
+    columns : dict of str to Column
+        Datasets with an entry for each row, which `RowWriter` fills.
+    attributes : dict
+    tables : dict of str to sequence
+        Small datasets, which are written here: integers, or texts as bytes.
     """
     temporary: Path | None = None
     try:
@@ -130,7 +140,7 @@ def _place(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
 
 
 class RowWriter:
-    """One rank's hand on the file; used as a context manager, whose end makes the rows durable.
+    """Writes the rows of one rank. As a context manager, it opens the file, and at the end writes all rows to disk.
 
     Parameters
     ----------
@@ -162,7 +172,7 @@ class RowWriter:
             os.close(self._descriptor)
 
     def write(self, name: str, first_row: int, values: NDArray[Any]) -> None:
-        """Write rows of a dataset from first_row on. Raises `OutputError`."""
+        """Write entries of a dataset from row first_row on. Raises `OutputError`."""
         column = self.layout.columns[name]
         left = memoryview(np.ascontiguousarray(values, column.dtype).data).cast("B")
         offset = column.offset + first_row * column.row_bytes
@@ -180,7 +190,7 @@ class RowWriter:
 
 
 def publish(layout: Layout) -> None:
-    """Give the finished file its name. Raises `OutputError`."""
+    """Give the complete file its final name. Raises `OutputError`."""
     try:
         Path(layout.temporary).replace(layout.path)
     except OSError as error:
@@ -188,7 +198,10 @@ def publish(layout: Layout) -> None:
 
 
 def publish_new(layout: Layout) -> bool:
-    """Give the finished file its name unless another file bears it; returns whether it has it. Raises `OutputError`."""
+    """Give the complete file its final name unless a file of that name exists; returns whether none did.
+
+    Raises `OutputError`.
+    """
     try:
         os.link(layout.temporary, layout.path)  # unlike a rename, it replaces nothing
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""The input: HDF5 datasets of one or several files as one matrix of rows."""
+"""The input: the rows of HDF5 datasets in one or several files, one after another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from threading import Lock
+from typing import Any
 
 import h5py
 import numpy as np
@@ -31,41 +32,58 @@ from mpigmm.data.datasets import (
 )
 from mpigmm.data.origins import Origins, check_origins
 from mpigmm.errors import DataError, reason, shown
-
-Rows = NDArray[np.generic]
+from mpigmm.rows import SAMPLE_WEIGHT, VALUES, Field, Rows, row_bytes
 
 
 @dataclass(frozen=True)
 class Header:
-    """What root reads of the input before any rank touches a row.
+    """Description of the input, which root reads before any rank reads a row.
 
     Attributes
     ----------
     paths : tuple of str
+        The files.
     lengths : tuple of int
-        Rows of each file.
-    dataset, weights : str, str or None
-        Names of the datasets.
+        Number of rows of each file.
+    datasets : dict of str to str
+        For each array of a record of rows, the name of the dataset that holds it.
+    fields : dict of str to Field
+        For each array of a record, its type and number of columns.
     columns : tuple of int or None
-        Columns used; None: all.
+        Columns that are used of the dataset of ``values``; None: all.
     start, stop : int
-        Range of rows used.
-    file_features, n_features : int
-        Columns in the files, and columns used.
-    dtype : str
-        Of the rows, common to all files.
+        The rows that are used: from start to stop - 1, counted over all rows of all files.
+    file_features : int
+        Columns of the dataset of ``values``.
     """
 
     paths: tuple[str, ...]
     lengths: tuple[int, ...]
-    dataset: str
-    weights: str | None
+    datasets: dict[str, str]
+    fields: dict[str, Field]
     columns: tuple[int, ...] | None
     start: int
     stop: int
     file_features: int
-    n_features: int
-    dtype: str
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that holds the values."""
+        return self.datasets[VALUES]
+
+    @property
+    def n_features(self) -> int:
+        return self.fields[VALUES].n_columns
+
+    @property
+    def dtype(self) -> str:
+        """Type of the values in memory: NumPy's common type of the datasets of all files."""
+        return self.fields[VALUES].dtype
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows have weights."""
+        return SAMPLE_WEIGHT in self.fields
 
     @property
     def n_rows(self) -> int:
@@ -78,33 +96,33 @@ class Header:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row in memory, its weight included."""
-        return self.n_features * np.dtype(self.dtype).itemsize + (8 if self.weights else 0)
+        """Bytes of a row in memory, in all arrays of the record."""
+        return row_bytes(self.fields)
 
     def where(self, row: int) -> str:
-        """Where row (counted in the selection) stands: its number, dataset and file."""
+        """A row in words: its number in its file, dataset and file; `row` is counted from the first row used."""
         index, local = locate(self.start + row, self.lengths)
         return f"row {local:,} of {shown(self.dataset)} in {shown(self.paths[index])}"
 
     @property
     def files(self) -> str:
-        """The first three files, for a message."""
+        """Names of the first three files, for a message."""
         return ", ".join(map(shown, self.paths[:3])) + ", ..." * (len(self.paths) > 3)
 
     def column(self, index: int) -> int:
-        """Number in the file of a column of the selection."""
+        """Column of the dataset that is used as the feature of this index."""
         return index if self.columns is None else self.columns[index]
 
 
 def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:
-    """File and row within it of a row of the concatenated files."""
+    """Index of the file, and the number in it, of a row that is counted over all files of these lengths."""
     ends = list(accumulate(lengths))
     index = bisect_right(ends, row)
     return index, row - (ends[index] - lengths[index])
 
 
 def resolve_paths(path: str | Sequence[str]) -> list[str]:
-    """Files named by a path, a list of paths, or globs, whose files come in natural order: p.2 before p.10."""
+    """Files that a path, a list of paths, or globs name; those of a glob in natural order: p.2 before p.10."""
     paths: list[str] = []
     for pattern in [path] if isinstance(path, str) else path:
         exists = os.path.exists(pattern)  # noqa: PTH110
@@ -113,19 +131,19 @@ def resolve_paths(path: str | Sequence[str]) -> list[str]:
 
 
 def natural_key(path: str) -> tuple[list[str | int], str]:
-    """Sorts numbers within paths by their value."""
+    """A key that sorts paths with numbers in them by the numbers' values."""
     parts = re.split("([0-9]+)", path)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path
 
 
 def find_dataset(path: str, names: Sequence[str]) -> str | None:
-    """The first of some names that a file has, be it a link that leads nowhere; raises `DataError`."""
+    """The first of these names that a file has, a broken link included; raises `DataError`."""
     with open_hdf5(path) as file:
         return next((name for name in names if name in file or external_link(file, name) is not None), None)
 
 
 def input_files(header: Header) -> Iterator[str]:
-    """All files that rows come from, those behind links and virtual datasets included; raises `DataError`."""
+    """All files that values are read from, those behind links and virtual datasets included; raises `DataError`."""
     for path, n_rows in zip(header.paths, header.lengths, strict=True):
         with open_hdf5(path) as file:
             dataset = get_dataset(file, path, header.dataset)
@@ -133,9 +151,12 @@ def input_files(header: Header) -> Iterator[str]:
             yield from (origin.path for origin in Origins(dataset).find(0, n_rows))
 
 
-def read_bytes(file: int, offset: int, rows: Rows) -> None:
-    """Fill rows from an open file at an offset; unlike HDF5, it lets other threads compute meanwhile. `EOFError`."""
-    left = rows.data.cast("B")
+def read_bytes(file: int, offset: int, array: NDArray[Any]) -> None:
+    """Fill a contiguous array with the bytes of an open file from an offset on; raises `EOFError`.
+
+    HDF5 would hold Python's global lock while it reads; this does not, so that other threads compute meanwhile.
+    """
+    left = array.data.cast("B")
     while left:
         count = os.preadv(file, [left], offset)
         if not count:
@@ -146,35 +167,42 @@ def read_bytes(file: int, offset: int, rows: Rows) -> None:
 def read_header(
     path: str | Sequence[str],
     dataset: str,
-    weights: str | None = None,
+    sample_weight: str | None = None,
     columns: Sequence[int] | None = None,
     rows: Sequence[int] | None = None,
 ) -> Header:
-    """Open every file, check that their datasets fit together, and tell their shape. Raises `DataError`."""
+    """Open every file, check that the datasets fit together, and describe them. Raises `DataError`.
+
+    Parameters
+    ----------
+    path : str or sequence of str
+        Files, or globs of files.
+    dataset, sample_weight : str
+        Names of the datasets that hold the values of the rows and, optionally, their weights.
+    columns : sequence of int, optional
+        The columns to use; all by default.
+    rows : sequence of two int, optional
+        First row to use, and first row after it not to use; all rows by default.
+    """
     paths = resolve_paths(path)
     if not paths:
         raise DataError("data.path is an empty list; name at least one file")
-    shapes = [file_shape(name, dataset, weights) for name in paths]
+    shapes = [file_shape(name, dataset, sample_weight) for name in paths]
     _check_alike(paths, shapes, dataset)
     lengths = tuple(shape.n_rows for shape in shapes)
     start, stop = _row_range(rows, sum(lengths))
-    return Header(
-        paths=tuple(paths),
-        lengths=lengths,
-        dataset=dataset,
-        weights=weights,
-        columns=_columns(columns, shapes[0].n_features, dataset),
-        start=start,
-        stop=stop,
-        file_features=shapes[0].n_features,
-        n_features=len(columns) if columns is not None else shapes[0].n_features,
-        dtype=np.result_type(*(shape.dtype for shape in shapes)).newbyteorder("=").str,
-    )
+    chosen = _columns(columns, shapes[0].n_features, dataset)
+    width = shapes[0].n_features if chosen is None else len(chosen)
+    dtype = np.result_type(*(shape.dtype for shape in shapes)).newbyteorder("=").str
+    datasets, fields = {VALUES: dataset}, {VALUES: Field(dtype, width)}
+    if sample_weight is not None:
+        datasets[SAMPLE_WEIGHT], fields[SAMPLE_WEIGHT] = sample_weight, Field("float64")
+    return Header(tuple(paths), lengths, datasets, fields, chosen, start, stop, shapes[0].n_features)
 
 
 @dataclass(frozen=True)
 class FileShape:
-    """Rows, columns and dtype of the dataset in one file, and which dataset it is."""
+    """Rows, columns and dtype of the dataset in one file, and its identity as `identity` gives it."""
 
     n_rows: int
     n_features: int
@@ -183,7 +211,7 @@ class FileShape:
 
 
 def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str) -> None:
-    """Raise `DataError` where files differ in their columns, or two of them are one."""
+    """Raise `DataError` where files differ in their number of columns, or two paths lead to one dataset."""
     first: dict[tuple[int, int, int], str] = {}
     for name, shape in zip(paths, shapes, strict=True):
         if shape.n_features != shapes[0].n_features:
@@ -198,16 +226,16 @@ def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str
         first[shape.identity] = name
 
 
-def file_shape(path: str, name: str, weights: str | None) -> FileShape:
+def file_shape(path: str, name: str, sample_weight: str | None) -> FileShape:
     """Shape of the dataset in one file; raises `DataError`."""
     try:
         with open_hdf5(path) as file:
-            return _file_shape(file, path, name, weights)
+            return _file_shape(file, path, name, sample_weight)
     except HDF5_ERRORS as error:
         raise DataError(f"{shown(name)} in {shown(path)} cannot be read{reason(error)}; is the file whole?") from None
 
 
-def _file_shape(file: h5py.File, path: str, name: str, weights: str | None) -> FileShape:
+def _file_shape(file: h5py.File, path: str, name: str, sample_weight: str | None) -> FileShape:
     dataset = get_dataset(file, path, name)
     check_dtype(dataset, path)
     load_filters(dataset, path)
@@ -216,8 +244,8 @@ def _file_shape(file: h5py.File, path: str, name: str, weights: str | None) -> F
             f"{shown(name)} in {shown(path)} has shape {dataset.shape}; a matrix (n_samples, n_features) or a vector "
             "is needed"
         )
-    if weights is not None:
-        _check_weights(get_dataset(file, path, weights), path, dataset)
+    if sample_weight is not None:
+        _check_sample_weight(get_dataset(file, path, sample_weight), path, dataset)
     features = dataset.shape[1] if dataset.ndim == 2 else 1
     if features == 0:
         raise DataError(f"{shown(name)} in {shown(path)} has no columns")
@@ -225,8 +253,8 @@ def _file_shape(file: h5py.File, path: str, name: str, weights: str | None) -> F
     return FileShape(dataset.shape[0], features, dataset.dtype, identity(dataset))
 
 
-def _check_weights(weights: h5py.Dataset, path: str, dataset: h5py.Dataset) -> None:
-    """Raise `DataError` where weights cannot be read, or are not one for each row of the dataset."""
+def _check_sample_weight(weights: h5py.Dataset, path: str, dataset: h5py.Dataset) -> None:
+    """Raise `DataError` where weights cannot be read, or the dataset does not have one row for each."""
     check_dtype(weights, path)
     load_filters(weights, path)
     if weights.shape != dataset.shape[:1]:
@@ -257,20 +285,21 @@ def _columns(columns: Sequence[int] | None, n_features: int, dataset: str) -> tu
 
 
 class OpenDataset:
-    """A dataset from which rows are read, with its own file, which a link may lead to, and all others behind it.
+    """A dataset that rows are read from, with checks that all its values are there.
 
     Parameters
     ----------
     dataset : h5py.Dataset
     dtype : str
-        Of the arrays that are filled.
+        Type of the arrays that its values are read into.
 
     Attributes
     ----------
     file : h5py.File
+        The file with the dataset, which a link in another file may lead to.
     n_rows : int
     offset : int or None
-        As `raw_offset` gives it.
+        Offset of the values in the file, where they can be read without HDF5 (`raw_offset`).
     """
 
     def __init__(self, dataset: h5py.Dataset, dtype: str) -> None:
@@ -282,7 +311,7 @@ class OpenDataset:
 
     @contextmanager
     def reading(self, start: int, stop: int) -> Iterator[None]:
-        """Within it rows start to stop are read; raises `DataError` where they are not all there, before or after."""
+        """A context in which to read rows start to stop - 1; raises `DataError` where some are missing."""
         if self.n_rows < stop:
             raise DataError(f"{shown(self.file.filename)} has shrunk to {self.n_rows:,} rows while it was being read")
         self._origins.find(start, stop)
@@ -300,16 +329,17 @@ class OpenDataset:
             raise error
 
 
-def _open_file(header: Header, path: str) -> tuple[OpenDataset, OpenDataset | None]:
-    """Rows and weights of one file."""
+def _open_file(header: Header, path: str) -> dict[str, OpenDataset]:
+    """The datasets of one file that hold the arrays of a record, by the arrays' names."""
     file = open_hdf5(path)
-    weight_set = None if header.weights is None else open_dataset(file, path, header.weights)
-    row_set = OpenDataset(open_dataset(file, path, header.dataset), header.dtype)
-    return row_set, None if weight_set is None else OpenDataset(weight_set, "f8")
+    return {
+        name: OpenDataset(open_dataset(file, path, dataset), header.fields[name].dtype)
+        for name, dataset in header.datasets.items()
+    }
 
 
 class Source:
-    """The rows behind a header, read by one rank.
+    """Reads the rows that a header describes; each rank has one.
 
     Parameters
     ----------
@@ -321,50 +351,51 @@ class Source:
         self._open = lru_cache(maxsize=64)(partial(_open_file, header))
         self._opening = Lock()
 
-    def read(self, start: int, stop: int, into: Rows | None = None) -> tuple[Rows, Rows | None]:
-        """Rows start to stop of the selection, (n, D) in the header's dtype, and their weights (n,) or None.
+    def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
+        """Rows start to stop - 1 of those used, with all arrays of the header. Raises `DataError`.
 
-        The rows are the first lines of `into`, where that is given: fresh memory costs as much as reading.
+        The arrays are the first entries of those of `into`, where that is given: to obtain new memory takes as long as
+        to read.
         """
-        header = self.header
-        rows = np.empty((stop - start, header.n_features), header.dtype) if into is None else into[: stop - start]
-        weights = None if header.weights is None else np.empty(stop - start, np.float64)
+        header, n_rows = self.header, stop - start
+        rows = Rows.empty(start, n_rows, header.fields) if into is None else Rows(start, into[:n_rows].arrays)
         done = start
         while done < stop:
             index, local = locate(header.start + done, header.lengths)
             count = min(stop - done, header.lengths[index] - local)
-            part = slice(done - start, done - start + count)
-            self._read_file(header.paths[index], local, rows[part], None if weights is None else weights[part])
+            self._read_file(header.paths[index], local, rows[done - start : done - start + count])
             done += count
-        return rows, weights
+        return rows
 
-    def _read_file(self, path: str, start: int, rows: Rows, weights: Rows | None) -> None:
+    def _read_file(self, path: str, start: int, rows: Rows) -> None:
+        """Fill rows with those of one file from its row start on."""
         stop = start + len(rows)
         try:
-            with self._opening:  # by one reader: the room for chunks is that of who opens first
-                row_set, weight_set = self._open(path)
-            with row_set.reading(start, stop):
-                self._read_rows(row_set, start, rows)
-            if weights is not None and weight_set is not None:
-                with weight_set.reading(start, stop):
-                    weights[:] = weight_set.dataset[start:stop]
+            with self._opening:  # by one thread: the first to open a dataset sets the size of its chunk cache
+                opened = self._open(path)
+            for name, array in rows.arrays.items():
+                with opened[name].reading(start, stop):
+                    self._read_array(opened[name], start, array, self._columns if name == VALUES else None)
         except HDF5_ERRORS as error:
             raise DataError(
                 f"rows {start:,} to {stop:,} of {shown(self.header.dataset)} in {shown(path)} cannot be read"
                 f"{reason(error)}; is the file whole?"
             ) from None
 
-    def _read_rows(self, row_set: OpenDataset, start: int, rows: Rows) -> None:
-        dataset, region = row_set.dataset, slice(start, start + len(rows))
-        if row_set.offset is not None and self._columns is None:
-            read_bytes(row_set.file.id.get_vfd_handle(), row_set.offset + start * rows[:1].nbytes, rows)
+    def _read_array(
+        self, opened: OpenDataset, start: int, array: NDArray[Any], columns: NDArray[np.intp] | None
+    ) -> None:
+        """Fill an array with the entries of a dataset from start on, or with some columns of them."""
+        dataset, region = opened.dataset, slice(start, start + len(array))
+        if opened.offset is not None and columns is None:
+            read_bytes(opened.file.id.get_vfd_handle(), opened.offset + start * array[:1].nbytes, array)
         elif dataset.ndim == 1:
-            rows[:, 0] = dataset[region]
-        elif self._columns is None:
-            dataset.read_direct(rows, np.s_[region, :])
+            array[:] = dataset[region].reshape(array.shape)
+        elif columns is None:
+            dataset.read_direct(array, np.s_[region, :])
         else:
-            first, last = self._columns.min(), self._columns.max() + 1
-            rows[:] = dataset[region, first:last][:, self._columns - first]
+            first, last = columns.min(), columns.max() + 1
+            array[:] = dataset[region, first:last][:, columns - first]
 
     @cached_property
     def _columns(self) -> NDArray[np.intp] | None:

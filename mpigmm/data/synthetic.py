@@ -1,37 +1,45 @@
-"""Rows of a known mixture, the same whoever draws them."""
+"""Rows that are drawn from a known mixture, the same on any number of ranks."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mpigmm.data.source import Header, Rows
+from mpigmm.data.source import Header
+from mpigmm.rows import VALUES, Field, Rows
 
 BLOCK_ROWS = 4096
-"""Rows drawn together, from a stream of random numbers of their own."""
+"""Rows that are drawn together, from one stream of random numbers."""
 
 
 class SyntheticSource:
-    """Rows drawn instead of read, in place of a `Source`.
+    """Draws rows from a mixture with equal weights, in place of a `Source`, which reads them.
 
-    Means are separation times normal; features have unit variance within each component, independent of one another or,
-    where ``mixing`` says so, correlated differently in each.
+    Every feature has unit variance within each component.
 
     Parameters
     ----------
     n_samples, n_features, n_components : int
     separation : float
+        The means are this times standard normal numbers.
     correlated : bool
+        Whether features are correlated, differently in each component; if not, they are independent.
     seed : int
+
+    Attributes
+    ----------
+    means : ndarray of shape (K, D)
+    mixing : ndarray of shape (K, D, D)
+        A row of component k is its mean plus a row of D standard normal numbers times mixing[k].
     """
 
     def __init__(
         self, n_samples: int, n_features: int, n_components: int, separation: float, *, correlated: bool, seed: int = 0
     ) -> None:
-        self.header = Header(
-            ("synthetic rows",), (n_samples,), "/X", None, None, 0, n_samples, n_features, n_features, "float64"
-        )
+        fields = {VALUES: Field("float64", n_features)}
+        self.header = Header(("synthetic rows",), (n_samples,), {VALUES: "/X"}, fields, None, 0, n_samples, n_features)
         self._seed = seed
         random = np.random.default_rng(seed)
         self.means = separation * random.standard_normal((n_components, n_features))
@@ -42,16 +50,18 @@ class SyntheticSource:
             self.mixing /= np.sqrt(np.square(self.mixing).sum(axis=1, keepdims=True))
         self._block = lru_cache(maxsize=2)(self._draw)
 
-    def read(self, start: int, stop: int, into: Rows | None = None) -> tuple[Rows, None]:
-        """Rows start to stop, (n, D), in the first lines of `into` where that is given."""
+    def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
+        """Rows start to stop - 1, in the first entries of the arrays of `into` where that is given."""
         blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
-        rows = np.concatenate([self._block(block) for block in blocks])[start - blocks.start * BLOCK_ROWS :]
+        whole = np.concatenate([self._block(block) for block in blocks])
+        values = whole[start - blocks.start * BLOCK_ROWS :][: stop - start]
         if into is None:
-            return rows[: stop - start], None
-        into[: stop - start] = rows[: stop - start]
-        return into[: stop - start], None
+            return Rows.of(values, first=start)
+        rows = Rows(start, into[: stop - start].arrays)
+        rows.values[:] = values
+        return rows
 
-    def _draw(self, block: int) -> Rows:
+    def _draw(self, block: int) -> NDArray[np.float64]:
         random = np.random.Generator(np.random.Philox(key=[self._seed, block]))
         labels = random.integers(len(self.means), size=BLOCK_ROWS)
         rows = random.standard_normal((BLOCK_ROWS, self.header.n_features))

@@ -11,20 +11,20 @@ import numpy as np
 
 from mpigmm.core.backend import DOUBLE, Array
 from mpigmm.core.covariance import SingularCovarianceError
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep, Repairs, Safeguards, check_log_likelihood, m_step
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.precision import Precision, choose_precision, finer_precision
 from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import keep_freed_memory
+from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.driver.reduction import PassStatus, Reduction
 from mpigmm.driver.stopping import goes_on
 from mpigmm.driver.worker import Tiles
 from mpigmm.errors import AgreedError, DegenerateError
 from mpigmm.options import EmOptions
-from mpigmm.runs.checkpoint import Progress
+from mpigmm.runs.state import Progress
 
 Record = Callable[[Progress, dict[str, Any], Repairs], None]
 
@@ -57,13 +57,13 @@ class EmLoop:
     Parameters
     ----------
     reduction : Reduction
-    survey : Survey
+    survey : DataSummary
     safeguards : Safeguards
     precision : str
         float32 or float64: the precision of the tiles, as far as the mixture allows float32.
     """
 
-    def __init__(self, reduction: Reduction, survey: Survey, safeguards: Safeguards, precision: str) -> None:
+    def __init__(self, reduction: Reduction, survey: DataSummary, safeguards: Safeguards, precision: str) -> None:
         self.reduction = reduction
         self.context = reduction.context
         self.survey = survey
@@ -164,7 +164,7 @@ class EmLoop:
         """The M-step, identical on all ranks."""
         return m_step(mixture, moments, self.survey, self.safeguards)
 
-    def _survey(self, mixture: Mixture) -> Survey:
+    def _survey(self, mixture: Mixture) -> DataSummary:
         """The survey, with a centre that is safe for a mixture."""
         return replace(self.survey, centre=safe_centre(mixture, self.survey.centre))
 
@@ -172,7 +172,7 @@ class EmLoop:
         """Add the statistics of this rank's tiles to limbs of zero; one of the threads adds to these limbs directly."""
         ops = self.context.ops
         survey, dtype = self._survey(mixture), precision.dtype
-        e_step = EStep(mixture, survey.centre, survey.reach, dtype, ops, precision.exact)
+        e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops, precision.exact)
         centre = ops.backend.put(survey.centre)
         _ = form.quanta  # computed here once, and not by every thread
         limbs = iter([total])
@@ -180,8 +180,8 @@ class EmLoop:
         def tile_function(tile: Tile, tiles: Tiles) -> tuple[ExactSum, FloatArray]:
             statistics, moments = ExactSum(form, next(limbs, None)), Moments.empty(mixture, ops.backend)
             seen = ops.backend.zeros(1, DOUBLE)
-            for _, rows, weights in tiles:
-                tile.fill(rows, weights, centre, mask=survey.masked, dtype=dtype)
+            for rows in tiles:
+                tile.fill(rows, centre, mask=survey.masked, dtype=dtype)
                 e_step(tile, moments)
                 seen += moments.log_likelihood
                 statistics.add(moments.flat, ops)
@@ -195,7 +195,7 @@ class EmLoop:
         ops.carry(total)
 
 
-def sums_format(mixture: Mixture, survey: Survey, n_limbs: int | None = None) -> FixedPoint:
+def sums_format(mixture: Mixture, survey: DataSummary, n_limbs: int | None = None) -> FixedPoint:
     """`statistics_format`; raises `AgreedError` with a remedy where a sum may leave the range of float64."""
     try:
         return statistics_format(mixture, survey, n_limbs)

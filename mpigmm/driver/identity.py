@@ -11,11 +11,12 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
 from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.options import FitOptions
-from mpigmm.runs.checkpoint import Checkpoint, Progress
+from mpigmm.runs.checkpoint import Checkpoint
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.hdf5 import is_whole
 from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL, SUMMARY
+from mpigmm.runs.state import Progress
 
 NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "em.max_iter", "em.tol")
 """Settings that may change without making it another problem. The data are compared by their fingerprint instead."""
@@ -39,7 +40,7 @@ def identity(options: FitOptions, tile_rows: int, start: Mixture | None) -> dict
 
 def shape_text(header: Header) -> str:
     """The part of the data's fingerprint that is known before any row is read."""
-    return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.weights else ''}"
+    return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.is_weighted else ''}"
 
 
 def check_same_problem(found: Checkpoint, mine: dict[str, Any], header: Header, name: str) -> None:

@@ -8,12 +8,12 @@ import tracemalloc
 from dataclasses import dataclass, replace
 
 from mpigmm.core.covariance import Covariance, covariance_class
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
 from mpigmm.core.loops import NUMPY
 from mpigmm.core.precision import choose_precision
-from mpigmm.core.survey import Survey
-from mpigmm.data.block import peak_memory
+from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import Devices, common_ops
@@ -243,7 +243,7 @@ def affordable_components(n_components: int, header: Header) -> int:
     return few
 
 
-def seconds_and_bytes(options: FitOptions, sample: Sample, survey: Survey, stop: StopRequest) -> tuple[float, int]:
+def seconds_and_bytes(options: FitOptions, sample: Sample, survey: DataSummary, stop: StopRequest) -> tuple[float, int]:
     """Seconds and bytes of the first mixture from a sample, the sample included.
 
     The seconds are those of the processor or of the clock, whichever are fewer, so that other programs on this machine

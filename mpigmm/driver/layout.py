@@ -11,6 +11,7 @@ import numpy as np
 
 from mpigmm.core.staging import Stage
 from mpigmm.core.tile import default_gpu_rows, default_rows
+from mpigmm.data.block import rows_of_tiles
 from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header
 from mpigmm.driver.devices import CPU, Devices
@@ -78,7 +79,7 @@ def lay_out(
     ranks_on_node = comm.ranks_on_node()
     n_threads = count_threads(compute.threads, ranks_on_node)
     tiles = own_tiles(count_tiles(header.n_rows, tile_rows), comm.rank, speeds or [1] * comm.size)
-    n_rows = min(tiles.stop * tile_rows, header.n_rows) - min(tiles.start * tile_rows, header.n_rows)
+    n_rows = len(rows_of_tiles(tiles, tile_rows, header.n_rows))
     sums_on_gpu = devices.device == "gpu" and all_gpu_aware(comm, compute)
     with comm.together():
         gpu_bytes = gpu_budget(devices, comm.rank, compute)
@@ -90,7 +91,7 @@ def lay_out(
             fits_gpu=devices.ops is not None and fits_gpu(devices, header, n_rows, gpu_bytes),
             gpu_bytes=gpu_bytes,
             sums_on_gpu=sums_on_gpu,
-            warning=crowding(n_threads, ranks_on_node),
+            warning=crowding_warning(n_threads, ranks_on_node),
         )
 
 
@@ -126,8 +127,7 @@ def gpu_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:
 def fits_gpu(devices: Devices, header: Header, n_rows: int, n_bytes: int) -> bool:
     """Whether so many rows fit into so many bytes of this rank's GPU."""
     assert devices.ops is not None
-    stage = Stage(devices.ops.backend, n_bytes)
-    return stage.holds(np.dtype(header.dtype), n_rows, header.n_features, header.weights is not None)
+    return Stage(devices.ops.backend, n_bytes).holds(header.fields, n_rows)
 
 
 def all_gpu_aware(comm: Comm, compute: ComputeOptions) -> bool:
@@ -137,3 +137,9 @@ def all_gpu_aware(comm: Comm, compute: ComputeOptions) -> bool:
     """
     aware = compute.gpu_aware_mpi
     return all(comm.allgather(gpu_aware() if aware == "auto" else aware))
+
+
+def crowding_warning(n_threads: int, ranks_on_node: int) -> str | None:
+    """A warning, with the remedy, where this node's ranks have more threads than processors."""
+    crowded = crowding(n_threads, ranks_on_node)
+    return crowded and f"warning: {crowded}; start fewer ranks on it, or lower compute.threads"

@@ -69,7 +69,7 @@ def own_speed(
     loop.e_step(mixture, precision)
     spent = loop.reduction.clock.compute
     loop.e_step(mixture, precision)
-    return max(1, int((context.block.stop - context.block.start) / (loop.reduction.clock.compute - spent)))
+    return max(1, int(context.block.n_rows / (loop.reduction.clock.compute - spent)))
 
 
 def holds_rows(plan: ResumePlan, devices: Devices, rank: int, options: FitOptions) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.covariance import Covariance, covariance_class
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import EStep
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.precision import Precision
 from mpigmm.core.statistics import Moments, statistics_format
-from mpigmm.core.survey import Survey
 from mpigmm.core.tile import Tile
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.em_loop import EmLoop
@@ -112,19 +112,19 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def compute_responsibilities(context: RankContext, mixture: Mixture, survey: Survey, precision: Precision) -> None:
+def compute_responsibilities(context: RankContext, mixture: Mixture, survey: DataSummary, precision: Precision) -> None:
     """Compute the responsibilities of this rank's rows; their sums, too, where the kernel computes both at once."""
     arrays = context.ops.backend
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:
         moments = Moments.empty(mixture, arrays)
-        for _, rows, weights in tiles:
-            tile.fill(rows, weights, centre, mask=False, dtype=precision.dtype)
+        for rows in tiles:
+            tile.fill(rows, centre, mask=False, dtype=precision.dtype)
             if not e_step.at_once(tile, moments):
                 e_step.posterior(tile)
 
     with context.guarded():
-        e_step = EStep(mixture, survey.centre, survey.reach, precision.dtype, context.ops, precision.exact)
+        e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, precision.dtype, context.ops, precision.exact)
         centre = arrays.put(survey.centre)
         context.for_each_device_tile(tile_function)
         arrays.synchronize()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Repairs
-from mpigmm.core.survey import Survey
 from mpigmm.data.source import Header
 from mpigmm.errors import counted, shown
 from mpigmm.options import FitOptions
-from mpigmm.runs.checkpoint import Fitted
+from mpigmm.runs.state import Fitted
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
+MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
 FEW = 5
 """Components that a message names."""
 
 
-def problem_text(survey: Survey, header: Header, options: FitOptions) -> str:
+def problem_text(survey: DataSummary, header: Header, options: FitOptions) -> str:
     """Size of the data and of the mixture."""
     return (
         f"{counted(survey.n_samples, 'row')} of {counted(header.n_features, 'feature')}, "
@@ -25,7 +26,7 @@ def problem_text(survey: Survey, header: Header, options: FitOptions) -> str:
     )
 
 
-def dropped_text(survey: Survey, header: Header) -> str | None:
+def dropped_text(survey: DataSummary, header: Header) -> str | None:
     """How many rows are left out, if any."""
     if not survey.n_dropped:
         return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Repairs
-from mpigmm.core.survey import Survey
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.resume import ResumePlan
-from mpigmm.runs.checkpoint import Progress
+from mpigmm.runs.state import Progress
 
 
 class NullRecorder:
@@ -28,7 +28,9 @@ class NullRecorder:
 
     def open(self, devices: Devices, check: Callable[[], None]) -> ResumePlan | None: ...
 
-    def begin(self, plan: ResumePlan, survey: Survey, devices: Devices, warnings: Sequence[str | None]) -> None: ...
+    def begin(
+        self, plan: ResumePlan, survey: DataSummary, devices: Devices, warnings: Sequence[str | None]
+    ) -> None: ...
 
     def record(self, progress: Progress, line: dict[str, Any], repairs: Repairs) -> None: ...
 
@@ -38,4 +40,4 @@ class NullRecorder:
 
     def check_time(self, spent: float, needed: float | None) -> None: ...
 
-    def finish(self, progress: Progress, survey: Survey, devices: Devices, used: dict[str, Any]) -> None: ...
+    def finish(self, progress: Progress, survey: DataSummary, devices: Devices, used: dict[str, Any]) -> None: ...

@@ -8,24 +8,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Repairs
-from mpigmm.core.survey import Survey
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.identity import check_same_data, shape_text
-from mpigmm.driver.messages import dropped_text, precision_text, problem_text, result_text, unconverged_text
+from mpigmm.driver.messages import MORE_TIME, dropped_text, precision_text, problem_text, result_text, unconverged_text
 from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.resume import ResumePlan, Resumption
 from mpigmm.driver.summary import fitted_model, summary, versions
 from mpigmm.errors import OutputError, shown
+from mpigmm.parallel.walltime import Allowance, seconds_left, too_short
 from mpigmm.requests import FitRequest
-from mpigmm.runs.checkpoint import Checkpoint, Fitted, Progress, drop_damaged, save_checkpoint
+from mpigmm.runs.checkpoint import Checkpoint, drop_damaged, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.model_file import save_model
 from mpigmm.runs.owned import LOG, MODEL, SUMMARY
 from mpigmm.runs.progress import Reporter
+from mpigmm.runs.stalls import forget_stall, note_stall
+from mpigmm.runs.state import Fitted, Progress
 from mpigmm.runs.streams import print_result
-from mpigmm.runs.walltime import Allowance, forget_stall, note_stall, seconds_left, too_short
 
 
 class Recorder:
@@ -82,14 +84,14 @@ class Recorder:
         resumption = Resumption(self.request, self.directory, self.say, check)
         plan = resumption.plan(devices)
         self.checkpoint, self._newest_is_damaged = resumption.checkpoint, resumption.newest_is_damaged
-        left, warning = seconds_left(self.options.output.walltime)
-        if warning:
-            self.say(warning)
+        left, problem = seconds_left(self.options.output.walltime)
+        if problem:
+            self.say(f"warning: {problem}; set output.walltime if the run is to stop by itself")
         if not plan.complete:
             self.directory.check_writable()
         return replace(plan, seconds_left=left)
 
-    def begin(self, plan: ResumePlan, survey: Survey, devices: Devices, warnings: Sequence[str | None]) -> None:
+    def begin(self, plan: ResumePlan, survey: DataSummary, devices: Devices, warnings: Sequence[str | None]) -> None:
         """Begin or resume the run's files once the data are known. Raises `UserError` where the data have changed."""
         name = shown(self.directory.path)
         fingerprint = f"{shape_text(plan.header)} {survey.fingerprint:016x}"
@@ -147,7 +149,9 @@ class Recorder:
         """
         if self._has_saved:
             return
-        told = too_short(spent, needed) if self._unsaved is None else "no checkpoint could be written: free some space"
+        told = "no checkpoint could be written: free some space"
+        if self._unsaved is None:
+            told = f"{too_short(spent, needed)}; {MORE_TIME}"
         note_stall(self.directory.path, self.request.config, told)
         self.say(f"warning: nothing new was saved: {told}")
 
@@ -175,7 +179,7 @@ class Recorder:
         else:
             self._failing.discard(what)
 
-    def finish(self, progress: Progress, survey: Survey, devices: Devices, used: dict[str, Any]) -> None:
+    def finish(self, progress: Progress, survey: DataSummary, devices: Devices, used: dict[str, Any]) -> None:
         """Write the checkpoint that calls the run finished, then the results. Raises `OutputError`.
 
         In this order, since the run may have started from the old model; a run that is killed between them writes the

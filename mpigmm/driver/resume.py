@@ -24,10 +24,11 @@ from mpigmm.driver.stopping import check_ended, reopened
 from mpigmm.errors import DataError, counted, shown
 from mpigmm.options import DataOptions, FitOptions
 from mpigmm.requests import FitRequest
-from mpigmm.runs.checkpoint import NEWEST, Checkpoint, Progress, load_checkpoint
+from mpigmm.runs.checkpoint import NEWEST, Checkpoint, load_checkpoint
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL
+from mpigmm.runs.state import Progress
 
 
 @dataclass(frozen=True)

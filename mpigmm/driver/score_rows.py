@@ -10,7 +10,7 @@ from typing import Any
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
-from mpigmm.core.survey import BadRowError, check_finite, check_magnitude
+from mpigmm.core.row_checks import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source, find_dataset, read_header, resolve_paths
 from mpigmm.driver.devices import Devices, common_ops
@@ -117,11 +117,11 @@ def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Call
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:
         posterior_function = new_function()
-        for first, rows, _ in tiles:
-            check_finite(rows, first)
-            tile.fill(rows, None, centre, mask=False)
-            check_magnitude(tile.rows.T, rows, first)
-            posterior_function(first, *e_step.posterior(tile))
+        for rows in tiles:
+            check_finite(rows.values, rows.first)
+            tile.fill(rows, centre, mask=False)
+            check_magnitude(tile.rows.T, rows.values, rows.first)
+            posterior_function(rows.first, *e_step.posterior(tile))
 
     try:
         context.for_each_tile(tile_function)

@@ -15,7 +15,7 @@ from mpigmm.driver.survey_pass import Sample
 from mpigmm.errors import DegenerateError
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
-from mpigmm.runs.checkpoint import Ended, Fitted, Progress
+from mpigmm.runs.state import Ended, Fitted, Progress
 
 
 class Starts:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mpigmm.errors import OutputError
 from mpigmm.options import EmOptions, FitOptions
-from mpigmm.runs.checkpoint import Progress
+from mpigmm.runs.state import Progress
 
 
 def goes_on(iteration: int, change: float | None, em: EmOptions) -> bool:

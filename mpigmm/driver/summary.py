@@ -9,32 +9,32 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.survey import Survey
-from mpigmm.data.block import peak_memory
+from mpigmm.core.data_summary import DataSummary
+from mpigmm.data.memory import peak_memory
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.reduction import Reduction
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import host, library
-from mpigmm.runs.checkpoint import Fitted
 from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model
+from mpigmm.runs.state import Fitted
 from mpigmm.version import __version__
 
 
-def fitted_model(best: Fitted, survey: Survey, options: FitOptions) -> Model:
+def fitted_model(best: Fitted, survey: DataSummary, options: FitOptions) -> Model:
     """The content of ``model.h5``."""
     ended, config = best.ended, dataclasses.asdict(options)
     return Model(best.mixture, survey.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
 
 
-def summary(best: Fitted, survey: Survey, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:
+def summary(best: Fitted, survey: DataSummary, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:
     """What was fitted, on what devices, and with which versions; all but `usage`.
 
     Parameters
     ----------
     best : Fitted
-    survey : Survey
+    survey : DataSummary
     kinds : tuple of str
         Kinds of devices that have taken part since the run began.
     devices : Devices
@@ -48,7 +48,7 @@ def summary(best: Fitted, survey: Survey, kinds: tuple[str, ...], devices: Devic
     }
 
 
-def fit_summary(best: Fitted, survey: Survey) -> dict[str, Any]:
+def fit_summary(best: Fitted, survey: DataSummary) -> dict[str, Any]:
     """The statistical part: sizes, convergence, log-likelihood and criteria."""
     ended = best.ended
     log_likelihood = ended.mean_log_likelihood * survey.total_weight

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from mpigmm.core.data_summary import LEAST_VARIANCE, DataSummary, DataSummaryStatistics, far_limits
 from mpigmm.core.exact import FloatArray, IntArray
-from mpigmm.core.survey import LEAST_VARIANCE, BadRowError, RowSample, RowSampler, Survey, SurveyStatistics, far_limits
+from mpigmm.core.row_checks import BadRowError
+from mpigmm.core.sampling import RowSample, RowSampler
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
@@ -21,10 +23,10 @@ FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
 
 LEAST_WEIGHT = 1e-100
 Sample = tuple[FloatArray, FloatArray]
-"""Rows (m, D) and their weights (m,)."""
+"""Values (m, D) and weights (m,) of rows."""
 
 
-def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> tuple[Survey, Sample]:
+def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> tuple[DataSummary, Sample]:
     """The survey of all rows, and on root a sample of them for the initialisation. Collective.
 
     Raises `AgreedError` naming the first row that cannot be used.
@@ -34,7 +36,7 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
         centre = first_centre(context.block.source) if comm.is_root else None
     centre = comm.bcast(centre)
     sampler, sample = RowSampler(options.init.seed, sample_size / header.n_rows), RowSample()
-    own = SurveyStatistics(centre, drop=options.data.missing == "drop")
+    own = DataSummaryStatistics(centre, drop=options.data.missing == "drop")
 
     def add_own(total: IntArray) -> None:
         _survey_own(context, own, sampler, sample)
@@ -45,34 +47,34 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
     survey = own.finish(sums[:-1], -box[: len(centre)], box[len(centre) :])
     with comm.together():
         check_survey(survey, header, options)
-    rows, weights = gather_sample(context, survey, sampler, sample, int(sums[-1]), sample_size)
-    middle = comm.bcast(np.array([np.median(column) for column in rows.T]) if comm.is_root else None)
-    return replace(survey, centre=middle), (rows, weights)
+    values, sample_weight = gather_sample(context, survey, sampler, sample, int(sums[-1]), sample_size)
+    middle = comm.bcast(np.array([np.median(column) for column in values.T]) if comm.is_root else None)
+    return replace(survey, centre=middle), (values, sample_weight)
 
 
 def first_centre(source: Source | SyntheticSource) -> FloatArray:
     """A point among the rows: the median of the first finite rows of weight above zero."""
     start, count, n_rows = 0, FIRST_ROWS, source.header.n_rows
     while start < n_rows:
-        rows, weights = source.read(start, min(start + count, n_rows))
-        used = np.isfinite(rows).all(axis=1)
-        if weights is not None:
-            used &= weights.astype(np.float64) > 0
+        rows = source.read(start, min(start + count, n_rows))
+        used = np.isfinite(rows.values).all(axis=1)
+        if rows.sample_weight is not None:
+            used &= rows.sample_weight.astype(np.float64) > 0
         if used.any():
-            return np.asarray(np.median(rows[used].astype(np.float64), axis=0))
+            return np.asarray(np.median(rows.values[used].astype(np.float64), axis=0))
         start, count = start + count, min(2 * count, MOST_ROWS)
     return np.zeros(source.header.n_features)
 
 
-def _survey_own(context: RankContext, own: SurveyStatistics, sampler: RowSampler, sample: RowSample) -> None:
+def _survey_own(context: RankContext, own: DataSummaryStatistics, sampler: RowSampler, sample: RowSample) -> None:
     """Add this rank's tiles to the statistics, and their chosen rows to the sample."""
     centre, drop = own.centre, own.drop
 
-    def tile_function(tile: Tile, tiles: Tiles) -> tuple[SurveyStatistics, RowSample]:
-        statistics, chosen = SurveyStatistics(centre, drop=drop), RowSample()
-        for first, rows, weights in tiles:
-            statistics.add(tile, first, rows, weights)
-            chosen.take(sampler, tile, first, rows)
+    def tile_function(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, RowSample]:
+        statistics, chosen = DataSummaryStatistics(centre, drop=drop), RowSample()
+        for rows in tiles:
+            statistics.add(tile, rows)
+            chosen.take(sampler, tile, rows)
         return statistics, chosen
 
     try:
@@ -98,7 +100,7 @@ def bad_row_text(
     return f"{where} holds {what} in column {column}; {remedy}"
 
 
-def check_survey(survey: Survey, header: Header, options: FitOptions) -> None:
+def check_survey(survey: DataSummary, header: Header, options: FitOptions) -> None:
     """Raise `DataError` where the rows are too few, weigh too little or vary too little for the mixture asked for."""
     k = options.model.n_components
     if survey.n_samples < k:
@@ -113,7 +115,7 @@ def check_survey(survey: Survey, header: Header, options: FitOptions) -> None:
         check_variances(survey, header)
 
 
-def check_variances(survey: Survey, header: Header) -> None:
+def check_variances(survey: DataSummary, header: Header) -> None:
     """Raise `DataError` where a feature varies too little for covariances without ``model.reg_covar``."""
 
     def named(features: list[int]) -> str:
@@ -138,7 +140,7 @@ def n_sampled(sample: RowSample) -> int:
 
 
 def gather_sample(
-    context: RankContext, survey: Survey, sampler: RowSampler, own: RowSample, size: int, wanted: int
+    context: RankContext, survey: DataSummary, sampler: RowSampler, own: RowSample, size: int, wanted: int
 ) -> Sample:
     """The sample of all ranks, on root. Collective.
 
@@ -156,11 +158,11 @@ def gather_sample(
     while sampler.share < 1 and size < min(wanted // 2, survey.n_samples):
         sampler = RowSampler(sampler.seed, sampler.share * max(4.0, wanted / max(size, 1)))
         own, size = draw_again(context, survey, sampler)
-    rows, weights = own.arrays(context.header.n_features)
-    return context.comm.concatenate(rows), context.comm.concatenate(weights)  # ranks hold tiles in their order
+    values, sample_weight = own.arrays(context.header.n_features)
+    return context.comm.concatenate(values), context.comm.concatenate(sample_weight)  # ranks hold tiles in their order
 
 
-def draw_again(context: RankContext, survey: Survey, sampler: RowSampler) -> tuple[RowSample, int]:
+def draw_again(context: RankContext, survey: DataSummary, sampler: RowSampler) -> tuple[RowSample, int]:
     """This rank's sample, and the number of rows in those of all ranks. Collective."""
     own = RowSample()
 
@@ -172,7 +174,7 @@ def draw_again(context: RankContext, survey: Survey, sampler: RowSampler) -> tup
     return own, int(sums[0])
 
 
-def far_row(context: RankContext, survey: Survey, sample: Sample) -> str | None:
+def far_row(context: RankContext, survey: DataSummary, sample: Sample) -> str | None:
     """On root, a warning that names the first row with a value too far from all others to be one. Collective."""
     comm, header = context.comm, context.header
     median, limit = comm.bcast(far_limits(sample[0]) if comm.is_root else None)
@@ -184,7 +186,7 @@ def far_row(context: RankContext, survey: Survey, sample: Sample) -> str | None:
     warning = None
     with comm.together():
         if comm.is_root and row < header.n_rows:
-            values = context.block.source.read(row, row + 1)[0][0].astype(np.float64)
+            values = context.block.source.read(row, row + 1).values[0].astype(np.float64)
             column = int((np.abs(values - median) > limit).argmax())
             warning = (
                 f"warning: {header.where(row)} holds {values[column]:g} in column {header.column(column)}, a million "
@@ -193,28 +195,28 @@ def far_row(context: RankContext, survey: Survey, sample: Sample) -> str | None:
     return warning
 
 
-def _first_far_row(context: RankContext, survey: Survey, median: FloatArray, limit: FloatArray) -> int:
+def _first_far_row(context: RankContext, survey: DataSummary, median: FloatArray, limit: FloatArray) -> int:
     """Number of this rank's first row with a value beyond the limit; the number of all rows where it has none."""
 
     def tile_function(tile: Tile, tiles: Tiles) -> int:
-        for first, rows, weights in tiles:
-            tile.fill(rows, weights, median, mask=survey.masked)
+        for rows in tiles:
+            tile.fill(rows, median, mask=survey.masked)
             far = (np.abs(tile.rows) > limit[:, None]).any(axis=0)
             if far.any():
-                return first + int(far.argmax())
+                return rows.first + int(far.argmax())
         return context.header.n_rows
 
     return min(context.for_each_tile(tile_function))
 
 
-def _sample_own(context: RankContext, survey: Survey, sampler: RowSampler, own: RowSample) -> None:
+def _sample_own(context: RankContext, survey: DataSummary, sampler: RowSampler, own: RowSample) -> None:
     """Add the chosen rows of this rank's tiles to a sample."""
 
     def tile_function(tile: Tile, tiles: Tiles) -> RowSample:
         chosen = RowSample()
-        for first, rows, weights in tiles:
-            tile.fill(rows, weights, survey.centre, mask=survey.masked)
-            chosen.take(sampler, tile, first, rows)
+        for rows in tiles:
+            tile.fill(rows, survey.centre, mask=survey.masked)
+            chosen.take(sampler, tile, rows)
         return chosen
 
     for part in context.for_each_tile(tile_function):

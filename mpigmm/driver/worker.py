@@ -11,17 +11,19 @@ from mpigmm.core.backend import HOST, Backend, DeviceError, DeviceMemoryError
 from mpigmm.core.loops import Loops
 from mpigmm.core.staging import LEVELS, Stage
 from mpigmm.core.tile import Tile
-from mpigmm.data.block import Block, return_freed_memory
-from mpigmm.data.source import Header, Rows, Source
+from mpigmm.data.block import Block
+from mpigmm.data.malloc import return_freed_memory
+from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import Devices, load_ops
 from mpigmm.driver.layout import Layout
 from mpigmm.parallel.comm import Comm, host
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import hold_blas, run_workers
+from mpigmm.rows import Rows
 
 T = TypeVar("T")
-Tiles = Iterator[tuple[int, Rows, Rows | None]]
+Tiles = Iterator[Rows]
 TileFunction = Callable[[Tile, Tiles], T]
 """Called once by each thread with a work space and the tiles of that thread; returns the thread's result."""
 
@@ -81,7 +83,7 @@ class RankContext:
 
         Each tile is given to one thread.
         """
-        self._begin(self.n_threads)
+        self.stop.pace.begin(len(self.block.tiles))
         return run_workers(
             self.n_threads,
             lambda worker: tile_function(self._tiles[worker], self._checked(self.block.share(worker, self.n_threads))),
@@ -92,7 +94,7 @@ class RankContext:
         if self.stage is None:
             return self.for_each_tile(tile_function)
         self.block.load(self.stop.check)
-        self._begin(1)
+        self.stop.pace.begin(len(self.block.tiles))
         others = self.block.share(0, 1, self.stage.held)
         return [tile_function(self._work_space(self.ops), self._checked(self.stage.tiles(others)))]
 
@@ -129,13 +131,9 @@ class RankContext:
         if self.stage is not None:
             with self.guarded():
                 self.stage.stage_less(self._level)
-            self.block.resident = self.layout.fits_host
+            if self.layout.fits_host:
+                self.block.make_resident()
         return LEVELS[self._level]
-
-    def _begin(self, n_threads: int) -> None:
-        """Prepare for a pass over the tiles by so many threads."""
-        self.block.n_readers = n_threads
-        self.stop.pace.begin(len(self.block.tiles))
 
     def _checked(self, tiles: Tiles) -> Tiles:
         """The tiles, with a check for a stop request before each."""
@@ -162,8 +160,7 @@ def open_context(
     return_freed_memory()
     with comm.together():
         stage = Stage(devices.ops.backend, layout.gpu_bytes) if devices.ops is not None else None
-        block = Block(source, layout.tiles, layout.tile_rows, 0)
-        block.resident = layout.resident
+        block = Block(source, layout.tiles, layout.tile_rows, layout.resident)
         block.load(stop.check)
         context = RankContext(comm, layout, block, stop, load_ops(ops), devices, stage)
         hold_blas()

@@ -1,1 +1,1 @@
-"""Ranks and threads: who computes what, and how they agree."""
+"""MPI ranks and threads: communication, shares of the tiles, agreement on errors, and the time to stop."""

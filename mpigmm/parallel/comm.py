@@ -1,4 +1,4 @@
-"""The one place that knows MPI: the communicator, agreement on errors, and the reductions."""
+"""The communicator: messages, reductions, and agreement on errors. No other module imports mpi4py."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROOT = 0
 LEAVING_SECONDS = 0.2
 
 PIECE_BYTES = 1 << 28
-"""Most bytes of one message. MPI counts in 32 bits, and may need as much memory again as a message has bytes."""
+"""Largest message, in bytes. MPI counts elements in 32 bits, and may allocate a copy of a message."""
 
 APART_BYTES = 1 << 20
-"""Arrays with at least this many bytes are not pickled: their memory is sent as it is."""
+"""`Comm.bcast` sends arrays of at least this many bytes from their memory, and does not copy them into a pickle."""
 
 GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
-"""Of Cray's MPICH and of MVAPICH."""
+"""Environment variables that make Cray's MPICH and MVAPICH accept memory of GPUs."""
 
 try:
     import mpi4py
@@ -43,16 +43,19 @@ except (ImportError, RuntimeError) as error:
 
 
 class Comm:
-    """A communicator of ranks, the only one that the program uses.
+    """The communicator of all ranks of a run.
 
     Parameters
     ----------
     mpi : mpi4py.MPI.Comm, optional
-        The world where left out.
+        ``MPI.COMM_WORLD`` by default.
+    memory_remedy : str
+        What the user can do about a rank that is out of memory, for the message of that error.
     """
 
-    def __init__(self, mpi: MPI.Comm | None = None) -> None:
+    def __init__(self, mpi: MPI.Comm | None = None, memory_remedy: str = "use more nodes") -> None:
         self.mpi = MPI.COMM_WORLD if mpi is None else mpi
+        self.memory_remedy = memory_remedy
         self.rank = self.mpi.Get_rank()
         self.size = self.mpi.Get_size()
 
@@ -61,7 +64,7 @@ class Comm:
         return self.rank == ROOT
 
     def check_launcher(self) -> None:
-        """Raise `UserError` where a launcher started several processes that MPI does not join."""
+        """Raise `UserError` where a launcher started several processes, but MPI has one rank in each."""
         rank, size = launched()
         if self.size == 1 and size > 1:
             raise UserError(
@@ -73,7 +76,7 @@ class Comm:
             )
 
     def bcast(self, value: T | None) -> T:
-        """Root's value on every rank; the memory of its large arrays is sent as it is, and not pickled."""
+        """Root's value, on every rank. Collective."""
         if self.size == 1:
             return cast(T, value)
         pickled, arrays = split(value) if self.is_root else (b"", [])
@@ -86,15 +89,15 @@ class Comm:
         return cast(T, value if self.is_root else pickle.loads(pickled, buffers=arrays))
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in order, on root; an empty list elsewhere."""
+        """The values of all ranks, in their order, on root; an empty list on others. Collective."""
         return self.mpi.gather(value, root=ROOT) or []
 
     def allgather(self, value: T) -> list[T]:
-        """Every rank's value, in order, on every rank."""
+        """The values of all ranks, in their order, on every rank. Collective."""
         return list(self.mpi.allgather(value))
 
     def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Every rank's rows (n, ...), one after another, on root; none elsewhere."""
+        """The rows (n, ...) of all ranks, in the order of ranks, on root; an array of no rows on others. Collective."""
         if self.size == 1:
             return rows
         counts = self.gather(len(rows))
@@ -111,32 +114,33 @@ class Comm:
         return whole
 
     def _send(self, rows: NDArray[np.float64]) -> None:
-        """Send rows to root, which calls `_receive`."""
+        """Send rows to root, which receives them by `_receive`."""
         for piece in pieces(np.ascontiguousarray(rows).reshape(-1)):
             self.mpi.Send(piece, dest=ROOT)
 
     def _receive(self, rows: NDArray[np.float64], rank: int) -> None:
-        """Fill contiguous rows with those that a rank sends."""
+        """Receive the rows that a rank sends into a contiguous array."""
         for piece in pieces(rows.reshape(-1)):
             self.mpi.Recv(piece, source=rank)
 
     def sum(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sum of integer vectors over ranks, in place; they may lie on a GPU where MPI is `gpu_aware`.
+        """Sum a vector of integers over ranks, in place. Collective.
 
-        One reduction, but for vectors of more than `PIECE_BYTES`, which take one for each piece.
+        The vector may be in the memory of a GPU where MPI is `gpu_aware`. One of more than `PIECE_BYTES` takes several
+        reductions, all others take one.
         """
         for piece in pieces(values):
             self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
         return values
 
     def max(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Greatest of float vectors over ranks, in place."""
+        """Take the maximum of a vector of floats over ranks, entry by entry, in place. Collective."""
         for piece in pieces(values):
             self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.MAX)
         return values
 
     def ranks_on_node(self) -> int:
-        """How many ranks share this node's memory."""
+        """Number of ranks on this node. Collective."""
         node = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
         try:
             return int(node.Get_size())
@@ -144,38 +148,38 @@ class Comm:
             node.Free()
 
     def abort(self, exit_code: int) -> None:
-        """End all ranks at once, from one."""
+        """End the processes of all ranks at once; called by one rank."""
         self.mpi.Abort(exit_code)
 
     def finish(self, exit_code: int) -> None:
         """End MPI. Collective.
 
-        A launcher that sees one rank end with a failure ends the others, and may take two seconds over it: none leaves
-        before all are ready to.
+        With an exit code other than 0, ranks wait a moment after the others are here. A launcher kills the ranks that
+        still run when one has failed, which may take seconds; this way all end by themselves.
         """
         MPI.Finalize()
         if exit_code and self.size > 1:
             time.sleep(LEAVING_SECONDS)
 
     def agree(self, error: BaseException | None) -> None:
-        """Raise the same `AgreedError` on all ranks if any of them brings an error. Collective.
+        """Raise the same `AgreedError` on all ranks if any of them passes an error. Collective.
 
-        The gravest speaks for all: a fault before a user's mistake before an interruption, and among equals the
-        lowest rank's.
+        Of several errors, the one with the lowest exit code is raised: a fault of the program comes before a mistake of
+        the user's, and that before an interruption. Among equal ones, the lowest rank's is.
         """
         failed = np.array([error is not None], np.int64)
         if not self.sum(failed)[0]:
             return
-        texts = self.gather(None if error is None else describe(error, self.rank))
+        texts = self.gather(None if error is None else message_and_code(error, self.rank, self.memory_remedy))
         verdict = min((text for text in texts if text is not None), key=lambda text: text[1], default=None)
         message, exit_code = self.bcast(verdict)
         raise AgreedError(message, exit_code) from error
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Local work that may fail on some ranks: at the end all go on, or all raise the same error.
+        """A context for local work that may fail on some ranks. Collective at its end.
 
-        No collective call may stand inside.
+        Where it fails on any rank, all ranks raise the same error as by `agree`. No collective call may be made inside.
         """
         error: Exception | None = None
         try:
@@ -186,33 +190,33 @@ class Comm:
 
 
 def pieces(vector: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Consecutive views of a vector, none of them longer than `PIECE_BYTES`; one at least, even of an empty vector."""
+    """Consecutive views of a vector, of `PIECE_BYTES` at most; one view of an empty vector."""
     step = PIECE_BYTES // vector.dtype.itemsize
     for start in range(0, max(1, vector.size), step):
         yield vector[start : start + step]
 
 
 def split(value: object) -> tuple[bytes, list[NDArray[np.uint8]]]:
-    """A value as a pickle and the memory of its large arrays, which the pickle leaves out."""
+    """A pickle of a value without its large arrays, and the memory of these."""
     arrays: list[NDArray[np.uint8]] = []
 
-    def stays(buffer: pickle.PickleBuffer) -> bool:
+    def is_pickled(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes >= APART_BYTES:
             arrays.append(np.frombuffer(raw, np.uint8))
         return raw.nbytes < APART_BYTES
 
-    return pickle.dumps(value, protocol=5, buffer_callback=stays), arrays
+    return pickle.dumps(value, protocol=5, buffer_callback=is_pickled), arrays
 
 
-def describe(error: BaseException, rank: int) -> tuple[str, int]:
-    """What to print of an error, and its exit code: a message if it is the user's to mend, else a traceback."""
+def message_and_code(error: BaseException, rank: int, memory_remedy: str) -> tuple[str, int]:
+    """What to print of an error, and its exit code: a message where the user can mend the cause, else a traceback."""
     if isinstance(error, MpigmmError) and error.exit_code:
         return str(error), error.exit_code
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {shown(error.filename or f'rank {rank}')}", UserError.exit_code
     if isinstance(error, MemoryError):
-        return f"rank {rank} is out of memory; lower compute.memory or use more nodes", UserError.exit_code
+        return f"rank {rank} is out of memory; {memory_remedy}", UserError.exit_code
     return f"rank {rank} failed:\n{''.join(traceback.format_exception(error)).rstrip()}", 1
 
 
@@ -222,8 +226,10 @@ def library() -> str:
 
 
 def gpu_aware() -> bool:
-    """Whether MPI says that it takes memory of GPUs: Open MPI and newer MPICH by a function, others by what switches it
-    on."""
+    """Whether MPI accepts memory of GPUs.
+
+    Open MPI and newer versions of MPICH tell by a function; of others, the environment variable that enables it does.
+    """
     query = getattr(ctypes.CDLL(MPI.__file__), "MPIX_Query_cuda_support", None)
     return bool(query()) if query is not None else any(os.environ.get(name) == "1" for name in GPU_SWITCHES)
 

@@ -1,4 +1,4 @@
-"""What the environment tells of the program that started this process, and of the MPI that it finds."""
+"""The launcher that started this process, as environment variables describe it, and errors in loading MPI."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mpigmm.errors import EXIT_INTERRUPTED
 WATCH_SECONDS = 1.0
 
 NOT_FOUND = re.compile(r"cannot load MPI library|lib\w*mpi\S*: cannot open|undefined symbol: MPI_Get_version")
-"""Lines of mpi4py's for a library that is not there, or is none of MPI."""
+"""Lines of mpi4py's error for a library that does not exist or is not one of MPI."""
 
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
 
 
 def whole_number(text: str) -> int | None:
-    """A whole number as launchers and batch systems write one, of nine digits at most; None for anything else."""
+    """The value of a text of one to nine decimal digits; None for any other text."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def launched() -> tuple[int, int]:
-    """Rank and number of processes as the launcher counts them; (0, 1) without a launcher."""
+    """Rank and number of processes in the launcher's environment variables; (0, 1) without a launcher."""
     for size_name, rank_name in zip(SIZE_VARIABLES, RANK_VARIABLES, strict=True):
         size, rank = (whole_number(os.environ.get(name, "")) for name in (size_name, rank_name))
         if size is not None and rank is not None:
@@ -33,7 +33,7 @@ def launched() -> tuple[int, int]:
 
 
 def why_not_loaded(error: Exception) -> str:
-    """What mpi4py says that a user can act on: it lists every name and folder in which it looked for a library."""
+    """Why mpi4py could not be loaded, in one line: its own error lists every library that it has tried."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed"
     lines = [line for line in str(error).splitlines() if line and not NOT_FOUND.search(line)]
@@ -41,10 +41,10 @@ def why_not_loaded(error: Exception) -> str:
 
 
 def end_with_parent() -> None:
-    """Under a launcher, end this process soon after its parent has gone.
+    """Start a thread that ends this process soon after its parent has ended, if a launcher started it.
 
-    A rank that waits in a collective for peers which a killed launcher took with it would wait for ever. Nothing is
-    watched without a launcher: a process started alone may outlive its shell.
+    Where a launcher is killed, some ranks may end with it, and the others would wait for them in a collective call for
+    ever. A process without a launcher may outlive its parent, a shell.
     """
     parent = os.getppid()
 

@@ -1,4 +1,4 @@
-"""Which tiles belong to which rank: arithmetic, no communication."""
+"""Shares of the tiles: which ones belong to which rank. Arithmetic without communication."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def own_tiles(n_tiles: int, rank: int, speeds: Sequence[int]) -> range:
-    """The contiguous run of tiles of a rank, which may be empty, in proportion to the speeds of all.
+    """The consecutive tiles of a rank, in proportion to the speeds of all ranks; there may be none.
 
-    Runs of equal ranks differ by one tile at most. Of unlike ranks, whoever would be done first takes each of the tiles
-    that are left once all shares have been rounded down.
+    The shares of equally fast ranks differ by one tile at most. Shares by unequal speeds are rounded down, and each
+    tile that is left goes to the rank that would be the first to have computed it as well.
     """
     if len(set(speeds)) == 1:
         return range(n_tiles * rank // len(speeds), n_tiles * (rank + 1) // len(speeds))
@@ -26,5 +26,5 @@ def own_tiles(n_tiles: int, rank: int, speeds: Sequence[int]) -> range:
 
 
 def count_tiles(n_rows: int, tile_rows: int) -> int:
-    """Tiles of a grid over n_rows; the last may be shorter."""
+    """Number of tiles of a grid over n_rows, the last of which may be shorter."""
     return -(-n_rows // tile_rows)

@@ -1,4 +1,4 @@
-"""Stop requests: a signal, or the end of the time allowed, ends the run at the next tile with all its work saved."""
+"""Requests to stop: after a signal, or at the end of the time allowed, the run saves its state and ends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mpigmm.errors import InterruptedRunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 TIME_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
-"""What batch systems send ahead of the end of a job; people and operators send the others."""
+"""Signals that batch systems send before the end of a job; users and operators send the others."""
 
 
 class Pace:
-    """How fast this rank goes over its tiles, from those of the sweep that it is in.
+    """Estimates how long this rank's current sweep over its tiles takes.
 
     Attributes
     ----------
@@ -27,33 +27,33 @@ class Pace:
         self._n_tiles = self._n_done = 0
 
     def begin(self, n_tiles: int) -> None:
-        """Begin a sweep over this many tiles."""
+        """Begin a sweep over n_tiles tiles."""
         self.begun, self._n_tiles, self._n_done = time.monotonic(), n_tiles, 0
 
     def step(self) -> None:
-        """One more tile is done."""
+        """Count one more tile as computed."""
         self._n_done += 1
 
     def seconds(self) -> float | None:
-        """Seconds that the whole sweep will have taken; None where it has ended, or no tile of it is done."""
+        """Estimated seconds of the whole sweep; None before its first tile is computed and after its last."""
         if not 0 < self._n_done < self._n_tiles:
             return None
         return (time.monotonic() - self.begun) / self._n_done * self._n_tiles
 
 
 class StopRequest:
-    """What asks the run to stop.
+    """Whether the run is to stop, and why.
 
     Attributes
     ----------
     received : Signals or None
-        The last signal that came.
+        The last signal that the process received.
     deadline : float
-        When to stop without being asked, on the clock of `time.monotonic`.
+        When the run is to stop without a signal, on the clock of `time.monotonic`.
     advice : str
-        What to tell the user to do.
+        What the user can do after the stop, for the message.
     pace : Pace
-        Of the sweep under way.
+        Of the current sweep.
     """
 
     def __init__(self) -> None:
@@ -64,17 +64,17 @@ class StopRequest:
         self._is_out_of_time = False
 
     def listen(self) -> None:
-        """Note signals from now on, in place of what they did before."""
+        """Record signals from now on, in place of their previous handlers."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def ignore(self) -> None:
-        """Let no signal spoil the exit code any more: one to all ranks reaches some of them late."""
+        """Ignore signals from now on, so that one that arrives late does not change the exit code."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def check(self) -> None:
-        """Raise `InterruptedRunError` where there is cause to stop; cheap enough for every tile."""
+        """Raise `InterruptedRunError` if the run is to stop. Fast enough to be called for every tile."""
         if self.received is not None:
             raise InterruptedRunError(f"interrupted by {self.received.name}; {self.advice}")
         if time.monotonic() > self.deadline:
@@ -82,11 +82,11 @@ class StopRequest:
 
     @property
     def is_for_time(self) -> bool:
-        """Whether the run is asked to stop because its time ends."""
+        """Whether the run is to stop because its time ends."""
         return self._is_out_of_time or self.received in TIME_SIGNALS
 
     def out_of_time(self) -> InterruptedRunError:
-        """The error that says so."""
+        """The error for a run whose time ends; `is_for_time` holds from now on."""
         self._is_out_of_time = True
         return InterruptedRunError(f"stopped ahead of the end of its time; {self.advice}")
 

@@ -1,4 +1,4 @@
-"""Threads of a rank: one worker each, with BLAS held at one thread so that its sums keep their order."""
+"""Threads of a rank. BLAS is limited to one thread, so that its sums have the same order on any number of threads."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
-    """Threads a rank may use.
+    """Number of threads that a rank uses.
 
-    `auto` takes the first of ``SLURM_CPUS_PER_TASK``, ``OMP_NUM_THREADS``, and this rank's share of the processors
-    that its affinity allows.
+    `auto` stands for the first that is set of ``SLURM_CPUS_PER_TASK`` and ``OMP_NUM_THREADS``, or else for this rank's
+    share of the processors that its affinity allows.
     """
     if wanted != "auto":
         return wanted
@@ -33,36 +33,35 @@ def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
 
 
 def crowding(n_threads: int, ranks_on_node: int) -> str | None:
-    """A warning where the threads of this node's ranks outnumber the processors that they may use."""
+    """Which threads share which processors, where a node has more threads of ranks than processors; else None."""
     processors = os.cpu_count() or 1
     own = len(os.sched_getaffinity(0))
     if n_threads <= own and n_threads * ranks_on_node <= processors:
         return None
     where = f"the {own} to which each is bound" if n_threads > own else counted(processors, "processor")
     return (
-        f"warning: {counted(ranks_on_node, 'rank')} of {counted(n_threads, 'thread')} on a node "
-        f"{'shares' if ranks_on_node == 1 else 'share'} {where}; start fewer ranks on it, or "
-        "lower compute.threads"
+        f"{counted(ranks_on_node, 'rank')} of {counted(n_threads, 'thread')} on a node "
+        f"{'shares' if ranks_on_node == 1 else 'share'} {where}"
     )
 
 
 def hold_blas() -> None:
-    """Hold the libraries of BLAS that are there by now at one thread, for good."""
+    """Limit the BLAS libraries that are loaded by now to one thread, for as long as the process runs."""
     threadpool_limits(1)
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """BLAS and LAPACK on one thread; enter after the libraries in question are imported."""
+    """A context in which the BLAS and LAPACK libraries that are loaded when it is entered use one thread."""
     with threadpool_limits(1):
         yield
 
 
 def run_workers(n_threads: int, work: Callable[[int], T]) -> list[T]:
-    """Results of work(0), ..., work(n_threads - 1), in as many threads; a single one runs in the caller's.
+    """Results of work(0), ..., work(n_threads - 1), each computed by a thread; with one, by the calling thread.
 
-    Where several raise, the error with the least ``row`` is the one raised, so that a message names the first row
-    at fault however the rows are spread.
+    Of several errors, the one with the least attribute ``row`` is raised, so that the message names the same row on any
+    number of threads.
     """
     if n_threads == 1:
         return [work(0)]
@@ -82,5 +81,5 @@ def run_workers(n_threads: int, work: Callable[[int], T]) -> list[T]:
 
 @lru_cache(maxsize=1)
 def pool(n_threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: each looks for libraries of BLAS to hold at one thread, which takes milliseconds."""
+    """Threads that are kept for later calls: a new thread takes milliseconds to find and limit the BLAS libraries."""
     return ThreadPoolExecutor(n_threads, initializer=hold_blas)

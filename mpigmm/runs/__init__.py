@@ -1,1 +1,1 @@
-"""What a run leaves behind: model file, checkpoint, convergence log, progress."""
+"""Files and messages of a run: its directory, model, checkpoint, convergence log and progress."""

@@ -1,4 +1,4 @@
-"""``checkpoint.h5``: the loop's state, so that a run goes on where it was cut off."""
+"""``checkpoint.h5``: the state of a fit, from which a run that was interrupted goes on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.mixture import Mixture
 from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
 from mpigmm.runs.model_file import mixture_of
+from mpigmm.runs.state import Ended, Fitted, Progress
 from mpigmm.version import __version__
 
 FORMAT = "mpigmm-checkpoint"
@@ -23,85 +23,34 @@ FORMAT_VERSION = 4
 NEWEST, PREVIOUS = "checkpoint.h5", "checkpoint.previous.h5"
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How one start ended; `change` is that of its last iteration."""
-
-    init: int
-    n_iter: int
-    mean_log_likelihood: float
-    change: float | None
-    converged: bool
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The mixture of a start that has ended."""
-
-    mixture: Mixture
-    ended: Ended
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State of the fit between two iterations, all that the next one depends on.
-
-    Attributes
-    ----------
-    init : int
-        Number of the start under way.
-    iteration : int
-        Iterations of it that are complete.
-    mixture : Mixture or None
-        The mixture after them; None before the start is initialised.
-    mean_log_likelihood, change : float or None
-        As of the last iteration's log line.
-    ended : tuple of Ended
-        The starts that are complete.
-    best : Fitted or None
-        The best of them.
-    finished : bool
-        Whether all starts are complete.
-    """
-
-    init: int = 0
-    iteration: int = 0
-    mixture: Mixture | None = None
-    mean_log_likelihood: float | None = None
-    change: float | None = None
-    ended: tuple[Ended, ...] = ()
-    best: Fitted | None = None
-    finished: bool = False
-
-
 NO_LINES = np.empty((0, len(COLUMNS)))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A `Progress`, how it came about, and the identity of the problem that it belongs to.
+    """The state of a fit, its history, and the identity of the problem that it belongs to.
 
     Attributes
     ----------
     identity : dict
-        The settings, by dotted key, that make it this problem and no other.
+        The settings, by dotted key, that decide the result's bits.
     fingerprint : str
-        Of the data: shape, dtype and content.
+        Shape, dtype and hash of the rows.
     tile_rows : int
     loops : str
-        Name of the loops over a tile.
+        Name of the array operations that compute, such as ``numpy``.
     config : str
-        The configuration as resolved, in YAML.
+        The configuration with all defaults filled in, in YAML.
     history : ndarray of float64, (n, number of columns)
-        The convergence log up to this point.
+        The convergence log up to this state.
     version : str
-        Of the program that wrote it.
+        Version of the program that wrote the checkpoint.
     devices : tuple of str
-        Kinds that have taken part so far, in alphabetical order; of processors ``cpu``, of GPUs their names.
+        Kinds of devices that have computed so far, in alphabetical order: ``cpu``, or the name of a GPU.
     speeds : dict
-        Rows a second of kinds of ranks, where they shared the tiles by it.
+        Rows a second by kind of rank, where ranks of unequal speed share the tiles.
     results : tuple of str
-        Digests of the mixtures that this run has ended with, and that ``model.h5`` may hold.
+        Digests of the final mixtures of this run, one of which ``model.h5`` may contain.
     """
 
     progress: Progress
@@ -118,7 +67,7 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole, keeping the one before as ``checkpoint.previous.h5``; raises `OutputError`."""
+    """Write a checkpoint, and keep the one before as ``checkpoint.previous.h5``; raises `OutputError`."""
     progress = checkpoint.progress
     state = {
         "init": progress.init,
@@ -157,15 +106,15 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 def drop_damaged(directory: Path) -> None:
-    """Remove the newest checkpoint, so that it does not take the place of the one before."""
+    """Remove the newest checkpoint, which is damaged and must not replace the previous one when the next is saved."""
     with suppress(OSError):
         (directory / NEWEST).unlink()
 
 
 def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
-    """The newest whole checkpoint of a directory, if any, and a warning where the newest one was damaged.
+    """The newest undamaged checkpoint of a directory, if any, and a warning where the newest one is damaged.
 
-    Raises `DataError` where checkpoints exist and none is whole.
+    Raises `DataError` where checkpoints exist and all are damaged.
     """
     damage: list[str] = []
     for name in (NEWEST, PREVIOUS):
@@ -218,7 +167,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _as_array(text: str) -> NDArray[np.uint8]:
-    """A text as a dataset: an attribute ends at 64 KiB."""
+    """A text as an array, to be stored as a dataset: an HDF5 attribute has at most 64 KiB."""
     return np.frombuffer(text.encode(), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""``convergence.jsonl``: one line an iteration, appended as it ends."""
+"""``convergence.jsonl``: one line for each iteration, appended when it ends."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ COLUMNS: dict[str, type] = {
     "reseeded": int,
     "precision_bits": int,
 }
-"""Keys of a line and their types; a null is a NaN in the table."""
+"""Keys of a line and their types. In the table of all lines, NaN stands for a null."""
 
 
 class ConvergenceLog:
-    """The log of a run, kept in memory too, so that a checkpoint can hold it.
+    """The log of a run, which is kept in memory too, for checkpoints.
 
     Parameters
     ----------
     path : Path
     table : ndarray of float64, (n, number of columns)
-        The lines so far; the file is made anew from them, whatever it held.
+        The lines so far, with which an existing file is overwritten.
 
     Raises
     ------
@@ -63,16 +63,16 @@ class ConvergenceLog:
         return len(self._values) // len(COLUMNS)
 
     def table(self) -> NDArray[np.float64]:
-        """All lines, a row each."""
+        """All lines, one in each row, (n, number of columns)."""
         return np.array(self._values).reshape(-1, len(COLUMNS))
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line; raises `OutputError` where it has to wait for the next one."""
+        """Add a line. Where it cannot be written now, raises `OutputError`; the next call writes it too."""
         self._values.extend(math.nan if line[name] is None else line[name] for name in COLUMNS)
         self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait; raises `OutputError` and leaves no torn line."""
+        """Write the lines that could not be written before; raises `OutputError`, and leaves no part of a line."""
         text = self._text_from(self._lines)
         left = memoryview(text)
         try:
@@ -85,7 +85,7 @@ class ConvergenceLog:
         self._size, self._lines = self._size + len(text), len(self)
 
     def sync(self) -> None:
-        """Write all lines and make them durable; raises `OutputError`."""
+        """Write all lines to disk; raises `OutputError`."""
         self.flush()
         try:
             os.fsync(self._descriptor)

@@ -1,4 +1,4 @@
-"""``output.dir``: made, locked and filled by root."""
+"""``output.dir``, the directory of a run: root creates it, locks it and writes to it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ LOCK, HOLDER = ".lock", b"process "
 
 
 class RunDirectory:
-    """The directory of a run, held by one run at a time.
+    """The directory of a run, which is locked for as long as the run uses it.
 
     Parameters
     ----------
     path : str
-        Made where it does not exist.
+        Path of the directory, which is created if it does not exist.
     config : str
-        Path of the config file that the run was given, which is left as it is where it lies in the directory.
+        Path of the config file that the user gave, which is not overwritten if it is in the directory.
 
     Raises
     ------
     OutputError
-        Where the directory cannot be had, or holds files of a run's names that no run wrote.
+        Where the directory cannot be created, written to or locked, or files in it have names of a run's files but
+        were not written by one.
     """
 
     def __init__(self, path: str, config: str = "") -> None:
@@ -59,17 +60,17 @@ class RunDirectory:
         return self.path / name
 
     def close(self) -> None:
-        """Let another run have the directory."""
+        """Unlock the directory."""
         if self._lock >= 0:
             os.close(self._lock)
 
     def check_writable(self) -> None:
-        """Raise `OutputError` where nothing can be written, which a run that has ended already need not."""
+        """Raise `OutputError` where the directory cannot be written to; for runs that are not complete already."""
         if self._refused is not None:
             raise self._refused
 
     def check_inputs(self, paths: Sequence[str]) -> None:
-        """Raise `OutputError` where rows come from a file that the run would replace."""
+        """Raise `OutputError` where the run would overwrite a file that it reads rows from."""
         for path in paths:
             for name in OUTPUTS:
                 if self._lies_here(Path(path), name):
@@ -78,11 +79,11 @@ class RunDirectory:
                     )
 
     def is_model(self, path: str | None) -> bool:
-        """Whether a path, of ``init.file``, leads to the run's own model."""
+        """Whether the path, of ``init.file``, leads to the model of this run."""
         return path is not None and self._lies_here(Path(path), MODEL)
 
     def clear(self, keep_model: bool) -> None:
-        """Remove the state and the results of an earlier run, maybe but for its model."""
+        """Remove the checkpoints and results of an earlier run; its model only if `keep_model` is false."""
         for name in (*CHECKPOINTS, SUMMARY, *([] if keep_model else [MODEL])):
             try:
                 (self / name).unlink(missing_ok=True)
@@ -90,16 +91,16 @@ class RunDirectory:
                 raise cannot_write(self / name, error) from None
 
     def write_config(self, config: str) -> None:
-        """Write the configuration as resolved, unless a config file of the user's lies in its place."""
+        """Write the configuration with all defaults filled in, unless the user's own config file is in its place."""
         if not self._keeps_config:
             write_whole(self / CONFIG, marked(config))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Write a JSON file whole."""
+        """Write a JSON file."""
         write_whole(self / name, json.dumps(value, indent=2).encode() + b"\n")
 
     def _lies_here(self, path: Path, name: str) -> bool:
-        """Whether a path leads, maybe by links, to the file of that name in the directory."""
+        """Whether a path leads, by links or not, to the file of this name in the directory."""
         own = self / name
         if path.exists() and own.exists():
             return path.samefile(own)

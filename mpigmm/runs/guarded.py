@@ -1,7 +1,7 @@
-"""Files of unknown origin are read in a process of their own.
+"""Reading HDF5 files of unknown origin in a process of its own.
 
-The HDF5 library trusts what a file says of itself: a damaged file can crash it, or keep it busy for ever, in code that
-no signal reaches. A process that only reads can be ended.
+A damaged file can crash the HDF5 library or keep it in an endless loop, in C code that no Python exception interrupts.
+A process that only reads the file can be killed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Arrays = dict[str, NDArray[Any]]
 
 POLL_SECONDS = 0.1
 LAUNCHERS = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPIR_", "HYD", "MV2_", "SLURM_")
-"""Variables by which MPI would take the process for a rank."""
+"""Beginnings of environment variables by which MPI would take the process for a rank."""
 
 CODE = "import sys; sys.path[:] = sys.argv[3:]; from mpigmm.runs.hdf5 import answer; answer(*sys.argv[1:3])"
 
 
 def never() -> None:
-    """What a read that nobody interrupts checks."""
+    """The `check` of a read that is not to be interrupted: does nothing."""
 
 
 def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never) -> tuple[dict[str, Any], Arrays]:
-    """What another process, which runs `hdf5.answer`, finds in a file: facts, and arrays by name. Raises `DataError`.
+    """Read a file by a process that runs `hdf5.answer`: facts, and arrays by name. Raises `DataError`.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never)
     wanted : list of str or None
         Names of the arrays; None: a description of all datasets instead.
     check : callable
-        Called ten times a second; the reading ends with what it raises.
+        Called ten times a second; an exception that it raises ends the reading.
     """
     command = [sys.executable or "python3", "-c", CODE, str(path), json.dumps(wanted), *sys.path]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
@@ -58,19 +58,19 @@ def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never)
         except BaseException:
             process.kill()
             raise
-    check()  # ahead of the other process's end, which a signal to both of them brings too
+    check()  # first, since a signal to both processes ends the other one too
     if process.returncode:
         raise unreadable(path, f" ({_cause(process.returncode, complaint)})")
     return _parsed(path, out)
 
 
 def unreadable(path: Path, cause: str) -> DataError:
-    """The error that says so; the cause stands in brackets, after a space, if there is one."""
+    """The error for a file that cannot be read; `cause` is empty, or a space and the cause in brackets."""
     return DataError(f"{shown(path)} cannot be read as HDF5{shown(cause)}; is it whole, and HDF5?")
 
 
 def reply(facts: dict[str, Any], arrays: Arrays) -> None:
-    """Write the answer to standard output: a line of JSON, and the bytes of the arrays."""
+    """Write the answer to standard output: a line of JSON, then the bytes of the arrays."""
     forms = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
     sys.stdout.buffer.write(json.dumps([facts, forms], default=str).encode() + b"\n")
     for array in arrays.values():
@@ -84,7 +84,7 @@ def bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def limit_processor_time(path: Path) -> None:
-    """Let this process end by a signal if it works longer than any whole file takes; waiting does not count."""
+    """Have a signal end this process if it computes longer than any undamaged file takes; waiting does not count."""
     seconds = 20 + min(path.stat().st_size // 10**7, 600)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (seconds if hard < 0 else min(seconds, hard), hard))

@@ -1,4 +1,4 @@
-"""Our HDF5 files: arrays and attributes, with a SHA-256 of all bytes in the user block."""
+"""HDF5 files of arrays and attributes, with a SHA-256 of all bytes in the user block."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mpigmm.runs.guarded import ask, bytes_of, limit_processor_time, never, repl
 USER_BLOCK = 512
 MAGIC = b"mpigmm sha256 "
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-"""With which HDF5's own part begins, at the start of a file that has no user block."""
+"""First bytes of an HDF5 file, after its user block."""
 
 CONTENT = "content"
-"""Attribute of models: a SHA-256 of what it names, which holds whatever others add to the file."""
+"""Attribute of models with a SHA-256 of certain arrays and attributes, valid whatever is added to the file."""
 
 NO_MATCH = "its content does not match its checksum"
 
 MOST_PER_BYTE, LEAST_LIMIT = 2000, 2**26
-"""An array of more bytes than this times the file's is what damage claims; small ones are let through."""
+"""A file is damaged where an array has more bytes than `LEAST_LIMIT` plus `MOST_PER_BYTE` times those of the file."""
 
 
 @dataclass
@@ -44,38 +44,38 @@ class Content:
 
 @dataclass
 class Outline:
-    """What a file holds: its attributes, and shape and dtype of every dataset by path."""
+    """Content of a file: its attributes, and shape and dtype of every dataset by path."""
 
     attributes: dict[str, Any]
     datasets: dict[str, Any]
 
 
 def save(path: Path, content: Content, previous: Path | None = None) -> None:
-    """Write content whole or not at all, as `write_whole` does; HDF5 works in memory."""
+    """Write a file by `write_whole`; HDF5 creates it in memory."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=USER_BLOCK) as file:
         for name, array in content.arrays.items():
             file[name] = array
         for name, value in content.attributes.items():
             file.attrs[name] = value
-    with buffer.getbuffer() as whole:  # not a copy of it, which would grow with the log
+    with buffer.getbuffer() as whole:  # a copy would need as much memory again
         whole[:USER_BLOCK] = head_of(whole[USER_BLOCK:])
         write_whole(path, whole, previous)
 
 
 def head_of(body: bytes | memoryview) -> bytes:
-    """The user block that belongs to the bytes after it."""
+    """The user block for the bytes that follow it."""
     return (MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n").ljust(USER_BLOCK, b"\0")
 
 
 def with_digest(content: Content) -> Content:
-    """The same with an attribute by which `holds` finds it unchanged."""
+    """The content with an attribute by which `holds` recognises that it is unchanged."""
     names = sorted(content.arrays), sorted(content.attributes)
     return Content(content.arrays, {**content.attributes, CONTENT: json.dumps([digest(content, *names), *names])})
 
 
 def holds(content: Content) -> bool | None:
-    """Whether what its digest names is what was written; None where it has no digest."""
+    """Whether the arrays and attributes of the digest are unchanged; None where there is no digest."""
     if CONTENT not in content.attributes:
         return None
     try:
@@ -86,7 +86,7 @@ def holds(content: Content) -> bool | None:
 
 
 def digest(content: Content, arrays: list[str], attributes: list[str]) -> str:
-    """SHA-256, in hexadecimal, of arrays and attributes of these names."""
+    """SHA-256, in hexadecimal, of the arrays and attributes of these names."""
     found = hashlib.sha256(json.dumps([(name, plain(content.attributes[name])) for name in attributes]).encode())
     for name in arrays:
         array = content.arrays[name]
@@ -96,7 +96,7 @@ def digest(content: Content, arrays: list[str], attributes: list[str]) -> str:
 
 
 def load_own(path: Path, expected: str) -> Content:
-    """Read a file that only we write, whose checksum must hold; raises `DataError`.
+    """Read a file that only mpigmm writes, whose checksum must be valid; raises `DataError`.
 
     Parameters
     ----------
@@ -111,7 +111,9 @@ def load_own(path: Path, expected: str) -> Content:
 
 
 def load(path: Path, expected: str, names: list[str], check: Callable[[], None] = never) -> Content:
-    """Read a file of ours, or one that others wrote or changed to the same contract; raises `DataError`.
+    """Read a file that mpigmm wrote, or one of the same format that was changed or written by another program.
+
+    Raises `DataError`.
 
     Parameters
     ----------
@@ -121,7 +123,7 @@ def load(path: Path, expected: str, names: list[str], check: Callable[[], None] 
     names : list of str
         The datasets to read.
     check : callable
-        Called now and then while a file that is not as we wrote it is read, to raise where that is to end.
+        Called repeatedly while a file without a valid checksum is read; an exception that it raises ends the reading.
     """
     head = read_head(path)
     raw = whole_bytes(path) if head.startswith(MAGIC) else None
@@ -135,15 +137,15 @@ def load(path: Path, expected: str, names: list[str], check: Callable[[], None] 
 
 
 def may_be_believed(head: bytes, content: Content) -> bool:
-    """Whether content whose file has no valid checksum is that of others, or what we wrote."""
+    """Whether a file without a valid checksum is another program's, or its content is as mpigmm wrote it."""
     if head.startswith(SIGNATURE):
-        return True  # a new file, though its attributes may be copies of ours
+        return True  # a new file, whose attributes may be copies of a model's
     held = holds(content)
     return not head.startswith(MAGIC) if held is None else held
 
 
 def outline(path: Path, check: Callable[[], None] = never) -> Outline:
-    """What any HDF5 file holds; raises `DataError`."""
+    """Content of any HDF5 file; raises `DataError`."""
     head = read_head(path)
     raw = whole_bytes(path) if head.startswith(MAGIC) else None
     if raw is not None:
@@ -156,7 +158,7 @@ def outline(path: Path, check: Callable[[], None] = never) -> Outline:
 def asked(
     path: Path, head: bytes, names: list[str] | None, check: Callable[[], None]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What `ask` finds; raises `DataError`, which calls a file that begins as ours do damaged."""
+    """The answer of `ask`; raises `DataError`, which says of a file that begins with `MAGIC` that it is damaged."""
     try:
         return ask(path, names, check)
     except DataError:
@@ -166,7 +168,7 @@ def asked(
 
 
 def answer(path: str, wanted: str) -> None:
-    """The other end of `ask`, in a process of its own."""
+    """Answer `ask`, in the process that it starts."""
     limit_processor_time(Path(path))
     names = json.loads(wanted)
     try:
@@ -181,7 +183,7 @@ def answer(path: str, wanted: str) -> None:
 
 
 def read_head(path: Path) -> bytes:
-    """The bytes that a user block of ours would have; raises `DataError`."""
+    """The first `USER_BLOCK` bytes of a file; raises `DataError`."""
     if path.exists() and not path.is_file():
         raise DataError(f"{shown(path)} is not a regular file; name an HDF5 file")
     try:
@@ -192,19 +194,19 @@ def read_head(path: Path) -> bytes:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file bears a checksum that holds; raises `DataError` where it cannot be read."""
+    """Whether a file has a valid checksum; raises `DataError` where it cannot be read."""
     return whole_bytes(path) is not None
 
 
 def no_access(path: Path, error: OSError) -> DataError:
-    """The error that says that the operating system does not let a file be read, and what to do."""
+    """The error for a file that the operating system cannot read, with the remedy."""
     advice = {"ENOENT": "; check the path", "ENOTDIR": "; check the path", "EACCES": "; check its permissions"}
     known = advice.get(errno.errorcode.get(error.errno or 0, ""), "")
     return DataError(f"{shown(path)} cannot be read{reason(error)}{known}")
 
 
 def whole_bytes(path: Path) -> memoryview | None:
-    """All bytes of a file, or None where its checksum is missing or does not hold; raises `DataError`."""
+    """All bytes of a file, or None where its checksum is missing or wrong; raises `DataError`."""
     read_head(path)
     try:
         raw = memoryview(path.read_bytes())
@@ -214,13 +216,13 @@ def whole_bytes(path: Path) -> memoryview | None:
 
 
 def damaged(path: Path) -> DataError:
-    """The error that says so."""
+    """The error for a damaged file."""
     return DataError(f"{shown(path)} is damaged: {NO_MATCH}; restore it from a copy")
 
 
 @contextmanager
 def opened(path: Path, raw: memoryview) -> Iterator[h5py.File]:
-    """The file of these bytes, open for reading; raises `DataError`."""
+    """A context with the file of these bytes, open for reading; raises `DataError`."""
     try:
         with h5py.File(io.BytesIO(raw), "r") as file:
             yield file
@@ -235,7 +237,7 @@ def content_of(path: Path, raw: memoryview) -> Content:
 
 
 def of_format(content: Content, expected: str, path: Path) -> Content:
-    """The content, if that is its format; raises `DataError` else."""
+    """The content, if it has the expected format; else raises `DataError`."""
     found = content.attributes.get("format")
     if not isinstance(found, str) or found != expected:
         raise DataError(f"{shown(path)} is not an {expected} file: its attribute 'format' is {found!r}")
@@ -243,7 +245,7 @@ def of_format(content: Content, expected: str, path: Path) -> Content:
 
 
 def arrays_of(file: h5py.File, names: list[str], most: float = float("inf")) -> dict[str, NDArray[Any]]:
-    """Those of some datasets that a file has as arrays; raises `ValueError` where one has more bytes than `most`."""
+    """Those of the named datasets that exist, as arrays; raises `ValueError` where one has more than `most` bytes."""
     found = {}
     for name in names:
         item = file.get(name)
@@ -255,12 +257,12 @@ def arrays_of(file: h5py.File, names: list[str], most: float = float("inf")) -> 
 
 
 def attributes_of(file: h5py.File) -> dict[str, Any]:
-    """Attributes that are numbers or texts, or lists of them: for others, HDF5 crashes on some damaged files."""
+    """Attributes that are numbers or texts, or lists of them. Reading others of a damaged file may crash HDF5."""
     return {name: plain(file.attrs[name]) for name in file.attrs if is_plain(file, name)}
 
 
 def datasets_of(file: h5py.File) -> dict[str, Any]:
-    """Shape, dtype and chunks of every dataset by path; the shape of one that holds nothing is None."""
+    """Shape, dtype and chunks of every dataset by path; the shape of one without values is None."""
     found: dict[str, Any] = {}
 
     def visit(name: str, item: object) -> None:
@@ -279,7 +281,7 @@ def is_plain(file: h5py.File, name: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """An attribute as Python's own type; fixed-length strings, as C and Fortran write them, as text."""
+    """The value of an attribute as a type of Python's; fixed-length strings, which C and Fortran write, as text."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray):

@@ -20,18 +20,18 @@ ARRAYS = ("weights", "means", "covariances")
 
 @dataclass(frozen=True)
 class Model:
-    """A mixture and how it came about.
+    """A mixture, and the fit that it comes from.
 
     Attributes
     ----------
     mixture : Mixture
     n_samples : int
     mean_log_likelihood : float
-        Of this very mixture, per unit of weight.
+        Log-likelihood of this mixture, divided by the sum of the rows' weights.
     n_iter : int
     converged : bool
     config : dict
-        The configuration of the fit, as in ``config.yaml``; empty for files that others wrote.
+        The configuration of the fit, as in ``config.yaml``; empty for files that another program wrote.
     """
 
     mixture: Mixture

@@ -1,4 +1,4 @@
-"""Which files of a directory a run may replace: those that mpigmm wrote, which a mark or their content tells."""
+"""Which files a run may overwrite: those that mpigmm wrote, which are recognised by a mark or by their content."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ FIRST_KEYS = (
     "method n_init seed file em algorithm max_iter tol accelerate compute device gpu_aware_mpi precision threads "
     "memory tile_rows output dir checkpoint_iterations checkpoint_seconds walltime"
 )
-"""Sections and keys as version 0.1.0 wrote them, without a mark."""
+"""Sections and keys of a configuration that version 0.1.0 wrote, without a mark."""
 
 
 def marked(config: str) -> bytes:
-    """A resolved configuration with the mark by which `is_config` knows it."""
+    """The content of ``config.yaml``: a configuration after the mark by which `has_mark` recognises it."""
     return f"{MARK}{hashlib.sha256(config.encode()).hexdigest()}\n{config}".encode()
 
 
 def has_mark(content: bytes) -> bool:
-    """Whether this is a configuration that we wrote and nobody has changed since."""
+    """Whether this is a configuration that mpigmm wrote and that was not changed since."""
     config = content.partition(b"\n")[2].decode("utf-8", "replace")
     return content == marked(config)
 
 
 def is_config(content: bytes) -> bool:
-    """Whether this is a resolved configuration of ours."""
+    """Whether this is a configuration that mpigmm wrote."""
     keys = re.findall(rb"^(?:  )?(\w+):", content, re.MULTILINE)
     return has_mark(content) or (b"#" not in content and b" ".join(keys).decode() == FIRST_KEYS)
 
@@ -53,12 +53,12 @@ def is_summary(content: bytes) -> bool:
 
 
 def is_log(content: bytes) -> bool:
-    """Whether this is a run's log, its last line torn or not."""
+    """Whether this is the log of a run, whose last line may be incomplete."""
     return content.startswith(LOG_BEGIN) or LOG_BEGIN.startswith(content)
 
 
 def is_hdf5(content: bytes) -> bool:
-    """Whether this is a model or a checkpoint of ours, be it a damaged one."""
+    """Whether this is a model or checkpoint that mpigmm wrote, damaged or not."""
     alike = sum(one == other for one, other in zip(content, MAGIC, strict=False))
     is_alike = 2 * alike > len(MAGIC) and content[USER_BLOCK:].startswith(SIGNATURE)
     return content.startswith(MAGIC) or is_alike
@@ -71,7 +71,7 @@ RECOGNISED: dict[str, Callable[[bytes], bool]] = {
     CONFIG: is_config,
 }
 LARGE = 2**24
-"""Bytes of a file that are looked at."""
+"""Bytes of a file that are read to recognise it."""
 
 
 def beginning(path: Path, size: int = LARGE) -> bytes:
@@ -87,9 +87,9 @@ def beginning(path: Path, size: int = LARGE) -> bytes:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file that exists bears the mark or the content of a run's file of that name, or holds nothing.
+    """Whether an existing file has the mark or content of a run's file of its name, or no content.
 
-    Zero bytes are nothing: some file systems leave them where a node failed.
+    A file of zero bytes only counts as one without content: some file systems leave such files where a node failed.
     """
     if not path.is_file():
         return False
@@ -98,9 +98,10 @@ def is_own(path: Path) -> bool:
 
 
 def foreign_files(directory: Path) -> list[str]:
-    """Names of a run's files that stand for something else here; raises `OutputError`.
+    """Names of a run's files that exist in a directory but were not written by mpigmm; raises `OutputError`.
 
-    A checkpoint that is damaged beyond recognition is still one where other files of a run lie beside it.
+    A file with a checkpoint's name that is not recognised counts as a damaged checkpoint where there are other files of
+    a run, unless it is an HDF5 file.
     """
     present = [name for name in OUTPUTS if (directory / name).exists()]
     own = [name for name in present if is_own(directory / name)]
@@ -108,7 +109,7 @@ def foreign_files(directory: Path) -> list[str]:
 
 
 def may_be_damaged(path: Path) -> bool:
-    """Whether what is not recognised may be a checkpoint: HDF5 files of others are none."""
+    """Whether a file that is not recognised may be a damaged checkpoint: an HDF5 file is another program's."""
     if path.name not in CHECKPOINTS or not path.is_file():
         return False
     return beginning(path, len(SIGNATURE)) != SIGNATURE

@@ -1,4 +1,4 @@
-"""What a person sees of a running fit: a live line on a terminal, plain lines in a batch log."""
+"""Progress of a fit on standard error: one line that is updated on a terminal, plain lines in a batch log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DAY = 86400.0
 MANY_YEARS = 1e4 * DAY
 
 LOG_SECONDS, LIVE_SECONDS = 5.0, 0.25
-"""How often at most the progress of the initialisation is shown, in a batch log and on a terminal."""
+"""Least seconds between two messages on the progress of the initialisation, in a batch log and on a terminal."""
 
 
 class Reporter:
-    """Progress on standard error.
+    """Shows the progress of a fit.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Reporter:
         self._shown = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Show a line that stays."""
         if self._live is None:
             write_message(text)
             return
@@ -48,7 +48,7 @@ class Reporter:
             self.say(text)
 
     def initialisation(self, init: int, name: str, done: int, most: int) -> None:
-        """Show how far the initialisation of start number init is: called often, shown now and then."""
+        """Show the progress of the initialisation of start number init, unless the last message is recent."""
         now = time.monotonic()
         if now < self._shown + (LOG_SECONDS if self._live is None else LIVE_SECONDS):
             return
@@ -60,7 +60,7 @@ class Reporter:
             self.say(text)
 
     def format(self, line: dict[str, Any]) -> str:
-        """An iteration in words."""
+        """The text for an iteration's log line."""
         change = "" if line["change"] is None else f"  change {line['change']:+.3e}"
         repairs = "".join(f"  {name} {line[name]}" for name in ("floored", "reseeded") if line[name])
         left = line["seconds"] * (self.max_iter - line["iteration"])
@@ -74,21 +74,21 @@ class Reporter:
         return f"start {init + 1}/{self.n_init}  " if self.n_init > 1 else ""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """End the updated line."""
         if self._live is not None:
             with suppress(*STREAM_ERRORS):
                 self._live.stop()
 
 
 def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Seconds as hh:mm:ss, or in days."""
     if seconds < DAY:
         return time.strftime("%H:%M:%S", time.gmtime(seconds))
     return f"{seconds / DAY:.1f} days" if seconds < MANY_YEARS else "many years"
 
 
 def _start_live() -> Any:
-    """The live line of a terminal; None where the terminal cannot be written to."""
+    """Start the updated line of a terminal; None where the terminal cannot be written to."""
     from rich.console import Console
     from rich.live import Live
 

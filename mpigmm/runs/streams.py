@@ -1,4 +1,4 @@
-"""Standard output and standard error, either of which may be closed, full, or read by nobody any more.
+"""Standard output and standard error, either of which may be closed, on a full disk, or a pipe without a reader.
 
 A message that cannot be written is dropped: no run ends because its batch log is full. A result that cannot be written
 is an error.
@@ -14,14 +14,14 @@ from contextlib import suppress
 from mpigmm.errors import OutputError
 
 STREAM_ERRORS = (OSError, ValueError)
-"""What writing raises; `ValueError` where the stream is closed."""
+"""Exceptions of a write; `ValueError` where the stream is closed."""
 
 
 def prepare_streams() -> None:
-    """Make standard error writable, and let no file be opened in place of a standard stream that is closed.
+    """Make standard error writable, and occupy the descriptors of standard streams that are closed.
 
-    C libraries write messages to descriptors 1 and 2 whatever these are: a checkpoint among them would be damaged.
-    Standard output that is closed stays None, for `print_result` to notice.
+    A file that is opened later would otherwise get the descriptor 1 or 2, and messages of C libraries would be written
+    into it. `sys.stdout` stays None where standard output is closed, so that `print_result` raises an error.
     """
     for descriptor in range(3):
         try:
@@ -55,7 +55,7 @@ def print_result(text: str) -> None:
 
 
 def finish_streams() -> None:
-    """Flush both streams; what cannot be written is dropped, lest Python tries again at its end and exits with 120."""
+    """Flush both streams and drop what cannot be written: else Python tries again at its end, and exits with 120."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue

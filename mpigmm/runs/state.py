@@ -1,0 +1,71 @@
+"""The state of a fit between two iterations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpigmm.core.mixture import Mixture
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Result of a start that is complete.
+
+    Attributes
+    ----------
+    init : int
+        Number of the start.
+    n_iter : int
+        Its iterations.
+    mean_log_likelihood : float
+        Of its last mixture.
+    change : float or None
+        Change of the mean log-likelihood in its last iteration.
+    converged : bool
+    """
+
+    init: int
+    n_iter: int
+    mean_log_likelihood: float
+    change: float | None
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The last mixture of a start that is complete, and the start's result."""
+
+    mixture: Mixture
+    ended: Ended
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a fit between two iterations: everything that the later ones depend on.
+
+    Attributes
+    ----------
+    init : int
+        Number of the current start.
+    iteration : int
+        Number of its complete iterations.
+    mixture : Mixture or None
+        The mixture after these iterations; None before the start has a first mixture.
+    mean_log_likelihood, change : float or None
+        As in the log line of the last iteration.
+    ended : tuple of Ended
+        Results of the complete starts.
+    best : Fitted or None
+        The complete start with the highest log-likelihood.
+    finished : bool
+        Whether all starts are complete.
+    """
+
+    init: int = 0
+    iteration: int = 0
+    mixture: Mixture | None = None
+    mean_log_likelihood: float | None = None
+    change: float | None = None
+    ended: tuple[Ended, ...] = ()
+    best: Fitted | None = None
+    finished: bool = False
