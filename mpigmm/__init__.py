@@ -1,3 +1,3 @@
 """Gaussian mixture models by expectation-maximisation, in parallel and to the last bit."""
 
-__version__ = "0.2.0"
+from mpigmm.version import __version__ as __version__

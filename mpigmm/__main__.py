@@ -1,4 +1,4 @@
-"""``python -m mpigmm``: the guard that ends all ranks together, and the verbs' modules behind it."""
+"""``python -m mpigmm``: reads the command line, runs the verb's module, and ends all ranks together if one fails."""
 
 from __future__ import annotations
 
@@ -7,27 +7,50 @@ import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 from mpigmm.errors import EXIT_FAULT, AgreedError, MpigmmError
-from mpigmm.options import BenchOrder, FitOrder, InspectOrder, Order, PlanOrder, PredictOrder, ScoreOrder
 from mpigmm.parallel.launcher import end_with_parent, launched
 from mpigmm.parallel.stop import StopRequest
+from mpigmm.requests import (
+    BenchRequest,
+    FitRequest,
+    InspectRequest,
+    PlanRequest,
+    PredictRequest,
+    ScoreRequest,
+    VerbRequest,
+)
 from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message
 
-if TYPE_CHECKING:
-    from mpigmm.parallel.comm import Comm
+T = TypeVar("T")
 
 VERBS = {
-    FitOrder: "fit",
-    PredictOrder: "predict",
-    ScoreOrder: "score",
-    PlanOrder: "plan",
-    InspectOrder: "inspect",
-    BenchOrder: "bench",
+    FitRequest: "fit",
+    PredictRequest: "predict",
+    ScoreRequest: "score",
+    PlanRequest: "plan",
+    InspectRequest: "inspect",
+    BenchRequest: "bench",
 }
 
 QUESTIONS = {"--help", "--version"}
+
+
+class Ranks(Protocol):
+    """The part of a `Comm` that this module uses; importing the class itself would load MPI."""
+
+    rank: int
+    size: int
+
+    @property
+    def is_root(self) -> bool: ...
+
+    def check_launcher(self) -> None: ...
+
+    def bcast(self, value: T | None) -> T: ...
+
+    def abort(self, exit_code: int) -> None: ...
 
 
 def main() -> NoReturn:
@@ -42,16 +65,16 @@ def main() -> NoReturn:
 
 
 def answer(arguments: list[str]) -> int | None:
-    """Print help or the version, without MPI, which takes longer to start than to answer; the exit code, or None where
-    something else is asked for."""
+    """Print help or the version where the command line asks for one, without starting MPI, which takes longer than the
+    answer; returns the exit code, or None where it asks for something else."""
     if QUESTIONS.isdisjoint(arguments) or launched()[1] > 1:
         return None
-    order, code = parsed(arguments)
-    return code if order is None else None
+    request, code = parsed(arguments)
+    return code if request is None else None
 
 
 def run(arguments: list[str]) -> int:
-    """Start MPI, serve, and end it; returns the exit code. Collective."""
+    """Start MPI, carry out the command line, and finish MPI; returns the exit code. Collective."""
     stop = StopRequest()
     stop.listen()
     end_with_parent()
@@ -67,14 +90,14 @@ def run(arguments: list[str]) -> int:
     return code
 
 
-def parsed(arguments: list[str]) -> tuple[Order | None, int]:
-    """What the command line asks for, or nothing and an exit code, once help or a mistake has been told."""
+def parsed(arguments: list[str]) -> tuple[VerbRequest | None, int]:
+    """The request of a command line, or None and the exit code after help or an error message has been printed."""
     from mpigmm.cli import parse
 
     helped, mistakes = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(helped), redirect_stderr(mistakes):
-            order, code = parse(arguments)
+            request, code = parse(arguments)
         if mistakes.getvalue():
             write_message(mistakes.getvalue().rstrip("\n"))
         if helped.getvalue():
@@ -82,11 +105,11 @@ def parsed(arguments: list[str]) -> tuple[Order | None, int]:
     except MpigmmError as error:
         say(str(error))
         return None, error.exit_code
-    return order, code
+    return request, code
 
 
-def guard(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
-    """Serve, and end all ranks together whatever happens; returns the exit code. Collective."""
+def guard(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:
+    """Carry out the command line and end all ranks together, also after an error; returns the exit code. Collective."""
     try:
         code = serve(comm, arguments, stop)
     except AgreedError as error:
@@ -94,7 +117,7 @@ def guard(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
             say(str(error))
         code = error.exit_code
     except BaseException as error:
-        # Nobody agreed to this one: the other ranks may be waiting for us.
+        # The other ranks do not know of this error, and may be waiting for this rank in a collective call.
         code = EXIT_FAULT
         if isinstance(error, MpigmmError):
             code = error.exit_code
@@ -106,18 +129,18 @@ def guard(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
     return code
 
 
-def serve(comm: Comm, arguments: list[str], stop: StopRequest) -> int:
-    """Root reads the command line, all ranks carry out the order; returns the exit code. Collective."""
-    order, code = comm.bcast(read_order(comm, arguments) if comm.is_root else None)
-    if order is None:
+def serve(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:
+    """Root reads the command line, all ranks run the verb that it names; returns the exit code. Collective."""
+    request, code = comm.bcast(read_request(comm, arguments) if comm.is_root else None)
+    if request is None:
         return code
-    # Imported here, so that no verb pays for another.
-    verb = import_module(f"mpigmm.commands.{VERBS[type(order)]}")
-    return int(verb.run(comm, order, stop))
+    # Imported here, so that the start of one verb does not wait for the imports of another.
+    verb = import_module(f"mpigmm.commands.{VERBS[type(request)]}")
+    return int(verb.run(comm, request, stop))
 
 
-def read_order(comm: Comm, arguments: list[str]) -> tuple[Order | None, int]:
-    """What the command line asks for, or nothing and an exit code. Root alone."""
+def read_request(comm: Ranks, arguments: list[str]) -> tuple[VerbRequest | None, int]:
+    """The request of the command line, or None and an exit code. Root alone."""
     try:
         comm.check_launcher()
     except MpigmmError as error:
@@ -127,7 +150,7 @@ def read_order(comm: Comm, arguments: list[str]) -> tuple[Order | None, int]:
 
 
 def say(text: str) -> None:
-    """A message for the user, each line of it marked as ours."""
+    """Write a message to standard error, each line with the name of the program before it."""
     if text:
         write_message("\n".join(f"mpigmm: {line}" for line in text.splitlines()))
 

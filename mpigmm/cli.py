@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
-from mpigmm import __version__
 from mpigmm.config import dump, load_config, resolve
-from mpigmm.options import BenchOrder, FitOrder, InspectOrder, Kernels, Order, PlanOrder, PredictOrder, ScoreOrder
+from mpigmm.options import Kernels
+from mpigmm.requests import (
+    BenchRequest,
+    FitRequest,
+    InspectRequest,
+    PlanRequest,
+    PredictRequest,
+    ScoreRequest,
+    VerbRequest,
+)
+from mpigmm.version import __version__
 
 LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES = 2**31 - 1, 2**53, 2**24
 """What MPI, floats and arrays can count."""
@@ -31,15 +40,15 @@ Dataset = Annotated[
 ]
 
 
-def parse(arguments: list[str]) -> tuple[Order | None, int]:
-    """The order on a command line; or none, where help or a usage error was printed, and the exit code."""
-    orders: list[Order] = []
+def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
+    """The request on a command line; or none, where help or a usage error was printed, and the exit code."""
+    requests: list[VerbRequest] = []
     try:
-        app(arguments, prog_name="mpigmm", obj=orders)
+        app(arguments, prog_name="mpigmm", obj=requests)
     except SystemExit as end:
-        if not orders:
+        if not requests:
             return None, int(end.code or 0)
-    return orders[0], 0
+    return requests[0], 0
 
 
 def show_version(wanted: bool) -> None:
@@ -67,7 +76,7 @@ def fit(
 ) -> None:
     """Fit a mixture; goes on by itself where output.dir holds an unfinished run of the same problem."""
     options = load_config(config, overrides or [])
-    context.obj.append(FitOrder(options, dump(options), restart, config))
+    context.obj.append(FitRequest(options, dump(options), restart, config))
 
 
 @app.command()
@@ -86,13 +95,13 @@ def predict(
     ] = False,
 ) -> None:
     """Assign rows to components."""
-    context.obj.append(PredictOrder(model, tuple(data), out, dataset, proba, overwrite))
+    context.obj.append(PredictRequest(model, tuple(data), out, dataset, proba, overwrite))
 
 
 @app.command()
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
     """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
-    context.obj.append(ScoreOrder(model, tuple(data), dataset))
+    context.obj.append(ScoreRequest(model, tuple(data), dataset))
 
 
 @app.command()
@@ -114,7 +123,7 @@ def plan(
 ) -> None:
     """Tell what a fit would need on P ranks: memory, tiles, bytes reduced, seconds an iteration. Reads no rows."""
     options = load_config(config, overrides or [])
-    context.obj.append(PlanOrder(options, tuple(ranks), latency, bandwidth, json))
+    context.obj.append(PlanRequest(options, tuple(ranks), latency, bandwidth, json))
 
 
 @app.command()
@@ -124,7 +133,7 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Tell what a file holds."""
-    context.obj.append(InspectOrder(file, json))
+    context.obj.append(InspectRequest(file, json))
 
 
 @app.command()
@@ -146,7 +155,7 @@ def bench(
     iterations: Annotated[
         int, typer.Option(min=1, max=LARGEST_INT, help="Iterations, of which the median counts.")
     ] = 5,
-    kernels: Annotated[Kernels, typer.Option(help="Loops beside BLAS; auto: the best that all ranks have.")] = "auto",
+    kernels: Annotated[Kernels, typer.Option(help="Array operations; auto: the best on all ranks.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Time an EM iteration on synthetic rows, against this machine's matrix products and memory."""
@@ -156,4 +165,4 @@ def bench(
         "compute": {"precision": precision, "device": device},
     }
     options = resolve(raw, overrides or [], sections=("model", "compute"))
-    context.obj.append(BenchOrder(options, n_samples, n_features, separation, iterations, kernels, json))
+    context.obj.append(BenchRequest(options, n_samples, n_features, separation, iterations, kernels, json))

@@ -8,6 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Kernels = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
+"""Values of ``bench --kernels``: libraries of array operations, from slow to fast; auto: the fastest that all ranks
+have."""
+
 
 def option(help: str, default: Any = None, **rules: Any) -> Any:
     """Declare an option.
@@ -125,73 +129,3 @@ class FitOptions:
     em: EmOptions = field(default_factory=EmOptions)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
-
-
-@dataclass(frozen=True)
-class FitOrder:
-    """What root asks of all ranks for ``fit``; config is the YAML text of the options, config_file what was given."""
-
-    options: FitOptions
-    config: str
-    restart: bool = False
-    config_file: str = ""
-
-
-@dataclass(frozen=True)
-class PredictOrder:
-    """What root asks of all ranks for ``predict``."""
-
-    model: str
-    data: tuple[str, ...]
-    out: str
-    dataset: str | None = None
-    proba: int = 0
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class ScoreOrder:
-    """What root asks of all ranks for ``score``."""
-
-    model: str
-    data: tuple[str, ...]
-    dataset: str | None = None
-
-
-@dataclass(frozen=True)
-class InspectOrder:
-    """What root asks of itself for ``inspect``."""
-
-    file: str
-    json: bool = False
-
-
-Kernels = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
-"""Loops beside BLAS, from slow to fast; auto: the best that all ranks have."""
-
-
-@dataclass(frozen=True)
-class BenchOrder:
-    """What root asks of all ranks for ``bench``; of the options, model and compute count."""
-
-    options: FitOptions
-    n_samples: int
-    n_features: int
-    separation: float
-    iterations: int
-    kernels: Kernels = "auto"
-    json: bool = False
-
-
-@dataclass(frozen=True)
-class PlanOrder:
-    """What root asks of all ranks for ``plan``: numbers of ranks, and of the network what is known of it."""
-
-    options: FitOptions
-    ranks: tuple[int, ...]
-    latency: float | None = None
-    bandwidth: float | None = None
-    json: bool = False
-
-
-Order = FitOrder | PredictOrder | ScoreOrder | InspectOrder | BenchOrder | PlanOrder

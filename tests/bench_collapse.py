@@ -12,9 +12,9 @@ import numpy as np
 from bench_runs import iterations, write_settings
 from support import write_rows
 
-from mpigmm.commands.bench import true_mixture
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.measure import true_mixture
 from mpigmm.runs.model_file import Model, save_model
 
 COLLAPSE_TITLES = ["case", "precision", "bits", "ms of each iteration", "against", "slower by", "nats off float64"]

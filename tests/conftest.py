@@ -15,7 +15,7 @@ import pytest
 from strict import StrictGpu
 
 from mpigmm import config
-from mpigmm.commands import devices
+from mpigmm.driver import devices
 from mpigmm.parallel.comm import Comm
 
 WORLD = Comm()

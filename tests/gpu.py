@@ -21,10 +21,10 @@ from bench import WORKLOADS, print_table
 from bench_runs import apart, own_bench, write_blocks
 from support import clean_environment
 
-from mpigmm.commands.bench import true_mixture
 from mpigmm.core.gpu.arrays import GpuArrays, NoDeviceError
 from mpigmm.core.gpu.discovery import open_gpu, usable, visible_gpus
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.measure import true_mixture
 from mpigmm.runs.model_file import Model, save_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"

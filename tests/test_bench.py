@@ -10,9 +10,9 @@ import pytest
 from bench_rows import UNEVEN, read_fcs
 from support import TYPES, mpirun
 
-from mpigmm.commands.bench import row_flops, true_mixture
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.synthetic import BLOCK_ROWS, SyntheticSource
+from mpigmm.driver.measure import row_flops, true_mixture
 
 SHAPE = ("--n-samples", "9000", "--n-features", "4", "--n-components", "3", "--iterations", "2")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpi4py import MPI
-from strict import StrictGpu, StrictStreams, too_little
+from strict import StrictGpu, too_little
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.commands import bench, devices, speeds
-from mpigmm.commands.devices import assign
 from mpigmm.core.gpu.arrays import DeviceError, NoDeviceError
+from mpigmm.driver import devices, load_balance, measure
+from mpigmm.driver.devices import assign
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -126,11 +126,11 @@ def test_rows_that_fit_are_sent_once(comm: Comm, case: Path, offer: Offer) -> No
     gpu = StrictGpu()
     offer(gpu)
     fit(comm, case, "once", "compute.device=gpu", "em.max_iter=1")
-    once = gpu.streams.n_sent
+    once = gpu.n_sent
     fit(comm, case, "again", "compute.device=gpu")
-    assert gpu.streams.n_sent == 2 * once
+    assert gpu.n_sent == 2 * once
     fit(comm, case, "streamed", "compute.device=gpu", "compute.memory=1")
-    assert gpu.streams.n_sent == 2 * once + 7 * once
+    assert gpu.n_sent == 2 * once + 7 * once
 
 
 def test_mixed_ranks(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_mixed_ranks(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.M
     mixed = fit(comm, case, "mixed", auto, "em.max_iter=3")
     found, _ = load_checkpoint(mixed)
     assert found is not None and found.devices == ("cpu", "strict") and len(found.speeds) == 2
-    monkeypatch.setattr(speeds, "own_speed", lambda *arguments: pytest.fail("measured again"))
+    monkeypatch.setattr(load_balance, "own_speed", lambda *arguments: pytest.fail("measured again"))
     assert_close(fit(comm, case, "mixed", auto), cpu)
     told = summary(mixed)
     assert told["device"] == "mixed" and told["reproducible"] is False
@@ -173,8 +173,8 @@ def test_mixed_ranks_plan_and_measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     offer(StrictGpu() if comm.rank else None)
-    monkeypatch.setattr(bench, "GPU_PRODUCT_SIZE", 64)
-    monkeypatch.setattr(bench, "GPU_STREAM_BYTES", 1 << 16)
+    monkeypatch.setattr(measure, "GPU_PRODUCT_SIZE", 64)
+    monkeypatch.setattr(measure, "GPU_STREAM_BYTES", 1 << 16)
     words = [str(case / word) if word.endswith(".yaml") else word for word in command]
     assert serve(comm, words, StopRequest()) == 0
     assert "K = 3, full" in comm.bcast(capfd.readouterr().out)
@@ -260,19 +260,19 @@ def test_without_a_gpu(comm: Comm, case: Path, offer: Offer, capfd: pytest.Captu
 
 def test_a_machine_without_a_driver_is_not_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_driver", lambda: False)
-    assert devices.look("auto") == ([], None)
+    assert devices.find_gpus("auto") == ([], None)
 
 
 def test_rows_that_turn_bad_under_a_gpu(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, sent = StrictGpu(), StrictStreams.send
+    gpu, sent = StrictGpu(), StrictGpu.send
     offer(gpu)
 
-    def spoiled(self: StrictStreams, source: np.ndarray, *others: object) -> int:
+    def spoiled(self: StrictGpu, source: np.ndarray, *others: object) -> int:
         if self.n_sent == 3:
             source[:] = np.nan
         return sent(self, source, *others)
 
-    monkeypatch.setattr(StrictStreams, "send", spoiled)
+    monkeypatch.setattr(StrictGpu, "send", spoiled)
     assert "have changed since they were surveyed" in refused(comm, case, "bad", "compute.device=gpu")
 
 

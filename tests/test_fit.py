@@ -17,7 +17,7 @@ from sklearn.mixture import GaussianMixture
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.commands import iterate, record
+from mpigmm.driver import em_loop, recorder
 from mpigmm.errors import AgreedError, OutputError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -120,14 +120,14 @@ def test_one_reduction_an_iteration_and_no_other_collective(case: Case, monkeypa
             return counted
 
     per_iteration: list[list[str]] = []
-    maximise = iterate.Loop.maximise
+    m_step = em_loop.EmLoop.m_step
 
     def noted(*arguments: Any) -> Any:
         per_iteration.append(calls.copy())
         calls.clear()
-        return maximise(*arguments)
+        return m_step(*arguments)
 
-    monkeypatch.setattr(iterate.Loop, "maximise", noted)
+    monkeypatch.setattr(em_loop.EmLoop, "m_step", noted)
     monkeypatch.setattr(case.comm, "mpi", Counting(case.comm.mpi))
     case.fit("em.max_iter=6", "em.tol=0", "output.checkpoint_iterations=2")
     assert len(per_iteration) == 6
@@ -224,16 +224,16 @@ def test_a_run_cut_off_anywhere_resumes_to_the_same_bits(
 ) -> None:
     options = ["em.max_iter=7", "em.tol=0", "init.n_init=2", "output.checkpoint_iterations=2", "data.weights=/w"]
     straight = case.fit(*options, f"output.dir={case.path / 'straight'}")
-    done, maximise = [], iterate.Loop.maximise
+    done, m_step = [], em_loop.EmLoop.m_step
 
     def interrupted(*arguments: Any) -> Any:
         if len(done) == stop_after:
             raise SuddenEndError
         done.append(1)
-        return maximise(*arguments)
+        return m_step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(iterate.Loop, "maximise", interrupted)
+        patch.setattr(em_loop.EmLoop, "m_step", interrupted)
         with pytest.raises(SuddenEndError):
             case.fit(*options)
     out = case.fit(*options)
@@ -296,7 +296,7 @@ def test_a_full_disk_costs_a_warning_and_the_run_catches_up(
 ) -> None:
     straight = case.fit(f"output.dir={case.path / 'straight'}", "em.max_iter=9", "em.tol=0")
     capsys.readouterr()
-    save, saved = record.save_checkpoint, []
+    save, saved = recorder.save_checkpoint, []
 
     def sometimes(directory: Path, checkpoint: Checkpoint) -> None:
         if checkpoint.progress.iteration in (3, 4, 7):
@@ -304,7 +304,7 @@ def test_a_full_disk_costs_a_warning_and_the_run_catches_up(
         saved.append(checkpoint.progress.iteration)
         save(directory, checkpoint)
 
-    monkeypatch.setattr(record, "save_checkpoint", sometimes)
+    monkeypatch.setattr(recorder, "save_checkpoint", sometimes)
     out = case.fit("em.max_iter=9", "em.tol=0", "output.checkpoint_iterations=1")
     assert saved == ([0, 1, 2, 5, 6, 8, 9, 9] if case.comm.is_root else [])
     assert capsys.readouterr().err.count("free some space; the run goes on") == 2 * case.comm.is_root
@@ -338,7 +338,7 @@ def test_an_error_on_one_rank_ends_all(case: Case, monkeypatch: pytest.MonkeyPat
         def broken(*arguments: Any) -> Any:
             raise ValueError("inside the mathematics")
 
-        monkeypatch.setattr(iterate.Loop, "_add_own", broken)
+        monkeypatch.setattr(em_loop.EmLoop, "_add_own", broken)
     with pytest.raises(AgreedError, match="inside the mathematics") as caught:
         case.fit()
     assert caught.value.exit_code == 1
@@ -348,15 +348,15 @@ def test_an_error_on_one_rank_ends_all(case: Case, monkeypatch: pytest.MonkeyPat
 def test_ranks_that_drifted_apart_are_noticed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     if case.comm.size == 1:
         pytest.skip("one rank cannot differ from itself")
-    expect, calls = iterate.Loop.expect, []
+    expect, calls = em_loop.EmLoop.e_step, []
 
     def drifting(loop: Any, mixture: Any, *others: Any) -> Any:
         calls.append(1)
-        if len(calls) == 3 and loop.team.comm.rank == 1:
+        if len(calls) == 3 and loop.context.comm.rank == 1:
             mixture.means[0, 0] = np.nextafter(mixture.means[0, 0], np.inf)
         return expect(loop, mixture, *others)
 
-    monkeypatch.setattr(iterate.Loop, "expect", drifting)
+    monkeypatch.setattr(em_loop.EmLoop, "e_step", drifting)
     with pytest.raises(AgreedError, match="ranks hold different parameters"):
         case.fit()
 

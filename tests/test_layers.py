@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mpigmm"
-ORDER = ["__main__", "cli", "config", "commands", "runs", "data", "parallel", "core", "options", "errors", "rows"]
+ORDER = ["__main__", "cli", "config", "commands", "driver", "runs", "data", "parallel", "core"]
+ORDER += ["requests", "options", "errors", "version", "rows"]
 APART = {"data", "parallel", "core"}
 HOMES = {
     "mpi4py": ("parallel/comm.py",),

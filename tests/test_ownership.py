@@ -17,9 +17,9 @@ import pytest
 from support import assert_same_bits, blobs, file_size_limit, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.commands import record
 from mpigmm.data import files
 from mpigmm.data.output import Column, RowWriter, create, publish
+from mpigmm.driver import recorder
 from mpigmm.errors import AgreedError, OutputError
 from mpigmm.parallel.comm import Comm, message_and_code
 from mpigmm.parallel.stop import StopRequest
@@ -242,12 +242,12 @@ def test_rows_that_the_run_would_replace(place: Path) -> None:
 
 OWN = (*FIT, "init.method=file", "init.file=link.h5", *THREE)
 KILLS = {
-    "before the first checkpoint": (record, "save_checkpoint", 0, False),
-    "after the first checkpoint": (record, "save_checkpoint", 1, False),
-    "at an iteration": (record, "save_checkpoint", 3, False),
-    "before the last checkpoint": (record, "save_checkpoint", 4, False),
-    "after the last checkpoint": (record, "save_checkpoint", 4, True),
-    "after the model": (record, "save_model", 0, True),
+    "before the first checkpoint": (recorder, "save_checkpoint", 0, False),
+    "after the first checkpoint": (recorder, "save_checkpoint", 1, False),
+    "at an iteration": (recorder, "save_checkpoint", 3, False),
+    "before the last checkpoint": (recorder, "save_checkpoint", 4, False),
+    "after the last checkpoint": (recorder, "save_checkpoint", 4, True),
+    "after the model": (recorder, "save_model", 0, True),
     "after the summary": (RunDirectory, "write_json", 0, True),
     "while the old files are removed": (RunDirectory, "clear", 0, True),
 }
@@ -306,7 +306,7 @@ def test_a_start_from_the_runs_own_model_is_repeated(
         assert "out is finished already" in capfd.readouterr().err
         assert_same_bits(read_model(place / "out" / "model.h5"), result)
     longer = tuple(option.replace("max_iter=3", "max_iter=6") for option in OWN)
-    killed(monkeypatch, (record, "save_checkpoint", 2, True), *longer)
+    killed(monkeypatch, (recorder, "save_checkpoint", 2, True), *longer)
     run(*longer)
     run(*FIT, "init.method=file", "init.file=start.h5", "output.dir=six", "em.max_iter=6", "em.tol=0")
     assert_same_bits(read_model(place / "out" / "model.h5"), read_model(place / "six" / "model.h5"))
@@ -370,7 +370,7 @@ def test_another_model_in_a_finished_run_is_not_replaced(place: Path, options: t
 def test_another_model_in_a_run_cut_off_or_in_no_run_is_not_replaced(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed(monkeypatch, (record, "save_checkpoint", 2, True), *FIT, *THREE)
+    killed(monkeypatch, (recorder, "save_checkpoint", 2, True), *FIT, *THREE)
     another_model(place)
     (place / "new").mkdir()
     shutil.copy("out/model.h5", "new/model.h5")
@@ -410,7 +410,7 @@ def test_a_model_that_may_not_be_read_is_not_called_damaged(
 def test_a_model_of_a_run_extended_before_is_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(*FIT, *THREE)
     longer = (*FIT, "em.max_iter=8", "em.tol=0")
-    killed(monkeypatch, (record, "save_checkpoint", 2, True), *longer)
+    killed(monkeypatch, (recorder, "save_checkpoint", 2, True), *longer)
     run(*longer)
 
 
@@ -571,7 +571,7 @@ def test_a_model_outlives_the_only_checkpoint_that_names_it(place: Path, monkeyp
     newest.write_bytes(newest.read_bytes()[:-100])
     longer = (*FIT, "em.max_iter=6", "em.tol=0")
     for _ in range(2):
-        killed(monkeypatch, (record, "save_checkpoint", 0, True), *longer)
+        killed(monkeypatch, (recorder, "save_checkpoint", 0, True), *longer)
     run(*longer)
 
 

@@ -7,22 +7,20 @@ import time
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 from support import TYPES, mpirun, write_config
 
 from mpigmm.__main__ import serve
-from mpigmm.commands import rates
-from mpigmm.commands.bench import shape_flops
-from mpigmm.commands.iterate import empty_buffer
-from mpigmm.commands.network import Network
 from mpigmm.commands.plan import about
-from mpigmm.commands.rates import Size, affordable_components, scaled_bytes, seconds_a_row
 from mpigmm.core.covariance import covariance_class
-from mpigmm.core.exact import FixedPoint
 from mpigmm.core.initialise import sample_size
 from mpigmm.data.source import read_header
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver import iteration_costs
+from mpigmm.driver.iteration_costs import Size, affordable_components, scaled_bytes, seconds_a_row
+from mpigmm.driver.measure import shape_flops
+from mpigmm.driver.network import Network
+from mpigmm.driver.reduction import empty_buffer
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 
@@ -92,7 +90,10 @@ def test_what_is_measured_is_bounded(covariance_type: str, k: int, d: int, tile_
     covariance = covariance_class(covariance_type)()
     size = Size.affordable(covariance, k, d, tile_rows)
     flops = size.rows * size.components * shape_flops(covariance, k, d) / k
-    assert flops <= rates.MEASURED_FLOPS or (size.rows, size.components) == (rates.LEAST_ROWS, rates.LEAST_COMPONENTS)
+    assert flops <= iteration_costs.MEASURED_FLOPS or (size.rows, size.components) == (
+        iteration_costs.LEAST_ROWS,
+        iteration_costs.LEAST_COMPONENTS,
+    )
     assert 1 <= size.components <= k and 1 <= size.tile_rows <= min(tile_rows, size.rows)
     if k < 10:
         assert size == Size(tile_rows, max(4, -(-4 * k // tile_rows)) * tile_rows, k)
@@ -104,7 +105,7 @@ def test_bytes_reduced_are_scaled_exactly(covariance_type: str) -> None:
 
     def n_bytes(k: int) -> int:
         size = 1 + k + 5 * k + covariance.n_second(k, 5)
-        return int(empty_buffer(FixedPoint(np.zeros(size, np.int32), 3)).nbytes)
+        return int(empty_buffer(3 * size).nbytes)
 
     assert scaled_bytes(n_bytes(7), covariance, 7, 1000, 5) == n_bytes(1000)
 
@@ -112,8 +113,8 @@ def test_bytes_reduced_are_scaled_exactly(covariance_type: str) -> None:
 def test_a_large_plan_is_measured_in_small(
     config: str, comm: Comm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rates, "MEASURED_FLOPS", 1e8)
-    monkeypatch.setattr(rates, "MEASURED_ENTRIES", 1e6)
+    monkeypatch.setattr(iteration_costs, "MEASURED_FLOPS", 1e8)
+    monkeypatch.setattr(iteration_costs, "MEASURED_ENTRIES", 1e6)
     large = ["model.n_components=200000", "model.covariance_type=diag", "init.n_init=3"]
     begin = time.monotonic()
     assert serve(comm, ["plan", config, "--ranks", "1", "--json", *large], StopRequest()) == 0
@@ -131,7 +132,7 @@ def test_components_of_the_first_mixture_that_is_measured(config: str) -> None:
     header = read_header(str(Path(config).with_name("x.h5")), "/X")
     assert affordable_components(6, header) == 6
     few = affordable_components(200_000, header)
-    assert few * sample_size(few, 20) * 20 <= rates.MEASURED_ENTRIES < 2 * few * sample_size(2 * few, 20) * 20
+    assert few * sample_size(few, 20) * 20 <= iteration_costs.MEASURED_ENTRIES < 2 * few * sample_size(2 * few, 20) * 20
 
 
 def test_seconds_in_words() -> None:

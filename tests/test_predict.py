@@ -150,7 +150,7 @@ def test_a_file_made_while_predict_runs_is_replaced_where_one_made_before_would_
     comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
 ) -> None:
     command, new = ("predict", "m.h5", "x.h5", "--out", "new.h5"), Path("new.h5")
-    sweep = predict.sweep_posterior
+    sweep = predict.for_each_posterior
     made = b""
 
     def slow_sweep(*arguments: Any) -> None:
@@ -164,7 +164,7 @@ def test_a_file_made_while_predict_runs_is_replaced_where_one_made_before_would_
         monkeypatch.setattr(os, "link", no_link)
     assert run_verb(comm, *command) == (0, "")
     ours = new.read_bytes()
-    monkeypatch.setattr(predict, "sweep_posterior", slow_sweep)
+    monkeypatch.setattr(predict, "for_each_posterior", slow_sweep)
     for theirs, options, refused in ((ours, (), False), (b"theirs", (), True), (b"theirs", ("--overwrite",), False)):
         made = theirs
         new.unlink()

@@ -149,7 +149,7 @@ BROKEN = """
 import sys
 from mpi4py import MPI
 from mpigmm.__main__ import main
-from mpigmm.commands import iterate
+from mpigmm.driver import em_loop
 from mpigmm.core import em
 
 def broken(*arguments):
@@ -162,7 +162,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("where", ["em.EStep.__call__", "iterate.Loop.maximise"])
+@pytest.mark.parametrize("where", ["em.EStep.__call__", "em_loop.EmLoop.m_step"])
 def test_a_rank_that_raises_inside_the_maths_ends_all(config: Path, where: str) -> None:
     begin = time.monotonic()
     done = launch(3, [sys.executable, "-c", BROKEN.format(where=where, config=str(config))], 60)

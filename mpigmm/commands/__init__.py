@@ -1,1 +1,1 @@
-"""One module a verb: where the layers meet."""
+"""One module a verb, and nothing else."""

@@ -1,229 +1,118 @@
-"""``fit``: from an HDF5 file to a fitted mixture."""
+"""``fit``: from rows in files to a fitted mixture."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import Any
 
-from mpigmm.commands.devices import Devices, choose_devices
-from mpigmm.commands.iterate import Loop, converged
-from mpigmm.commands.job import Job
-from mpigmm.commands.record import Recorder
-from mpigmm.commands.speeds import measured_speeds
-from mpigmm.commands.survey import Sample, far_row, survey_rows
-from mpigmm.commands.team import build_team
-from mpigmm.core.covariance import SingularCovarianceError, covariance_class
+from mpigmm.core.covariance import covariance_class
 from mpigmm.core.em import Safeguards
-from mpigmm.core.initialise import initialise, sample_size
-from mpigmm.core.mixture import Mixture
+from mpigmm.core.initialise import sample_size
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Source
-from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError, DegenerateError
-from mpigmm.options import FitOptions, FitOrder
-from mpigmm.parallel.comm import Comm, host
+from mpigmm.driver.devices import Devices, choose_devices
+from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.layout import lay_out
+from mpigmm.driver.load_balance import measured_speeds
+from mpigmm.driver.null_recorder import NullRecorder
+from mpigmm.driver.recorder import AnyRecorder, Recorder
+from mpigmm.driver.reduction import Reduction
+from mpigmm.driver.resume import ResumePlan
+from mpigmm.driver.starts import Starts, fit_starts
+from mpigmm.driver.summary import usage
+from mpigmm.driver.survey_pass import far_row, survey_rows
+from mpigmm.driver.worker import RankContext, open_context
+from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError
+from mpigmm.options import FitOptions
+from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.parallel.walltime import RESERVE_SECONDS
-from mpigmm.runs.state import Ended, Fitted, Progress
+from mpigmm.requests import FitRequest
 
 
-def run(comm: Comm, order: FitOrder, stop: StopRequest) -> int:
-    """Fit the mixture that `order` describes; returns the exit code. Collective."""
+def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
+    """Fit the mixture that a request describes; returns the exit code. Collective."""
     begin = time.monotonic()
-    options = order.options
-    covariance_class(options.model.covariance_type)
-    stop.advice = f"run the same command again{', without --restart,' if order.restart else ''} to go on"
+    options = request.options
+    covariance_class(options.model.covariance_type)  # imports the libraries of BLAS, which are then held to one thread
+    stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
     with ExitStack() as stack:
         stack.enter_context(single_threaded_blas())
         devices = choose_devices(comm, options.compute.device)
-        recorder, job = open_job(comm, order, devices, stack, stop)
-        stop.deadline = time.monotonic() + job.seconds_left - RESERVE_SECONDS
-        if recorder is not None:
-            recorder.allowance.deadline = stop.deadline
+        recorder, plan = open_run(comm, request, devices, stack, stop)
+        stop.deadline = time.monotonic() + plan.seconds_left - RESERVE_SECONDS
+        recorder.set_deadline(stop.deadline)
         try:
-            fit_job(comm, options, job, devices, recorder, stop, begin)
+            context, plan = lay_out_rows(comm, options, plan, devices, stop)
+            survey_and_fit(context, options, plan, recorder, begin)
         except AgreedError as error:
             if error.exit_code == EXIT_INTERRUPTED:
-                is_for_time = any(comm.allgather(stop.is_for_time))
-                with comm.together():
-                    if recorder is not None:
-                        recorder.save_latest()
-                        if is_for_time:
-                            recorder.check_time(*seconds_spent(begin, stop))
+                save_interrupted(comm, recorder, begin, stop)
             raise
     return EXIT_DONE
 
 
-def seconds_spent(begin: float, stop: StopRequest) -> tuple[float, float | None]:
-    """Seconds since begin, and those there would have been at the end of the sweep under way, where they are known."""
-    spent, sweep = time.monotonic() - begin, stop.pace.seconds()
-    return spent, None if sweep is None else stop.pace.begun - begin + sweep
-
-
-def fit_job(
-    comm: Comm,
-    options: FitOptions,
-    job: Job,
-    devices: Devices,
-    recorder: Recorder | None,
-    stop: StopRequest,
-    begin: float,
-) -> None:
-    """Survey the rows, run all starts, write the results. Collective."""
-    loops, source = NUMPY.name if job.complete else job.loops, Source(job.header)
-    speeds = None
-    if devices.mixed and not job.complete:
-        speeds, known = measured_speeds(comm, options, job, devices, stop)
-        job = replace(job, speeds=known)
-    team = build_team(comm, source, job.tile_rows, options.compute, stop, loops, devices, speeds)
-    survey, sample = survey_rows(team, options, sample_size(options.model.n_components, job.header.n_features))
-    warning = far_row(team, survey, sample)
-    with comm.together():
-        if recorder is not None:
-            recorder.begin(job, survey, devices, [warning, team.warning, devices.note])
-    if job.complete:
-        return
-    safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
-    is_spent = recorder.allowance.is_spent if recorder else lambda: False
-    say = recorder.reporter.say if recorder else lambda text: None
-    loop = Loop(team, survey, safeguards, options.compute.precision, is_spent, say)
-    report = recorder.reporter.initialisation if recorder else lambda init, name, done, most: None
-    starts = Starts(options, job.start, sample, report)
-    del sample
-    progress = fit_starts(loop, options, job, starts, recorder)
-    used = usage(loop, begin)
-    with comm.together():
-        if recorder is not None:
-            recorder.finish(progress, survey, devices, {"resumed_from": job.resumed_from, **used})
-
-
-def open_job(
-    comm: Comm, order: FitOrder, devices: Devices, stack: ExitStack, stop: StopRequest
-) -> tuple[Recorder | None, Job]:
-    """Root's recorder, and the job for all ranks. Collective."""
-    recorder = job = None
+def open_run(
+    comm: Comm, request: FitRequest, devices: Devices, stack: ExitStack, stop: StopRequest
+) -> tuple[AnyRecorder, ResumePlan]:
+    """The recorder of this rank, closed by the stack, and where to go on. Collective; raises `AgreedError`."""
+    recorder: AnyRecorder = NullRecorder()
+    plan = None
     with comm.together():
         if comm.is_root:
-            recorder = stack.enter_context(closing(Recorder(order)))
-            job = recorder.open_job(devices, stop.check)
-    return recorder, comm.bcast(job)
+            recorder = Recorder(request)
+        stack.enter_context(closing(recorder))
+        plan = recorder.open(devices, stop.check)
+    return recorder, comm.bcast(plan)
 
 
-def fit_starts(loop: Loop, options: FitOptions, job: Job, starts: Starts, recorder: Recorder | None) -> Progress:
-    """Run all starts that are not complete; returns the finished progress with the best of them. Collective."""
-    comm, progress = loop.team.comm, job.progress
-    while not progress.finished:
-        if progress.mixture is None:
-            progress = replace(progress, mixture=starts.first_mixture(loop, progress.init))
-            save(comm, recorder, progress)
-        else:
-            starts.begun(progress.init)
-        progress = loop.run(progress, options.em, recorder.record if recorder else lambda *noted: None)
-        assert progress.mixture is not None
-        mean = loop.mean_log_likelihood(progress.mixture)
-        progress = with_ended(progress, mean, converged(progress.change, options.em))
-        if progress.init + 1 == options.init.n_init:
-            return replace(progress, finished=True)
-        progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
-        save(comm, recorder, progress)
-    return progress
+def lay_out_rows(
+    comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, stop: StopRequest
+) -> tuple[RankContext, ResumePlan]:
+    """The context of this rank, and the plan with the speeds by which unlike ranks share the tiles. Collective."""
+    speeds, ops = None, plan.ops
+    if plan.complete:
+        ops = NUMPY.name
+    elif devices.mixed:
+        speeds, known = measured_speeds(comm, options, plan, devices, stop)
+        plan = replace(plan, speeds=known)
+    layout = lay_out(comm, plan.header, plan.tile_rows, options.compute, devices, speeds)
+    return open_context(comm, Source(plan.header), layout, devices, stop, ops), plan
 
 
-def save(comm: Comm, recorder: Recorder | None, progress: Progress) -> None:
-    """Write a checkpoint. Collective."""
+def survey_and_fit(
+    context: RankContext, options: FitOptions, plan: ResumePlan, recorder: AnyRecorder, begin: float
+) -> None:
+    """DataSummary the rows, run all starts, write the results. Collective."""
+    comm, devices, model = context.comm, context.devices, options.model
+    survey, sample = survey_rows(context, options, sample_size(model.n_components, plan.header.n_features))
+    warning = far_row(context, survey, sample)
     with comm.together():
-        if recorder is not None:
-            recorder.save(progress)
+        recorder.begin(plan, survey, devices, [warning, context.layout.warning, devices.note])
+    if plan.complete:
+        return
+    starts = Starts(options, plan.start, sample, recorder.initialisation)
+    del sample
+    reduction = Reduction(context, recorder.is_spent, recorder.say)
+    loop = EmLoop(reduction, survey, Safeguards(model.reg_covar, model.variance_floor), options.compute.precision)
+    progress = fit_starts(loop, options, plan.progress, starts, recorder)
+    used = {"resumed_from": plan.resumed_from, **usage(reduction, begin)}
+    with comm.together():
+        recorder.finish(progress, survey, devices, used)
 
 
-def with_ended(progress: Progress, mean_log_likelihood: float, converged: bool) -> Progress:
-    """Progress with the start under way counted among those that have ended, and kept if it is the best."""
-    assert progress.mixture is not None
-    ended = Ended(progress.init, progress.iteration, mean_log_likelihood, progress.change, converged)
-    best = progress.best
-    if best is None or mean_log_likelihood > best.ended.mean_log_likelihood:
-        best = Fitted(progress.mixture, ended)
-    return replace(progress, ended=(*progress.ended, ended), best=best)
+def save_interrupted(comm: Comm, recorder: AnyRecorder, begin: float, stop: StopRequest) -> None:
+    """Save the last iteration, and warn where too little time was allowed to save anything. Collective."""
+    is_for_time = any(comm.allgather(stop.is_for_time))
+    with comm.together():
+        recorder.save_latest()
+        if is_for_time:
+            recorder.check_time(*seconds_spent(begin, stop))
 
 
-class Starts:
-    """The mixtures that starts begin with: made by root from a sample of the rows, or the one of a file.
-
-    Parameters
-    ----------
-    options : FitOptions
-    given : Mixture or None
-        The one of a file.
-    sample : tuple of ndarrays
-        On root, rows and their weights; let go with the last start.
-    report : callable
-        Told the number of the start and what a `Step` is told.
-    """
-
-    def __init__(
-        self, options: FitOptions, given: Mixture | None, sample: Sample, report: Callable[[int, str, int, int], None]
-    ) -> None:
-        self.options = options
-        self.given = given
-        self.sample: Sample | None = sample
-        self.report = report
-
-    def first_mixture(self, loop: Loop, init: int) -> Mixture:
-        """That of start number init. Collective."""
-        comm, mixture, model = loop.team.comm, self.given, self.options.model
-
-        def step(name: str, done: int, most: int) -> None:
-            loop.team.stop.check()
-            self.report(init, name, done, most)
-
-        with comm.together():
-            if comm.is_root and mixture is None:
-                assert self.sample is not None
-                mixture = initialise(
-                    self.options.init.method,
-                    covariance_class(model.covariance_type)(),
-                    model.n_components,
-                    self.sample,
-                    loop.survey,
-                    loop.safeguards,
-                    (self.options.init.seed, init),
-                    step,
-                )
-                check_start(mixture)
-        self.begun(init)
-        return comm.bcast(mixture)
-
-    def begun(self, init: int) -> None:
-        """Start number init needs the sample no more."""
-        if init + 1 == self.options.init.n_init:
-            self.sample = None
-
-
-def check_start(mixture: Mixture) -> None:
-    """Raise `DegenerateError` where a first covariance cannot be factored."""
-    try:
-        _ = mixture.precisions_cholesky
-    except SingularCovarianceError as error:
-        raise DegenerateError(
-            f"{error} at the start; raise model.reg_covar or model.variance_floor, or lower model.n_components"
-        ) from None
-
-
-def usage(loop: Loop, begin: float) -> dict[str, Any]:
-    """What the run used, on root: times of root, peak memory of the largest rank, all hosts. Collective."""
-    comm, clock = loop.team.comm, loop.clock
-    ranks = comm.gather((host(), peak_memory()))
-    return {
-        "n_ranks": comm.size,
-        "threads_per_rank": loop.team.n_threads,
-        "hosts": sorted({name for name, _ in ranks}),
-        "seconds": time.monotonic() - begin,
-        "seconds_read": loop.team.block.seconds_read,
-        "seconds_compute": clock.compute,
-        "seconds_communicate": clock.communicate,
-        "peak_memory_bytes": max((peak for _, peak in ranks), default=0),
-    }
+def seconds_spent(begin: float, stop: StopRequest) -> tuple[float, float | None]:
+    """Seconds since begin, and those that will have passed at the end of the present pass over the tiles, if known."""
+    spent, sweep = time.monotonic() - begin, stop.pace.seconds()
+    return spent, None if sweep is None else stop.pace.begun - begin + sweep

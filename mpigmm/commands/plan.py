@@ -1,4 +1,4 @@
-"""``plan``: what a fit would need on any number of ranks, from its shape and what this machine does with such rows."""
+"""``plan``: memory and seconds of a fit on any number of ranks, from iterations measured on this machine."""
 
 from __future__ import annotations
 
@@ -6,46 +6,42 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from mpigmm.commands.devices import CPU, Devices, choose_devices
-from mpigmm.commands.network import Network, measured_network
-from mpigmm.commands.rates import Rates, measured_rates, measured_start
-from mpigmm.commands.team import stage_of
 from mpigmm.core.covariance import covariance_class
-from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, read_header
+from mpigmm.driver.devices import CPU, choose_devices
+from mpigmm.driver.iteration_costs import Rates, measured_rates, measured_start
+from mpigmm.driver.layout import choose_tile_rows, row_budget
+from mpigmm.driver.network import Network, measured_network
 from mpigmm.errors import EXIT_DONE, DataError, counted
-from mpigmm.options import PlanOrder
+from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.partition import count_tiles
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads, single_threaded_blas
+from mpigmm.requests import PlanRequest
 from mpigmm.runs.progress import duration
 from mpigmm.runs.streams import print_result
 
 
-def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
+def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
     """Print the plan; returns the exit code. Collective."""
-    options = order.options
+    options = request.options
     covariance_class(options.model.covariance_type)
     devices = choose_devices(comm, options.compute.device)
-    header = tile_rows = None
+    header = None
     with comm.together():
         if comm.is_root:
-            header, tile_rows = shape_of(order, devices)
-    header, tile_rows = comm.bcast((header, tile_rows))
-    assert header is not None and tile_rows is not None
+            header = rows_header(options)
+    header = comm.bcast(header)
+    tile_rows = choose_tile_rows(options.compute, devices, header.n_features, options.model.n_components)
     with single_threaded_blas():
-        rates = measured_rates(comm, order, devices, header, tile_rows, stop)
-        start = measured_start(comm, order, header, stop)
-        network = measured_network(comm, order)
-    n_threads = count_threads(options.compute.threads, comm.ranks_on_node())
-    n_threads = n_threads if devices.device == CPU else 1
+        rates = measured_rates(comm, request, devices, header, tile_rows, stop)
+        start = measured_start(comm, request, header, stop)
+        network = measured_network(comm, request)
+    n_threads = count_threads(options.compute.threads, comm.ranks_on_node()) if devices.device == CPU else 1
     with comm.together():
-        stage = stage_of(devices, comm.rank, options.compute.memory)
+        memory = row_budget(devices, comm.rank, options.compute)
     if comm.is_root:
-        memory = stage.budget if stage else memory_budget(options.compute.memory, 1)
         plan = {
             "n_samples": header.n_rows,
             "n_features": header.n_features,
@@ -61,37 +57,35 @@ def run(comm: Comm, order: PlanOrder, stop: StopRequest) -> int:
             "measured_ranks": comm.size,
             "measured_components": rates.components,
             "initialisation": {**asdict(start), "n_init": options.init.n_init},
-            "plans": [line(header, tile_rows, n, n_threads, memory, rates, network) for n in order.ranks],
+            "plans": [plan_of(n, header, tile_rows, n_threads, memory, rates, network) for n in request.ranks],
         }
-        text = json.dumps(plan, indent=2) if order.json else describe(plan)
+        text = json.dumps(plan, indent=2) if request.json else plan_text(plan)
     with comm.together():
         if comm.is_root:
             print_result(text)
     return EXIT_DONE
 
 
-def shape_of(order: PlanOrder, devices: Devices) -> tuple[Header, int]:
-    """Header of the input and rows of a tile. Root alone; raises `DataError`."""
-    data, model, compute = order.options.data, order.options.model, order.options.compute
+def rows_header(options: FitOptions) -> Header:
+    """Header of the rows to fit. Root alone; raises `DataError`."""
+    data, n_components = options.data, options.model.n_components
     header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
-    if header.n_rows < model.n_components:
-        raise DataError(f"model.n_components: {model.n_components} components, but {header.n_rows} rows; lower it")
-    if compute.tile_rows != "auto":
-        return header, int(compute.tile_rows)
-    return header, devices.default_rows(header.n_features, model.n_components, np.dtype(compute.precision))
+    if header.n_rows < n_components:
+        raise DataError(f"model.n_components: {n_components} components, but {header.n_rows} rows; lower it")
+    return header
 
 
-def line(
-    header: Header, tile_rows: int, n_ranks: int, n_threads: int, memory: int, rates: Rates, network: Network
+def plan_of(
+    n_ranks: int, header: Header, tile_rows: int, n_threads: int, memory: int, rates: Rates, network: Network
 ) -> dict[str, Any]:
-    """The plan for one number of ranks; the rank with most tiles decides."""
+    """The plan for one number of ranks, from the rank with the most tiles."""
     n_tiles = count_tiles(header.n_rows, tile_rows)
     most = -(-n_tiles // n_ranks)
     rows = min(most * tile_rows, header.n_rows)
     workers = max(1, min(n_threads, most))
     per_worker = min(-(-most // workers) * tile_rows, header.n_rows)
     reduction = network.seconds(n_ranks, rates.reduced_bytes)
-    once = rates.prepare + rates.maximise
+    once = rates.prepare + rates.m_step
     fixed = once + reduction
     alone = header.n_rows / min(n_threads, n_tiles) * rates.apart + once
     seconds = per_worker * rates.apart + fixed
@@ -104,15 +98,15 @@ def line(
         "work_bytes": rates.work_bytes,
         "seconds_reduction": reduction,
         "seconds_prepare": rates.prepare,
-        "seconds_maximise": rates.maximise,
+        "seconds_maximise": rates.m_step,
         "seconds": seconds,
         "seconds_overlapping": per_worker * rates.overlapping + fixed,
         "efficiency": alone / n_ranks / seconds,
     }
 
 
-def describe(plan: dict[str, Any]) -> str:
-    """A plan in words, a line for each number of ranks."""
+def plan_text(plan: dict[str, Any]) -> str:
+    """A plan as text, with a line for each number of ranks."""
     network, measured = plan["network"], plan["measured_components"]
     lines = [
         f"{plan['n_samples']:,} x {plan['n_features']}, K = {plan['n_components']}, {plan['covariance_type']}, "
@@ -120,7 +114,7 @@ def describe(plan: dict[str, Any]) -> str:
         f"{counted(plan['threads_per_rank'], 'thread')} a rank",
         f"{plan['bytes_reduced']:,} bytes reduced an iteration; a message takes {network['latency'] * 1e6:.3g} us, and "
         f"{network['bandwidth'] / 1e9:.3g} GB/s ({network['origin']})",
-        *describe_start(plan["initialisation"]),
+        *initialisation_lines(plan["initialisation"]),
         f"rows beyond {plan['memory_bytes'] / 1e6:,.0f} MB a rank stream (compute.memory; auto: half of the free)",
         "",
         "ranks  tiles a rank  rows, MB a rank  other, MB   s an iteration, components   of which reduction  efficiency",
@@ -139,12 +133,12 @@ def describe(plan: dict[str, Any]) -> str:
 
 
 def about(seconds: float) -> str:
-    """Seconds in few digits, or a time where they are many."""
+    """Seconds with two digits; as hours, minutes and seconds from 100 s on."""
     return f"{seconds:.2g} s" if seconds < 100 else duration(seconds)
 
 
-def describe_start(start: dict[str, Any]) -> list[str]:
-    """What the first mixtures take, in words; nothing where a file holds the only one."""
+def initialisation_lines(start: dict[str, Any]) -> list[str]:
+    """A line with the costs of the first mixtures; none where a file holds the only one."""
     if not start["rows"]:
         return []
     times = f", {start['n_init']:,} times" if start["n_init"] > 1 else ""

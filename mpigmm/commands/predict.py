@@ -1,4 +1,4 @@
-"""``predict``: rows to components."""
+"""``predict``: assigns rows to components."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.output import Column, Layout, RowWriter, create, discard, publish, publish_new
 from mpigmm.data.source import input_files
+from mpigmm.driver.score_rows import PosteriorFunction, ScoreTask, for_each_posterior, open_stream, open_task
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
-from mpigmm.options import PredictOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.requests import PredictRequest
 from mpigmm.runs.hdf5 import outline
 
 FORMAT = "mpigmm-predict"
-"""Attribute by which an output is known."""
+"""Value of the attribute ``format``, by which `predict` knows a file that it wrote."""
 
 
-def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
-    """Write the file that `order` asks for; returns the exit code. Collective."""
+def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
+    """Assign the rows of a request to components; returns the exit code. Collective."""
     task, is_new = None, False
     with comm.together():
         if comm.is_root:
-            task = open_task(order.model, order.data, order.dataset, stop.check)
-            check_order(order, task)
-            check_out(order, task, stop.check)
-            is_new = not os.path.lexists(order.out)
+            task = open_task(request.model, request.data, request.dataset, stop.check)
+            check_request(request, task)
+            check_out(request, task, stop.check)
+            is_new = not os.path.lexists(request.out)
     task = comm.bcast(task)
-    team = stream_team(comm, task, stop)
+    context = open_stream(comm, task, stop)
     layout = None
     try:
         with comm.together():
             if comm.is_root:
-                attributes, tables = origin(order, task)
-                layout = create(order.out, task.header.n_rows, columns(order.proba), attributes, tables)
+                attributes, tables = origin(request, task)
+                layout = create(request.out, task.header.n_rows, columns(request.proba), attributes, tables)
         layout = comm.bcast(layout)
         with comm.together(), single_threaded_blas(), RowWriter(layout) as writer:
-            sweep_posterior(team, task, lambda: visitor(writer, order.proba))
+            for_each_posterior(context, task, lambda: tile_writer(writer, request.proba))
         with comm.together():
             if comm.is_root:
-                name_output(order, task, layout, is_new, stop.check)
+                name_output(request, task, layout, is_new, stop.check)
     except AgreedError:
         if comm.is_root and layout is not None:
             discard(layout)
@@ -54,47 +54,49 @@ def run(comm: Comm, order: PredictOrder, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def check_order(order: PredictOrder, task: Task) -> None:
-    """Raise `UserError` where the order does not fit the model."""
-    if order.proba > task.mixture.n_components:
+def check_request(request: PredictRequest, task: ScoreTask) -> None:
+    """Raise `UserError` where the request does not fit the model."""
+    if request.proba > task.mixture.n_components:
         raise ConfigError(
-            f"--proba {order.proba}: {shown(order.model)} has {counted(task.mixture.n_components, 'component')}; "
+            f"--proba {request.proba}: {shown(request.model)} has {counted(task.mixture.n_components, 'component')}; "
             "ask for no more"
         )
 
 
-def check_out(order: PredictOrder, task: Task, check: Callable[[], None]) -> None:
+def check_out(request: PredictRequest, task: ScoreTask, check: Callable[[], None]) -> None:
     """Raise `OutputError` where ``--out`` cannot be written, is an input, or is not what `predict` wrote before."""
-    out, name = Path(order.out), shown(order.out)
+    out, name = Path(request.out), shown(request.out)
     if not out.name or (out.exists() and not out.is_file()):
-        raise OutputError(f"--out {order.out!r} is not the name of a file; name the HDF5 file to write")
+        raise OutputError(f"--out {request.out!r} is not the name of a file; name the HDF5 file to write")
     if not out.parent.is_dir():
         raise OutputError(
             f"--out {name} cannot be written: {shown(out.parent)} is no directory; make it, or choose another"
         )
-    for path in (order.model, *input_files(task.header)) if out.exists() else ():
+    for path in (request.model, *input_files(task.header)) if out.exists() else ():
         if out.samefile(path):
             raise OutputError(f"--out {name} would overwrite the input {shown(path)}; choose another name")
-    if out.exists() and not order.overwrite and not is_own(out, check):
+    if out.exists() and not request.overwrite and not is_own(out, check):
         raise OutputError(
             f"--out {name} exists, and is not what predict wrote before; choose another name, or add --overwrite to "
             "replace it"
         )
 
 
-def name_output(order: PredictOrder, task: Task, layout: Layout, is_new: bool, check: Callable[[], None]) -> None:
-    """Give the finished file its name.
+def name_output(
+    request: PredictRequest, task: ScoreTask, layout: Layout, is_new: bool, check: Callable[[], None]
+) -> None:
+    """Give the finished file its final name.
 
     Raises `OutputError` where a file that `check_out` refuses has taken the name since the command began.
     """
-    if is_new and not order.overwrite and publish_new(layout):
+    if is_new and not request.overwrite and publish_new(layout):
         return
-    check_out(order, task, check)
+    check_out(request, task, check)
     publish(layout)
 
 
 def is_own(path: Path, check: Callable[[], None]) -> bool:
-    """Whether a file is what `predict` wrote before, of version 0.1.0 by its content; an empty one will do."""
+    """Whether a file is empty or was written by `predict`; one by version 0.1.0 is known by its content."""
     if not path.stat().st_size:
         return True
     try:
@@ -105,32 +107,32 @@ def is_own(path: Path, check: Callable[[], None]) -> bool:
     return found.attributes.get("format") == FORMAT or without_mark
 
 
-def origin(order: PredictOrder, task: Task) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
-    """What tells where each row came from: attributes, and small datasets."""
+def origin(request: PredictRequest, task: ScoreTask) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
+    """Attributes and small datasets of the output that tell from which model and files its rows come."""
     header = task.header
     files = [os.fsencode(path) for path in header.paths]
-    model = os.fsencode(order.model).decode("utf-8", "backslashreplace")
+    model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
     attributes = {"format": FORMAT, "model": model, "dataset": header.dataset}
     return attributes, {"files": files, "offsets": header.first_rows}
 
 
 def columns(proba: int) -> dict[str, Column]:
-    """Datasets of the output."""
+    """Datasets of the output, a row each for every row of the input."""
     found = {"labels": Column((), "int32"), "log_density": Column((), "float64")}
     if proba:
         found |= {"proba": Column((proba,), "float64"), "components": Column((proba,), "int32")}
     return found
 
 
-def visitor(writer: RowWriter, proba: int) -> Visit:
-    """What a thread does with a tile's posterior."""
+def tile_writer(writer: RowWriter, proba: int) -> PosteriorFunction:
+    """A function that writes the labels, log densities and largest posteriors of a tile."""
 
-    def visit(first: int, resp: FloatArray, log_density: FloatArray) -> None:
+    def write_tile(first: int, resp: FloatArray, log_density: FloatArray) -> None:
         writer.write("labels", first, resp.argmax(axis=0))
         writer.write("log_density", first, log_density)
         if proba:
-            order = np.argsort(-resp, axis=0, kind="stable")[:proba]
-            writer.write("proba", first, np.take_along_axis(resp, order, axis=0).T)
-            writer.write("components", first, order.T)
+            largest = np.argsort(-resp, axis=0, kind="stable")[:proba]
+            writer.write("proba", first, np.take_along_axis(resp, largest, axis=0).T)
+            writer.write("components", first, largest.T)
 
-    return visit
+    return write_tile

@@ -1,4 +1,4 @@
-"""``score``: how likely rows are under a model."""
+"""``score``: the log-likelihood of rows under a model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpigmm.commands.record import criteria
-from mpigmm.commands.rows import Task, Visit, open_task, stream_team, sweep_posterior
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
 from mpigmm.data.source import Header
+from mpigmm.driver.criteria import criteria
+from mpigmm.driver.reduction import Reduction
+from mpigmm.driver.score_rows import PosteriorFunction, ScoreTask, for_each_posterior, open_stream, open_task
+from mpigmm.driver.worker import RankContext
 from mpigmm.errors import EXIT_DONE, DataError
-from mpigmm.options import ScoreOrder
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.requests import ScoreRequest
 from mpigmm.runs.streams import print_result, write_message
 
 FORM = FixedPoint.unbounded(1)
 LEAST_LOG_DENSITY = -(2.0**900)
-"""Of a row: sums of 2^50 such rows can be held."""
+"""Least log density of a row that can be summed: the format holds the sum of 2^50 such rows."""
 
 
 @dataclass
@@ -57,23 +59,16 @@ class Score:
         return np.append(carry(self.total.limbs), self.n_impossible)
 
 
-def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
+def run(comm: Comm, request: ScoreRequest, stop: StopRequest) -> int:
     """Print the score as JSON; returns the exit code. Collective."""
     task = None
     with comm.together():
         if comm.is_root:
-            task = open_task(order.model, order.data, order.dataset, stop.check)
+            task = open_task(request.model, request.data, request.dataset, stop.check)
     task = comm.bcast(task)
-    team = stream_team(comm, task, stop)
-    scores: list[Score] = []
-
-    def visitor() -> Visit:
-        scores.append(Score(task.header))
-        return scores[-1].add
-
-    with comm.together(), single_threaded_blas():
-        sweep_posterior(team, task, visitor)
-    packed = comm.sum(np.sum([score.packed() for score in scores], axis=0))
+    context = open_stream(comm, task, stop)
+    with single_threaded_blas():
+        packed = summed_scores(context, task)
     if comm.is_root:
         text = as_json(task, packed)
     with comm.together():
@@ -82,10 +77,27 @@ def run(comm: Comm, order: ScoreOrder, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def as_json(task: Task, packed: IntArray) -> str:
-    """The score, from the sum of all ranks' `Score.packed`; what is -inf is null, since JSON knows no infinity.
+def summed_scores(context: RankContext, task: ScoreTask) -> IntArray:
+    """The sum over all rows, as `Score.packed`. Collective."""
+    scores: list[Score] = []
 
-    A warning on standard error says why.
+    def new_function() -> PosteriorFunction:
+        scores.append(Score(task.header))
+        return scores[-1].add
+
+    def add_own(total: IntArray) -> None:
+        for_each_posterior(context, task, new_function)
+        for score in scores:
+            total += score.packed()
+
+    sums, _ = Reduction(context).reduce(Score(task.header).packed().size, add_own, on_host=True)
+    return sums
+
+
+def as_json(task: ScoreTask, packed: IntArray) -> str:
+    """The score as JSON, from the sum of all ranks' `Score.packed`.
+
+    JSON has no infinity: a log-likelihood of -inf is written as null, with a warning on standard error.
     """
     n_samples, n_impossible = task.header.n_rows, int(packed[-1])
     log_likelihood = -math.inf if n_impossible else float(FORM.value(packed[:-1].reshape(-1, 1))[0])

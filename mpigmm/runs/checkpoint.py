@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm import __version__
 from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
 from mpigmm.runs.model_file import mixture_of
 from mpigmm.runs.state import Ended, Fitted, Progress
+from mpigmm.version import __version__
 
 FORMAT = "mpigmm-checkpoint"
 FORMAT_VERSION = 4

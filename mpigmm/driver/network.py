@@ -1,4 +1,4 @@
-"""What `plan` reckons with: what a message between ranks takes, and so a reduction."""
+"""The latency and bandwidth of messages between ranks, and the seconds of a reduction that follow from them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from statistics import median
 
 import numpy as np
 
-from mpigmm.options import PlanOrder
 from mpigmm.parallel.comm import Comm
+from mpigmm.requests import PlanRequest
 
 ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 2e-6, 10e9
-"""Of a cluster's network, where one rank measures nothing."""
+"""Of a cluster's network, assumed where a single rank cannot measure them."""
 
 MESSAGES = 50
+"""Reductions of which the median time is taken."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Network:
     origin: str
 
     def seconds(self, n_ranks: int, n_bytes: int) -> float:
-        """Of an Allreduce: 2 log2 P messages, and 2 (P - 1) / P of the bytes."""
+        """Seconds of an Allreduce: of 2 log2 P messages, and of 2 (P - 1) / P of the bytes."""
         share = (n_ranks - 1) / n_ranks
         return 2 * math.ceil(math.log2(n_ranks)) * self.latency + 2 * share * n_bytes / self.bandwidth
 
 
-def measured_network(comm: Comm, order: PlanOrder) -> Network:
-    """The network as given or, where several ranks run, as a short and a long reduction find it. Collective."""
+def measured_network(comm: Comm, request: PlanRequest) -> Network:
+    """The network as the user gives it or, with several ranks, as measured by short and long reductions. Collective."""
     latency, bandwidth, origin = ASSUMED_LATENCY, ASSUMED_BANDWIDTH, "assumed"
     if comm.size > 1:
         steps, share = 2 * math.ceil(math.log2(comm.size)), (comm.size - 1) / comm.size
@@ -51,11 +52,11 @@ def measured_network(comm: Comm, order: PlanOrder) -> Network:
         size = 1 << 19
         moving = max(seconds_of_sum(comm, size) - steps * latency, 1e-9)
         bandwidth, origin = 2 * share * 8 * size / moving, "measured"
-    if order.latency is not None or order.bandwidth is not None:
-        origin = "given" if None not in (order.latency, order.bandwidth) else f"given in part, else {origin}"
+    if request.latency is not None or request.bandwidth is not None:
+        origin = "given" if None not in (request.latency, request.bandwidth) else f"given in part, else {origin}"
     return Network(
-        latency if order.latency is None else order.latency,
-        bandwidth if order.bandwidth is None else order.bandwidth,
+        latency if request.latency is None else request.latency,
+        bandwidth if request.bandwidth is None else request.bandwidth,
         origin,
     )
 

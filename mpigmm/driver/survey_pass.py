@@ -6,46 +6,54 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpigmm.commands.team import Team, Tiles
 from mpigmm.core.data_summary import LEAST_VARIANCE, DataSummary, DataSummaryStatistics, far_limits
-from mpigmm.core.exact import FloatArray
+from mpigmm.core.exact import FloatArray, IntArray
 from mpigmm.core.row_checks import BadRowError
 from mpigmm.core.sampling import RowSample, RowSampler
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.reduction import Reduction
+from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.errors import DataError, shown
 from mpigmm.options import FitOptions
 
 FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
+"""Rows read to find a centre: at first, and at most at a time where none of the first can be used."""
+
 LEAST_WEIGHT = 1e-100
 Sample = tuple[FloatArray, FloatArray]
+"""Values (m, D) and weights (m,) of rows."""
 
 
-def survey_rows(team: Team, options: FitOptions, sample_size: int) -> tuple[DataSummary, Sample]:
-    """What all ranks need to know of the data, and on root the rows for the initialisation. Collective.
+def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> tuple[DataSummary, Sample]:
+    """The survey of all rows, and on root a sample of them for the initialisation. Collective.
 
     Raises `AgreedError` naming the first row that cannot be used.
     """
-    comm, header = team.comm, team.header
+    comm, header = context.comm, context.header
     with comm.together():
-        centre = first_centre(team.block.source) if comm.is_root else None
+        centre = first_centre(context.block.source) if comm.is_root else None
     centre = comm.bcast(centre)
-    sampler = RowSampler(options.init.seed, sample_size / header.n_rows)
-    with comm.together():
-        own, sample = _survey_own(team, centre, sampler, drop=options.data.missing == "drop")
-    packed = comm.sum(own.packed())
+    sampler, sample = RowSampler(options.init.seed, sample_size / header.n_rows), RowSample()
+    own = DataSummaryStatistics(centre, drop=options.data.missing == "drop")
+
+    def add_own(total: IntArray) -> None:
+        _survey_own(context, own, sampler, sample)
+        total[:] = np.append(own.packed(), n_sampled(sample))
+
+    sums, _ = Reduction(context).reduce(own.packed().size + 1, add_own, on_host=True)
     box = comm.max(np.concatenate([-own.low, own.high]))
-    survey = own.finish(packed, -box[: len(centre)], box[len(centre) :])
+    survey = own.finish(sums[:-1], -box[: len(centre)], box[len(centre) :])
     with comm.together():
         check_survey(survey, header, options)
-    values, sample_weight = gather_sample(team, survey, sampler, sample, sample_size)
+    values, sample_weight = gather_sample(context, survey, sampler, sample, int(sums[-1]), sample_size)
     middle = comm.bcast(np.array([np.median(column) for column in values.T]) if comm.is_root else None)
     return replace(survey, centre=middle), (values, sample_weight)
 
 
 def first_centre(source: Source | SyntheticSource) -> FloatArray:
-    """A point amid the rows: the median of the first ones that count for something."""
+    """A point among the rows: the median of the first finite rows of weight above zero."""
     start, count, n_rows = 0, FIRST_ROWS, source.header.n_rows
     while start < n_rows:
         rows = source.read(start, min(start + count, n_rows))
@@ -58,29 +66,30 @@ def first_centre(source: Source | SyntheticSource) -> FloatArray:
     return np.zeros(source.header.n_features)
 
 
-def _survey_own(
-    team: Team, centre: FloatArray, sampler: RowSampler, *, drop: bool
-) -> tuple[DataSummaryStatistics, RowSample]:
-    def visit(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, RowSample]:
-        statistics, sample = DataSummaryStatistics(centre, drop=drop), RowSample()
+def _survey_own(context: RankContext, own: DataSummaryStatistics, sampler: RowSampler, sample: RowSample) -> None:
+    """Add this rank's tiles to the statistics, and their chosen rows to the sample."""
+    centre, drop = own.centre, own.drop
+
+    def tile_function(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, RowSample]:
+        statistics, chosen = DataSummaryStatistics(centre, drop=drop), RowSample()
         for rows in tiles:
             statistics.add(tile, rows)
-            sample.take(sampler, tile, rows)
-        return statistics, sample
+            chosen.take(sampler, tile, rows)
+        return statistics, chosen
 
     try:
-        parts = team.sweep(visit)
+        parts = context.for_each_tile(tile_function)
     except BadRowError as error:
-        raise DataError(explain(error, team.header)) from None
-    total, sample = parts[0]
-    for statistics, other in parts[1:]:
-        total += statistics
-        sample.extend(other)
-    return total, sample
+        raise DataError(bad_row_text(error, context.header)) from None
+    for statistics, chosen in parts:
+        own += statistics
+        sample.extend(chosen)
 
 
-def explain(error: BadRowError, header: Header, remedy: str = "set data.missing: drop to leave such rows out") -> str:
-    """A bad row in words, with the remedy."""
+def bad_row_text(
+    error: BadRowError, header: Header, remedy: str = "set data.missing: drop to leave such rows out"
+) -> str:
+    """A message that names a row which cannot be used, and the remedy."""
     where = header.where(error.row)
     if error.column is None:
         return f"data.weights: {where} has weight {error.value:g}; weights are finite and >= 0"
@@ -92,7 +101,7 @@ def explain(error: BadRowError, header: Header, remedy: str = "set data.missing:
 
 
 def check_survey(survey: DataSummary, header: Header, options: FitOptions) -> None:
-    """Raise `DataError` where the rows cannot carry the mixture asked for."""
+    """Raise `DataError` where the rows are too few, weigh too little or vary too little for the mixture asked for."""
     k = options.model.n_components
     if survey.n_samples < k:
         raise DataError(
@@ -107,7 +116,7 @@ def check_survey(survey: DataSummary, header: Header, options: FitOptions) -> No
 
 
 def check_variances(survey: DataSummary, header: Header) -> None:
-    """Raise `DataError` where rows vary too little for a covariance to which nothing is added."""
+    """Raise `DataError` where a feature varies too little for covariances without ``model.reg_covar``."""
 
     def named(features: list[int]) -> str:
         return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {shown(header.dataset)}"
@@ -125,33 +134,59 @@ def check_variances(survey: DataSummary, header: Header) -> None:
         )
 
 
-def gather_sample(team: Team, survey: DataSummary, sampler: RowSampler, own: RowSample, wanted: int) -> Sample:
-    """The sample of all ranks, on root; a larger share is drawn where too many of its rows were masked. Collective."""
-    comm = team.comm
-    while True:
-        size = comm.sum(np.array([sum(map(len, own.numbers))]))[0]
-        if sampler.share >= 1 or size >= min(wanted // 2, survey.n_samples):
-            break
+def n_sampled(sample: RowSample) -> int:
+    """Rows of a sample."""
+    return sum(map(len, sample.numbers))
+
+
+def gather_sample(
+    context: RankContext, survey: DataSummary, sampler: RowSampler, own: RowSample, size: int, wanted: int
+) -> Sample:
+    """The sample of all ranks, on root. Collective.
+
+    A larger share of the rows is drawn anew where masked rows leave fewer than half of those wanted.
+
+    Parameters
+    ----------
+    context, survey, sampler
+    own : RowSample
+        This rank's part.
+    size : int
+        Rows of all parts.
+    wanted : int
+    """
+    while sampler.share < 1 and size < min(wanted // 2, survey.n_samples):
         sampler = RowSampler(sampler.seed, sampler.share * max(4.0, wanted / max(size, 1)))
-        with comm.together():
-            own = _sample_own(team, survey, sampler)
-    values, sample_weight = own.arrays(team.header.n_features)
-    return comm.concatenate(values), comm.concatenate(sample_weight)  # ranks hold tiles in their order
+        own, size = draw_again(context, survey, sampler)
+    values, sample_weight = own.arrays(context.header.n_features)
+    return context.comm.concatenate(values), context.comm.concatenate(sample_weight)  # ranks hold tiles in their order
 
 
-def far_row(team: Team, survey: DataSummary, sample: Sample) -> str | None:
+def draw_again(context: RankContext, survey: DataSummary, sampler: RowSampler) -> tuple[RowSample, int]:
+    """This rank's sample, and the number of rows in those of all ranks. Collective."""
+    own = RowSample()
+
+    def add_own(total: IntArray) -> None:
+        _sample_own(context, survey, sampler, own)
+        total[:] = n_sampled(own)
+
+    sums, _ = Reduction(context).reduce(1, add_own, on_host=True)
+    return own, int(sums[0])
+
+
+def far_row(context: RankContext, survey: DataSummary, sample: Sample) -> str | None:
     """On root, a warning that names the first row with a value too far from all others to be one. Collective."""
-    comm, header = team.comm, team.header
+    comm, header = context.comm, context.header
     median, limit = comm.bcast(far_limits(sample[0]) if comm.is_root else None)
     if (np.maximum(survey.high - median, median - survey.low) <= limit).all():
         return None
     with comm.together():
-        found = _first_far_row(team, survey, median, limit)
+        found = _first_far_row(context, survey, median, limit)
     row = -int(comm.max(np.array([-float(found)]))[0])
     warning = None
     with comm.together():
         if comm.is_root and row < header.n_rows:
-            values = team.block.source.read(row, row + 1).values[0].astype(np.float64)
+            values = context.block.source.read(row, row + 1).values[0].astype(np.float64)
             column = int((np.abs(values - median) > limit).argmax())
             warning = (
                 f"warning: {header.where(row)} holds {values[column]:g} in column {header.column(column)}, a million "
@@ -160,29 +195,29 @@ def far_row(team: Team, survey: DataSummary, sample: Sample) -> str | None:
     return warning
 
 
-def _first_far_row(team: Team, survey: DataSummary, median: FloatArray, limit: FloatArray) -> int:
-    """This rank's first row with a value beyond the limit; the number of all rows where it has none."""
+def _first_far_row(context: RankContext, survey: DataSummary, median: FloatArray, limit: FloatArray) -> int:
+    """Number of this rank's first row with a value beyond the limit; the number of all rows where it has none."""
 
-    def visit(tile: Tile, tiles: Tiles) -> int:
+    def tile_function(tile: Tile, tiles: Tiles) -> int:
         for rows in tiles:
             tile.fill(rows, median, mask=survey.masked)
             far = (np.abs(tile.rows) > limit[:, None]).any(axis=0)
             if far.any():
                 return rows.first + int(far.argmax())
-        return team.header.n_rows
+        return context.header.n_rows
 
-    return min(team.sweep(visit))
+    return min(context.for_each_tile(tile_function))
 
 
-def _sample_own(team: Team, survey: DataSummary, sampler: RowSampler) -> RowSample:
-    def visit(tile: Tile, tiles: Tiles) -> RowSample:
-        sample = RowSample()
+def _sample_own(context: RankContext, survey: DataSummary, sampler: RowSampler, own: RowSample) -> None:
+    """Add the chosen rows of this rank's tiles to a sample."""
+
+    def tile_function(tile: Tile, tiles: Tiles) -> RowSample:
+        chosen = RowSample()
         for rows in tiles:
             tile.fill(rows, survey.centre, mask=survey.masked)
-            sample.take(sampler, tile, rows)
-        return sample
+            chosen.take(sampler, tile, rows)
+        return chosen
 
-    whole = RowSample()
-    for part in team.sweep(visit):
-        whole.extend(part)
-    return whole
+    for part in context.for_each_tile(tile_function):
+        own.extend(part)

@@ -1,4 +1,4 @@
-"""What `predict` and `score` share: a model, rows that fit it, and a sweep over them."""
+"""What `predict` and `score` share: a model, rows with its features, and a pass over them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpigmm.commands.survey import explain, first_centre
-from mpigmm.commands.team import Team, Tiles, build_team, common_loops
 from mpigmm.core.em import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.row_checks import BadRowError, check_finite, check_magnitude
-from mpigmm.core.tile import Tile, default_rows
+from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source, find_dataset, read_header, resolve_paths
+from mpigmm.driver.devices import Devices, common_ops
+from mpigmm.driver.layout import choose_tile_rows, lay_out
+from mpigmm.driver.survey_pass import bad_row_text, first_centre
+from mpigmm.driver.worker import RankContext, Tiles, open_context
 from mpigmm.errors import DataError, counted, shown
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm
@@ -23,22 +25,23 @@ from mpigmm.runs.model_file import Model, load_model
 from mpigmm.runs.streams import write_message
 
 DATASET = "/X"
-"""Where rows stand, unless the user or the model says otherwise."""
+"""The dataset with the rows, unless the user or the model names another."""
 
-Visit = Callable[[int, FloatArray, FloatArray], None]
+PosteriorFunction = Callable[[int, FloatArray, FloatArray], None]
+"""Called for each tile with the number of its first row, responsibilities (K, n) and log densities (n,)."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A mixture and the rows to apply it to: their header, and a point amid them (D,)."""
+class ScoreTask:
+    """A mixture and the rows to apply it to: their header, and a point among them (D,)."""
 
     mixture: Mixture
     header: Header
     centre: FloatArray
 
 
-def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: Callable[[], None]) -> Task:
-    """Read a model, `check` as in `load_model`, and the header of rows that fit it; root alone. Raises `DataError`."""
+def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: Callable[[], None]) -> ScoreTask:
+    """A model and the header of rows with its features, `check` as in `load_model`. Root alone; raises `DataError`."""
     model = load_model(Path(model_path), check)
     dataset = dataset if dataset is not None else choose_dataset(model, model_path, data)
     header = read_header(data, dataset)
@@ -52,11 +55,11 @@ def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: 
         )
     if header.n_rows == 0:
         raise DataError(f"{shown(dataset)} has no rows in {header.files}")
-    return Task(model.mixture, header, first_centre(Source(header)))
+    return ScoreTask(model.mixture, header, first_centre(Source(header)))
 
 
 def choose_dataset(model: Model, model_path: str, data: Sequence[str]) -> str:
-    """The dataset that the model was fitted to; else /X, where the model names none or the data do not have it."""
+    """The dataset that the model was fitted to; /X where the model names none, or the data do not have it."""
     fitted = recorded(model, "dataset")
     if not isinstance(fitted, str) or fitted == DATASET:
         return DATASET
@@ -76,42 +79,51 @@ def choose_dataset(model: Model, model_path: str, data: Sequence[str]) -> str:
 
 
 def recorded(model: Model, key: str) -> Any:
-    """A key of the section data of the configuration that the model was fitted with, or None."""
+    """The value of a key of section ``data`` of the configuration that the model was fitted with, or None."""
     section = (model.config or {}).get("data")
     return section.get(key) if isinstance(section, dict) else None
 
 
 def recorded_columns(model: Model, header: Header) -> list[int] | None:
-    """The columns that the model was fitted to, where the rows have them."""
+    """The columns that the model was fitted to; None where the model names none, or the rows do not have them."""
     columns = recorded(model, "columns")
     if not isinstance(columns, list) or not all(isinstance(column, int) for column in columns):
         return None
     return columns if columns and max(columns) < header.file_features else None
 
 
-def stream_team(comm: Comm, task: Task, stop: StopRequest) -> Team:
-    """Tiles and threads for one pass, in which nothing is held. Collective."""
-    tile_rows = default_rows(task.mixture.n_features, task.mixture.n_components)
-    return build_team(comm, Source(task.header), tile_rows, ComputeOptions(memory=0), stop, common_loops(comm))
+def open_stream(comm: Comm, task: ScoreTask, stop: StopRequest) -> RankContext:
+    """A context for one pass over the rows on processors, in which no rows are kept. Collective."""
+    devices, compute = Devices.cpus(comm.size), ComputeOptions(memory=0)
+    tile_rows = choose_tile_rows(compute, devices, task.mixture.n_features, task.mixture.n_components)
+    ops = common_ops(comm)
+    layout = lay_out(comm, task.header, tile_rows, compute, devices)
+    return open_context(comm, Source(task.header), layout, devices, stop, ops)
 
 
-def sweep_posterior(team: Team, task: Task, visit: Callable[[], Visit]) -> None:
-    """Call a visit, one made for each thread, with first row, responsibilities (K, n) and log densities (n,).
+def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Callable[[], PosteriorFunction]) -> None:
+    """Call a function with the posterior of each of this rank's tiles; each thread calls one of its own.
 
     Raises `DataError` naming the first row that is not finite.
+
+    Parameters
+    ----------
+    context, task
+    new_function : callable
+        Returns the function of a thread.
     """
     centre = safe_centre(task.mixture, task.centre)
-    e_step = EStep(task.mixture, centre, ops=team.loops)
+    e_step = EStep(task.mixture, centre, ops=context.host_ops)
 
-    def work(tile: Tile, tiles: Tiles) -> None:
-        own = visit()
+    def tile_function(tile: Tile, tiles: Tiles) -> None:
+        posterior_function = new_function()
         for rows in tiles:
             check_finite(rows.values, rows.first)
             tile.fill(rows, centre, mask=False)
             check_magnitude(tile.rows.T, rows.values, rows.first)
-            own(rows.first, *e_step.posterior(tile))
+            posterior_function(rows.first, *e_step.posterior(tile))
 
     try:
-        team.sweep(work)
+        context.for_each_tile(tile_function)
     except BadRowError as error:
-        raise DataError(explain(error, task.header, "mend the row or leave it out")) from None
+        raise DataError(bad_row_text(error, task.header, "mend the row or leave it out")) from None

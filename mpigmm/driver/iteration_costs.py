@@ -1,4 +1,4 @@
-"""What `plan` reckons with: what this machine takes for an iteration and for a first mixture."""
+"""The costs of an iteration and of a first mixture on this machine, from which `plan` computes those of a fit."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ import time
 import tracemalloc
 from dataclasses import dataclass, replace
 
-from mpigmm.commands.bench import reduction_seconds, shape_flops, timed_iterations, true_mixture
-from mpigmm.commands.devices import Devices
-from mpigmm.commands.iterate import N_CLOCKS, N_FLAGS, Loop
-from mpigmm.commands.survey import Sample, survey_rows
-from mpigmm.commands.team import build_team, common_loops
 from mpigmm.core.covariance import Covariance, covariance_class
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.em import Safeguards
 from mpigmm.core.initialise import initialise, sample_size
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.precision import choose_precision
-from mpigmm.core.tile import default_rows
 from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.options import FitOptions, PlanOrder
+from mpigmm.driver.devices import Devices, common_ops
+from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.layout import choose_tile_rows, lay_out
+from mpigmm.driver.measure import reduction_seconds, shape_flops, timed_iterations, true_mixture
+from mpigmm.driver.reduction import TAIL_SIZE, Reduction
+from mpigmm.driver.survey_pass import Sample, survey_rows
+from mpigmm.driver.worker import open_context
+from mpigmm.options import ComputeOptions, FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
+from mpigmm.requests import PlanRequest
 
 MEASURED_FLOPS, MEASURED_TILES = 3e9, 4
-"""Of an iteration that is measured, each rank's: at most so much work, where a few rows and components allow it, and so
-many tiles."""
+"""At most so many operations and tiles of each rank are measured, as far as few rows and components allow."""
 
 LEAST_ROWS, LEAST_COMPONENTS = 256, 2
 ROWS_EACH = 4
-"""Rows a component at least, so that few are empty."""
+"""Rows measured for each component, at least, so that few components are empty."""
 
 FEW_ROWS = 64
-"""An iteration over so few takes little more than what does not depend on the rows."""
+"""Rows of an iteration that measures the costs which do not depend on the rows."""
 
 ITERATIONS = 3
 SURVEYED_ROWS = 1024
@@ -43,12 +45,12 @@ MEASURED_ENTRIES = 1e8
 """Rows times components times features of a first mixture that is measured."""
 
 APART, SOME_OVERLAP, OVERLAPPING = 3.0, 1.0, 0.1
-"""Separations of the synthetic components: most work is left out with the first, none with the last."""
+"""Separations of the synthetic components: most work is skipped with the first, none with the last."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured in place of the fit: rows of a tile and of each rank, and components."""
+    """The size of a measured iteration: rows of a tile, rows of each rank, and components."""
 
     tile_rows: int
     rows: int
@@ -56,7 +58,7 @@ class Size:
 
     @classmethod
     def affordable(cls, covariance: Covariance, n_components: int, n_features: int, tile_rows: int) -> Size:
-        """As many components, tiles and rows as `MEASURED_FLOPS` allow; of a tile too large for it, the first rows."""
+        """As many components, tiles and rows as `MEASURED_FLOPS` allow; part of a tile if a whole one exceeds it."""
         per_entry = shape_flops(covariance, n_components, n_features) / n_components
         components = min(n_components, max(LEAST_COMPONENTS, math.isqrt(int(MEASURED_FLOPS / ROWS_EACH / per_entry))))
         wanted = max(MEASURED_TILES, -(-ROWS_EACH * components // tile_rows))
@@ -68,25 +70,26 @@ class Size:
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does with rows of the fit's shape.
+    """Costs of an iteration of the fit on this machine.
 
     Attributes
     ----------
     apart, overlapping : float
         Seconds a row of one thread, with components far apart and with overlapping ones.
-    prepare, maximise : float
-        Seconds of what every rank does once an iteration, ahead of the rows and after them.
+    prepare, m_step : float
+        Seconds of every rank before the first row and after the reduction.
     work_bytes : int
         Memory of a rank besides its rows.
     reduced_bytes : int
+        Bytes that a rank sums in the reduction.
     components : int
-        Those that were measured; all else is scaled from them.
+        Number that was measured; the other figures are scaled from it to the fit's.
     """
 
     apart: float
     overlapping: float
     prepare: float
-    maximise: float
+    m_step: float
     work_bytes: int
     reduced_bytes: int
     components: int
@@ -94,17 +97,17 @@ class Rates:
 
 @dataclass(frozen=True)
 class FirstMixture:
-    """What rank 0 alone does ahead of the first iteration of a start.
+    """Costs of the first mixture of a start, which rank 0 alone computes.
 
     Attributes
     ----------
     method : str
     rows : int
-        Of the sample that it works on.
+        Of the sample of rows.
     seconds : float
     bytes : int
     components : int
-        Those of the first mixture that was measured; the seconds and bytes are scaled from it.
+        Number that was measured; seconds and bytes are scaled from it to the fit's.
     """
 
     method: str
@@ -115,33 +118,33 @@ class FirstMixture:
 
 
 @dataclass(frozen=True)
-class Iteration:
-    """Seconds of an iteration over this rank's rows, those of its M-step, and what its reduction and memory take."""
+class MeasuredIteration:
+    """Seconds of an iteration over this rank's rows, seconds of its M-step, bytes reduced, and peak memory."""
 
     compute: float
-    maximise: float
+    m_step: float
     reduced_bytes: int
     peak_bytes: int
 
 
 def measured_rates(
-    comm: Comm, order: PlanOrder, devices: Devices, header: Header, tile_rows: int, stop: StopRequest
+    comm: Comm, request: PlanRequest, devices: Devices, header: Header, tile_rows: int, stop: StopRequest
 ) -> Rates:
-    """Iterations on a few synthetic rows, one thread a rank, scaled to the fit's components. Collective.
+    """Costs of an iteration, from iterations on synthetic rows with one thread a rank. Collective.
 
-    Seconds a row are the difference between an iteration over some tiles and one over a few rows; where not all
-    components can be measured, memory grows with each by the difference between all that are measured and half of them.
+    Seconds a row come from the difference between an iteration over some tiles and one over a few rows. Where the fit
+    has more components than are measured, memory is extrapolated from all that are measured and half of them.
     """
-    covariance, k = covariance_class(order.options.model.covariance_type)(), order.options.model.n_components
+    covariance, k = covariance_class(request.options.model.covariance_type)(), request.options.model.n_components
     tile_rows = min(tile_rows, header.n_rows)
     size = Size.affordable(covariance, k, header.n_features, tile_rows)
     is_whole = size.components == k
     few = Size(min(FEW_ROWS, size.tile_rows), FEW_ROWS, k if is_whole else size.components // 2)
-    iterations, loops = ITERATIONS if is_whole else 1, common_loops(comm)
+    iterations, ops = ITERATIONS if is_whole else 1, common_ops(comm)
 
-    def measure(separation: float, size: Size) -> Iteration:
+    def measure(separation: float, size: Size) -> MeasuredIteration:
         return measured_iteration(
-            comm, order.options, devices, header.n_features, separation, size, iterations, stop, loops
+            comm, request.options, devices, header.n_features, separation, size, iterations, stop, ops
         )
 
     least = measure(APART, few)
@@ -155,7 +158,7 @@ def measured_rates(
         apart=scale * apart,
         overlapping=scale * overlapping,
         prepare=scale * max(0.0, fixed - few.rows * apart),
-        maximise=scale * min(one.maximise for one in many),
+        m_step=scale * min(one.m_step for one in many),
         work_bytes=peak - size.rows * header.n_features * 8 + int((k - size.components) * each) + tile_bytes,
         reduced_bytes=scaled_bytes(many[0].reduced_bytes, covariance, size.components, k, header.n_features),
         components=size.components,
@@ -163,19 +166,19 @@ def measured_rates(
 
 
 def seconds_a_row(many_seconds: float, many: int, few_seconds: float, few: int) -> float:
-    """What each further row takes; the mean where a clock says that more rows take no longer."""
+    """Seconds of each further row; the mean of all rows where more of them were measured to take no longer."""
     if many > few and many_seconds > few_seconds:
         return (many_seconds - few_seconds) / (many - few)
     return many_seconds / many
 
 
 def scaled_bytes(n_bytes: int, covariance: Covariance, measured: int, wanted: int, n_features: int) -> int:
-    """Bytes reduced with another number of components than those measured; exact, since their number format is one."""
+    """Bytes reduced with another number of components than measured; exact, since all sums have one number of limbs."""
 
     def n_sums(k: int) -> int:
         return 1 + k + k * n_features + covariance.n_second(k, n_features)
 
-    tail = 8 * (N_FLAGS + N_CLOCKS)
+    tail = 8 * TAIL_SIZE
     return (n_bytes - tail) // n_sums(measured) * n_sums(wanted) + tail
 
 
@@ -188,37 +191,40 @@ def measured_iteration(
     size: Size,
     iterations: int,
     stop: StopRequest,
-    loops: str,
-) -> Iteration:
-    """Iterations on synthetic rows from their true mixture, one thread a rank. Collective."""
+    ops: str,
+) -> MeasuredIteration:
+    """Iterations on synthetic rows, begun from their true mixture, with one thread a rank. Collective."""
     model, compute = options.model, replace(options.compute, threads=1, memory="auto")
     correlated = model.covariance_type == "full"
     with comm.together():
         source = SyntheticSource(comm.size * size.rows, n_features, size.components, separation, correlated=correlated)
         mixture = true_mixture(source, model.covariance_type)
-    team = build_team(comm, source, size.tile_rows, compute, stop, loops, devices)
-    survey, _ = survey_rows(team, replace(options, model=replace(model, n_components=1)), SURVEYED_ROWS)
-    loop = Loop(team, survey, Safeguards(model.reg_covar, model.variance_floor), compute.precision)
+    layout = lay_out(comm, source.header, size.tile_rows, compute, devices)
+    context = open_context(comm, source, layout, devices, stop, ops)
+    survey, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SURVEYED_ROWS)
+    safeguards = Safeguards(model.reg_covar, model.variance_floor)
+    loop = EmLoop(Reduction(context), survey, safeguards, compute.precision)
     precision = choose_precision(loop.precision, mixture, survey)
-    _, seconds, _, maximise = timed_iterations(loop, mixture, precision, iterations)
+    _, seconds, _, m_step = timed_iterations(loop, mixture, precision, iterations)
     _, n_bytes = reduction_seconds(loop, mixture)
-    return Iteration(seconds, maximise, n_bytes, max(comm.allgather(peak_memory())))
+    return MeasuredIteration(seconds, m_step, n_bytes, max(comm.allgather(peak_memory())))
 
 
-def measured_start(comm: Comm, order: PlanOrder, header: Header, stop: StopRequest) -> FirstMixture:
-    """A first mixture of fewer components on root, scaled by what it does for each row and component. Collective."""
-    options, method, d = order.options, order.options.init.method, header.n_features
+def measured_start(comm: Comm, request: PlanRequest, header: Header, stop: StopRequest) -> FirstMixture:
+    """Costs of a first mixture, scaled from one with fewer components and rows that root computes. Collective."""
+    options, method, d = request.options, request.options.init.method, header.n_features
     k = options.model.n_components
     if method == "file":
         return FirstMixture(method, 0, 0.0, 0, k)
     few = affordable_components(k, header)
     wanted, measured = (min(sample_size(components, d), header.n_rows) for components in (k, few))
     options = replace(options, model=replace(options.model, n_components=few))
-    compute = replace(options.compute, threads=1, memory="auto")
+    compute, devices = ComputeOptions(threads=1), Devices.cpus(comm.size)
     with comm.together():
         source = SyntheticSource(measured, d, few, SOME_OVERLAP, correlated=False)
-    team = build_team(comm, source, default_rows(d, few), compute, stop)
-    survey, sample = survey_rows(team, options, measured)
+    layout = lay_out(comm, source.header, choose_tile_rows(compute, devices, d, few), compute, devices)
+    context = open_context(comm, source, layout, devices, stop, NUMPY.name)
+    survey, sample = survey_rows(context, options, measured)
     seconds, n_bytes = 0.0, 0
     with comm.together():
         if comm.is_root:
@@ -230,7 +236,7 @@ def measured_start(comm: Comm, order: PlanOrder, header: Header, stop: StopReque
 
 
 def affordable_components(n_components: int, header: Header) -> int:
-    """Components of a first mixture that takes no longer than `MEASURED_ENTRIES` do: half as many, and so on."""
+    """Components of a first mixture to measure: halved until rows times components times features are few enough."""
     d, few = header.n_features, n_components
     while few > LEAST_COMPONENTS and few * min(sample_size(few, d), header.n_rows) * d > MEASURED_ENTRIES:
         few //= 2
@@ -238,8 +244,11 @@ def affordable_components(n_components: int, header: Header) -> int:
 
 
 def seconds_and_bytes(options: FitOptions, sample: Sample, survey: DataSummary, stop: StopRequest) -> tuple[float, int]:
-    """What the first mixture from a sample takes, the sample included: seconds of the processor or of the clock,
-    whichever are fewer, so that other programs on this machine do not count."""
+    """Seconds and bytes of the first mixture from a sample, the sample included.
+
+    The seconds are those of the processor or of the clock, whichever are fewer, so that other programs on this machine
+    count as little as possible.
+    """
     model = options.model
     covariance, safeguards = (
         covariance_class(model.covariance_type)(),

@@ -1,19 +1,18 @@
-"""What each rank computes with: a GPU or its processors, and what share of the rows it takes."""
+"""The device of each rank, a GPU or its processors, and the array operations that it computes with there."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.gpu.arrays import NoDeviceError
 from mpigmm.core.gpu.discovery import has_driver, open_gpu, usable, visible_gpus
+from mpigmm.core.ops import OPS_NAMES, best_ops, ops_by_name
+from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.cuda import CudaOps
-from mpigmm.core.tile import default_gpu_rows, default_rows
 from mpigmm.errors import UserError
 from mpigmm.parallel.comm import Comm, host
 
@@ -30,17 +29,17 @@ class Devices:
         Of each rank: ``cpu``, or the name of its GPU.
     sharing : tuple of int
         Ranks among which each rank's GPU is shared; 1 for processors.
-    engine : CudaOps or None
-        The loops of this rank's own GPU.
+    ops : CudaOps or None
+        Array operations of this rank's GPU, where it has one.
     cupy : str or None
         Version of CuPy, where a rank uses it.
     note : str or None
-        What the user should know.
+        A message to the user about the choice.
     """
 
     kinds: tuple[str, ...]
     sharing: tuple[int, ...]
-    engine: CudaOps | None = None
+    ops: CudaOps | None = None
     cupy: str | None = None
     note: str | None = None
 
@@ -57,13 +56,8 @@ class Devices:
 
     @property
     def mixed(self) -> bool:
-        """Whether ranks compute with different kinds, so that the last bits of a sum depend on who takes part."""
+        """Whether ranks compute on different kinds of devices; the last bits then depend on which ranks take part."""
         return len(set(self.kinds)) > 1
-
-    def default_rows(self, n_features: int, n_components: int, dtype: np.dtype[Any] = DOUBLE) -> int:
-        """Rows of a tile: those of GPUs where all ranks have one."""
-        rows = default_rows if CPU in self.kinds else default_gpu_rows
-        return rows(n_features, n_components, dtype)
 
     def counts(self) -> dict[str, int]:
         """Ranks of each kind."""
@@ -71,17 +65,17 @@ class Devices:
 
 
 def choose_devices(comm: Comm, wanted: str) -> Devices:
-    """Give every rank its device, as ``compute.device`` says. Collective; raises `AgreedError`."""
+    """The devices of all ranks, from ``compute.device``. Collective; raises `AgreedError`."""
     if wanted == CPU:
         return Devices.cpus(comm.size)
     with comm.together():
-        seen, reason = look(wanted)
+        seen, reason = find_gpus(wanted)
     places = comm.allgather((host(), seen))
     addresses = assign(places, share=wanted == "gpu")
     mine = addresses[comm.rank]
     with comm.together():
-        engine, reason = (None, reason) if mine is None else take(seen.index(mine), wanted)
-    gpu = engine and engine.arrays
+        ops, reason = (None, reason) if mine is None else open_ops(seen.index(mine), wanted)
+    gpu = ops and ops.arrays
     told = comm.allgather((gpu.name, gpu.version, None) if gpu else (CPU, None, reason and f"{host()}: {reason}"))
     kinds, reasons = tuple(kind for kind, _, _ in told), [reason for _, _, reason in told if reason]
     users = Counter(zip((node for node, _ in places), addresses, strict=True))
@@ -89,12 +83,12 @@ def choose_devices(comm: Comm, wanted: str) -> Devices:
         users[node, address] if kind != CPU else 1
         for (node, _), address, kind in zip(places, addresses, kinds, strict=True)
     )
-    devices = Devices(kinds, sharing, engine, max((version for _, version, _ in told if version), default=None))
-    return replace(devices, note=describe(devices, reasons))
+    devices = Devices(kinds, sharing, ops, max((version for _, version, _ in told if version), default=None))
+    return replace(devices, note=choice_note(devices, reasons))
 
 
-def look(wanted: str) -> tuple[list[str], str | None]:
-    """Addresses of the GPUs that this rank sees, and why there are none where some may be expected."""
+def find_gpus(wanted: str) -> tuple[list[str], str | None]:
+    """Addresses of the GPUs that this rank sees, and the reason if there are none in spite of a driver or a request."""
     if wanted == "auto" and not has_driver():
         return [], None
     try:
@@ -103,8 +97,8 @@ def look(wanted: str) -> tuple[list[str], str | None]:
         return [], refused(error, wanted)
 
 
-def take(number: int, wanted: str) -> tuple[CudaOps | None, str | None]:
-    """The loops of this rank's GPU, or why they cannot be had."""
+def open_ops(number: int, wanted: str) -> tuple[CudaOps | None, str | None]:
+    """Array operations of the GPU with this number; or None, and the reason."""
     try:
         with usable():
             return CudaOps(open_gpu(number)), None
@@ -113,16 +107,16 @@ def take(number: int, wanted: str) -> tuple[CudaOps | None, str | None]:
 
 
 def refused(error: NoDeviceError, wanted: str) -> str:
-    """The reason in words, where the processors can do instead; raises `UserError` where a GPU was asked for."""
+    """The reason in words where ``compute.device`` is auto; raises `UserError` where it is gpu."""
     if wanted == "gpu":
         raise UserError(f"compute.device: gpu cannot be had on {host()}: {error}; or set compute.device: cpu")
     return str(error)
 
 
 def assign(places: Sequence[tuple[str, Sequence[str]]], share: bool) -> list[str | None]:
-    """The address of each rank's GPU, from its node and the addresses that it sees: the one that fewest others have.
+    """The address of each rank's GPU: of those that the rank sees on its node, the one with the fewest ranks so far.
 
-    Where GPUs are not to be shared, what is left over goes without.
+    None for a rank that sees no GPU, or only those of other ranks where GPUs are not to be shared.
     """
     users: Counter[tuple[str, str]] = Counter()
     chosen: list[str | None] = []
@@ -134,8 +128,8 @@ def assign(places: Sequence[tuple[str, Sequence[str]]], share: bool) -> list[str
     return chosen
 
 
-def describe(devices: Devices, reasons: Sequence[str]) -> str | None:
-    """What the user should know of the choice, in one line."""
+def choice_note(devices: Devices, reasons: Sequence[str]) -> str | None:
+    """A message to the user where ranks compute on unlike devices, or a GPU was found and cannot be used."""
     if devices.mixed:
         counts = ", ".join(f"{count} on {kind}" for kind, count in devices.counts().items())
         why = f" ({reasons[0]})" if reasons else ""
@@ -149,6 +143,25 @@ def describe(devices: Devices, reasons: Sequence[str]) -> str | None:
 
 
 def label(devices: Devices, rank: int, n_threads: int) -> str:
-    """What the speed of a rank is filed under."""
+    """The name under which the speed of a rank is recorded."""
     kind, sharing = devices.kinds[rank], devices.sharing[rank]
     return f"{kind}, {n_threads} threads" if kind == CPU else f"{kind}, shared by {sharing}"
+
+
+def common_ops(comm: Comm) -> str:
+    """Name of the fastest array operations on the host that every rank has. Collective."""
+    with comm.together():
+        own = OPS_NAMES.index(best_ops())
+    return OPS_NAMES[-int(comm.max(np.array([-float(own)]))[0])]
+
+
+def load_ops(name: str) -> Ops:
+    """The array operations on the host of that name; raises `UserError`."""
+    try:
+        return ops_by_name(name)
+    except ImportError as error:
+        raise UserError(
+            f"{name}, the loops that this run computes with, cannot be had on {host()}: {error}; run on processors "
+            "like those that it began on, with mpigmm installed where there is a C compiler, or add --restart to start "
+            "over"
+        ) from None

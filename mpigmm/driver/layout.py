@@ -1,0 +1,145 @@
+"""The layout of a run: the rows of a tile, the tiles and threads of each rank, and the memory that its rows may take.
+
+Each of these is decided here, once, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpigmm.core.gpu.staging import Stage
+from mpigmm.core.tile import default_gpu_rows, default_rows
+from mpigmm.data.block import rows_of_tiles
+from mpigmm.data.memory import memory_budget
+from mpigmm.data.source import Header
+from mpigmm.driver.devices import CPU, Devices
+from mpigmm.options import ComputeOptions
+from mpigmm.parallel.comm import Comm, gpu_aware
+from mpigmm.parallel.partition import count_tiles, own_tiles
+from mpigmm.parallel.threads import count_threads, crowding
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows are cut into tiles, and where this rank keeps and sums its own.
+
+    Attributes
+    ----------
+    tile_rows : int
+        Rows of a tile; the same on all ranks.
+    tiles : range
+        Numbers of this rank's tiles on the global grid.
+    n_threads : int
+        Threads of this rank, at most one a tile.
+    fits_host : bool
+        Whether this rank's rows fit into the memory that it may take on the host.
+    fits_gpu : bool
+        Whether they fit into the memory that it may take on its GPU; False without one.
+    gpu_bytes : int
+        Bytes of rows that may stay on this rank's GPU; 0 without one.
+    sums_on_gpu : bool
+        Whether MPI sums statistics in the memory of GPUs; the same on all ranks.
+    warning : str or None
+        Says so where the threads of this node's ranks outnumber its processors.
+    """
+
+    tile_rows: int
+    tiles: range
+    n_threads: int
+    fits_host: bool
+    fits_gpu: bool
+    gpu_bytes: int
+    sums_on_gpu: bool
+    warning: str | None
+
+    @property
+    def resident(self) -> bool:
+        """Whether the rows are kept in the memory of the host: if they fit there, and not on the GPU."""
+        return self.fits_host and not self.fits_gpu
+
+
+def lay_out(
+    comm: Comm,
+    header: Header,
+    tile_rows: int,
+    compute: ComputeOptions,
+    devices: Devices,
+    speeds: list[int] | None = None,
+) -> Layout:
+    """The layout of rows with this header. Collective; raises `AgreedError`.
+
+    Parameters
+    ----------
+    comm, header, tile_rows, compute, devices
+    speeds : list of int, optional
+        Speed of every rank; tiles are shared out in proportion. Equal where left out.
+    """
+    ranks_on_node = comm.ranks_on_node()
+    n_threads = count_threads(compute.threads, ranks_on_node)
+    tiles = own_tiles(count_tiles(header.n_rows, tile_rows), comm.rank, speeds or [1] * comm.size)
+    n_rows = len(rows_of_tiles(tiles, tile_rows, header.n_rows))
+    sums_on_gpu = devices.device == "gpu" and all_gpu_aware(comm, compute)
+    with comm.together():
+        gpu_bytes = gpu_budget(devices, comm.rank, compute)
+        return Layout(
+            tile_rows=tile_rows,
+            tiles=tiles,
+            n_threads=max(1, min(n_threads, len(tiles))),
+            fits_host=n_rows * header.row_bytes <= memory_budget(compute.memory, ranks_on_node),
+            fits_gpu=devices.ops is not None and fits_gpu(devices, header, n_rows, gpu_bytes),
+            gpu_bytes=gpu_bytes,
+            sums_on_gpu=sums_on_gpu,
+            warning=crowding_warning(n_threads, ranks_on_node),
+        )
+
+
+def choose_tile_rows(
+    compute: ComputeOptions, devices: Devices, n_features: int, n_components: int, recorded: int | None = None
+) -> int:
+    """Rows of a tile: ``compute.tile_rows``, or where that is ``auto`` those recorded by an earlier part of the run, or
+    the default for the problem's shape on processors or, where all ranks have one, on GPUs."""
+    if compute.tile_rows != "auto":
+        return int(compute.tile_rows)
+    if recorded is not None:
+        return recorded
+    default = default_rows if CPU in devices.kinds else default_gpu_rows
+    return default(n_features, n_components, np.dtype(compute.precision))
+
+
+def row_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:
+    """Bytes of rows that this rank may hold on its GPU or, without one, in the memory of a node of its own."""
+    return gpu_budget(devices, rank, compute) if devices.ops is not None else memory_budget(compute.memory, 1)
+
+
+def gpu_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:
+    """Bytes of rows that may stay on this rank's GPU: ``compute.memory``, but at most this rank's share of half of the
+    memory that the GPU has free; 0 without a GPU."""
+    if devices.ops is None:
+        return 0
+    gpu = devices.ops.arrays
+    with gpu.guarded():
+        share = gpu.memory() // 2 // devices.sharing[rank]
+    return share if compute.memory == "auto" else min(int(compute.memory), share)
+
+
+def fits_gpu(devices: Devices, header: Header, n_rows: int, n_bytes: int) -> bool:
+    """Whether so many rows fit into so many bytes of this rank's GPU."""
+    assert devices.ops is not None
+    return Stage(devices.ops.arrays, n_bytes).holds(header.fields, n_rows)
+
+
+def all_gpu_aware(comm: Comm, compute: ComputeOptions) -> bool:
+    """Whether the MPI of every rank can sum arrays on GPUs, or ``compute.gpu_aware_mpi`` says so. Collective.
+
+    All ranks must sum in the same kind of memory: a sum of some arrays on GPUs and some on the host may never end.
+    """
+    aware = compute.gpu_aware_mpi
+    return all(comm.allgather(gpu_aware() if aware == "auto" else aware))
+
+
+def crowding_warning(n_threads: int, ranks_on_node: int) -> str | None:
+    """A warning, with the remedy, where this node's ranks have more threads than processors."""
+    crowded = crowding(n_threads, ranks_on_node)
+    return crowded and f"warning: {crowded}; start fewer ranks on it, or lower compute.threads"

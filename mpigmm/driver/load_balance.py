@@ -1,0 +1,80 @@
+"""The speeds of ranks on unlike devices, in proportion to which they share the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+from mpigmm.core.em import Safeguards
+from mpigmm.core.precision import Precision
+from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.devices import CPU, Devices, label
+from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.layout import fits_gpu, gpu_budget, lay_out
+from mpigmm.driver.measure import true_mixture
+from mpigmm.driver.reduction import Reduction
+from mpigmm.driver.resume import ResumePlan
+from mpigmm.driver.survey_pass import survey_rows
+from mpigmm.driver.worker import open_context
+from mpigmm.options import FitOptions
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.threads import count_threads
+
+SEPARATION = 1.0
+"""Separation of the synthetic components, at which these overlap a little."""
+
+SAMPLE = 1024
+
+
+def measured_speeds(
+    comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, stop: StopRequest
+) -> tuple[list[int], dict[str, int]]:
+    """Rows a second of every rank, and of every kind of rank; measured unless a checkpoint holds them. Collective."""
+    n_threads = count_threads(options.compute.threads, comm.ranks_on_node())
+    labels = comm.allgather(label(devices, comm.rank, n_threads))
+    known = dict(plan.speeds)
+    if not known.keys() >= set(labels):
+        own = own_speed(comm, options, plan, devices, max(comm.allgather(n_threads)), stop)
+        if devices.ops is not None:
+            devices.ops.arrays.release()
+        taken = comm.allgather(own)
+        for kind in set(labels):
+            known[kind] = int(median(speed for speed, own in zip(taken, labels, strict=True) if own == kind))
+    return [known[kind] for kind in labels], known
+
+
+def own_speed(
+    comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, n_threads: int, stop: StopRequest
+) -> int:
+    """Rows a second of this rank on synthetic rows, one tile a thread, measured on all ranks at once. Collective.
+
+    A GPU that will not hold its rank's rows has the synthetic rows copied to it in each pass, too.
+    """
+    model, rows = options.model, plan.tile_rows * n_threads
+    correlated = model.covariance_type == "full"
+    n_rows = max(rows * comm.size, model.n_components)
+    with comm.together():
+        source = SyntheticSource(n_rows, plan.header.n_features, model.n_components, SEPARATION, correlated=correlated)
+        mixture = true_mixture(source, model.covariance_type)
+    compute = replace(options.compute, memory="auto" if holds_rows(plan, devices, comm.rank, options) else 1)
+    layout = lay_out(comm, source.header, plan.tile_rows, compute, devices)
+    context = open_context(comm, source, layout, devices, stop, plan.ops)
+    survey, _ = survey_rows(context, options, SAMPLE)
+    safeguards = Safeguards(model.reg_covar, model.variance_floor)
+    loop = EmLoop(Reduction(context), survey, safeguards, options.compute.precision)
+    precision = Precision(loop.precision, np.zeros(model.n_components, bool))
+    loop.e_step(mixture, precision)
+    spent = loop.reduction.clock.compute
+    loop.e_step(mixture, precision)
+    return max(1, int(context.block.n_rows / (loop.reduction.clock.compute - spent)))
+
+
+def holds_rows(plan: ResumePlan, devices: Devices, rank: int, options: FitOptions) -> bool:
+    """Whether this rank's GPU will hold its rows, if GPUs alone share them; True without a GPU."""
+    if devices.ops is None:
+        return True
+    n_rows = -(-plan.header.n_rows // max(1, len(devices.kinds) - devices.kinds.count(CPU)))
+    return fits_gpu(devices, plan.header, n_rows, gpu_budget(devices, rank, options.compute))

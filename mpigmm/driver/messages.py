@@ -1,0 +1,79 @@
+"""What root tells the user about a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpigmm.core.data_summary import DataSummary
+from mpigmm.core.em import Repairs
+from mpigmm.data.source import Header
+from mpigmm.errors import counted, shown
+from mpigmm.options import FitOptions
+from mpigmm.runs.state import Fitted
+
+TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
+MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
+FEW = 5
+"""Components that a message names."""
+
+
+def problem_text(survey: DataSummary, header: Header, options: FitOptions) -> str:
+    """Size of the data and of the mixture."""
+    return (
+        f"{counted(survey.n_samples, 'row')} of {counted(header.n_features, 'feature')}, "
+        f"{counted(options.model.n_components, 'component')}, {options.model.covariance_type}"
+    )
+
+
+def dropped_text(survey: DataSummary, header: Header) -> str | None:
+    """How many rows are left out, if any."""
+    if not survey.n_dropped:
+        return None
+    return f"{survey.n_dropped:,} of {header.n_rows:,} rows hold NaN or infinity and are left out (data.missing: drop)"
+
+
+def precision_text(iteration: int, bits: int) -> str:
+    """The iteration from which on tiles have so many bits, and why if they are not those asked for."""
+    text = f"iteration {iteration} and those after it are computed in float{bits}"
+    return f"{text}: {TOO_COARSE}" if bits == 64 else text
+
+
+def result_text(path: Path, best: Fitted) -> str:
+    """The file with the fitted mixture, and how the fit ended."""
+    return (
+        f"{shown(path)}: {counted(best.mixture.n_components, 'component')}, "
+        f"{'converged' if best.ended.converged else 'stopped'} after {counted(best.ended.n_iter, 'iteration')}, "
+        f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}"
+    )
+
+
+def unconverged_text(options: FitOptions, repairs: Repairs) -> str:
+    """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
+    said = f"warning: max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
+    if not repairs:
+        again = "run the same command again to go on" if options.init.n_init == 1 else "add --restart"
+        return f"{said}; raise em.max_iter and {again}"
+    made = []
+    if repairs.floored:
+        floored = covariances_text(repairs.floored)
+        made.append(f"raised {floored} to model.variance_floor ({options.model.variance_floor:g})")
+    if repairs.reseeded:
+        made.append(f"re-seeded {components_text(repairs.reseeded)}, which held no rows")
+    return (
+        f"{said}: an iteration with a repair does not count as converged, and the last one {' and '.join(made)}; if "
+        "that goes on, more iterations do not help: lower model.n_components, raise model.reg_covar, leave out columns "
+        "that hardly vary (data.columns), or mend values far from all others"
+    )
+
+
+def covariances_text(components: Sequence[int | None]) -> str:
+    """The covariances of components; None stands for the tied covariance."""
+    own = [component for component in components if component is not None]
+    return f"the covariance of {components_text(own)}" if own else "the tied covariance"
+
+
+def components_text(components: Sequence[int]) -> str:
+    """Components, the first few by number."""
+    few = ", ".join(map(str, components[:FEW]))
+    return f"component {few}" + (f" and {len(components) - FEW} others" if len(components) > FEW else "")

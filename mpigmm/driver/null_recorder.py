@@ -1,0 +1,43 @@
+"""A recorder that records nothing, for all ranks but root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mpigmm.core.data_summary import DataSummary
+from mpigmm.core.em import Repairs
+from mpigmm.driver.devices import Devices
+from mpigmm.driver.resume import ResumePlan
+from mpigmm.runs.state import Progress
+
+
+class NullRecorder:
+    """The recorder of every rank but root: it has the methods of `Recorder`, and records nothing."""
+
+    def close(self) -> None: ...
+
+    def set_deadline(self, deadline: float) -> None: ...
+
+    def is_spent(self) -> bool:
+        return False
+
+    def say(self, text: str) -> None: ...
+
+    def initialisation(self, init: int, name: str, done: int, most: int) -> None: ...
+
+    def open(self, devices: Devices, check: Callable[[], None]) -> ResumePlan | None: ...
+
+    def begin(
+        self, plan: ResumePlan, survey: DataSummary, devices: Devices, warnings: Sequence[str | None]
+    ) -> None: ...
+
+    def record(self, progress: Progress, line: dict[str, Any], repairs: Repairs) -> None: ...
+
+    def save(self, progress: Progress) -> None: ...
+
+    def save_latest(self) -> None: ...
+
+    def check_time(self, spent: float, needed: float | None) -> None: ...
+
+    def finish(self, progress: Progress, survey: DataSummary, devices: Devices, used: dict[str, Any]) -> None: ...

@@ -1,0 +1,123 @@
+"""The starts of a fit: each has a first mixture of its own, and the one with the best log-likelihood is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from mpigmm.core.covariance import SingularCovarianceError, covariance_class
+from mpigmm.core.initialise import initialise
+from mpigmm.core.mixture import Mixture
+from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.recorder import AnyRecorder
+from mpigmm.driver.stopping import converged
+from mpigmm.driver.survey_pass import Sample
+from mpigmm.errors import DegenerateError
+from mpigmm.options import FitOptions
+from mpigmm.parallel.comm import Comm
+from mpigmm.runs.state import Ended, Fitted, Progress
+
+
+class Starts:
+    """The first mixtures of all starts: made by root from a sample of the rows, or read from a file.
+
+    Parameters
+    ----------
+    options : FitOptions
+    given : Mixture or None
+        The mixture of ``init.file``.
+    sample : tuple of ndarrays
+        On root, rows and their weights; freed once the last start has begun.
+    report : callable
+        Called with the number of the start, and what `initialise` tells of its progress.
+    """
+
+    def __init__(
+        self, options: FitOptions, given: Mixture | None, sample: Sample, report: Callable[[int, str, int, int], None]
+    ) -> None:
+        self.options = options
+        self.given = given
+        self.sample: Sample | None = sample
+        self.report = report
+
+    def first_mixture(self, loop: EmLoop, init: int) -> Mixture:
+        """The first mixture of start number init. Collective; raises `AgreedError`."""
+        comm, mixture = loop.context.comm, self.given
+        with comm.together():
+            if comm.is_root and mixture is None:
+                mixture = self._initialised(loop, init)
+                check_factors(mixture)
+        self.begun(init)
+        return comm.bcast(mixture)
+
+    def _initialised(self, loop: EmLoop, init: int) -> Mixture:
+        assert self.sample is not None
+        model = self.options.model
+
+        def step(name: str, done: int, most: int) -> None:
+            loop.context.stop.check()
+            self.report(init, name, done, most)
+
+        return initialise(
+            self.options.init.method,
+            covariance_class(model.covariance_type)(),
+            model.n_components,
+            self.sample,
+            loop.survey,
+            loop.safeguards,
+            (self.options.init.seed, init),
+            step,
+        )
+
+    def begun(self, init: int) -> None:
+        """Free the sample if start number init, which has its first mixture, is the last."""
+        if init + 1 == self.options.init.n_init:
+            self.sample = None
+
+
+def fit_starts(
+    loop: EmLoop, options: FitOptions, progress: Progress, starts: Starts, recorder: AnyRecorder
+) -> Progress:
+    """Run all starts that are not complete; returns the finished progress with the best of them. Collective."""
+    comm = loop.context.comm
+    while not progress.finished:
+        if progress.mixture is None:
+            progress = replace(progress, mixture=starts.first_mixture(loop, progress.init))
+            save(comm, recorder, progress)
+        else:
+            starts.begun(progress.init)
+        progress = loop.run(progress, options.em, recorder.record)
+        assert progress.mixture is not None
+        mean = loop.mean_log_likelihood(progress.mixture)
+        progress = with_ended(progress, mean, converged(progress.change, options.em))
+        if progress.init + 1 == options.init.n_init:
+            return replace(progress, finished=True)
+        progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
+        save(comm, recorder, progress)
+    return progress
+
+
+def save(comm: Comm, recorder: AnyRecorder, progress: Progress) -> None:
+    """Write a checkpoint. Collective."""
+    with comm.together():
+        recorder.save(progress)
+
+
+def with_ended(progress: Progress, mean_log_likelihood: float, converged: bool) -> Progress:
+    """Progress in which the current start counts among those that have ended, and as the best if it is."""
+    assert progress.mixture is not None
+    ended = Ended(progress.init, progress.iteration, mean_log_likelihood, progress.change, converged)
+    best = progress.best
+    if best is None or mean_log_likelihood > best.ended.mean_log_likelihood:
+        best = Fitted(progress.mixture, ended)
+    return replace(progress, ended=(*progress.ended, ended), best=best)
+
+
+def check_factors(mixture: Mixture) -> None:
+    """Raise `DegenerateError` where a covariance of a first mixture cannot be factored."""
+    try:
+        _ = mixture.precisions_cholesky
+    except SingularCovarianceError as error:
+        raise DegenerateError(
+            f"{error} at the start; raise model.reg_covar or model.variance_floor, or lower model.n_components"
+        ) from None

@@ -1,0 +1,38 @@
+"""When a start of EM has taken its last iteration, and whether it goes on under other options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mpigmm.errors import OutputError
+from mpigmm.options import EmOptions, FitOptions
+from mpigmm.runs.state import Progress
+
+
+def goes_on(iteration: int, change: float | None, em: EmOptions) -> bool:
+    """Whether a start takes another iteration after this one, which changed the mean log-likelihood by this much."""
+    return iteration < em.max_iter and not converged(change, em)
+
+
+def converged(change: float | None, em: EmOptions) -> bool:
+    """Whether the last iteration changed the mean log-likelihood by less than the tolerance."""
+    return change is not None and abs(change) < em.tol
+
+
+def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
+    """Raise `OutputError` if a start that has ended would go on under these options, but its mixture was not kept."""
+    for ended in progress.ended if options.init.n_init > 1 else ():
+        if goes_on(ended.n_iter, ended.change, options.em):
+            raise OutputError(
+                f"em.max_iter, em.tol: start {ended.init + 1} of {name} ended after {ended.n_iter} "
+                "iterations and would now go on, but of several starts only the best one's mixture is kept; "
+                "add --restart to start over, or set them as they were"
+            )
+
+
+def reopened(progress: Progress, options: FitOptions) -> Progress:
+    """The progress; not finished where a finished single start goes on, for example because `max_iter` was raised."""
+    single = options.init.n_init == 1
+    if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
+        return replace(progress, finished=False, best=None, ended=())
+    return progress

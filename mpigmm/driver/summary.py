@@ -1,0 +1,99 @@
+"""What is written of a fit: the model, and the content of ``summary.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from typing import Any
+
+import numpy as np
+
+from mpigmm.core.data_summary import DataSummary
+from mpigmm.data.memory import peak_memory
+from mpigmm.driver.criteria import criteria
+from mpigmm.driver.devices import Devices
+from mpigmm.driver.reduction import Reduction
+from mpigmm.options import FitOptions
+from mpigmm.parallel.comm import host, library
+from mpigmm.runs.hdf5 import hdf5_version
+from mpigmm.runs.model_file import Model
+from mpigmm.runs.state import Fitted
+from mpigmm.version import __version__
+
+
+def fitted_model(best: Fitted, survey: DataSummary, options: FitOptions) -> Model:
+    """The content of ``model.h5``."""
+    ended, config = best.ended, dataclasses.asdict(options)
+    return Model(best.mixture, survey.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
+
+
+def summary(best: Fitted, survey: DataSummary, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:
+    """What was fitted, on what devices, and with which versions; all but `usage`.
+
+    Parameters
+    ----------
+    best : Fitted
+    survey : DataSummary
+    kinds : tuple of str
+        Kinds of devices that have taken part since the run began.
+    devices : Devices
+        Those of now.
+    """
+    return {
+        **fit_summary(best, survey),
+        "reproducible": len(kinds) == 1,
+        "device": devices.device,
+        "devices": devices.counts(),
+    }
+
+
+def fit_summary(best: Fitted, survey: DataSummary) -> dict[str, Any]:
+    """The statistical part: sizes, convergence, log-likelihood and criteria."""
+    ended = best.ended
+    log_likelihood = ended.mean_log_likelihood * survey.total_weight
+    return {
+        "n_samples": survey.n_samples,
+        "n_dropped": survey.n_dropped,
+        "n_features": best.mixture.n_features,
+        "n_components": best.mixture.n_components,
+        "covariance_type": best.mixture.covariance.name,
+        "init": ended.init,
+        "n_iter": ended.n_iter,
+        "converged": ended.converged,
+        "mean_log_likelihood": ended.mean_log_likelihood,
+        **criteria(best.mixture, log_likelihood, survey.total_weight),
+    }
+
+
+def usage(reduction: Reduction, begin: float) -> dict[str, Any]:
+    """What the run used, on root: root's seconds since begin, the largest peak memory of a rank, all hosts.
+
+    Collective.
+    """
+    context, clock = reduction.context, reduction.clock
+    ranks = context.comm.gather((host(), peak_memory()))
+    return {
+        "n_ranks": context.comm.size,
+        "threads_per_rank": context.n_threads,
+        "hosts": sorted({name for name, _ in ranks}),
+        "seconds": time.monotonic() - begin,
+        "seconds_read": context.block.seconds_read,
+        "seconds_compute": clock.compute,
+        "seconds_communicate": clock.communicate,
+        "peak_memory_bytes": max((peak for _, peak in ranks), default=0),
+    }
+
+
+def versions(cupy: str | None) -> dict[str, Any]:
+    """Versions of what the numbers depend on; CuPy's where a rank uses it."""
+    return {
+        "versions": {
+            "mpigmm": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "hdf5": hdf5_version(),
+            **({"cupy": cupy} if cupy else {}),
+        },
+        "mpi_library": library(),
+    }

@@ -1,0 +1,168 @@
+"""What one rank works with: its rows, threads and device, and the functions that it applies to each of its tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mpigmm.core.arrays import HOST, Arrays
+from mpigmm.core.gpu.arrays import DeviceError, DeviceMemoryError
+from mpigmm.core.gpu.staging import LEVELS, Stage
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.tile import Tile
+from mpigmm.data.block import Block
+from mpigmm.data.malloc import return_freed_memory
+from mpigmm.data.source import Header, Source
+from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.devices import Devices, load_ops
+from mpigmm.driver.layout import Layout
+from mpigmm.parallel.comm import Comm, host
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.threads import hold_blas, run_workers
+from mpigmm.rows import Rows
+
+T = TypeVar("T")
+Tiles = Iterator[Rows]
+TileFunction = Callable[[Tile, Tiles], T]
+"""Called once by each thread with a work space and the tiles of that thread; returns the thread's result."""
+
+
+@dataclass
+class RankContext:
+    """What one rank works with.
+
+    Attributes
+    ----------
+    comm : Comm
+    layout : Layout
+    block : Block
+        The rank's rows.
+    stop : StopRequest
+        Checked before every tile.
+    host_ops : Ops
+        Array operations on the host.
+    devices : Devices
+        Those of all ranks.
+    stage : Stage or None
+        Rows on this rank's GPU, where it has one.
+    """
+
+    comm: Comm
+    layout: Layout
+    block: Block
+    stop: StopRequest
+    host_ops: Ops
+    devices: Devices
+    stage: Stage | None
+
+    def __post_init__(self) -> None:
+        self._level = 0
+        self._tiles = [self._work_space(self.host_ops) for _ in range(self.n_threads)]
+
+    @property
+    def header(self) -> Header:
+        return self.block.source.header
+
+    @property
+    def n_threads(self) -> int:
+        return self.layout.n_threads
+
+    @property
+    def ops(self) -> Ops:
+        """The array operations of the E-step: those of the rank's GPU, or without one `host_ops`."""
+        return self.devices.ops or self.host_ops
+
+    @property
+    def summing_arrays(self) -> Arrays:
+        """The kind of memory in which MPI sums the statistics of E-steps."""
+        return self.ops.arrays if self.layout.sums_on_gpu else HOST
+
+    def for_each_tile(self, tile_function: TileFunction[T]) -> list[T]:
+        """Apply a function to each of the rank's tiles on the host, by all threads; returns a result for each thread.
+
+        Each tile is given to one thread.
+        """
+        self.stop.pace.begin(len(self.block.tiles))
+        return run_workers(
+            self.n_threads,
+            lambda worker: tile_function(self._tiles[worker], self._checked(self.block.share(worker, self.n_threads))),
+        )
+
+    def for_each_device_tile(self, tile_function: TileFunction[T]) -> list[T]:
+        """The same where `ops` computes: on the rank's GPU, by one thread, or without one as `for_each_tile`."""
+        if self.stage is None:
+            return self.for_each_tile(tile_function)
+        self.block.load(self.stop.check)
+        self.stop.pace.begin(len(self.block.tiles))
+        others = self.block.share(0, 1, self.stage.held)
+        return [tile_function(self._work_space(self.ops), self._checked(self.stage.tiles(others)))]
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Work on the rank's GPU, if any; raises `DeviceMemoryError` or `DeviceError` with a remedy if that fails."""
+        if self.stage is None:
+            yield
+            return
+        gpu, rank = self.stage.gpu, self.comm.rank
+        try:
+            with gpu.guarded():
+                yield
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"the GPU of rank {rank} ({gpu.name} on {host()}) has no room for a tile of {self.block.tile_rows} "
+                f"rows ({error}); lower compute.tile_rows and add --restart, let fewer ranks share it, or set "
+                "compute.device: cpu"
+            ) from None
+        except DeviceError as error:
+            raise DeviceError(
+                f"the GPU of rank {rank} ({gpu.name} on {host()}) failed: {error}; run the same command again to go on "
+                "from the last checkpoint, on another node if it fails again"
+            ) from None
+
+    @property
+    def can_stage_less(self) -> bool:
+        """Whether GPUs can hold less than now; the same on all ranks."""
+        return self._level + 1 < len(LEVELS)
+
+    def stage_less(self) -> str:
+        """Have GPUs hold less, and the host their rows if they fit; returns a text that says so. On all ranks alike."""
+        self._level += 1
+        if self.stage is not None:
+            with self.guarded():
+                self.stage.stage_less(self._level)
+            if self.layout.fits_host:
+                self.block.make_resident()
+        return LEVELS[self._level]
+
+    def _checked(self, tiles: Tiles) -> Tiles:
+        """The tiles, with a check for a stop request before each."""
+        for tile in tiles:
+            self.stop.check()
+            yield tile
+            self.stop.pace.step()
+
+    def _work_space(self, ops: Ops) -> Tile:
+        return Tile(self.header.n_features, min(self.block.tile_rows, self.header.n_rows), ops)
+
+
+def open_context(
+    comm: Comm, source: Source | SyntheticSource, layout: Layout, devices: Devices, stop: StopRequest, ops: str
+) -> RankContext:
+    """This rank's context, with its rows loaded if they are to be kept on the host. Collective; raises `AgreedError`.
+
+    Parameters
+    ----------
+    comm, source, layout, devices, stop
+    ops : str
+        Name of the array operations on the host.
+    """
+    return_freed_memory()
+    with comm.together():
+        stage = Stage(devices.ops.arrays, layout.gpu_bytes) if devices.ops is not None else None
+        block = Block(source, layout.tiles, layout.tile_rows, layout.resident)
+        block.load(stop.check)
+        context = RankContext(comm, layout, block, stop, load_ops(ops), devices, stage)
+        hold_blas()
+        return context

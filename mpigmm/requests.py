@@ -1,0 +1,73 @@
+"""What root asks of all ranks, a class a verb: root reads the command line and broadcasts one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpigmm.options import FitOptions, Kernels
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """``fit``: the options, the same as YAML text, whether to start over, and the configuration file as given."""
+
+    options: FitOptions
+    config: str
+    restart: bool = False
+    config_file: str = ""
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """``predict``: a model, files of rows, and the file to write; with the `proba` largest posteriors of each row."""
+
+    model: str
+    data: tuple[str, ...]
+    out: str
+    dataset: str | None = None
+    proba: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """``score``: a model, and files of rows."""
+
+    model: str
+    data: tuple[str, ...]
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """``inspect``: a file; root alone reads it."""
+
+    file: str
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """``bench``: synthetic rows and the iterations to time; of the options, only model and compute are used."""
+
+    options: FitOptions
+    n_samples: int
+    n_features: int
+    separation: float
+    iterations: int
+    kernels: Kernels = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """``plan``: the numbers of ranks to plan for, and the latency and bandwidth of the network where they are known."""
+
+    options: FitOptions
+    ranks: tuple[int, ...]
+    latency: float | None = None
+    bandwidth: float | None = None
+    json: bool = False
+
+
+VerbRequest = FitRequest | PredictRequest | ScoreRequest | InspectRequest | BenchRequest | PlanRequest
