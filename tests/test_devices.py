@@ -126,11 +126,11 @@ def test_rows_that_fit_are_sent_once(comm: Comm, case: Path, offer: Offer) -> No
     gpu = StrictGpu()
     offer(gpu)
     fit(comm, case, "once", "compute.device=gpu", "em.max_iter=1")
-    once = gpu.n_sent
+    once = gpu.streams.n_sent
     fit(comm, case, "again", "compute.device=gpu")
-    assert gpu.n_sent == 2 * once
+    assert gpu.streams.n_sent == 2 * once
     fit(comm, case, "streamed", "compute.device=gpu", "compute.memory=1")
-    assert gpu.n_sent == 2 * once + 7 * once
+    assert gpu.streams.n_sent == 2 * once + 7 * once
 
 
 def test_mixed_ranks(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_rows_that_turn_bad_under_a_gpu(comm: Comm, case: Path, offer: Offer, mo
     offer(gpu)
 
     def spoiled(self: StrictGpu, source: np.ndarray, *others: object) -> int:
-        if self.n_sent == 3:
+        if self.streams.n_sent == 3:
             source[:] = np.nan
         return sent(self, source, *others)
 
