@@ -305,7 +305,6 @@ def parse_time(text: str) -> int:
 def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection[str]) -> Iterator[str]:
     """What is wrong with values of the right types: out of bounds, not available yet, or true for a number."""
     for field in [field for field in dataclasses.fields(values) if field.name not in wrong]:
-        available = field.metadata.get("available")
         value = getattr(values, field.name)
         outside = any(
             not holds(value, field.metadata[rule])
@@ -321,9 +320,19 @@ def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection
             yield _invalid(section, type(values), field, raw)
         elif any(abs(number) > LARGEST for number in numbers):
             yield f"{section}.{field.name}: {_repr(raw)} is too large"
-        if available is not None and value not in available:
-            choices = " or ".join(_yaml(choice) for choice in available)
-            yield f"{section}.{field.name}: {value!r} is not available yet in this version; use {choices}"
+        yield from _not_offered(section, type(values), field, value)
+
+
+def _not_offered(section: str, options: type[Any], field: Any, value: Any) -> Iterator[str]:
+    """The fault of a value that is none of those which this version can act on."""
+    offered = field.metadata.get("available") or registered(field)
+    if not offered or value in offered:
+        return
+    if "registry" in field.metadata and value not in field.metadata.get("planned", ()):
+        yield _invalid(section, options, field, value)
+    else:
+        choices = " or ".join(_yaml(choice) for choice in offered)
+        yield f"{section}.{field.name}: {value!r} is not available yet in this version; use {choices}"
 
 
 def _explain(section: str, options: type[Any], given: dict[str, Any], fault: Any) -> str:
@@ -348,8 +357,24 @@ def _repr(value: Any) -> str:
         return "a number of thousands of digits"
 
 
+def registered(field: Any) -> tuple[str, ...]:
+    """The names in the registry of an option; none where it has no registry."""
+    from mpigmm.core.algorithms import ALGORITHMS  # NumPy, which it imports, takes longer than --help
+    from mpigmm.core.covariances import COVARIANCE_TYPES
+    from mpigmm.core.priors import PRIORS
+
+    registries: dict[str, Collection[str]] = {
+        "covariance types": COVARIANCE_TYPES,
+        "priors": PRIORS,
+        "algorithms": ALGORITHMS,
+    }
+    return tuple(registries.get(field.metadata.get("registry", ""), ()))
+
+
 def _values(options: type[Any], field: Any) -> str:
     """What an option may be, in words."""
+    if "registry" in field.metadata:
+        return ", ".join(registered(field))
     available = field.metadata.get("available")
     if available is not None:
         return " or ".join(_yaml(value) for value in available)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from bench_runs import iterations, write_settings
-from support import write_rows
+from support import mixture_of, write_rows
 
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.synthetic import SyntheticSource
@@ -85,14 +85,14 @@ def one_unlike(
 
 def with_one_unlike(rows: np.ndarray, mixture: Mixture) -> tuple[np.ndarray, Mixture]:
     """Rows and a mixture whose first component holds the first row alone."""
-    rows, covariances = rows.copy(), mixture.covariances.copy()
-    if mixture.covariance.name == "tied":
+    rows, covariances = rows.copy(), mixture.covariances.values.copy()
+    if mixture.covariances.name == "tied":
         rows[0] = FAR
     else:
         covariances[0] *= TIGHT
     means, weights = mixture.means.copy(), mixture.weights.copy()
     means[0], weights[0] = rows[0], 1 / len(rows)
-    return rows, Mixture(mixture.covariance, weights / weights.sum(), means, covariances)
+    return rows, mixture_of(mixture.covariances.name, weights / weights.sum(), means, covariances)
 
 
 def seconds_of(lines: list[dict[str, Any]]) -> float:

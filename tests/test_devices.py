@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpi4py import MPI
-from strict import StrictGpu, too_little
+from strict import StrictGpu, StrictStreams, too_little
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
@@ -264,15 +264,15 @@ def test_a_machine_without_a_driver_is_not_told_so(monkeypatch: pytest.MonkeyPat
 
 
 def test_rows_that_turn_bad_under_a_gpu(comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, sent = StrictGpu(), StrictGpu.send
-    offer(gpu)
+    send = StrictStreams.send
+    offer(StrictGpu())
 
-    def spoiled(self: StrictGpu, source: np.ndarray, *others: object) -> int:
-        if self.streams.n_sent == 3:
+    def spoiled(self: StrictStreams, source: np.ndarray, *others: object) -> int:
+        if self.n_sent == 3:
             source[:] = np.nan
-        return sent(self, source, *others)
+        return send(self, source, *others)
 
-    monkeypatch.setattr(StrictGpu, "send", spoiled)
+    monkeypatch.setattr(StrictStreams, "send", spoiled)
     assert "have changed since they were surveyed" in refused(comm, case, "bad", "compute.device=gpu")
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from strict import StrictGpu
-from support import TYPES, blobs, start_mixture, survey_of
+from support import TYPES, blobs, factors_of, mixture_of, scaled_covariances, start_mixture, survey_of
 
 from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.differences import DifferenceKernel, SplitKernel
-from mpigmm.core.em import EStep
+from mpigmm.core.estep.base import Kernel
+from mpigmm.core.estep.choose import choose_kernel
+from mpigmm.core.estep.differences import DifferenceKernel
+from mpigmm.core.estep.quadratic import QuadraticKernel
+from mpigmm.core.estep.split import SplitKernel
+from mpigmm.core.estep.step import EStep
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.compiled import CompiledOps
 from mpigmm.core.ops.cuda import CudaOps
 from mpigmm.core.ops.library import COMPILED, best_compiled
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.packed import PackedKernel
 from mpigmm.core.precision import choose_precision
-from mpigmm.core.statistics import Moments
+from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
 from mpigmm.parallel.threads import run_workers
@@ -47,8 +48,7 @@ def uneven(covariance_type: str, rows: np.ndarray, n_tight: int, scale: float = 
     if covariance_type == "tied":
         mixture.means[:n_tight] += 1e4
         return mixture
-    mixture.covariances[:n_tight] *= scale**2
-    return replace(mixture)
+    return scaled_covariances(mixture, np.where(np.arange(6) < n_tight, scale**2, 1.0))
 
 
 def near(mixture: Mixture, rows: np.ndarray, n_tight: int) -> np.ndarray:
@@ -56,22 +56,20 @@ def near(mixture: Mixture, rows: np.ndarray, n_tight: int) -> np.ndarray:
     random, rows = np.random.default_rng(5), rows.copy()
     for i in range(0, len(rows), 10):
         k = i // 10 % n_tight
-        covariance = mixture.covariances if mixture.covariance.name == "tied" else mixture.covariances[k]
-        deviations = np.sqrt(np.diag(covariance) if covariance.ndim == 2 else covariance)
-        rows[i] = mixture.means[k] + 0.7 * deviations * random.standard_normal(rows.shape[1])
+        rows[i] = mixture.means[k] + 0.7 * np.sqrt(mixture.variances[k]) * random.standard_normal(rows.shape[1])
     return rows
 
 
-def expected_moments(mixture: Mixture, rows: np.ndarray, weights: np.ndarray) -> tuple[float, list[np.ndarray]]:
-    """Mean log-likelihood, counts, first and second moments by their definitions, in extended precision."""
+def expected_statistics(mixture: Mixture, rows: np.ndarray, weights: np.ndarray) -> tuple[float, list[np.ndarray]]:
+    """Log-likelihood, counts, first and second moments by their definitions, in extended precision."""
     wide = np.longdouble
-    factors, kind = mixture.precisions_cholesky, mixture.covariance.name
+    factors, kind = factors_of(mixture), mixture.covariances.name
     centred = [rows.astype(wide) - mean for mean in mixture.means]
     log_prob = np.empty((mixture.n_components, len(rows)), wide)
     for k, z in enumerate(centred):
         factor = factors if kind == "tied" else factors[k]
         y = z @ factor.astype(wide) if kind in ("full", "tied") else z * factor
-        log_prob[k] = mixture.log_constants[k] - np.square(y).sum(axis=1) / 2
+        log_prob[k] = mixture.log_norm[k] - np.square(y).sum(axis=1) / 2
     top = log_prob.max(axis=0)
     log_density = top + np.log(np.exp(log_prob - top).sum(axis=0))
     resp = np.exp(log_prob - log_density) * weights
@@ -86,22 +84,22 @@ def expected_moments(mixture: Mixture, rows: np.ndarray, weights: np.ndarray) ->
     return float(log_density @ weights), [np.asarray(a, float) for a in (resp.sum(axis=1), first, second.reshape(-1))]
 
 
-def found_moments(
+def found_statistics(
     ops: Ops, mixture: Mixture, rows: np.ndarray, weights: np.ndarray | None, survey: DataSummary, dtype: np.dtype
-) -> Moments:
+) -> SufficientStatistics:
     put = ops.arrays.put
-    exact = choose_precision(dtype, mixture, survey).exact
-    tile, moments = Tile(rows.shape[1], len(rows), ops), Moments.empty(mixture, ops.arrays)
+    in_double = choose_precision(dtype, mixture, survey).in_double
+    tile, statistics = Tile(rows.shape[1], len(rows), ops), SufficientStatistics.empty(mixture.layout, ops.arrays)
     tile.fill(Rows.of(rows, weights).mapped(put), put(survey.centre), mask=False, dtype=dtype)
-    EStep(mixture, survey.centre, survey.max_abs_deviation, dtype, ops, exact)(tile, moments)
-    return Moments.of(ops.arrays.get(moments.flat), mixture)
+    EStep(mixture.e_step_inputs(survey.centre, survey.max_abs_deviation, dtype, ops, in_double))(tile, statistics)
+    return SufficientStatistics.of(ops.arrays.get(statistics.flat), mixture.layout)
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
 @pytest.mark.parametrize("n_tight", [1, 5, 6])
 @pytest.mark.parametrize("n_features", [1, 5, 18])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_moments_are_those_of_the_definition(
+def test_statistics_are_those_of_the_definition(
     ops: Ops, covariance_type: str, n_features: int, n_tight: int, dtype: np.dtype
 ) -> None:
     weighted, n_tight = n_tight == 5, min(n_tight, 3 if dtype == SINGLE else 6)  # more would take all rows to float64
@@ -112,40 +110,40 @@ def test_moments_are_those_of_the_definition(
     survey = survey_of(rows, weights, tile_rows=len(rows))
     if dtype == SINGLE and choose_precision(SINGLE, mixture, survey).dtype == DOUBLE:
         pytest.skip("computed in float64")
-    moments = found_moments(ops, mixture, rows, weights, survey, dtype)
-    log_likelihood, expected = expected_moments(mixture, rows, np.ones(len(rows)) if weights is None else weights)
+    statistics = found_statistics(ops, mixture, rows, weights, survey, dtype)
+    log_likelihood, expected = expected_statistics(mixture, rows, np.ones(len(rows)) if weights is None else weights)
     # relative to the size that the parts of a sum have: a row's own place is rounded to one unit in its last
-    deviations = np.sqrt(np.broadcast_to(mixture.covariance.diagonals(mixture.covariances), mixture.means.shape))
+    deviations = np.sqrt(mixture.variances)
     tolerance = 1e-9 if dtype == DOUBLE else 2e-3
     unit = 1e-14 if dtype == DOUBLE else 1e-7
     allowed = (1e-9 if dtype == DOUBLE else 1e-4) * len(rows) + unit * abs(log_likelihood)
-    assert abs(moments.log_likelihood[0] - log_likelihood) <= allowed
-    np.testing.assert_allclose(moments.counts, expected[0], rtol=tolerance, atol=tolerance)
-    error = np.abs(moments.first_moments - expected[1]) / deviations / (1 + moments.counts[:, None])
+    assert abs(statistics.log_likelihood[0] - log_likelihood) <= allowed
+    np.testing.assert_allclose(statistics.counts, expected[0], rtol=tolerance, atol=tolerance)
+    error = np.abs(statistics.first_moments - expected[1]) / deviations / (1 + statistics.counts[:, None])
     assert error.max() <= tolerance
     if covariance_type == "tied":
         scale = np.abs(expected[2]).max()
     else:
         size = {"full": deviations[:, :, None] * deviations[:, None, :], "diag": deviations**2}
         size["spherical"] = (deviations**2).sum(axis=1)
-        whole = size[covariance_type].reshape(6, -1) * (1 + moments.counts[:, None])
+        whole = size[covariance_type].reshape(6, -1) * (1 + statistics.counts[:, None])
         scale = whole[:, lower_triangle(n_features)] if covariance_type == "full" else whole
         scale = np.maximum(scale.reshape(-1), np.abs(expected[2]))
-    assert (np.abs(moments.second_moments - expected[2]) / scale).max() <= tolerance
+    assert (np.abs(statistics.second_moments - expected[2]) / scale).max() <= tolerance
 
 
 @pytest.mark.parametrize("n_features", [5, 20, 100])
-@pytest.mark.parametrize("reach", [True, False], ids=["fit", "predict"])
-def test_three_ways_to_compute_components_of_one_mixture(ops: Ops, n_features: int, reach: bool) -> None:
-    """Some by products or what leaves out zeros, some by differences, and one too narrow to whiten rows for."""
+@pytest.mark.parametrize("bounded", [True, False], ids=["fit", "predict"])
+def test_three_ways_to_compute_components_of_one_mixture(ops: Ops, n_features: int, bounded: bool) -> None:
+    """Some by quadratic features or pruned, some by differences, and one too narrow to whiten rows for."""
     rows = blobs(333, n_features, 3)
-    mixture = start_mixture("full", rows, 10)
-    mixture.covariances[-3:] *= np.array([1e-12, 1e-12, 1e-18])[:, None, None]
+    mixture = scaled_covariances(start_mixture("full", rows, 10), [1.0] * 7 + [1e-12, 1e-12, 1e-18])
     survey, put = survey_of(rows, tile_rows=333), ops.arrays.put
     tile = Tile(n_features, 333, ops)
     tile.fill(Rows.of(put(rows)), put(survey.centre), mask=False)
-    e_step = EStep(replace(mixture), survey.centre, survey.max_abs_deviation if reach else None, ops=ops)
-    log_likelihood, expected = expected_moments(mixture, rows, np.ones(333))
+    max_abs_deviation = survey.max_abs_deviation if bounded else None
+    e_step = EStep(mixture.e_step_inputs(survey.centre, max_abs_deviation, ops=ops))
+    log_likelihood, expected = expected_statistics(mixture, rows, np.ones(333))
     resp, log_density = map(ops.arrays.get, e_step.posterior(tile))
     assert abs(log_density.sum() / log_likelihood - 1) < 1e-12
     np.testing.assert_allclose(resp.sum(axis=1), expected[0], rtol=1e-9, atol=1e-9)
@@ -158,16 +156,15 @@ def test_threads_share_a_group() -> None:
     survey = survey_of(rows, tile_rows=512)
     for _ in range(20):
         ops = CompiledOps(built_here()[-1])
-        e_step = EStep(mixture, survey.centre, None, ops=ops)
-        found = run_workers(4, lambda worker, e=e_step, own=ops: moments_of(e, rows, survey, own))  # type: ignore[misc]
-        assert len({moments.tobytes() for moments in found}) == 1
+        e_step = EStep(mixture.e_step_inputs(survey.centre, ops=ops))
 
+        def sums(worker: int, own: Ops = ops, e_step: EStep = e_step) -> bytes:
+            statistics, tile = SufficientStatistics.empty(mixture.layout), Tile(100, 512, own)
+            tile.fill(Rows.of(rows), survey.centre, mask=False)
+            e_step(tile, statistics)
+            return statistics.flat.tobytes()
 
-def moments_of(e_step: EStep, rows: np.ndarray, survey: DataSummary, ops: Ops) -> np.ndarray:
-    tile, moments = Tile(rows.shape[1], len(rows), ops), Moments.empty(e_step.mixture)
-    tile.fill(Rows.of(rows), survey.centre, mask=False)
-    e_step(tile, moments)
-    return moments.flat
+        assert len(set(run_workers(4, sums))) == 1
 
 
 @pytest.mark.parametrize("spread", [1.0, 300.0], ids=["apart", "overlapping"])
@@ -183,12 +180,17 @@ def test_what_bounds_leave_out_changes_nothing(name: str, covariance_type: str, 
         np.rint(means[random.integers(12, size=300)] + 20 * random.standard_normal((300, n_features))), 0, 255
     )
     covariances = spread * np.square(deviations if covariance_type == "diag" else deviations[:, 0])
-    mixture = Mixture.checked(covariance_type, np.full(12, 1 / 12), means, covariances)
+    mixture = mixture_of(covariance_type, np.full(12, 1 / 12), means, covariances)
     survey = survey_of(rows, tile_rows=300)
     found, expected = (
-        found_moments(ops, mixture, rows.astype(raw), None, survey, DOUBLE).flat for ops in (CompiledOps(name), NUMPY)
+        found_statistics(ops, mixture, rows.astype(raw), None, survey, DOUBLE).flat
+        for ops in (CompiledOps(name), NUMPY)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11 * np.abs(expected).max())
+
+
+def kernel_of(mixture: Mixture, survey: DataSummary) -> Kernel:
+    return choose_kernel(mixture.e_step_inputs(survey.centre, survey.max_abs_deviation))
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -196,27 +198,24 @@ def test_one_component_does_not_decide_for_all(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
     mixture = uneven(covariance_type, rows, 1)
     survey = survey_of(near(mixture, rows, 1))
-    kernel = EStep(mixture, survey.centre, survey.max_abs_deviation)._kernel
-    assert isinstance(kernel, SplitKernel) and isinstance(kernel.ready, PackedKernel)
-    assert len(kernel.ready.means) == 5 and len(kernel.others.group.means) == 1
-    regular = EStep(start_mixture(covariance_type, rows, 6), survey.centre, survey.max_abs_deviation)._kernel
-    assert isinstance(regular, PackedKernel)
+    kernel = kernel_of(mixture, survey)
+    assert isinstance(kernel, SplitKernel) and isinstance(kernel.fast, QuadraticKernel)
+    assert len(kernel.fast.means) == 5 and len(kernel.safe.group.means) == 1
+    assert isinstance(kernel_of(start_mixture(covariance_type, rows, 6), survey), QuadraticKernel)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_one_row_does_not_decide_for_all(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
     rows[17] = 1e6
-    survey = survey_of(rows)
-    kernel = EStep(start_mixture(covariance_type, blobs(500, 5, 3), 6), survey.centre, survey.max_abs_deviation)._kernel
-    assert isinstance(kernel, PackedKernel)
+    assert isinstance(kernel_of(start_mixture(covariance_type, blobs(500, 5, 3), 6), survey_of(rows)), QuadraticKernel)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_rows_that_nothing_is_known_of_are_taken_by_differences(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
-    kernel = EStep(start_mixture(covariance_type, rows, 6), rows[0], ops=CompiledOps(built_here()[-1]))._kernel
-    assert isinstance(kernel, DifferenceKernel)
+    inputs = start_mixture(covariance_type, rows, 6).e_step_inputs(rows[0], ops=CompiledOps(built_here()[-1]))
+    assert isinstance(choose_kernel(inputs), DifferenceKernel)
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])

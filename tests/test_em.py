@@ -7,16 +7,27 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
-from support import TYPES, blobs, fit_in_memory, start_mixture, statistics_of, survey_of
+from support import (
+    TYPES,
+    blobs,
+    factors_of,
+    fit_in_memory,
+    mixture_of,
+    start_mixture,
+    statistics_of,
+    survey_of,
+    with_covariances,
+)
 
-from mpigmm.core.covariance import Kernel
-from mpigmm.core.em import EStep, Safeguards
-from mpigmm.core.full import CholeskyKernel, FullPackedKernel
+from mpigmm.core.covariances.base import Safeguards
+from mpigmm.core.estep.base import Kernel
+from mpigmm.core.estep.pruned import PrunedKernel
+from mpigmm.core.estep.quadratic import FullQuadraticKernel, QuadraticKernel
+from mpigmm.core.estep.step import EStep
+from mpigmm.core.estep.whitened import WhitenedKernel
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.packed import PackedKernel
-from mpigmm.core.sparse import SparseKernel
-from mpigmm.core.statistics import Moments
+from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
 
@@ -25,12 +36,12 @@ ROWS = blobs(3000, 4, 3)
 
 def oracle(start: Mixture, rows: np.ndarray, n_iter: int, reg_covar: float = 0.0) -> GaussianMixture:
     """scikit-learn from the same start."""
-    cholesky = start.precisions_cholesky
-    dense = start.covariance.name in ("full", "tied")
+    cholesky = factors_of(start)
+    dense = start.covariances.name in ("full", "tied")
     precisions = cholesky @ np.swapaxes(cholesky, -1, -2) if dense else cholesky**2
     model = GaussianMixture(
         start.n_components,
-        covariance_type=start.covariance.name,
+        covariance_type=start.covariances.name,
         tol=0,
         reg_covar=reg_covar,
         max_iter=n_iter,
@@ -46,7 +57,7 @@ def oracle(start: Mixture, rows: np.ndarray, n_iter: int, reg_covar: float = 0.0
 def assert_close(mixture: Mixture, model: GaussianMixture, relative: float) -> None:
     np.testing.assert_allclose(mixture.weights, model.weights_, rtol=relative)
     np.testing.assert_allclose(mixture.means, model.means_, rtol=relative, atol=relative)
-    np.testing.assert_allclose(mixture.covariances, model.covariances_, rtol=relative, atol=relative)
+    np.testing.assert_allclose(mixture.covariances.values, model.covariances_, rtol=relative, atol=relative)
 
 
 @pytest.mark.parametrize("n_iter", [1, 5, 50])
@@ -63,11 +74,11 @@ def test_scikit_learn_gets_the_same(covariance_type: str, n_iter: int) -> None:
 def test_posterior_is_scikit_learns(covariance_type: str) -> None:
     mixture, _, _ = fit_in_memory(start_mixture(covariance_type, ROWS, 3), ROWS, 10)
     model = oracle(mixture, ROWS, 1)
-    model.weights_, model.means_, model.covariances_ = mixture.weights, mixture.means, mixture.covariances
-    model.precisions_cholesky_ = mixture.precisions_cholesky
+    model.weights_, model.means_, model.covariances_ = mixture.weights, mixture.means, mixture.covariances.values
+    model.precisions_cholesky_ = factors_of(mixture)
     tile = Tile(4, len(ROWS), NUMPY)
     tile.fill(Rows.of(ROWS), ROWS.mean(axis=0), mask=False)
-    resp, log_density = EStep(mixture, ROWS.mean(axis=0)).posterior(tile)
+    resp, log_density = EStep(mixture.e_step_inputs(ROWS.mean(axis=0))).posterior(tile)
     np.testing.assert_allclose(resp.T, model.predict_proba(ROWS), atol=1e-10)
     np.testing.assert_allclose(log_density, model.score_samples(ROWS), rtol=1e-10)
 
@@ -94,14 +105,14 @@ def test_parts_add_to_the_whole(covariance_type: str) -> None:
 def test_moments_by_brute_force(covariance_type: str) -> None:
     rows = ROWS[:200]
     mixture, survey = start_mixture(covariance_type, rows, 3), survey_of(rows)
-    moments = Moments.of(statistics_of(mixture, rows, survey).value(), mixture)
+    statistics = SufficientStatistics.of(statistics_of(mixture, rows, survey).value(), mixture.layout)
     tile = Tile(4, 200, NUMPY)
     tile.fill(Rows.of(rows), survey.centre, mask=False)
-    resp = EStep(mixture, survey.centre).posterior(tile)[0]
+    resp = EStep(mixture.e_step_inputs(survey.centre)).posterior(tile)[0]
     counts = [sum(resp[k]) for k in range(3)]
     first = [sum(resp[k, i] * (rows[i] - mixture.means[k]) for i in range(200)) for k in range(3)]
-    np.testing.assert_allclose(moments.counts, counts, rtol=1e-12)
-    np.testing.assert_allclose(moments.first_moments, first, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(statistics.counts, counts, rtol=1e-12)
+    np.testing.assert_allclose(statistics.first_moments, first, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -112,8 +123,8 @@ def test_weight_is_repetition_and_zero_is_absence(covariance_type: str) -> None:
     weighted, history, _ = fit_in_memory(start, np.where(weights[:, None] == 0, 1e9, ROWS), 20, weights)
     repeated, expected, _ = fit_in_memory(start, np.repeat(ROWS, weights.astype(int), axis=0), 20)
     np.testing.assert_allclose(history, expected, rtol=1e-10)
-    for name in ("weights", "means", "covariances"):
-        np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=1e-10, atol=1e-10)
+    for name, values in weighted.arrays().items():
+        np.testing.assert_allclose(values, repeated.arrays()[name], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -122,10 +133,10 @@ def test_an_offset_costs_nothing(covariance_type: str) -> None:
     far = ROWS + offset
     near = far - offset
     start = start_mixture(covariance_type, near, 3)
-    moved = Mixture(start.covariance, start.weights, start.means + offset, start.covariances)
+    moved = Mixture(start.weights, start.means + offset, start.covariances)
     centred, _, _ = fit_in_memory(start, near, 30)
     shifted, _, _ = fit_in_memory(moved, far, 30)
-    np.testing.assert_allclose(shifted.covariances, centred.covariances, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(shifted.covariances.values, centred.covariances.values, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(shifted.means - offset, centred.means, atol=1e-6)
 
 
@@ -134,11 +145,12 @@ def test_scales_cost_nothing(covariance_type: str) -> None:
     scale = np.array([1e-6, 1.0, 1e6, 1e3])
     start = start_mixture(covariance_type, ROWS, 3)
     stretch = {"diag": scale**2}.get(covariance_type, np.outer(scale, scale))
-    scaled = Mixture(start.covariance, start.weights, start.means * scale, start.covariances * stretch)
+    scaled = Mixture(start.weights, start.means * scale, start.covariances)
+    scaled = with_covariances(scaled, start.covariances.values * stretch)
     plain, _, _ = fit_in_memory(start, ROWS, 30)
     other, _, _ = fit_in_memory(scaled, ROWS * scale, 30)
     np.testing.assert_allclose(other.means / scale, plain.means, rtol=1e-7, atol=1e-7)
-    np.testing.assert_allclose(other.covariances / stretch, plain.covariances, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(other.covariances.values / stretch, plain.covariances.values, rtol=1e-7, atol=1e-7)
 
 
 def test_tight_components_far_apart() -> None:
@@ -146,29 +158,30 @@ def test_tight_components_far_apart() -> None:
     random = np.random.default_rng(0)
     parts = [centre + 1e-3 * random.standard_normal((500, 2)) for centre in ([0, 0], [1e3, -1e3])]
     rows = np.concatenate(parts)
-    start = Mixture.checked("full", [0.5, 0.5], [[0.0, 0], [1e3, -1e3]], np.eye(2)[None].repeat(2, axis=0) * 1e-5)
+    covariances = np.eye(2)[None].repeat(2, axis=0) * 1e-5
+    start = mixture_of("full", np.full(2, 0.5), np.array([[0.0, 0], [1e3, -1e3]]), covariances)
     mixture, _, _ = fit_in_memory(start, rows, 5)
     for k, part in enumerate(parts):
-        np.testing.assert_allclose(mixture.covariances[k], np.cov(part.T, bias=True), rtol=1e-8, atol=1e-16)
+        np.testing.assert_allclose(mixture.covariances.values[k], np.cov(part.T, bias=True), rtol=1e-8, atol=1e-16)
 
 
 def tile_statistics(
-    mixture: Mixture, rows: np.ndarray, reach: np.ndarray | None, weighted: bool = False
-) -> tuple[Kernel, Moments]:
-    """Moments of one tile, with the weights 0 to 1 where there are any, and the kernel that found them."""
-    weights = np.random.default_rng(0).random(len(rows)) if weighted else None
-    tile, moments = Tile(rows.shape[1], len(rows), NUMPY), Moments.empty(mixture)
-    tile.fill(Rows.of(rows, weights), rows.mean(axis=0), mask=False)
-    e_step = EStep(mixture, rows.mean(axis=0), reach)
-    e_step(tile, moments)
-    return e_step._kernel, moments
+    mixture: Mixture, rows: np.ndarray, max_abs_deviation: np.ndarray | None, weighted: bool = False
+) -> tuple[Kernel, SufficientStatistics]:
+    """Statistics of one tile, with sample weights between 0 and 1 where `weighted`, and the kernel that found them."""
+    sample_weight = np.random.default_rng(0).random(len(rows)) if weighted else None
+    tile, statistics = Tile(rows.shape[1], len(rows), NUMPY), SufficientStatistics.empty(mixture.layout)
+    tile.fill(Rows.of(rows, sample_weight), rows.mean(axis=0), mask=False)
+    e_step = EStep(mixture.e_step_inputs(rows.mean(axis=0), max_abs_deviation))
+    e_step(tile, statistics)
+    return e_step._kernel, statistics
 
 
-def reach_of(rows: np.ndarray) -> np.ndarray:
+def max_abs_deviation_of(rows: np.ndarray) -> np.ndarray:
     return np.abs(rows - rows.mean(axis=0)).max(axis=0)
 
 
-def assert_same_moments(one: Moments, other: Moments, relative: float) -> None:
+def assert_same_statistics(one: SufficientStatistics, other: SufficientStatistics, relative: float) -> None:
     for part in ("log_likelihood", "counts", "first_moments", "second_moments"):
         values, expected = getattr(one, part), getattr(other, part)
         np.testing.assert_allclose(values, expected, rtol=relative, atol=relative * np.abs(expected).max())
@@ -176,23 +189,22 @@ def assert_same_moments(one: Moments, other: Moments, relative: float) -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_packed_and_direct_kernels_agree(covariance_type: str, weighted: bool) -> None:
+def test_kernels_of_quadratic_features_and_of_differences_agree(covariance_type: str, weighted: bool) -> None:
     mixture = start_mixture(covariance_type, ROWS, 3)
-    packed, moments = tile_statistics(mixture, ROWS, reach_of(ROWS), weighted)
-    direct, expected = tile_statistics(mixture, ROWS, None, weighted)
-    assert isinstance(packed, PackedKernel) and not isinstance(direct, PackedKernel)
-    assert_same_moments(moments, expected, 1e-11)
+    quadratic, statistics = tile_statistics(mixture, ROWS, max_abs_deviation_of(ROWS), weighted)
+    other, expected = tile_statistics(mixture, ROWS, None, weighted)
+    assert isinstance(quadratic, QuadraticKernel) and not isinstance(other, QuadraticKernel)
+    assert_same_statistics(statistics, expected, 1e-11)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_rows_far_from_the_centre_are_not_packed(covariance_type: str) -> None:
-    mixture = start_mixture(covariance_type, ROWS, 3)
-    centre, reach = np.full(4, -1e7), np.full(4, 1e8)
-    assert not isinstance(EStep(mixture, centre, reach)._kernel, PackedKernel)
+def test_rows_far_from_the_centre_have_no_quadratic_features(covariance_type: str) -> None:
+    inputs = start_mixture(covariance_type, ROWS, 3).e_step_inputs(np.full(4, -1e7), np.full(4, 1e8))
+    assert not isinstance(EStep(inputs)._kernel, QuadraticKernel)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("n_components", "dense"), [(6, CholeskyKernel), (40, FullPackedKernel)])
+@pytest.mark.parametrize(("n_components", "dense"), [(6, WhitenedKernel), (40, FullQuadraticKernel)])
 @pytest.mark.parametrize("separation", [3.0, 0.5, 0.1])
 def test_leaving_out_what_is_zero_changes_nothing(
     separation: float, n_components: int, dense: type, weighted: bool
@@ -200,19 +212,19 @@ def test_leaving_out_what_is_zero_changes_nothing(
     rows = blobs(2000, 64, n_components, separation=separation)
     covariances = np.repeat((np.eye(64) + 0.2)[None], n_components, axis=0)
     means = separation * np.random.default_rng(0).standard_normal((n_components, 64))
-    mixture = Mixture.checked("full", np.full(n_components, 1 / n_components), means, covariances)
-    kernel, moments = tile_statistics(mixture, rows, reach_of(rows), weighted)
-    assert isinstance(kernel, SparseKernel) and isinstance(kernel.dense, dense)
+    mixture = mixture_of("full", np.full(n_components, 1 / n_components), means, covariances)
+    kernel, statistics = tile_statistics(mixture, rows, max_abs_deviation_of(rows), weighted)
+    assert isinstance(kernel, PrunedKernel) and isinstance(kernel.dense, dense)
     assert bool(kernel.n_leading) == (separation == 3.0)
     expected = tile_statistics(mixture, rows, None, weighted)[1]
-    assert_same_moments(moments, expected, 1e-12)
+    assert_same_statistics(statistics, expected, 1e-12)
 
 
 def test_a_tile_in_which_too_much_matters_is_computed_whole() -> None:
     """Rows that all components explain about as badly, though the components lie far apart."""
     means = 10 * np.random.default_rng(0).standard_normal((6, 64))
-    mixture = Mixture.checked("full", np.full(6, 1 / 6), means, np.repeat(np.eye(64)[None], 6, axis=0))
+    mixture = mixture_of("full", np.full(6, 1 / 6), means, np.repeat(np.eye(64)[None], 6, axis=0))
     rows = np.random.default_rng(1).standard_normal((500, 64)) * np.where(np.arange(64) < 32, 0.01, 3.0) + means.mean(0)
-    kernel, moments = tile_statistics(mixture, rows, reach_of(rows))
-    assert isinstance(kernel, SparseKernel) and kernel.n_leading
-    assert_same_moments(moments, tile_statistics(mixture, rows, None)[1], 1e-12)
+    kernel, statistics = tile_statistics(mixture, rows, max_abs_deviation_of(rows))
+    assert isinstance(kernel, PrunedKernel) and kernel.n_leading
+    assert_same_statistics(statistics, tile_statistics(mixture, rows, None)[1], 1e-12)

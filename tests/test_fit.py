@@ -17,7 +17,8 @@ from sklearn.mixture import GaussianMixture
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.driver import em_loop, recorder
+from mpigmm.core.algorithms.batch import BatchEM
+from mpigmm.driver import e_step, em_loop, recorder
 from mpigmm.errors import AgreedError, OutputError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -120,14 +121,14 @@ def test_one_reduction_an_iteration_and_no_other_collective(case: Case, monkeypa
             return counted
 
     per_iteration: list[list[str]] = []
-    m_step = em_loop.EmLoop.m_step
+    update = BatchEM.update
 
     def noted(*arguments: Any) -> Any:
         per_iteration.append(calls.copy())
         calls.clear()
-        return m_step(*arguments)
+        return update(*arguments)
 
-    monkeypatch.setattr(em_loop.EmLoop, "m_step", noted)
+    monkeypatch.setattr(BatchEM, "update", noted)
     monkeypatch.setattr(case.comm, "mpi", Counting(case.comm.mpi))
     case.fit("em.max_iter=6", "em.tol=0", "output.checkpoint_iterations=2")
     assert len(per_iteration) == 6
@@ -224,16 +225,16 @@ def test_a_run_cut_off_anywhere_resumes_to_the_same_bits(
 ) -> None:
     options = ["em.max_iter=7", "em.tol=0", "init.n_init=2", "output.checkpoint_iterations=2", "data.weights=/w"]
     straight = case.fit(*options, f"output.dir={case.path / 'straight'}")
-    done, m_step = [], em_loop.EmLoop.m_step
+    done, update = [], BatchEM.update
 
     def interrupted(*arguments: Any) -> Any:
         if len(done) == stop_after:
             raise SuddenEndError
         done.append(1)
-        return m_step(*arguments)
+        return update(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(em_loop.EmLoop, "m_step", interrupted)
+        patch.setattr(BatchEM, "update", interrupted)
         with pytest.raises(SuddenEndError):
             case.fit(*options)
     out = case.fit(*options)
@@ -338,7 +339,7 @@ def test_an_error_on_one_rank_ends_all(case: Case, monkeypatch: pytest.MonkeyPat
         def broken(*arguments: Any) -> Any:
             raise ValueError("inside the mathematics")
 
-        monkeypatch.setattr(em_loop.EmLoop, "_add_own", broken)
+        monkeypatch.setattr(e_step, "add_tiles", broken)
     with pytest.raises(AgreedError, match="inside the mathematics") as caught:
         case.fit()
     assert caught.value.exit_code == 1
@@ -348,15 +349,15 @@ def test_an_error_on_one_rank_ends_all(case: Case, monkeypatch: pytest.MonkeyPat
 def test_ranks_that_drifted_apart_are_noticed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     if case.comm.size == 1:
         pytest.skip("one rank cannot differ from itself")
-    expect, calls = em_loop.EmLoop.e_step, []
+    sum_e_step, calls = em_loop.sum_e_step, []
 
-    def drifting(loop: Any, mixture: Any, *others: Any) -> Any:
+    def drifting(reduction: Any, problem: Any, wanted: Any) -> Any:
         calls.append(1)
-        if len(calls) == 3 and loop.context.comm.rank == 1:
-            mixture.means[0, 0] = np.nextafter(mixture.means[0, 0], np.inf)
-        return expect(loop, mixture, *others)
+        if len(calls) == 3 and reduction.context.comm.rank == 1:
+            wanted.mixture.means[0, 0] = np.nextafter(wanted.mixture.means[0, 0], np.inf)
+        return sum_e_step(reduction, problem, wanted)
 
-    monkeypatch.setattr(em_loop.EmLoop, "e_step", drifting)
+    monkeypatch.setattr(em_loop, "sum_e_step", drifting)
     with pytest.raises(AgreedError, match="ranks hold different parameters"):
         case.fit()
 

@@ -17,7 +17,7 @@ from support import TYPES, blobs, start_mixture, survey_of
 
 from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.em import EStep
+from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import FixedPoint, carry
 from mpigmm.core.gpu import arrays, discovery, streams
 from mpigmm.core.gpu.arrays import GpuArrays, NoDeviceError
@@ -28,7 +28,7 @@ from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.cuda import REAL_TYPES, CudaOps, compiler_options, source
 from mpigmm.core.ops.groups import Products
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.statistics import Moments
+from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
 
@@ -56,7 +56,7 @@ def close(found: object, expected: np.ndarray, dtype: np.dtype, factor: float = 
 @PRECISIONS
 @pytest.mark.parametrize("raw", ["f8", "f4", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
 @pytest.mark.parametrize("shape", [(1, 1), (15, 3), (300, 16), (1000, 33)])
-def test_rows_are_turned_round(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
+def test_rows_are_centred_and_transposed(shape: tuple[int, int], raw: str, dtype: np.dtype) -> None:
     rows = (100 * np.random.default_rng(0).random(shape)).astype(raw)
     ours, theirs = (filled(ops, rows, None, dtype) for ops in (GPU, NUMPY))
     assert GPU.arrays.get(ours.rows).tobytes() == theirs.rows.tobytes()
@@ -135,7 +135,7 @@ def test_what_is_not_finite_is_seen(value: float, where: int | slice) -> None:
 
 @PRECISIONS
 @pytest.mark.parametrize("height", [1, 16, 300])
-def test_whitened_lengths(height: int, dtype: np.dtype) -> None:
+def test_squared_norms_of_whitened_rows(height: int, dtype: np.dtype) -> None:
     random = np.random.default_rng(5)
     rows, lines, start = random.standard_normal((333, 20)), random.random((5, height, 17)), random.random(5)
     made = []
@@ -162,23 +162,31 @@ def test_fixed_point_sums_are_those_of_the_host_to_the_last_bit(n_limbs: int) ->
     assert GPU.arrays.get(ours).tobytes() == theirs.tobytes()
 
 
-def statistics(ops: Ops, mixture: Mixture, survey: DataSummary, rows: np.ndarray, weights: np.ndarray | None,
-               dtype: np.dtype, reach: bool) -> Moments:  # fmt: skip
-    """Moments of one tile, on the host."""
+def statistics_of_tile(
+    ops: Ops,
+    mixture: Mixture,
+    survey: DataSummary,
+    rows: np.ndarray,
+    sample_weight: np.ndarray | None,
+    dtype: np.dtype,
+    bounded: bool,
+) -> SufficientStatistics:
+    """Statistics of one tile, on the host."""
     put = ops.arrays.put
-    tile, moments = Tile(rows.shape[1], len(rows), ops), Moments.empty(mixture, ops.arrays)
-    tile.fill(Rows.of(rows, weights).mapped(put), put(survey.centre), mask=survey.masked, dtype=dtype)
-    EStep(mixture, survey.centre, survey.max_abs_deviation if reach else None, dtype, ops)(tile, moments)
-    return Moments.of(ops.arrays.get(moments.flat), mixture)
+    tile, statistics = Tile(rows.shape[1], len(rows), ops), SufficientStatistics.empty(mixture.layout, ops.arrays)
+    tile.fill(Rows.of(rows, sample_weight).mapped(put), put(survey.centre), mask=survey.masked, dtype=dtype)
+    max_abs_deviation = survey.max_abs_deviation if bounded else None
+    EStep(mixture.e_step_inputs(survey.centre, max_abs_deviation, dtype, ops))(tile, statistics)
+    return SufficientStatistics.of(ops.arrays.get(statistics.flat), mixture.layout)
 
 
 @PRECISIONS
 @pytest.mark.parametrize("weighted", ["", "weights", "masked"])
-@pytest.mark.parametrize("reach", [True, False], ids=["products", "differences"])
+@pytest.mark.parametrize("bounded", [True, False], ids=["products", "differences"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (500, 3, 4), (700, 30, 3), (300, 70, 2)])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_statistics_are_those_of_the_host(
-    covariance_type: str, shape: tuple[int, int, int], reach: bool, weighted: str, dtype: np.dtype
+    covariance_type: str, shape: tuple[int, int, int], bounded: bool, weighted: str, dtype: np.dtype
 ) -> None:
     n, d, k = shape
     rows = blobs(n, d, k, separation=1.0)
@@ -192,8 +200,8 @@ def test_statistics_are_those_of_the_host(
         rows[3, 0] = np.nan
         weights[3] = 0
     survey = survey_of(rows, weights, tile_rows=n)
-    ours = statistics(GPU, mixture, survey, rows, weights, dtype, reach)
-    theirs = statistics(NUMPY, mixture, survey, rows, weights, dtype, reach)
+    ours = statistics_of_tile(GPU, mixture, survey, rows, weights, dtype, bounded)
+    theirs = statistics_of_tile(NUMPY, mixture, survey, rows, weights, dtype, bounded)
     tolerance = 1e-4 if dtype == SINGLE else 1e-9 if REAL_GPU else 1e-12
     for name in ("log_likelihood", "counts", "first_moments", "second_moments"):
         found, expected = getattr(ours, name), getattr(theirs, name)

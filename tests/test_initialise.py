@@ -10,9 +10,9 @@ from sklearn.cluster import KMeans
 from support import TYPES, blobs, survey_of, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.core.covariance import covariance_class
-from mpigmm.core.em import Safeguards
-from mpigmm.core.initialise import JUDGES, LLOYD_STEPS, initialise, lloyd, partition_mixture, plus_plus
+from mpigmm.core.algorithms.initialise import JUDGES, LLOYD_STEPS, initialise, lloyd, partition_mixture, plus_plus
+from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.covariances.base import Safeguards
 from mpigmm.core.sampling import RowSampler
 from mpigmm.errors import InterruptedRunError
 from mpigmm.parallel.comm import Comm
@@ -66,22 +66,22 @@ def test_plus_plus_finds_separated_components() -> None:
 def test_kmeans_start_is_the_mixture_of_its_partition(covariance_type: str) -> None:
     rows = blobs(4000, 3, 5, separation=20)  # so far apart that k-means ends where no row changes its component
     survey = survey_of(rows)
-    covariance = covariance_class(covariance_type)()
-    mixture = initialise("kmeans", covariance, 5, (rows, np.ones(len(rows))), survey, SAFE, (0, 0))
+    kind = COVARIANCE_TYPES[covariance_type]
+    mixture = initialise("kmeans", kind, 5, (rows, np.ones(len(rows))), survey, SAFE, (0, 0))
     standard = (rows[:, None] - mixture.means) / rows.std(axis=0)
     labels = np.square(standard).sum(axis=2).argmin(axis=1)
     for k in range(5):
         part = rows[labels == k]
         assert mixture.weights[k] == pytest.approx(len(part) / len(rows), rel=1e-9)
         if covariance_type == "full":
-            np.testing.assert_allclose(mixture.covariances[k], np.cov(part.T, bias=True), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(mixture.covariances.values[k], np.cov(part.T, bias=True), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_the_mixture_of_a_partition(covariance_type: str) -> None:
     weights, labels = np.random.default_rng(1).random(len(ROWS)), np.arange(len(ROWS)) % 4
-    survey, covariance = survey_of(ROWS, weights), covariance_class(covariance_type)()
-    mixture = partition_mixture(covariance, ROWS, weights, labels, np.zeros((4, 3)), survey, SAFE)
+    survey, kind = survey_of(ROWS, weights), COVARIANCE_TYPES[covariance_type]
+    mixture = partition_mixture(kind, (ROWS, weights), labels, np.zeros((4, 3)), survey, SAFE)
     parts = [np.average(ROWS[labels == k], axis=0, weights=weights[labels == k]) for k in range(4)]
     scatters = np.array([np.cov(ROWS[labels == k].T, aweights=weights[labels == k], ddof=0) for k in range(4)])
     shares = np.bincount(labels, weights) / weights.sum()
@@ -93,7 +93,7 @@ def test_the_mixture_of_a_partition(covariance_type: str) -> None:
     }
     np.testing.assert_allclose(mixture.weights, shares, rtol=1e-12)
     np.testing.assert_allclose(mixture.means, parts, rtol=1e-9)
-    np.testing.assert_allclose(mixture.covariances, expected[covariance_type], rtol=1e-9)
+    np.testing.assert_allclose(mixture.covariances.values, expected[covariance_type], rtol=1e-9)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
@@ -101,10 +101,10 @@ def test_a_narrow_component_far_from_all_others_keeps_its_digits(covariance_type
     near, narrow = ROWS, 1e9 + 2.0**-8 * np.random.default_rng(2).integers(-9, 10, (1000, 3))
     rows, labels = np.concatenate([near, narrow]), np.repeat([0, 1], [len(near), len(narrow)])
     means = np.stack([near.mean(axis=0), np.full(3, 1e9)])
-    covariance = covariance_class(covariance_type)()
-    mixture = partition_mixture(covariance, rows, np.ones(len(rows)), labels, means, survey_of(rows), SAFE)
+    sample, kind = (rows, np.ones(len(rows))), COVARIANCE_TYPES[covariance_type]
+    mixture = partition_mixture(kind, sample, labels, means, survey_of(rows), SAFE)
     exact = np.cov((narrow - 1e9).T, ddof=0)
-    found = mixture.covariances[1]
+    found = mixture.covariances.values[1]
     expected = {"full": exact, "diag": np.diagonal(exact), "spherical": np.trace(exact) / 3}[covariance_type]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -113,7 +113,7 @@ def test_a_narrow_component_far_from_all_others_keeps_its_digits(covariance_type
 def test_progress_is_told_in_order_and_stops_the_start(n_components: int) -> None:
     told: list[tuple[str, int, int]] = []
     sample = (ROWS, np.ones(len(ROWS)))
-    inputs = "kmeans", covariance_class("diag")(), n_components, sample, survey_of(ROWS), SAFE, (0, 0)
+    inputs = "kmeans", COVARIANCE_TYPES["diag"], n_components, sample, survey_of(ROWS), SAFE, (0, 0)
     initialise(*inputs, lambda *line: told.append(line))
     names = list(dict.fromkeys(name for name, _, _ in told))
     assert names == ["k-means++, mean", "k-means, step", "moments of component"]
@@ -133,24 +133,24 @@ def test_progress_is_told_in_order_and_stops_the_start(n_components: int) -> Non
 def test_starts_follow_shift_and_scale(method: str) -> None:
     weights = np.ones(len(ROWS))
     scale, shift = np.array([0.25, 8.0, 1024.0]), np.array([3.0, -70.0, 5000.0])
-    covariance = covariance_class("diag")()
-    plain = initialise(method, covariance, 5, (ROWS, weights), survey_of(ROWS), SAFE, (7, 0))
+    kind = COVARIANCE_TYPES["diag"]
+    plain = initialise(method, kind, 5, (ROWS, weights), survey_of(ROWS), SAFE, (7, 0))
     moved_rows = ROWS * scale + shift
-    moved = initialise(method, covariance, 5, (moved_rows, weights), survey_of(moved_rows), SAFE, (7, 0))
+    moved = initialise(method, kind, 5, (moved_rows, weights), survey_of(moved_rows), SAFE, (7, 0))
     np.testing.assert_allclose((moved.means - shift) / scale, plain.means, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(moved.covariances / scale**2, plain.covariances, rtol=1e-7)
+    np.testing.assert_allclose(moved.covariances.values / scale**2, plain.covariances.values, rtol=1e-7)
 
 
 def test_random_means_are_different_rows_of_positive_weight() -> None:
     weights = np.where(np.arange(len(ROWS)) < 10, 1.0, 0.0)
-    mixture = initialise("random", covariance_class("full")(), 10, (ROWS, weights), survey_of(ROWS), SAFE, (0, 0))
+    mixture = initialise("random", COVARIANCE_TYPES["full"], 10, (ROWS, weights), survey_of(ROWS), SAFE, (0, 0))
     np.testing.assert_allclose(np.sort(mixture.means, axis=0), np.sort(ROWS[:10], axis=0), rtol=1e-12)
 
 
 def test_seeds_differ() -> None:
     survey, sample = survey_of(ROWS), (ROWS, np.ones(len(ROWS)))
     starts = [
-        initialise("random", covariance_class("diag")(), 5, sample, survey, SAFE, seed).means
+        initialise("random", COVARIANCE_TYPES["diag"], 5, sample, survey, SAFE, seed).means
         for seed in ((0, 0), (0, 1), (1, 0), (0, 0))
     ]
     assert (starts[0] == starts[3]).all()

@@ -12,13 +12,13 @@ from support import TYPES, mpirun, write_config
 
 from mpigmm.__main__ import serve
 from mpigmm.commands.plan import about
-from mpigmm.core.covariance import covariance_class
-from mpigmm.core.initialise import sample_size
+from mpigmm.core.algorithms.initialise import sample_size
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.data.source import read_header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver import iteration_costs
 from mpigmm.driver.iteration_costs import Size, affordable_components, scaled_bytes, seconds_a_row
-from mpigmm.driver.measure import shape_flops
+from mpigmm.driver.measure import row_flops
 from mpigmm.driver.network import Network
 from mpigmm.driver.reduction import empty_buffer
 from mpigmm.parallel.comm import Comm
@@ -87,9 +87,9 @@ def test_a_reduction_takes_messages_and_bytes() -> None:
 @pytest.mark.parametrize(("k", "d", "tile_rows"), [(6, 20, 5000), (200_000, 20, 1016), (17, 2900, 16376), (3, 1, 1)])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_what_is_measured_is_bounded(covariance_type: str, k: int, d: int, tile_rows: int) -> None:
-    covariance = covariance_class(covariance_type)()
+    covariance = COVARIANCE_TYPES[covariance_type]
     size = Size.affordable(covariance, k, d, tile_rows)
-    flops = size.rows * size.components * shape_flops(covariance, k, d) / k
+    flops = size.rows * size.components * row_flops(covariance, k, d) / k
     assert flops <= iteration_costs.MEASURED_FLOPS or (size.rows, size.components) == (
         iteration_costs.LEAST_ROWS,
         iteration_costs.LEAST_COMPONENTS,
@@ -101,7 +101,7 @@ def test_what_is_measured_is_bounded(covariance_type: str, k: int, d: int, tile_
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_bytes_reduced_are_scaled_exactly(covariance_type: str) -> None:
-    covariance = covariance_class(covariance_type)()
+    covariance = COVARIANCE_TYPES[covariance_type]
 
     def n_bytes(k: int) -> int:
         size = 1 + k + 5 * k + covariance.n_second(k, 5)

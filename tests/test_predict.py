@@ -15,7 +15,7 @@ from inside import run_verb
 from support import blobs, write_config, write_rows
 
 from mpigmm.commands import predict
-from mpigmm.core.covariance import covariance_class
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.parallel.comm import Comm
 from mpigmm.runs.model_file import Model, save_model
@@ -39,7 +39,7 @@ def place(comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def write_model(name: str, **data: object) -> None:
     """A model with a section data in its configuration."""
-    mixture = Mixture(covariance_class("full")(), np.array([0.5, 0.5]), ROWS[:2].copy(), np.stack([np.eye(3)] * 2))
+    mixture = Mixture(np.array([0.5, 0.5]), ROWS[:2].copy(), COVARIANCE_TYPES["full"].isotropic(2, 3))
     save_model(Path(name), Model(mixture, config={"data": data} if data else None))
 
 

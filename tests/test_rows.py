@@ -10,10 +10,9 @@ import h5py
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
-from support import TYPES, blobs, write_rows
+from support import TYPES, blobs, mixture_of, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.core.covariance import covariance_class
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.tile import Tile
@@ -27,9 +26,9 @@ from mpigmm.runs.model_file import Model, save_model
 ROWS = blobs(500, 3, 2)
 
 
-def mixture_of(covariance_type: str, means: Any, variances: Any = 1.0) -> Mixture:
+def equal_mixture(covariance_type: str, means: Any, variances: Any = 1.0) -> Mixture:
     """Equal weights, and one variance for each component in every direction."""
-    means, covariance = np.array(means, float), covariance_class(covariance_type)()
+    means = np.array(means, float)
     (k, d), each = means.shape, np.broadcast_to(variances, len(means)).astype(float)
     covariances = {
         "full": each[:, None, None] * np.eye(d),
@@ -37,7 +36,7 @@ def mixture_of(covariance_type: str, means: Any, variances: Any = 1.0) -> Mixtur
         "diag": np.repeat(each[:, None], d, axis=1),
         "spherical": each,
     }[covariance_type]
-    return Mixture(covariance, np.full(k, 1 / k), means, covariances)
+    return mixture_of(covariance_type, np.full(k, 1 / k), means, covariances)
 
 
 class Place:
@@ -92,7 +91,7 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_mean_far_away_costs_the_others_no_digits(place: Place, covariance_type: str, far: float) -> None:
     means = [[0.0, 0, 0], [1.0, 0, 0], [far, far, -far]]
-    place.put(mixture_of(covariance_type, means), ROWS)
+    place.put(equal_mixture(covariance_type, means), ROWS)
     labels, log_density = place.predict()
     densities = [multivariate_normal(mean).logpdf(ROWS) - np.log(3) for mean in means[:2]]
     assert (labels == np.argmax(densities, axis=0)).all()
@@ -105,7 +104,7 @@ def test_rows_of_two_places_keep_their_digits(place: Place, covariance_type: str
     """Narrow components at zero and far from it, whose rows come first and are the most."""
     rows = np.concatenate([ROWS + 1e12, ROWS + 1e12, 1e-3 * ROWS])
     variances = 1.0 if covariance_type == "tied" else [1.0, 1e-6]
-    place.put(mixture_of(covariance_type, [[1e12] * 3, [0.0] * 3], variances), rows)
+    place.put(equal_mixture(covariance_type, [[1e12] * 3, [0.0] * 3], variances), rows)
     labels, log_density = place.predict()
     assert (labels == np.repeat([0, 1], [1000, 500])).all()
     narrow = multivariate_normal(np.zeros(3), np.min(variances) * np.eye(3))
@@ -118,7 +117,7 @@ def test_what_has_no_density_has_none(
     place: Place, covariance_type: str, loops: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rows = np.concatenate([1e-20 * ROWS, np.full((2, 3), 1e139)])
-    place.put(mixture_of(covariance_type, [[0.0] * 3, [1e-20] * 3], 1e-40), rows)
+    place.put(equal_mixture(covariance_type, [[0.0] * 3, [1e-20] * 3], 1e-40), rows)
     labels, log_density = place.predict()
     assert np.isfinite(log_density[:-2]).all() and (log_density[-2:] == -np.inf).all()
     assert (labels[-2:] == 0).all()
@@ -130,7 +129,7 @@ def test_what_has_no_density_has_none(
 
 @pytest.mark.parallel
 def test_a_sum_beyond_float64_is_refused(place: Place) -> None:
-    place.put(mixture_of("diag", [[0.0] * 3], 1e-10), np.concatenate([ROWS, np.full((1, 3), 1e138)]))
+    place.put(equal_mixture("diag", [[0.0] * 3], 1e-10), np.concatenate([ROWS, np.full((1, 3), 1e138)]))
     with pytest.raises(AgreedError, match=r"row 500 of /X.* has log-density -1.5e") as caught:
         place.run("score")
     assert caught.value.exit_code == 2
@@ -149,9 +148,9 @@ def test_rows_without_density_have_no_responsibilities(n_features: int, dtype: t
 
 def test_a_centre_far_from_a_narrow_component_is_left() -> None:
     centre = np.array([1e12, 1e7, -3.0])
-    assert safe_centre(mixture_of("diag", [[1e12, 1e7, -3.0]]), centre).tolist() == centre.tolist()
-    assert safe_centre(mixture_of("diag", [[1e15, 1e7, -3.0], [0.0] * 3]), centre).tolist() == [0.0, 1e7, -3.0]
-    assert safe_centre(mixture_of("tied", [[1e15, 1e7, -3.0], [0.0] * 3], 1e-4), centre).tolist() == [0.0, 0.0, -3.0]
-    ignored = mixture_of("full", [[1e15, 1e7, -3.0], [0.0] * 3])
+    assert safe_centre(equal_mixture("diag", [[1e12, 1e7, -3.0]]), centre).tolist() == centre.tolist()
+    assert safe_centre(equal_mixture("diag", [[1e15, 1e7, -3.0], [0.0] * 3]), centre).tolist() == [0.0, 1e7, -3.0]
+    assert safe_centre(equal_mixture("tied", [[1e15, 1e7, -3.0], [0.0] * 3], 1e-4), centre).tolist() == [0.0, 0.0, -3.0]
+    ignored = equal_mixture("full", [[1e15, 1e7, -3.0], [0.0] * 3])
     ignored.weights[:] = [1.0, 0.0]
     assert safe_centre(ignored, centre).tolist() == centre.tolist()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support import blobs, file_size_limit, read_lines, start_mixture
 
+from mpigmm.core.algorithms.batch import BatchState
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.files import write_whole
 from mpigmm.errors import DataError, InterruptedRunError, OutputError
@@ -35,9 +36,8 @@ MIXTURE = start_mixture("full", blobs(50, 2, 2), 2)
 
 
 def same(one: Mixture, other: Mixture) -> bool:
-    return all(
-        getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in ("weights", "means", "covariances")
-    )
+    theirs = other.arrays()
+    return all(values.tobytes() == theirs[name].tobytes() for name, values in one.arrays().items())
 
 
 def test_model_file_as_the_contract_says(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_model_that_others_wrote_is_accepted(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "theirs.h5", "w") as file:
         file["weights"], file["means"], file["covariances"] = [1.0], [[0, 0]], [[1.0, 2.0]]
         file.attrs.update(format="mpigmm-model", format_version=1, covariance_type="diag")
-    assert load_model(tmp_path / "theirs.h5").mixture.covariances.tolist() == [[1.0, 2.0]]
+    assert load_model(tmp_path / "theirs.h5").mixture.covariances.values.tolist() == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_model_that_others_wrote_is_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_parameters_that_are_no_mixture(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    values = {"weights": MIXTURE.weights, "means": MIXTURE.means, "covariances": MIXTURE.covariances} | change
+    values = MIXTURE.arrays() | change
     with h5py.File(tmp_path / "bad.h5", "w") as file:
         for name, value in values.items():
             if value is not None:
@@ -176,9 +176,10 @@ def test_work_without_end_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def checkpoint(iteration: int) -> Checkpoint:
     ended = Ended(0, 3, -1.0, 1e-5, True)
-    progress = Progress(1, iteration, MIXTURE, -2.0, 0.5, (ended,), Fitted(MIXTURE, ended))
+    progress = Progress(1, iteration, BatchState(MIXTURE, -2.5), -2.0, 0.5, (ended,), Fitted(MIXTURE, ended))
     history = np.arange(2.0 * len(COLUMNS)).reshape(2, -1)
-    return Checkpoint(progress, {"model.n_components": 2}, "50x2 f8 00", 64, "numpy", "em: {tol: 0}\n", history)
+    identity = {"model.n_components": 2, "em.algorithm": "batch"}
+    return Checkpoint(progress, identity, "50x2 f8 00", 64, "numpy", "em: {tol: 0}\n", history)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
@@ -189,7 +190,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     assert found is not None and found.progress.iteration == 20 and warning is None
     assert found.progress.best is not None and same(found.progress.best.mixture, MIXTURE)
     assert found.progress.best.ended == found.progress.ended[0] == Ended(0, 3, -1.0, 1e-5, True)
-    assert found.identity == {"model.n_components": 2} and found.config == "em: {tol: 0}\n"
+    assert found.mixture is not None and same(found.mixture, MIXTURE) and found.progress.state.objective == -2.5
+    assert found.identity == checkpoint(20).identity and found.config == "em: {tol: 0}\n"
     assert found.history.tobytes() == checkpoint(20).history.tobytes()
     (tmp_path / "checkpoint.h5").write_bytes(b"x" * 2000)
     found, warning = load_checkpoint(tmp_path)
@@ -276,7 +278,7 @@ def test_fixed_length_strings_are_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "theirs.h5", "w") as file:
         file["weights"], file["means"], file["covariances"] = [1.0], [[0, 0]], [2.0]
         file.attrs.update(format=np.bytes_("mpigmm-model"), format_version=1, covariance_type=np.bytes_("spherical"))
-    assert load_model(tmp_path / "theirs.h5").mixture.covariance.name == "spherical"
+    assert load_model(tmp_path / "theirs.h5").mixture.covariances.name == "spherical"
 
 
 def test_an_iteration_in_words() -> None:

@@ -149,8 +149,8 @@ BROKEN = """
 import sys
 from mpi4py import MPI
 from mpigmm.__main__ import main
-from mpigmm.driver import em_loop
-from mpigmm.core import em
+from mpigmm.core.estep import step
+from mpigmm.core.algorithms import batch
 
 def broken(*arguments):
     raise FloatingPointError("inside the mathematics")
@@ -162,7 +162,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("where", ["em.EStep.__call__", "em_loop.EmLoop.m_step"])
+@pytest.mark.parametrize("where", ["step.EStep.__call__", "batch.BatchEM.update"])
 def test_a_rank_that_raises_inside_the_maths_ends_all(config: Path, where: str) -> None:
     begin = time.monotonic()
     done = launch(3, [sys.executable, "-c", BROKEN.format(where=where, config=str(config))], 60)

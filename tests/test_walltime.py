@@ -13,7 +13,7 @@ from support import blobs, write_config, write_rows
 
 from mpigmm.__main__ import serve
 from mpigmm.commands import fit as fit_module
-from mpigmm.core.em import EStep
+from mpigmm.core.estep.step import EStep
 from mpigmm.errors import AgreedError, UserError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import Pace, StopRequest

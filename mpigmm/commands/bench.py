@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mpigmm.core.covariance import covariance_class
-from mpigmm.core.em import Safeguards
-from mpigmm.core.precision import choose_precision
+from mpigmm.core.algorithms.base import EStepPass
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.data.memory import peak_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import choose_devices, common_ops
-from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import choose_tile_rows, lay_out
 from mpigmm.driver.measure import (
     compute_responsibilities,
+    is_correlated,
     machine_limits,
     reduction_seconds,
     row_flops,
@@ -39,14 +39,15 @@ SURVEYED_ROWS = 1024
 def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
     """Print the seconds of an iteration on synthetic rows; returns the exit code. Collective."""
     options, model = request.options, request.options.model
-    covariance_class(model.covariance_type)
+    kind = COVARIANCE_TYPES[model.covariance_type]
+    kind.prepare()
     with comm.together():
         source = SyntheticSource(
             request.n_samples,
             request.n_features,
             model.n_components,
             request.separation,
-            correlated=model.covariance_type == "full",
+            correlated=is_correlated(kind),
         )
     devices = choose_devices(comm, options.compute.device)
     tile_rows = choose_tile_rows(options.compute, devices, request.n_features, model.n_components)
@@ -65,23 +66,22 @@ def measure(context: RankContext, source: SyntheticSource, options: FitOptions, 
     """The figures of a bench, on root those of all ranks. Collective."""
     comm, header = context.comm, context.header
     survey, _ = survey_rows(context, options, SURVEYED_ROWS)
-    safeguards = Safeguards(options.model.reg_covar, options.model.variance_floor)
-    loop = EmLoop(Reduction(context), survey, safeguards, options.compute.precision)
-    mixture = true_mixture(source, options.model.covariance_type)
-    precision = choose_precision(loop.precision, mixture, survey)
-    dtype = precision.dtype
+    problem, kind = problem_of(options, survey), COVARIANCE_TYPES[options.model.covariance_type]
+    mixture = true_mixture(source, kind)
+    wanted = EStepPass(mixture, problem.first_precision(mixture))
+    dtype = wanted.precision.dtype
     flops_at_most, bytes_at_most = machine_limits(context, dtype)
-    seconds, compute, communicate, m_step = timed_iterations(loop, mixture, precision, iterations)
-    e_step = seconds_of(comm, lambda: compute_responsibilities(context, mixture, survey, precision))
-    reduction, n_bytes = reduction_seconds(loop, mixture)
-    flops = header.n_rows * row_flops(mixture)
+    seconds, compute, communicate, m_step = timed_iterations(Reduction(context), problem, wanted, iterations)
+    e_step = seconds_of(comm, lambda: compute_responsibilities(context, problem, wanted))
+    reduction, n_bytes = reduction_seconds(context, problem, mixture)
+    flops = header.n_rows * row_flops(kind, *mixture.means.shape)
     floor = max(flops / flops_at_most, header.n_rows * header.row_bytes / bytes_at_most)
     ranks = comm.gather(peak_memory())
     return {
         "n_samples": header.n_rows,
         "n_features": header.n_features,
         "n_components": mixture.n_components,
-        "covariance_type": mixture.covariance.name,
+        "covariance_type": kind.name,
         "precision": dtype.name,
         "device": context.devices.device,
         "devices": context.devices.counts(),

@@ -6,13 +6,12 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
-from mpigmm.core.covariance import covariance_class
-from mpigmm.core.em import Safeguards
-from mpigmm.core.initialise import sample_size
+from mpigmm.core.algorithms.initialise import sample_size
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.source import Source
 from mpigmm.driver.devices import Devices, choose_devices
-from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.em_loop import em_loop
 from mpigmm.driver.layout import lay_out
 from mpigmm.driver.load_balance import measured_speeds
 from mpigmm.driver.null_recorder import NullRecorder
@@ -36,7 +35,7 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     """Fit the mixture that a request describes; returns the exit code. Collective."""
     begin = time.monotonic()
     options = request.options
-    covariance_class(options.model.covariance_type)  # imports the libraries of BLAS, which are then held to one thread
+    COVARIANCE_TYPES[options.model.covariance_type].prepare()
     stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
     with ExitStack() as stack:
         stack.enter_context(single_threaded_blas())
@@ -96,7 +95,7 @@ def survey_and_fit(
     starts = Starts(options, plan.start, sample, recorder.initialisation)
     del sample
     reduction = Reduction(context, recorder.is_spent, recorder.say)
-    loop = EmLoop(reduction, survey, Safeguards(model.reg_covar, model.variance_floor), options.compute.precision)
+    loop = em_loop(reduction, options, survey)
     progress = fit_starts(loop, options, plan.progress, starts, recorder)
     used = {"resumed_from": plan.resumed_from, **usage(reduction, begin)}
     with comm.together():

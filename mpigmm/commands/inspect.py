@@ -61,7 +61,7 @@ def checkpoint_outline(path: Path) -> dict[str, Any]:
     return {
         "kind": "checkpoint",
         "file": str(path),
-        **(mixture_outline(progress.mixture) if progress.mixture else {}),
+        **(mixture_outline(found.mixture) if found.mixture else {}),
         "init": progress.init,
         "iteration": progress.iteration,
         "mean_log_likelihood": progress.mean_log_likelihood,
@@ -79,7 +79,7 @@ def checkpoint_outline(path: Path) -> dict[str, Any]:
 def mixture_outline(mixture: Mixture) -> dict[str, Any]:
     """Type and size of a mixture."""
     return {
-        "covariance_type": mixture.covariance.name,
+        "covariance_type": mixture.covariances.name,
         "n_components": mixture.n_components,
         "n_features": mixture.n_features,
     }

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from mpigmm.core.covariance import covariance_class
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.data.source import Header, read_header
 from mpigmm.driver.devices import CPU, choose_devices
 from mpigmm.driver.iteration_costs import Rates, measured_rates, measured_start
@@ -26,7 +26,7 @@ from mpigmm.runs.streams import print_result
 def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
     """Print the plan; returns the exit code. Collective."""
     options = request.options
-    covariance_class(options.model.covariance_type)
+    COVARIANCE_TYPES[options.model.covariance_type].prepare()
     devices = choose_devices(comm, options.compute.device)
     header = None
     with comm.together():

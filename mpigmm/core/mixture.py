@@ -1,8 +1,9 @@
-"""A Gaussian mixture: its parameters and what follows from them."""
+"""A mixture of Gaussian components: a value."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -11,21 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.arrays import DOUBLE
-from mpigmm.core.covariance import Covariance, Parameters, SingularCovarianceError, covariance_class
+from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.covariances.base import CovarianceError, Covariances, SingularCovarianceError
+from mpigmm.core.estep.inputs import BoolArray, EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.numpy import NUMPY
+from mpigmm.core.statistics import Layout
 
 GOLDEN = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio, odd: mixes bits upwards (Knuth, The Art of Computer Programming, vol. 3, section 6.4)."""
 
-
 COARSE = 2.0**-26
-"""Rounding of the rows, in standard deviations of a component, up to which a centre far from it is kept."""
+"""Rounding error of the rows, in standard deviations of a component, up to which a centre far from it is used."""
 
 
 class MixtureError(ValueError):
-    """Parameters that are not those of a mixture; the message says which and why."""
+    """Arrays that are not a mixture's parameters; the message says which and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,36 +37,37 @@ class Mixture:
 
     Parameters
     ----------
-    covariance : Covariance
-        The covariance type.
     weights : ndarray of shape (K,), float64
     means : ndarray of shape (K, D), float64
-    covariances : ndarray, float64
-        Shaped by the type as in scikit-learn; variances, never standard deviations.
+    covariances : Covariances
     """
 
-    covariance: Covariance
     weights: FloatArray
     means: FloatArray
-    covariances: FloatArray
+    covariances: Covariances
 
     @classmethod
-    def checked(cls, covariance_type: str, weights: object, means: object, covariances: object) -> Mixture:
-        """A mixture of parameters that come from outside; raises `MixtureError`.
-
-        Its factors are left to whoever uses it, under whatever holds there for BLAS.
-        """
+    def from_arrays(cls, covariance_type: str, arrays: Mapping[str, object]) -> Mixture:
+        """The mixture in arrays from outside, named like those of `arrays`. Raises `MixtureError`."""
+        kind = COVARIANCE_TYPES.get(covariance_type)
+        if kind is None:
+            raise MixtureError(f"covariance type {covariance_type!r} is none of {', '.join(COVARIANCE_TYPES)}")
+        found = {name: _array(value) for name, value in arrays.items()}
+        weights, means = found["weights"], found["means"]
+        if weights.ndim != 1 or means.ndim != 2 or len(weights) != len(means):
+            raise MixtureError(f"weights {weights.shape} and means {means.shape} are not of shapes (K,) and (K, D)")
+        if not means.size:
+            raise MixtureError(f"means of shape {means.shape} hold no number")
         try:
-            covariance = covariance_class(covariance_type)()
-        except ValueError as error:
+            mixture = cls(weights, means, kind.from_arrays(found, *means.shape))
+            mixture._check()
+        except (CovarianceError, SingularCovarianceError) as error:
             raise MixtureError(str(error)) from None
-        parameters = [_array(value) for value in (weights, means, covariances)]
-        cls(covariance, *parameters)._check()
-        return cls(covariance, *parameters)
+        return mixture
 
-    def __reduce__(self) -> tuple[type[Mixture], tuple[object, ...]]:
-        """Pickled are the parameters alone: the factors, as large as the covariances, are computed again."""
-        return Mixture, (self.covariance, self.weights, self.means, self.covariances)
+    def arrays(self) -> dict[str, FloatArray]:
+        """The parameters by name; checkpoints and models hold them."""
+        return {"weights": self.weights, "means": self.means, **self.covariances.arrays()}
 
     @property
     def n_components(self) -> int:
@@ -77,54 +81,86 @@ class Mixture:
     def n_parameters(self) -> int:
         """Free parameters, for AIC and BIC."""
         k, d = self.means.shape
-        return int(self.covariance.n_parameters(k, d) + k * d + k - 1)
+        return int(self.covariances.n_parameters(k, d) + k * d + k - 1)
+
+    @property
+    def layout(self) -> Layout:
+        """The sums of an E-step."""
+        return self.covariances.layout(*self.means.shape)
+
+    @property
+    def variances(self) -> FloatArray:
+        """Variance of each component and feature, (K, D)."""
+        return np.broadcast_to(self.covariances.variances, self.means.shape)
+
+    @property
+    def precision_diagonals(self) -> FloatArray:
+        """Diagonals of the precision matrices, (K, D); raises `SingularCovarianceError`."""
+        return np.broadcast_to(self.covariances.factors.precision_diagonals(), self.means.shape)
 
     @cached_property
-    def precisions_cholesky(self) -> FloatArray:
-        """Factors U_k of the precisions; raises `SingularCovarianceError`."""
-        return self.covariance.factor(self.covariances)
-
-    @cached_property
-    def log_constants(self) -> FloatArray:
-        """log weights_k + log |U_k| - D/2 log 2 pi, shape (K,)."""
+    def log_norm(self) -> FloatArray:
+        """log weights_k + log |U_k| - D/2 log 2 pi, shape (K,): a component's weighted log-density at its mean."""
         with np.errstate(divide="ignore"):
             log_weights = np.log(self.weights)
-        log_det = self.covariance.log_determinant(self.precisions_cholesky, self.n_features)
+        log_det = self.covariances.factors.log_determinants(self.n_features)
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * np.log(2 * np.pi))
 
     def release(self) -> None:
         """Free the memory of what follows from the parameters; it is computed again where it is asked for."""
-        for name in ("precisions_cholesky", "log_constants"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("log_norm", None)
+        self.covariances.release()
 
-    def parameters(
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "log_norm"}
+
+    def e_step_inputs(
         self,
         centre: FloatArray,
-        reach: FloatArray | None = None,
+        max_abs_deviation: FloatArray | None = None,
         dtype: np.dtype[Any] = DOUBLE,
         ops: Ops = NUMPY,
-        exact: NDArray[np.bool_] | None = None,
-    ) -> Parameters:
-        """What a kernel wants, for tiles that hold rows less centre (D,) and no entry above reach (D,), if known.
+        in_double: BoolArray | None = None,
+    ) -> EStepInputs:
+        """What kernels see of the mixture.
 
-        exact (K,) are components to compute in float64 whatever the dtype of the tiles.
+        Parameters
+        ----------
+        centre : ndarray of shape (D,)
+            Tiles hold the rows minus this.
+        max_abs_deviation : ndarray of shape (D,), optional
+            Upper bounds of the rows' distances from the centre, where they are known.
+        dtype : dtype
+            Of the tiles.
+        ops : Ops
+            The array operations, in whose memory the tiles lie.
+        in_double : ndarray of bool, shape (K,), optional
+            Components to compute in float64 whatever the dtype; none where left out.
         """
-        reach = np.full(self.n_features, np.inf) if reach is None else reach
-        means, factors = self.means - centre, self.precisions_cholesky
-        return Parameters(means, self.covariances, factors, self.log_constants, reach, dtype, ops, exact)
+        return EStepInputs(
+            means=self.means - centre,
+            variances=self.variances,
+            factors=self.covariances.factors,
+            log_norm=self.log_norm,
+            second_moments=self.covariances.second_moments,
+            max_abs_deviation=np.full(self.n_features, np.inf) if max_abs_deviation is None else max_abs_deviation,
+            dtype=dtype,
+            ops=ops,
+            in_double=np.zeros(self.n_components, bool) if in_double is None else in_double,
+        )
 
     def digest(self) -> str:
         """64 bits, in hexadecimal, that differ where any bit of the parameters differs."""
         digest = hashlib.blake2b(digest_size=8)
-        for array in (self.weights, self.means, self.covariances):
+        for array in self.arrays().values():
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def checksum(self) -> int:
-        """20 bits, few enough for their squares to be summed over all ranks, that nearly surely differ where any bit
-        of the parameters differs."""
+        """20 bits that almost surely differ where any bit of the parameters differs; their squares can be summed over
+        all ranks."""
         mixed = 0
-        for array in (self.weights, self.means, self.covariances):
+        for array in self.arrays().values():
             words = array.reshape(-1).view(np.uint64)
             for start in range(0, words.size, len(odd_factors())):
                 part = words[start : start + len(odd_factors())]
@@ -132,52 +168,29 @@ class Mixture:
         return mixed >> 44
 
     def _check(self) -> None:
-        if self.weights.ndim != 1 or self.means.ndim != 2 or len(self.weights) != len(self.means):
-            raise MixtureError(
-                f"weights {self.weights.shape} and means {self.means.shape} are not of shapes (K,) and (K, D)"
-            )
-        expected = self.covariance.shape(*self.means.shape)
-        if self.covariances.shape != expected or not self.means.size:
-            raise MixtureError(
-                f"covariances of type {self.covariance.name} have shape {self.covariances.shape}, not {expected}"
-            )
-        if not all(np.isfinite(a).all() for a in (self.weights, self.means, self.covariances)):
+        if not all(np.isfinite(array).all() for array in self.arrays().values()):
             raise MixtureError("a parameter is not finite")
         if (self.weights < 0).any() or abs(self.weights.sum() - 1) > 1e-6:
             raise MixtureError("weights are not >= 0 with sum 1")
-        try:
-            self.covariance.check_symmetry(self.covariances)
-            _ = self.precisions_cholesky
-        except SingularCovarianceError as error:
-            raise MixtureError(str(error)) from None
-
-
-def variances(mixture: Mixture) -> FloatArray:
-    """Variance of each component and feature, (K, D)."""
-    return np.broadcast_to(mixture.covariance.diagonals(mixture.covariances), mixture.means.shape)
-
-
-def precision_diagonals(mixture: Mixture) -> FloatArray:
-    """Diagonals of the precision matrices, (K, D)."""
-    factors = mixture.precisions_cholesky
-    return np.broadcast_to(mixture.covariance.precision_diagonals(factors), mixture.means.shape)
+        self.covariances.check_symmetry()
+        _ = self.covariances.factors
 
 
 def safe_centre(mixture: Mixture, centre: FloatArray) -> FloatArray:
     """A centre (D,) amid the rows, or zero in features where it would cost the rows of some component their digits.
 
-    A row less the centre is rounded by 2^-53 of the centre. This matters where a component lies much closer to zero
+    A row minus the centre is rounded by 2^-53 of the centre. This matters where a component lies much closer to zero
     than the centre does and is narrow: rows that are used as they are keep all digits that they have.
     """
     with np.errstate(over="ignore"):
-        rounding = 2.0**-53 * np.abs(centre) * np.sqrt(precision_diagonals(mixture))
+        rounding = 2.0**-53 * np.abs(centre) * np.sqrt(mixture.precision_diagonals)
     closer = (2 * np.abs(mixture.means) < np.abs(centre)) & (mixture.weights > 0)[:, None]
     return np.where((closer & (rounding > COARSE)).any(axis=0), 0.0, centre)
 
 
 @lru_cache(maxsize=1)
 def odd_factors() -> NDArray[np.uint64]:
-    """Factors that tell words of a sum apart by their places, the same in every process."""
+    """Factors that tell the words of a sum apart by their places, the same in every process."""
     return np.random.default_rng(0).integers(2**63, size=2**15, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 

@@ -7,19 +7,19 @@ import time
 import tracemalloc
 from dataclasses import dataclass, replace
 
-from mpigmm.core.covariance import Covariance, covariance_class
+from mpigmm.core.algorithms.base import EStepPass
+from mpigmm.core.algorithms.initialise import initialise, sample_size
+from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.covariances.base import Covariances, Safeguards
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.em import Safeguards
-from mpigmm.core.initialise import initialise, sample_size
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.precision import choose_precision
 from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import Devices, common_ops
-from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import choose_tile_rows, lay_out
-from mpigmm.driver.measure import reduction_seconds, shape_flops, timed_iterations, true_mixture
+from mpigmm.driver.measure import is_correlated, reduction_seconds, row_flops, timed_iterations, true_mixture
 from mpigmm.driver.reduction import TAIL_SIZE, Reduction
 from mpigmm.driver.survey_pass import Sample, survey_rows
 from mpigmm.driver.worker import open_context
@@ -57,9 +57,9 @@ class Size:
     components: int
 
     @classmethod
-    def affordable(cls, covariance: Covariance, n_components: int, n_features: int, tile_rows: int) -> Size:
+    def affordable(cls, kind: type[Covariances], n_components: int, n_features: int, tile_rows: int) -> Size:
         """As many components, tiles and rows as `MEASURED_FLOPS` allow; part of a tile if a whole one exceeds it."""
-        per_entry = shape_flops(covariance, n_components, n_features) / n_components
+        per_entry = row_flops(kind, n_components, n_features) / n_components
         components = min(n_components, max(LEAST_COMPONENTS, math.isqrt(int(MEASURED_FLOPS / ROWS_EACH / per_entry))))
         wanted = max(MEASURED_TILES, -(-ROWS_EACH * components // tile_rows))
         rows = tile_rows * min(wanted, max(1, int(MEASURED_FLOPS / (tile_rows * components * per_entry))))
@@ -135,9 +135,10 @@ def measured_rates(
     Seconds a row come from the difference between an iteration over some tiles and one over a few rows. Where the fit
     has more components than are measured, memory is extrapolated from all that are measured and half of them.
     """
-    covariance, k = covariance_class(request.options.model.covariance_type)(), request.options.model.n_components
+    model = request.options.model
+    kind, k = COVARIANCE_TYPES[model.covariance_type], model.n_components
     tile_rows = min(tile_rows, header.n_rows)
-    size = Size.affordable(covariance, k, header.n_features, tile_rows)
+    size = Size.affordable(kind, k, header.n_features, tile_rows)
     is_whole = size.components == k
     few = Size(min(FEW_ROWS, size.tile_rows), FEW_ROWS, k if is_whole else size.components // 2)
     iterations, ops = ITERATIONS if is_whole else 1, common_ops(comm)
@@ -160,7 +161,7 @@ def measured_rates(
         prepare=scale * max(0.0, fixed - few.rows * apart),
         m_step=scale * min(one.m_step for one in many),
         work_bytes=peak - size.rows * header.n_features * 8 + int((k - size.components) * each) + tile_bytes,
-        reduced_bytes=scaled_bytes(many[0].reduced_bytes, covariance, size.components, k, header.n_features),
+        reduced_bytes=scaled_bytes(many[0].reduced_bytes, kind, size.components, k, header.n_features),
         components=size.components,
     )
 
@@ -172,11 +173,11 @@ def seconds_a_row(many_seconds: float, many: int, few_seconds: float, few: int) 
     return many_seconds / many
 
 
-def scaled_bytes(n_bytes: int, covariance: Covariance, measured: int, wanted: int, n_features: int) -> int:
+def scaled_bytes(n_bytes: int, kind: type[Covariances], measured: int, wanted: int, n_features: int) -> int:
     """Bytes reduced with another number of components than measured; exact, since all sums have one number of limbs."""
 
     def n_sums(k: int) -> int:
-        return 1 + k + k * n_features + covariance.n_second(k, n_features)
+        return 1 + k + k * n_features + kind.n_second(k, n_features)
 
     tail = 8 * TAIL_SIZE
     return (n_bytes - tail) // n_sums(measured) * n_sums(wanted) + tail
@@ -195,18 +196,19 @@ def measured_iteration(
 ) -> MeasuredIteration:
     """Iterations on synthetic rows, begun from their true mixture, with one thread a rank. Collective."""
     model, compute = options.model, replace(options.compute, threads=1, memory="auto")
-    correlated = model.covariance_type == "full"
+    kind = COVARIANCE_TYPES[model.covariance_type]
     with comm.together():
-        source = SyntheticSource(comm.size * size.rows, n_features, size.components, separation, correlated=correlated)
-        mixture = true_mixture(source, model.covariance_type)
+        source = SyntheticSource(
+            comm.size * size.rows, n_features, size.components, separation, correlated=is_correlated(kind)
+        )
+        mixture = true_mixture(source, kind)
     layout = lay_out(comm, source.header, size.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, ops)
     survey, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SURVEYED_ROWS)
-    safeguards = Safeguards(model.reg_covar, model.variance_floor)
-    loop = EmLoop(Reduction(context), survey, safeguards, compute.precision)
-    precision = choose_precision(loop.precision, mixture, survey)
-    _, seconds, _, m_step = timed_iterations(loop, mixture, precision, iterations)
-    _, n_bytes = reduction_seconds(loop, mixture)
+    problem = problem_of(options, survey)
+    wanted = EStepPass(mixture, problem.first_precision(mixture))
+    _, seconds, _, m_step = timed_iterations(Reduction(context), problem, wanted, iterations)
+    _, n_bytes = reduction_seconds(context, problem, mixture)
     return MeasuredIteration(seconds, m_step, n_bytes, max(comm.allgather(peak_memory())))
 
 
@@ -250,17 +252,14 @@ def seconds_and_bytes(options: FitOptions, sample: Sample, survey: DataSummary, 
     count as little as possible.
     """
     model = options.model
-    covariance, safeguards = (
-        covariance_class(model.covariance_type)(),
-        Safeguards(model.reg_covar, model.variance_floor),
-    )
+    safeguards = Safeguards(model.reg_covar, model.variance_floor)
     tracemalloc.start()
     try:
         begin, begin_used = time.perf_counter(), time.process_time()
         stop.check()
         initialise(
             options.init.method,
-            covariance,
+            COVARIANCE_TYPES[model.covariance_type],
             model.n_components,
             sample,
             survey,

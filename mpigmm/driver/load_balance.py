@@ -7,13 +7,16 @@ from statistics import median
 
 import numpy as np
 
-from mpigmm.core.em import Safeguards
+from mpigmm.core.algorithms.base import EStepPass
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.precision import Precision
+from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import CPU, Devices, label
-from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.e_step import sum_e_step
+from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import fits_gpu, gpu_budget, lay_out
-from mpigmm.driver.measure import true_mixture
+from mpigmm.driver.measure import is_correlated, true_mixture
 from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.resume import ResumePlan
 from mpigmm.driver.survey_pass import survey_rows
@@ -54,22 +57,24 @@ def own_speed(
     A GPU that will not hold its rank's rows has the synthetic rows copied to it in each pass, too.
     """
     model, rows = options.model, plan.tile_rows * n_threads
-    correlated = model.covariance_type == "full"
+    kind = COVARIANCE_TYPES[model.covariance_type]
     n_rows = max(rows * comm.size, model.n_components)
     with comm.together():
-        source = SyntheticSource(n_rows, plan.header.n_features, model.n_components, SEPARATION, correlated=correlated)
-        mixture = true_mixture(source, model.covariance_type)
+        source = SyntheticSource(
+            n_rows, plan.header.n_features, model.n_components, SEPARATION, correlated=is_correlated(kind)
+        )
+        mixture = true_mixture(source, kind)
     compute = replace(options.compute, memory="auto" if holds_rows(plan, devices, comm.rank, options) else 1)
     layout = lay_out(comm, source.header, plan.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, plan.ops)
     survey, _ = survey_rows(context, options, SAMPLE)
-    safeguards = Safeguards(model.reg_covar, model.variance_floor)
-    loop = EmLoop(Reduction(context), survey, safeguards, options.compute.precision)
-    precision = Precision(loop.precision, np.zeros(model.n_components, bool))
-    loop.e_step(mixture, precision)
-    spent = loop.reduction.clock.compute
-    loop.e_step(mixture, precision)
-    return max(1, int(context.block.n_rows / (loop.reduction.clock.compute - spent)))
+    problem, reduction = problem_of(options, survey), Reduction(context)
+    wanted = EStepPass(mixture, Precision(problem.dtype, np.zeros(model.n_components, bool)))
+    keep_freed_memory()
+    sum_e_step(reduction, problem, wanted)
+    spent = reduction.clock.compute
+    sum_e_step(reduction, problem, wanted)
+    return max(1, int(context.block.n_rows / (reduction.clock.compute - spent)))
 
 
 def holds_rows(plan: ResumePlan, devices: Devices, rank: int, options: FitOptions) -> bool:

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.covariance import Covariance, covariance_class
-from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.em import EStep
+from mpigmm.core.algorithms.base import EStepPass, Problem
+from mpigmm.core.algorithms.m_step import m_step
+from mpigmm.core.covariances.base import Covariances
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.precision import Precision
-from mpigmm.core.statistics import Moments, statistics_format
+from mpigmm.core.ops.groups import SecondMoments
+from mpigmm.core.statistics import SufficientStatistics
+from mpigmm.core.sum_format import sum_format
 from mpigmm.core.tile import Tile
+from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.driver.em_loop import EmLoop
-from mpigmm.driver.reduction import empty_buffer
+from mpigmm.driver.e_step import prepared, sum_e_step
+from mpigmm.driver.reduction import Reduction, empty_buffer
 from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.threads import run_workers
@@ -32,52 +34,50 @@ PROBES = 5
 
 
 def timed_iterations(
-    loop: EmLoop, mixture: Mixture, precision: Precision, iterations: int
+    reduction: Reduction, problem: Problem, wanted: EStepPass, iterations: int
 ) -> tuple[float, float, float, float]:
     """Median seconds of an iteration, and of its tiles, its reduction and its M-step. Collective.
 
     An E-step that is not timed comes first.
     """
-    loop.e_step(mixture, precision)
+    keep_freed_memory()
+    sum_e_step(reduction, problem, wanted)
     taken = []
     for _ in range(iterations):
-        begin, spent = time.perf_counter(), loop.reduction.clock.communicate
-        result = loop.e_step(mixture, precision)
+        begin, spent = time.perf_counter(), reduction.clock.communicate
+        summed, status = sum_e_step(reduction, problem, wanted)
         m_begin = time.perf_counter()
-        loop.m_step(mixture, result.moments)
+        m_step(wanted.mixture, summed.statistics, problem.summary, problem.safeguards, problem.prior)
         end = time.perf_counter()
-        taken.append((end - begin, result.status.compute, loop.reduction.clock.communicate - spent, end - m_begin))
-    seconds, compute, communicate, m_step = (median(column) for column in zip(*taken, strict=True))
-    return seconds, compute, communicate, m_step
+        taken.append((end - begin, status.compute, reduction.clock.communicate - spent, end - m_begin))
+    seconds, compute, communicate, m_seconds = (median(column) for column in zip(*taken, strict=True))
+    return seconds, compute, communicate, m_seconds
 
 
-def true_mixture(source: SyntheticSource, covariance_type: str) -> Mixture:
+def is_correlated(kind: type[Covariances]) -> bool:
+    """Whether synthetic rows for a type of covariances are correlated, differently in each component."""
+    return kind.second_moments is SecondMoments.PAIRS_OF_EACH
+
+
+def true_mixture(source: SyntheticSource, kind: type[Covariances]) -> Mixture:
     """The mixture that synthetic rows are drawn from."""
     k, d = source.means.shape
-    covariances = {
-        "full": source.mixing.transpose(0, 2, 1) @ source.mixing,
-        "tied": np.eye(d),
-        "diag": np.ones((k, d)),
-        "spherical": np.ones(k),
-    }[covariance_type]
-    return Mixture(covariance_class(covariance_type)(), np.full(k, 1 / k), source.means, covariances)
+    covariances = kind.isotropic(k, d)
+    if is_correlated(kind):
+        covariances = kind.from_arrays({"covariances": source.mixing.transpose(0, 2, 1) @ source.mixing}, k, d)
+    return Mixture(np.full(k, 1 / k), source.means, covariances)
 
 
-def row_flops(mixture: Mixture) -> float:
+def row_flops(kind: type[Covariances], n_components: int, n_features: int) -> float:
     """Floating-point operations that a row needs where nothing is left out: two products of F numbers a component.
 
     F = 1 + D + D (D + 1) / 2 for `full`, 1 + 2 D for `diag`, 2 + D for `spherical`; for `tied`, F = 1 + D, and once a
     row the whitening and the second moments.
     """
-    return shape_flops(mixture.covariance, *mixture.means.shape)
-
-
-def shape_flops(covariance: Covariance, n_components: int, n_features: int) -> float:
-    """The operations of `row_flops` for a mixture of this type and size."""
     k, d = n_components, n_features
-    if covariance.name == "tied":
+    if kind.second_moments is SecondMoments.PAIRS_SUMMED:
         return float(4 * k * (1 + d) + 2 * d * d + d * (d + 1))
-    return float(4 * (k * (1 + d) + covariance.n_second(k, d)))
+    return float(4 * (k * (1 + d) + kind.n_second(k, d)))
 
 
 def machine_limits(context: RankContext, dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -112,32 +112,31 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def compute_responsibilities(context: RankContext, mixture: Mixture, survey: DataSummary, precision: Precision) -> None:
+def compute_responsibilities(context: RankContext, problem: Problem, wanted: EStepPass) -> None:
     """Compute the responsibilities of this rank's rows; their sums, too, where the kernel computes both at once."""
     arrays = context.ops.arrays
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:
-        moments = Moments.empty(mixture, arrays)
+        statistics = SufficientStatistics.empty(wanted.mixture.layout, arrays)
         for rows in tiles:
-            tile.fill(rows, centre, mask=False, dtype=precision.dtype)
-            if not e_step.at_once(tile, moments):
+            tile.fill(rows, centre, mask=False, dtype=wanted.precision.dtype)
+            if not e_step.at_once(tile, statistics):
                 e_step.posterior(tile)
 
     with context.guarded():
-        e_step = EStep(mixture, survey.centre, survey.max_abs_deviation, precision.dtype, context.ops, precision.exact)
-        centre = arrays.put(survey.centre)
+        e_step, centre = prepared(context, problem, wanted)
         context.for_each_device_tile(tile_function)
         arrays.synchronize()
 
 
-def reduction_seconds(loop: EmLoop, mixture: Mixture) -> tuple[float, int]:
+def reduction_seconds(context: RankContext, problem: Problem, mixture: Mixture) -> tuple[float, int]:
     """Seconds of the reduction alone, and the bytes that a rank sums in it. Collective."""
-    form = statistics_format(mixture, loop.survey)
-    buffer = empty_buffer(form.n_limbs * form.top.size, loop.context.summing_arrays)
+    form = sum_format(mixture, problem.summary)
+    buffer = empty_buffer(form.n_limbs * form.top.size, context.summing_arrays)
     taken = []
     for _ in range(PROBES):
-        loop.context.comm.agree(None)
+        context.comm.agree(None)
         begin = time.perf_counter()
-        loop.context.comm.sum(buffer)
+        context.comm.sum(buffer)
         taken.append(time.perf_counter() - begin)
     return median(taken), buffer.nbytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.em import Repairs
 from mpigmm.data.source import Header
 from mpigmm.errors import counted, shown
 from mpigmm.options import FitOptions

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.em import Repairs
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.resume import ResumePlan
 from mpigmm.runs.state import Progress

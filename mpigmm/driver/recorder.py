@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.em import Repairs
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.identity import check_same_data, shape_text
 from mpigmm.driver.messages import MORE_TIME, dropped_text, precision_text, problem_text, result_text, unconverged_text

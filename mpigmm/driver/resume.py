@@ -116,7 +116,7 @@ class Resumption:
             self.options.model.n_components,
             found.tile_rows if found else None,
         )
-        ops = found.loops if found else self._best_ops()
+        ops = found.ops if found else self._best_ops()
         settings = identity(self.options, tile_rows, start)
         self.checkpoint = Checkpoint(Progress(), settings, "", tile_rows, ops, self.request.config)
         plan = ResumePlan(header, tile_rows, ops, start=start, speeds=found.speeds if found else {})
@@ -195,7 +195,7 @@ def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
     model, file = options.model, shown(options.init.file)
     for name, has, wanted in (
         ("n_components", mixture.n_components, model.n_components),
-        ("covariance_type", mixture.covariance.name, model.covariance_type),
+        ("covariance_type", mixture.covariances.name, model.covariance_type),
     ):
         if has != wanted:
             raise DataError(f"init.file: {file} has {name} {has}, but model.{name} is {wanted}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpigmm.core.em import EStep
+from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.row_checks import BadRowError, check_finite, check_magnitude
@@ -113,7 +113,7 @@ def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Call
         Returns the function of a thread.
     """
     centre = safe_centre(task.mixture, task.centre)
-    e_step = EStep(task.mixture, centre, ops=context.host_ops)
+    e_step = EStep(task.mixture.e_step_inputs(centre, ops=context.host_ops))
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:
         posterior_function = new_function()

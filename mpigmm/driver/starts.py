@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mpigmm.core.covariance import SingularCovarianceError, covariance_class
-from mpigmm.core.initialise import initialise
+from mpigmm.core.algorithms.initialise import initialise
+from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.recorder import AnyRecorder
@@ -60,11 +61,11 @@ class Starts:
 
         return initialise(
             self.options.init.method,
-            covariance_class(model.covariance_type)(),
+            COVARIANCE_TYPES[model.covariance_type],
             model.n_components,
             self.sample,
-            loop.survey,
-            loop.safeguards,
+            loop.problem.summary,
+            loop.problem.safeguards,
             (self.options.init.seed, init),
             step,
         )
@@ -79,17 +80,17 @@ def fit_starts(
     loop: EmLoop, options: FitOptions, progress: Progress, starts: Starts, recorder: AnyRecorder
 ) -> Progress:
     """Run all starts that are not complete; returns the finished progress with the best of them. Collective."""
-    comm = loop.context.comm
+    comm, algorithm = loop.context.comm, loop.algorithm
     while not progress.finished:
-        if progress.mixture is None:
-            progress = replace(progress, mixture=starts.first_mixture(loop, progress.init))
+        if progress.state is None:
+            progress = replace(progress, state=algorithm.start(starts.first_mixture(loop, progress.init)))
             save(comm, recorder, progress)
         else:
             starts.begun(progress.init)
         progress = loop.run(progress, options.em, recorder.record)
-        assert progress.mixture is not None
-        mean = loop.mean_log_likelihood(progress.mixture)
-        progress = with_ended(progress, mean, converged(progress.change, options.em))
+        mixture = algorithm.mixture(progress.state)
+        mean = loop.mean_log_likelihood(mixture)
+        progress = with_ended(progress, mixture, mean, converged(progress.change, options.em))
         if progress.init + 1 == options.init.n_init:
             return replace(progress, finished=True)
         progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
@@ -103,20 +104,19 @@ def save(comm: Comm, recorder: AnyRecorder, progress: Progress) -> None:
         recorder.save(progress)
 
 
-def with_ended(progress: Progress, mean_log_likelihood: float, converged: bool) -> Progress:
-    """Progress in which the current start counts among those that have ended, and as the best if it is."""
-    assert progress.mixture is not None
+def with_ended(progress: Progress, mixture: Mixture, mean_log_likelihood: float, converged: bool) -> Progress:
+    """Progress in which the current start, with its last mixture, counts as ended, and as the best if it is."""
     ended = Ended(progress.init, progress.iteration, mean_log_likelihood, progress.change, converged)
     best = progress.best
     if best is None or mean_log_likelihood > best.ended.mean_log_likelihood:
-        best = Fitted(progress.mixture, ended)
+        best = Fitted(mixture, ended)
     return replace(progress, ended=(*progress.ended, ended), best=best)
 
 
 def check_factors(mixture: Mixture) -> None:
     """Raise `DegenerateError` where a covariance of a first mixture cannot be factored."""
     try:
-        _ = mixture.precisions_cholesky
+        _ = mixture.covariances.factors
     except SingularCovarianceError as error:
         raise DegenerateError(
             f"{error} at the start; raise model.reg_covar or model.variance_floor, or lower model.n_components"

@@ -57,7 +57,7 @@ def fit_summary(best: Fitted, survey: DataSummary) -> dict[str, Any]:
         "n_dropped": survey.n_dropped,
         "n_features": best.mixture.n_features,
         "n_components": best.mixture.n_components,
-        "covariance_type": best.mixture.covariance.name,
+        "covariance_type": best.mixture.covariances.name,
         "init": ended.init,
         "n_iter": ended.n_iter,
         "converged": ended.converged,

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.core.algorithms import ALGORITHMS
+from mpigmm.core.algorithms.base import Algorithm
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.mixture import Mixture
 from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
@@ -19,9 +23,10 @@ from mpigmm.runs.state import Ended, Fitted, Progress
 from mpigmm.version import __version__
 
 FORMAT = "mpigmm-checkpoint"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 NEWEST, PREVIOUS = "checkpoint.h5", "checkpoint.previous.h5"
-
+STATE, BEST = "state_", "best_"
+"""Beginnings of the names of the arrays of the algorithm's state, and of the best mixture so far."""
 
 NO_LINES = np.empty((0, len(COLUMNS)))
 
@@ -37,7 +42,7 @@ class Checkpoint:
     fingerprint : str
         Shape, dtype and hash of the rows.
     tile_rows : int
-    loops : str
+    ops : str
         Name of the array operations that compute, such as ``numpy``.
     config : str
         The configuration with all defaults filled in, in YAML.
@@ -57,13 +62,23 @@ class Checkpoint:
     identity: dict[str, Any]
     fingerprint: str
     tile_rows: int
-    loops: str
+    ops: str
     config: str = ""
     history: NDArray[np.float64] = field(default_factory=lambda: NO_LINES)
     version: str = __version__
     devices: tuple[str, ...] = ()
     speeds: dict[str, int] = field(default_factory=dict)
     results: tuple[str, ...] = ()
+
+    @property
+    def algorithm(self) -> type[Algorithm[Any]]:
+        """Whose state the progress holds."""
+        return ALGORITHMS[self.identity["em.algorithm"]]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The mixture of the progress, if it has one."""
+        return None if self.progress.state is None else self.algorithm.mixture(self.progress.state)
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
@@ -83,7 +98,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "state": json.dumps(state),
         "fingerprint": checkpoint.fingerprint,
         "tile_rows": checkpoint.tile_rows,
-        "loops": checkpoint.loops,
+        "ops": checkpoint.ops,
         "devices": json.dumps([checkpoint.devices, checkpoint.speeds]),
         "results": json.dumps(checkpoint.results),
     }
@@ -93,16 +108,19 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "identity": _as_array(json.dumps(checkpoint.identity)),
         "ended": _as_array(json.dumps([asdict(ended) for ended in progress.ended])),
     }
-    best = progress.best
-    for prefix, mixture in (("", progress.mixture), ("best_", best.mixture if best else None)):
-        if mixture is not None:
-            attributes["covariance_type"] = mixture.covariance.name
-            arrays[prefix + "weights"] = mixture.weights
-            arrays[prefix + "means"] = mixture.means
-            arrays[prefix + "covariances"] = mixture.covariances
-    if best is not None:
-        attributes["best"] = best.ended.init
+    if progress.state is not None:
+        arrays |= prefixed(STATE, checkpoint.algorithm.to_arrays(progress.state))
+        attributes["covariance_type"] = checkpoint.algorithm.mixture(progress.state).covariances.name
+    if progress.best is not None:
+        arrays |= prefixed(BEST, progress.best.mixture.arrays())
+        attributes["covariance_type"] = progress.best.mixture.covariances.name
+        attributes["best"] = progress.best.ended.init
     hdf5.save(directory / NEWEST, hdf5.Content(arrays, attributes), directory / PREVIOUS)
+
+
+def prefixed(prefix: str, arrays: dict[str, FloatArray]) -> dict[str, FloatArray]:
+    """Arrays under names that begin with a prefix."""
+    return {prefix + name: array for name, array in arrays.items()}
 
 
 def drop_damaged(directory: Path) -> None:
@@ -143,18 +161,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
         progress = Progress(**json.loads(attributes["state"]), ended=ended)
-        if "weights" in arrays:
-            progress = replace(progress, mixture=mixture_of(content, path))
+        identity = json.loads(_as_text(arrays["identity"]))
+        progress = replace(progress, state=state_of(content, path, identity["em.algorithm"]))
         if "best" in attributes:
-            best = Fitted(mixture_of(content, path, "best_"), ended[attributes["best"]])
+            best = Fitted(mixture_of(content, path, BEST), ended[attributes["best"]])
             progress = replace(progress, best=best)
         devices, speeds = json.loads(attributes.get("devices", '[["cpu"], {}]'))
         return Checkpoint(
             progress=progress,
-            identity=json.loads(_as_text(arrays["identity"])),
+            identity=identity,
             fingerprint=str(attributes["fingerprint"]),
             tile_rows=int(attributes["tile_rows"]),
-            loops=str(attributes["loops"]),
+            ops=str(attributes["ops"]),
             config=_as_text(arrays["config"]),
             history=arrays["history"].reshape(-1, len(COLUMNS)),
             version=str(attributes["version"]),
@@ -164,6 +182,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
+
+
+def state_of(content: hdf5.Content, path: Path, algorithm: str) -> object:
+    """The state of an algorithm in a file; None where it holds none. Raises `OutputError` for an unknown algorithm."""
+    arrays = {name.removeprefix(STATE): array for name, array in content.arrays.items() if name.startswith(STATE)}
+    if not arrays:
+        return None
+    if algorithm not in ALGORITHMS:
+        raise OutputError(
+            f"{shown(path)} holds a run of em.algorithm {algorithm!r}, which this installation does not have; go on "
+            "where it was begun, or add --restart to start over"
+        )
+    return ALGORITHMS[algorithm].from_arrays(str(content.attributes["covariance_type"]), arrays)
 
 
 def _as_array(text: str) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ COLUMNS: dict[str, type] = {
     "init": int,
     "iteration": int,
     "mean_log_likelihood": float,
+    "objective": float,
     "change": float,
     "seconds": float,
     "seconds_read": float,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture, MixtureError
 from mpigmm.errors import DataError, shown
 from mpigmm.runs import hdf5
@@ -15,7 +16,8 @@ from mpigmm.runs.guarded import never
 
 FORMAT = "mpigmm-model"
 FORMAT_VERSION = 1
-ARRAYS = ("weights", "means", "covariances")
+COMMON = ("weights", "means")
+"""Arrays that a mixture has whatever the type of its covariances."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,10 @@ class Model:
 def save_model(path: Path, model: Model) -> None:
     """Write a model file."""
     mixture = model.mixture
-    arrays = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
     attributes = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "covariance_type": mixture.covariance.name,
+        "covariance_type": mixture.covariances.name,
         "n_features": mixture.n_features,
         "n_components": mixture.n_components,
         "n_samples": model.n_samples,
@@ -58,12 +59,12 @@ def save_model(path: Path, model: Model) -> None:
         "converged": model.converged,
         "config": json.dumps(model.config or {}),
     }
-    hdf5.save(path, hdf5.with_digest(hdf5.Content(arrays, attributes)))
+    hdf5.save(path, hdf5.with_digest(hdf5.Content(mixture.arrays(), attributes)))
 
 
 def load_model(path: Path, check: Callable[[], None] = never) -> Model:
     """Read a model file, `check` as in `hdf5.load`; raises `DataError`."""
-    content = hdf5.load(path, FORMAT, list(ARRAYS), check)
+    content = hdf5.load(path, FORMAT, all_names(), check)
     attributes = content.attributes
     if attributes.get("format_version") != FORMAT_VERSION:
         version = attributes.get("format_version")
@@ -82,14 +83,22 @@ def load_model(path: Path, check: Callable[[], None] = never) -> Model:
         raise DataError(f"{shown(path)} has an attribute of another type than a model file's: {error}") from None
 
 
+def all_names() -> list[str]:
+    """Names of the arrays of all types of mixtures."""
+    own = [name for kind in COVARIANCE_TYPES.values() for name in kind.array_names]
+    return list(dict.fromkeys([*COMMON, *own]))
+
+
 def mixture_of(content: hdf5.Content, path: Path, prefix: str = "") -> Mixture:
     """The mixture in a file's arrays; raises `DataError`."""
-    missing = [name for name in ARRAYS if prefix + name not in content.arrays]
+    covariance_type = str(content.attributes.get("covariance_type"))
+    kind = COVARIANCE_TYPES.get(covariance_type)
+    names = [*COMMON, *(kind.array_names if kind else ())]
+    missing = [name for name in names if prefix + name not in content.arrays]
     if missing:
         raise DataError(f"{shown(path)} lacks the dataset /{prefix}{missing[0]}")
-    kind = str(content.attributes.get("covariance_type"))
     try:
-        return Mixture.checked(kind, *(content.arrays[prefix + name] for name in ARRAYS))
+        return Mixture.from_arrays(covariance_type, {name: content.arrays[prefix + name] for name in names})
     except (MixtureError, ValueError, TypeError) as error:
         raise DataError(f"{shown(path)} does not hold a mixture: {error}") from None
 

@@ -49,10 +49,10 @@ class Progress:
         Number of the current start.
     iteration : int
         Number of its complete iterations.
-    mixture : Mixture or None
-        The mixture after these iterations; None before the start has a first mixture.
+    state : object
+        The algorithm's state after these iterations; None before the start has a first mixture.
     mean_log_likelihood, change : float or None
-        As in the log line of the last iteration.
+        Those of the last iteration. The change is None where it does not count, since a component was repaired.
     ended : tuple of Ended
         Results of the complete starts.
     best : Fitted or None
@@ -63,7 +63,7 @@ class Progress:
 
     init: int = 0
     iteration: int = 0
-    mixture: Mixture | None = None
+    state: object = None
     mean_log_likelihood: float | None = None
     change: float | None = None
     ended: tuple[Ended, ...] = ()

@@ -8,13 +8,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.covariance import Covariance
+from mpigmm.core.algorithms.m_step import m_step
+from mpigmm.core.covariances.base import Covariances, Safeguards
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.em import Safeguards, m_step
+from mpigmm.core.estep.choose import choose_kernel
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.statistics import Moments
+from mpigmm.core.priors import NoPrior
+from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile, default_rows
 from mpigmm.rows import Rows
 
@@ -36,6 +38,9 @@ CHUNK_ENTRIES, LEAST_CHUNK_ROWS = 1 << 17, 32
 """Distances that k-means computes at a time: few enough for the cache, on enough rows for a matrix product."""
 
 Labels = NDArray[np.intp]
+Sample = tuple[FloatArray, FloatArray]
+"""Some rows (m, D) and their weights (m,)."""
+
 Step = Callable[[str, int, int], None]
 """Called often with the name of what is under way, the steps of it that are done, and how many there are at most;
 raises where the run is to stop."""
@@ -52,10 +57,10 @@ def sample_size(n_components: int, n_features: int) -> int:
 
 def initialise(
     method: str,
-    covariance: Covariance,
+    kind: type[Covariances],
     n_components: int,
-    sample: tuple[FloatArray, FloatArray],
-    survey: DataSummary,
+    sample: Sample,
+    summary: DataSummary,
     safeguards: Safeguards,
     seed: tuple[int, int],
     step: Step = silent,
@@ -67,40 +72,46 @@ def initialise(
     method : {"kmeans", "kmeans++", "random"}
         k-means gives the mixture of its partition; the other two give means, with equal weights and the
         covariance of the sample.
-    covariance : Covariance
+    kind : type of Covariances
     n_components : int
     sample : tuple of ndarrays (m, D) and (m,)
         Rows and their weights, m >= 1.
-    survey : DataSummary
+    summary : DataSummary
     safeguards : Safeguards
     seed : tuple of int
         Seed of the run and number of the start.
     step : callable
         A `Step`.
     """
-    rows, weights = sample
+    rows, sample_weight = sample
     random = np.random.default_rng(seed)
-    scale = np.sqrt(np.where(survey.variances > 0, survey.variances, 1.0))
-    standard = rows - survey.centre
+    scale = np.sqrt(np.where(summary.variances > 0, summary.variances, 1.0))
+    standard = rows - summary.centre
     standard /= scale
     if method == "random":
-        means = standard[choose_rows(weights, n_components, random)]
+        means = standard[choose_rows(sample_weight, n_components, random)]
     else:
-        means = plus_plus(standard, weights, n_components, random, step)
+        means = plus_plus(standard, sample_weight, n_components, random, step)
     if method != "kmeans":
-        one = np.zeros(len(rows), np.intp)
-        whole = partition_mixture(covariance, rows, weights, one, rows.mean(axis=0)[None], survey, safeguards)
-        shape = covariance.shape(n_components, rows.shape[1])
+        means = means * scale + summary.centre
         return Mixture(
-            covariance,
             np.full(n_components, 1 / n_components),
-            means * scale + survey.centre,
-            np.broadcast_to(whole.covariances, shape).copy(),
+            means,
+            sample_covariance(kind, sample, summary, safeguards).select(np.zeros(n_components, np.intp)),
         )
-    means, labels = lloyd(standard, weights, means, step)
-    del standard  # large, like what follows
-    means = means * scale + survey.centre
-    return partition_mixture(covariance, rows, weights, labels, means, survey, safeguards, step)
+    means, labels = lloyd(standard, sample_weight, means, step)
+    del standard  # large, as is the memory that is needed next
+    means = means * scale + summary.centre
+    return partition_mixture(kind, sample, labels, means, summary, safeguards, step)
+
+
+def sample_covariance(
+    kind: type[Covariances], sample: Sample, summary: DataSummary, safeguards: Safeguards
+) -> Covariances:
+    """The covariance of all rows of a sample, as that of one component."""
+    rows, _ = sample
+    mean, labels = rows.mean(axis=0)[None], np.zeros(len(rows), np.intp)
+    return partition_mixture(kind, sample, labels, mean, summary, safeguards).covariances
 
 
 def choose_rows(weights: FloatArray, n_components: int, random: np.random.Generator) -> Labels:
@@ -220,51 +231,52 @@ def nearest(rows: FloatArray, means: FloatArray, check: Callable[[], None] = lam
 
 
 def partition_mixture(
-    covariance: Covariance,
-    rows: FloatArray,
-    weights: FloatArray,
+    kind: type[Covariances],
+    sample: Sample,
     labels: Labels,
     means: FloatArray,
-    survey: DataSummary,
+    summary: DataSummary,
     safeguards: Safeguards,
     step: Step = silent,
 ) -> Mixture:
     """The mixture of a partition: an M-step in which each row belongs to its label's component alone."""
-    start = isotropic(covariance, means)
-    total, (n_components, n_features) = Moments.empty(start), means.shape
+    rows, sample_weight = sample
+    start, (n_components, n_features) = isotropic(kind, means), means.shape
+    total = SufficientStatistics.empty(start.layout)
     total.flat[:] = 0.0
-    second = total.second_moments.reshape(-1, covariance.n_second(1, n_features))  # a line for each, or one for all
+    second = total.second_moments.reshape(-1, kind.n_second(1, n_features))  # a line for each component, or one for all
     tile = Tile(n_features, min(len(rows), default_rows(n_features, 1)), NUMPY)
     order = np.argsort(labels, kind="stable")
     edges = np.searchsorted(labels[order], np.arange(n_components + 1))
     for k, own in enumerate(np.split(order, edges[1:-1])):
         step("moments of component", k, n_components)
-        moments = component_moments(isotropic(covariance, means[k : k + 1]), tile, rows, weights, own)
-        total.counts[k], total.first_moments[k] = moments.counts[0], moments.first_moments[0]
-        second[k % len(second)] += moments.second_moments
-    mixture, _ = m_step(start, total, survey, safeguards)
+        statistics = component_statistics(isotropic(kind, means[k : k + 1]), tile, rows, sample_weight, own)
+        total.counts[k], total.first_moments[k] = statistics.counts[0], statistics.first_moments[0]
+        second[k % len(second)] += statistics.second_moments
+    mixture, _ = m_step(start, total, summary, safeguards, NoPrior(summary))
     return mixture
 
 
-def isotropic(covariance: Covariance, means: FloatArray) -> Mixture:
-    """The mixture of unit covariances and equal weights about means (K, D)."""
-    unit = covariance.regularise(np.zeros(covariance.shape(*means.shape)), 1.0)
-    return Mixture(covariance, np.full(len(means), 1 / len(means)), means, unit)
+def isotropic(kind: type[Covariances], means: FloatArray) -> Mixture:
+    """The mixture of unit variances and equal weights about means (K, D)."""
+    return Mixture(np.full(len(means), 1 / len(means)), means, kind.isotropic(*means.shape))
 
 
-def component_moments(one: Mixture, tile: Tile, rows: FloatArray, weights: FloatArray, own: Labels) -> Moments:
-    """Moments of the rows with indices own, which belong wholly to the only component of a mixture.
+def component_statistics(
+    one: Mixture, tile: Tile, rows: FloatArray, sample_weight: FloatArray, own: Labels
+) -> SufficientStatistics:
+    """Statistics of the rows with indices own, all of which belong to the only component of a mixture.
 
     The tile's centre is the component's mean: its rows may lie far from all others, and near to one another.
     """
     centre = one.means[0]
-    kernel = one.covariance.kernel(one.parameters(centre))
-    total, moments = Moments.empty(one), Moments.empty(one)
+    kernel = choose_kernel(one.e_step_inputs(centre))
+    total, part = SufficientStatistics.empty(one.layout), SufficientStatistics.empty(one.layout)
     total.flat[:] = 0.0
     for first in range(0, len(own), tile.max_rows):
-        part = own[first : first + tile.max_rows]
-        tile.fill(Rows.of(rows[part], weights[part]), centre, mask=False)
-        moments.counts[:] = weights[part].sum()
-        kernel.accumulate(tile, weights[None, part], moments.first_moments, moments.second_moments)
-        total.flat[1:] += moments.flat[1:]
+        some = own[first : first + tile.max_rows]
+        tile.fill(Rows.of(rows[some], sample_weight[some]), centre, mask=False)
+        part.counts[:] = sample_weight[some].sum()
+        kernel.accumulate(tile, sample_weight[None, some], part.first_moments, part.second_moments)
+        total.flat[1:] += part.flat[1:]
     return total

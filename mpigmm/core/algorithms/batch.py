@@ -1,0 +1,104 @@
+"""Batch EM: an E-step over all rows, then an M-step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpigmm.core.algorithms.base import Algorithm, EStepPass, Rejected, Report, Summed
+from mpigmm.core.algorithms.m_step import m_step
+from mpigmm.core.algorithms.repair import Repairs
+from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.covariances.base import SingularCovarianceError
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.precision import Precision, finer_precision
+from mpigmm.core.statistics import SufficientStatistics
+from mpigmm.core.sum_format import refined_limbs
+
+
+@dataclass(frozen=True, eq=False)
+class BatchState:
+    """The state between two passes.
+
+    Attributes
+    ----------
+    mixture : Mixture
+    objective : float or None
+        Of the mixture before this one.
+    precision : Precision or None
+        In which a step is taken again; None where the next pass is the first of its step.
+    n_limbs : int or None
+        Limbs of the sums with which it is taken again.
+    """
+
+    mixture: Mixture
+    objective: float | None = None
+    precision: Precision | None = None
+    n_limbs: int | None = None
+
+
+class BatchEM(Algorithm[BatchState]):
+    """Expectation-maximisation.
+
+    A step is taken again where float32 turns out to leave too few digits for the new mixture, or the sums too few bits.
+    """
+
+    name = "batch"
+
+    def start(self, mixture: Mixture) -> BatchState:
+        return BatchState(mixture)
+
+    def e_step_pass(self, state: BatchState) -> EStepPass:
+        precision = state.precision or self.problem.first_precision(state.mixture)
+        return EStepPass(state.mixture, precision, state.n_limbs)
+
+    def update(self, state: BatchState, outcome: Summed | Rejected) -> tuple[BatchState, Report]:
+        if isinstance(outcome, Rejected):
+            raise outcome.error
+        problem, statistics, old = self.problem, outcome.statistics, state.mixture
+        new, repairs = m_step(old, statistics, problem.summary, problem.safeguards, problem.prior)
+        report = self._report(state, statistics, repairs)
+        n_limbs = refined_limbs(outcome.n_limbs, old, new, statistics.counts, problem.summary)
+        if n_limbs != outcome.n_limbs:
+            again = replace(state, precision=outcome.of.precision, n_limbs=n_limbs)
+            return again, replace(report, again=True)
+        precision = self._finer(outcome, new)
+        if precision is not None:
+            return replace(state, precision=precision, n_limbs=None), replace(report, again=True)
+        return BatchState(new, report.objective), report
+
+    @classmethod
+    def mixture(cls, state: BatchState) -> Mixture:
+        return state.mixture
+
+    @classmethod
+    def to_arrays(cls, state: BatchState) -> dict[str, FloatArray]:
+        objective = np.nan if state.objective is None else state.objective
+        return {**state.mixture.arrays(), "objective": np.array(objective)}
+
+    @classmethod
+    def from_arrays(cls, covariance_type: str, arrays: Mapping[str, FloatArray]) -> BatchState:
+        objective = float(arrays["objective"])
+        return BatchState(Mixture.from_arrays(covariance_type, arrays), None if np.isnan(objective) else objective)
+
+    def _finer(self, summed: Summed, new: Mixture) -> Precision | None:
+        """The precision in which the step to a new mixture is taken again, if it is; raises
+        `SingularCovarianceError`."""
+        precision = summed.of.precision
+        try:
+            _ = new.covariances.factors
+            return finer_precision(precision, summed.of.mixture, new, summed.statistics, self.problem.summary)
+        except SingularCovarianceError:
+            if precision.dtype == DOUBLE:
+                raise
+            return Precision.double(new.n_components)
+
+    def _report(self, state: BatchState, statistics: SufficientStatistics, repairs: Repairs) -> Report:
+        total_weight = self.problem.summary.total_weight
+        mean = float(statistics.log_likelihood[0]) / total_weight
+        objective = mean + self.problem.prior.log_density(state.mixture) / total_weight
+        change = None if state.objective is None else objective - state.objective
+        return Report(mean, objective, change, repairs)

@@ -1,0 +1,51 @@
+"""The M-step, from the statistics of all rows.
+
+Equations as in Bishop, Pattern Recognition and Machine Learning (2006), section 9.2, with moments taken about the
+means that entered the E-step (section "Conditioning" of docs/mathematics.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpigmm.core.algorithms.repair import Repairs, reseed
+from mpigmm.core.covariances.base import Safeguards
+from mpigmm.core.data_summary import DataSummary
+from mpigmm.core.mixture import Mixture
+from mpigmm.core.priors import Prior
+from mpigmm.core.statistics import SufficientStatistics
+from mpigmm.core.sum_format import least_count
+
+
+def m_step(
+    mixture: Mixture, statistics: SufficientStatistics, summary: DataSummary, safeguards: Safeguards, prior: Prior
+) -> tuple[Mixture, Repairs]:
+    """The mixture that maximises the expected log-likelihood plus the prior's log-density.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        The one that entered the E-step.
+    statistics : SufficientStatistics
+        Sums over all rows.
+    summary : DataSummary
+    safeguards : Safeguards
+    prior : Prior
+
+    Returns
+    -------
+    mixture : Mixture
+    repairs : Repairs
+        Whose covariances were floored, and which empty components were re-seeded.
+    """
+    empty = statistics.counts <= least_count(summary)
+    sums = prior.m_step_sums(mixture, statistics)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        deltas = np.where(empty[:, None], 0.0, sums.first_moments / sums.mean_counts[:, None])
+    covariances, floored = mixture.covariances.update(sums, deltas, empty, safeguards, summary.variances)
+    weights = np.where(empty, 0.0, sums.weight_counts)
+    new = Mixture(weights / weights.sum(), mixture.means + deltas, covariances)
+    reseeded: list[int] = np.flatnonzero(empty).tolist()
+    if reseeded:
+        new = reseed(new, reseeded, summary.variances)
+    return new, Repairs(floored, reseeded)

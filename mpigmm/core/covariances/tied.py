@@ -1,0 +1,86 @@
+"""Covariance type `tied`: one matrix for all components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpigmm.core import matrices
+from mpigmm.core.covariances.base import (
+    BoolArray,
+    Covariances,
+    EstimatedCovariances,
+    Floored,
+    MStepSums,
+    SingularCovarianceError,
+)
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.factors import Places, SharedTriangularFactor
+from mpigmm.core.ops.groups import SecondMoments
+from mpigmm.core.triangle import lower_triangle, unpack
+
+
+@dataclass(frozen=True, eq=False)
+class Tied(EstimatedCovariances):
+    """A covariance of shape (D, D)."""
+
+    name = "tied"
+    second_moments = SecondMoments.PAIRS_SUMMED
+
+    @classmethod
+    def prepare(cls) -> None:
+        matrices.lapack()
+
+    @classmethod
+    def shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    @classmethod
+    def n_parameters(cls, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    @classmethod
+    def n_second(cls, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    @classmethod
+    def isotropic(cls, n_components: int, n_features: int) -> Covariances:
+        return cls(np.eye(n_features))
+
+    def check_symmetry(self) -> None:
+        if not matrices.is_symmetric(self.values):
+            raise SingularCovarianceError(None, "symmetric")
+
+    def select(self, places: Places) -> Tied:
+        return self
+
+    @property
+    def variances(self) -> FloatArray:
+        return np.diagonal(self.values)
+
+    def factorised(self) -> SharedTriangularFactor:
+        try:
+            return SharedTriangularFactor(matrices.precision_cholesky(self.values))
+        except np.linalg.LinAlgError:
+            raise SingularCovarianceError(None) from None
+
+    def bounds(self, deviations: FloatArray) -> FloatArray:
+        largest = deviations.max(axis=0)
+        return np.outer(largest, largest).reshape(-1)[lower_triangle(len(largest))]
+
+    def estimate(self, sums: MStepSums, deltas: FloatArray, empty: BoolArray) -> Tied:
+        between = (sums.mean_counts[:, None] * deltas).T @ deltas
+        about_old = unpack(sums.second_moments, deltas.shape[1])
+        return Tied((about_old - (between + between.T) / 2) / sums.covariance_counts.sum())
+
+    def regularise(self, reg_covar: float) -> Tied:
+        return Tied(self.values + reg_covar * np.eye(len(self.values)))
+
+    def floor(self, share: float, data_variances: FloatArray) -> tuple[Tied, Floored]:
+        if matrices.exceeds_floor(self.values, share * data_variances):
+            return self, []
+        return Tied(matrices.clip_eigenvalues(self.values, share, data_variances)), [None]
+
+    def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
+        return matrices.principal_axis(self.values)

@@ -1,0 +1,70 @@
+"""The one place that chooses how to do the E-step, from numbers that all ranks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mpigmm.core.estep.base import Kernel, RegisteredKernel
+from mpigmm.core.estep.differences import DifferenceKernel
+from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.estep.pruned import PrunedKernel
+from mpigmm.core.estep.quadratic import (
+    DiagonalQuadraticKernel,
+    FullQuadraticKernel,
+    IsotropicQuadraticKernel,
+    TiedQuadraticKernel,
+)
+from mpigmm.core.estep.split import SplitKernel
+from mpigmm.core.estep.whitened import WhitenedKernel
+
+Kinds = Sequence[type[RegisteredKernel]]
+
+KERNELS: list[type[RegisteredKernel]] = [
+    PrunedKernel,
+    WhitenedKernel,
+    FullQuadraticKernel,
+    TiedQuadraticKernel,
+    DiagonalQuadraticKernel,
+    IsotropicQuadraticKernel,
+    DifferenceKernel,
+]
+"""The registry, in the order in which kernels are considered; the last one is for components that no other supports."""
+
+
+def choose_kernel(inputs: EStepInputs) -> Kernel:
+    """The kernel for an E-step.
+
+    Components that no kernel but the last supports go to that one. For the others the first kernel that pays is made,
+    and the last one again for those of them that it does not support.
+    """
+    supported = np.zeros(inputs.n_components, bool)
+    for kind in KERNELS[:-1]:
+        if supported.all():
+            break
+        supported |= kind.supports(inputs)
+    return split(inputs, supported, lambda part: first_that_pays(part, KERNELS))
+
+
+def first_that_pays(inputs: EStepInputs, kinds: Kinds) -> Kernel:
+    """The first kernel that supports some of the components and pays."""
+    kind, *others = kinds
+    suited = kind.supports(inputs)
+    if not (suited.any() and kind.pays(inputs)):
+        return first_that_pays(inputs, others)
+    return split(inputs, suited, lambda part: kind(part, lambda: first_that_pays(part, others)))
+
+
+def split(inputs: EStepInputs, is_fast: BoolArray, make: Callable[[EStepInputs], Kernel]) -> Kernel:
+    """The kernel that `make` makes for some components (K,), and the last one of the registry for the others."""
+
+    def safe(part: EStepInputs) -> Kernel:
+        return KERNELS[-1](part, lambda: safe(part))
+
+    if is_fast.all():
+        return make(inputs)
+    if not is_fast.any():
+        return safe(inputs)
+    chosen, left = np.flatnonzero(is_fast), np.flatnonzero(~is_fast)
+    return SplitKernel(inputs, make(inputs.part(chosen)), safe(inputs.part(left)), chosen, left)

@@ -1,0 +1,105 @@
+"""Distances and moments from differences of rows and means, in float64: any rows keep all their digits."""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+
+import numpy as np
+
+from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.estep.base import NextKernel, RegisteredKernel
+from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.factors import DiagonalFactors, Factors, IsotropicFactors, SharedTriangularFactor, TriangularFactors
+from mpigmm.core.ops.groups import NATS, DifferenceGroup
+from mpigmm.core.statistics import SufficientStatistics
+from mpigmm.core.tile import Tile
+
+NO_MATRIX, NO_MATRICES = np.empty((0, 0)), np.empty((0, 0, 0))
+
+
+def least_responsibilities(distance_bounds: FloatArray) -> FloatArray:
+    """Responsibilities (K,) up to which moments leave rows out whose squared distances are at most (K,)."""
+    return np.asarray(math.exp(-NATS) / np.maximum(1.0, distance_bounds))
+
+
+def difference_group(inputs: EStepInputs) -> DifferenceGroup:
+    """The components as array operations want them, in the memory of the tiles."""
+    arrays = difference_arrays(inputs.factors, inputs)
+    return DifferenceGroup(inputs.second_moments, *(inputs.put(array, DOUBLE) for array in arrays))
+
+
+def group_arrays(
+    inputs: EStepInputs,
+    *,
+    precisions: FloatArray = NO_MATRIX,
+    whiten: FloatArray = NO_MATRIX,
+    subtracted: FloatArray | None = None,
+    factors: FloatArray = NO_MATRICES,
+) -> tuple[FloatArray, ...]:
+    """The arrays of a `DifferenceGroup`, in its order."""
+    least = least_responsibilities(inputs.distance_bounds)
+    subtracted = inputs.means if subtracted is None else subtracted
+    return inputs.means, inputs.log_norm, least, precisions, whiten, subtracted, factors
+
+
+@singledispatch
+def difference_arrays(factors: Factors, inputs: EStepInputs) -> tuple[FloatArray, ...]:
+    """`group_arrays` for a class of factors; one is registered for each."""
+    raise TypeError(f"no distances from differences are known for {type(factors).__name__}")
+
+
+@difference_arrays.register
+def _(factors: TriangularFactors, inputs: EStepInputs) -> tuple[FloatArray, ...]:
+    return group_arrays(inputs, factors=factors.upper.transpose(0, 2, 1))
+
+
+@difference_arrays.register
+def _(factors: SharedTriangularFactor, inputs: EStepInputs) -> tuple[FloatArray, ...]:
+    upper, k = factors.upper, inputs.n_components
+    if not inputs.can_whiten_rows.all():
+        return group_arrays(inputs, factors=np.broadcast_to(upper.T, (k, *upper.shape)))
+    return group_arrays(inputs, precisions=np.ones((k, 1)), whiten=upper.T, subtracted=inputs.means @ upper)
+
+
+@difference_arrays.register
+def _(factors: DiagonalFactors, inputs: EStepInputs) -> tuple[FloatArray, ...]:
+    return group_arrays(inputs, precisions=np.square(factors.roots))
+
+
+@difference_arrays.register
+def _(factors: IsotropicFactors, inputs: EStepInputs) -> tuple[FloatArray, ...]:
+    return group_arrays(inputs, precisions=np.square(factors.roots)[:, None])
+
+
+class DifferenceKernel(RegisteredKernel):
+    """Subtracts the means from the rows first; takes the rows of tiles in float32 in float64.
+
+    Attributes
+    ----------
+    group : DifferenceGroup
+    """
+
+    def __init__(self, inputs: EStepInputs, next_kernel: NextKernel) -> None:
+        self.group = difference_group(inputs)
+        self._ops = inputs.ops
+
+    @classmethod
+    def supports(cls, inputs: EStepInputs) -> BoolArray:
+        return np.ones(inputs.n_components, bool)
+
+    def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        self._ops.difference_log_prob(tile, self.group, out)
+
+    def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
+        self._ops.difference_moments(tile, self.group, resp, first, second.reshape(self.group.second_shape))
+
+    def e_step(self, tile: Tile, statistics: SufficientStatistics) -> bool:
+        if not self._ops.fuses:
+            return False
+        sums = self._ops.sweep(tile, None, self.group)
+        statistics.log_likelihood[0] = sums.log_likelihood
+        statistics.counts[:], statistics.first_moments[:] = sums.counts, sums.first
+        statistics.second_moments[:] = sums.second.reshape(-1)
+        return True

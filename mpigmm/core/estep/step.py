@@ -1,0 +1,62 @@
+"""The E-step on a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mpigmm.core.estep.choose import choose_kernel
+from mpigmm.core.estep.inputs import EStepInputs
+from mpigmm.core.exact import FloatArray
+from mpigmm.core.statistics import SufficientStatistics
+from mpigmm.core.tile import Tile
+
+Responsibilities = Callable[[Any, FloatArray], tuple[FloatArray, FloatArray]]
+"""Turns weighted log-densities (K, n) of an array library, the first argument, into responsibilities (K, n) and the
+rows' terms of the objective (n,); it may overwrite the log-densities."""
+
+
+class EStep:
+    """The E-step of one mixture, prepared once and applied to any number of tiles by any number of threads.
+
+    Parameters
+    ----------
+    inputs : EStepInputs
+    responsibilities : callable, optional
+        `Responsibilities`; the posterior probabilities and log-densities of the rows where left out.
+    """
+
+    def __init__(self, inputs: EStepInputs, responsibilities: Responsibilities | None = None) -> None:
+        self._inputs, self._ops = inputs, inputs.ops
+        self._responsibilities = responsibilities
+        self._kernel = choose_kernel(inputs)
+
+    def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
+        """Responsibilities (K, n) and log-densities (n,) of a tile's rows; overwritten by the next call."""
+        log_prob = tile.array("log_prob", self._inputs.n_components, tile.n_rows)
+        with np.errstate(over="ignore"):  # a distance that is too large is infinite, and the density zero
+            self._kernel.log_prob(tile, log_prob)
+        if self._responsibilities is not None:
+            return self._responsibilities(self._ops.xp, log_prob)
+        return self._ops.log_sum_exp(log_prob, tile)
+
+    def __call__(self, tile: Tile, statistics: SufficientStatistics) -> None:
+        """Overwrite the statistics with those of a tile."""
+        if not self.at_once(tile, statistics):
+            self._one_by_one(tile, statistics)
+
+    def at_once(self, tile: Tile, statistics: SufficientStatistics) -> bool:
+        """Overwrite the statistics in one pass through the tile; False, and nothing done, where there is no way."""
+        return self._responsibilities is None and self._kernel.e_step(tile, statistics)
+
+    def _one_by_one(self, tile: Tile, statistics: SufficientStatistics) -> None:
+        """Log-densities, then responsibilities, then sums."""
+        resp, log_density = self.posterior(tile)
+        if tile.sample_weight is not None:
+            resp *= tile.sample_weight
+            log_density *= tile.sample_weight
+        statistics.log_likelihood[:] = log_density.sum(dtype=np.float64)
+        statistics.counts[:] = resp.sum(axis=1, dtype=np.float64)
+        self._kernel.accumulate(tile, resp, statistics.first_moments, statistics.second_moments)
