@@ -34,11 +34,11 @@ class DataOptions:
         required=True,
     )
     dataset: str = option("Dataset that holds the rows, (n_samples, n_features) or (n_samples,).", "/X")
-    weights: str | None = option("Dataset of the same files with one weight >= 0 a row; null: all 1.")
+    weights: str | None = option("Dataset in the same files with a weight >= 0 for each row; null: all weights are 1.")
     columns: list[int] | None = option("Columns to use, counted from 0; null: all.")
     rows: list[int] | None = option("Half-open range [start, stop] of rows to use; null: all.")
     missing: Literal["error", "drop"] = option(
-        "What to do with a row that holds NaN or infinity: end with its number, or leave it out.", "error"
+        "What to do with a row that holds NaN or infinity: end and name the row, or leave it out.", "error"
     )
 
 
@@ -49,7 +49,9 @@ class ModelOptions:
         "Shape of the covariances, named as in scikit-learn.", "full"
     )
     reg_covar: float = option("Added to the diagonal of every covariance.", 1e-6, ge=0)
-    variance_floor: float = option("Least variance in any direction, as a share of the data's own.", 1e-12, ge=0)
+    variance_floor: float = option(
+        "Least variance of a component in any direction, as a fraction of the variance of the data.", 1e-12, ge=0
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class InitOptions:
         "kmeans",
     )
     n_init: int = option("Number of starts; the one with the best log-likelihood is kept.", 1, ge=1)
-    seed: int = option("Seed of everything random.", 0, ge=0, le=2**63 - 1)
+    seed: int = option("Seed of all random numbers.", 0, ge=0, le=2**63 - 1)
     file: str | None = option("Model file to start from (with method: file).")
 
 
@@ -67,36 +69,42 @@ class InitOptions:
 class EmOptions:
     algorithm: str = option("EM over all rows in every iteration.", "batch", available=("batch",))
     max_iter: int = option("Largest number of iterations.", 100, ge=1)
-    tol: float = option("Stop when the mean log-likelihood a row changes by less; 0 runs all iterations.", 1e-4, ge=0)
+    tol: float = option(
+        "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
+    )
     accelerate: str = option("Acceleration of EM.", "none", available=("none",))
 
 
 @dataclass(frozen=True)
 class ComputeOptions:
     device: Literal["auto", "cpu", "gpu"] = option(
-        "Where the E-step runs; gpu: a GPU for every rank, shared where there are fewer; auto: a GPU for each rank "
-        "that finds one of its own.",
+        "Where the E-step runs; gpu: every rank uses a GPU, shared if there are fewer than ranks; auto: a rank uses a "
+        "GPU if there is one that no other rank uses, otherwise its processors.",
         "auto",
     )
     gpu_aware_mpi: bool | Literal["auto"] = option(
-        "Whether MPI sums what lies on GPUs itself, without a copy to the host; auto: where it says that it can.",
+        "Whether MPI adds statistics in the memory of GPUs, without a copy to the host; auto: if MPI reports "
+        "that it can.",
         "auto",
     )
     precision: Literal["float64", "float32"] = option(
-        "Precision of rows and products; sums are float64. Where float32 would cost more than 1e-4 of a row's "
-        "log-likelihood, an iteration is computed in float64, and the log says so.",
+        "Precision of rows and matrix products; sums are float64. Components for which float32 would change the "
+        "log-likelihood of a row by more than 1e-4 are computed in float64.",
         "float64",
     )
     threads: int | Literal["auto"] = option(
-        "Threads a rank; auto: what the affinity or batch system grants.", "auto", ge=1, le=4096
+        "Threads of a rank; auto: as many as the batch system or the affinity of the process allows.",
+        "auto",
+        ge=1,
+        le=4096,
     )
     memory: int | str = option(
-        "What a rank may hold of rows, in bytes or as 256MB; the rest streams. auto: half of the node's free memory. "
-        "On a GPU no more than half of what that has free.",
+        "Memory of a rank for rows, in bytes or as 256MB; rows beyond it are read anew in every pass. auto: the rank's "
+        "share of half of the node's free memory. On a GPU at most half of its free memory.",
         "auto",
     )
     tile_rows: int | Literal["auto"] = option(
-        "Rows of a tile, the unit of work and of summation; auto: a function of the problem's shape alone.",
+        "Rows of a tile, the unit of work and of summation; auto: a function of the shape of the problem alone.",
         "auto",
         ge=1,
         le=2**24,
@@ -109,8 +117,8 @@ class OutputOptions:
     checkpoint_iterations: int = option("Write a checkpoint after this many iterations ...", 10, ge=1)
     checkpoint_seconds: float = option("... or after this many seconds, whichever is first.", 300, gt=0)
     walltime: int | None = option(
-        "Time after which to stop by itself, with the last iteration saved: seconds, or a text [days-]hours:minutes:"
-        "seconds. A SLURM job's own end is heeded without it.",
+        "Time after which the run stops, with the last iteration saved: seconds, or a text "
+        "[days-]hours:minutes:seconds. The end of a SLURM job is known without it.",
         gt=0,
     )
 
