@@ -44,18 +44,17 @@ LAYERS = (
 CORE = (
     "algorithms",
     "priors",
-    "precision",
+    "precision sum_format",
     "mixture",
-    "covariances",
-    "estep",
+    "covariances | estep",
     "factors statistics",
     "data_summary row_checks sampling",
     "ops",
     "gpu",
     "tile",
-    "arrays exact triangle raw_types",
+    "arrays exact triangle matrices raw_types",
 )
-"""`mpigmm.core`, from top to bottom: ``a b`` may import one another, in no circle."""
+"""`mpigmm.core`, from top to bottom: ``a b`` may import one another, though in no circle."""
 
 HOMES = {
     "mpi4py": ("parallel/comm.py",),
@@ -75,6 +74,10 @@ PUT_OFF = {
     ("__main__.py", "mpigmm.parallel.comm"): "help and the version need no MPI, which takes longer to start",
     ("__main__.py", "mpigmm.cli"): "only root reads the command line, and so loads typer, pydantic and yaml",
     ("__main__.py", "import_module"): "a verb loads its own module alone",
+    ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",
+    ("config.py", "mpigmm.core.covariances"): "NumPy, as before",
+    ("config.py", "mpigmm.core.priors"): "NumPy, as before",
+    ("core/matrices.py", "scipy.linalg.lapack"): "only full and tied need it, and it opens hundreds of files",
     ("core/gpu/discovery.py", "cupy"): "it takes seconds to load, and is missing where there is no GPU",
     ("core/algorithms/initialise.py", "scipy.sparse"): "only root needs it, and it opens hundreds of files",
     ("data/datasets.py", "import_module"): "only files with compressed rows need hdf5plugin, which may be missing",
