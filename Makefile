@@ -1,5 +1,5 @@
-# Two commands do everything on a machine with Python, make and a compiler: `make demo` and `make test`.
-# Each makes .venv and installs what it needs; MPI is the system's where there is an mpirun, else the wheel's.
+# On a machine with Python, make and a compiler `make demo` shows the program and `make test` runs all tests.
+# Both make .venv and install what they need. They use the system's MPI if there is an mpirun, otherwise a wheel.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,16 +10,16 @@ INSTALL := bin/pip install --quiet --disable-pip-version-check
 RANKS ?= 2
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(patsubst $(CURDIR)/.venv/bin:%,%,$(PATH))
-# Ranks share the cores of one machine here, maybe as root in a container.
+# The ranks share the cores of one machine, perhaps as root in a container.
 export OMP_NUM_THREADS ?= 1
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export OMPI_MCA_rmaps_base_oversubscribe := 1
-# On one machine no fast network needs to be looked for, which takes Open MPI 5 a second a start.
+# Open MPI 5 would search for a fast network for a second at each start.
 export OMPI_MCA_btl ?= ^ofi
 
-# Worlds of MPI and HDF5 that the tests pass in, each with an environment of its own.
+# Installations of MPI and HDF5 with which the tests run, each in an environment of its own.
 WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin

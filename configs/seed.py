@@ -1,4 +1,4 @@
-"""Write the seed workload's rows: 1,000,000 x 100 standard normal numbers, float32, a block at a time."""
+"""Write the rows of ``seed.yaml``: 1,000,000 x 100 standard normal numbers in float32, one block after another."""
 
 from __future__ import annotations
 

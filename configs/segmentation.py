@@ -1,4 +1,4 @@
-"""The two ends of the segmentation demo: a photograph to rows, and labels to a picture.
+"""Before and after the fit of the segmentation demo: make rows from a photograph, and a picture from labels.
 
 python configs/segmentation.py features runs/segmentation/photo.h5
 python configs/segmentation.py picture runs/segmentation/labels.h5 runs/segmentation/segmented.png
@@ -15,16 +15,16 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 PLACE_WEIGHT = 0.5
-"""How much a pixel's place counts beside its colour."""
+"""Weight of the position of a pixel relative to its colour."""
 
 
 def photograph() -> np.ndarray:
-    """A temple in Beijing, (height, width, 3), 0 to 1: ``china.jpg`` of scikit-learn."""
+    """The photograph ``china.jpg`` of scikit-learn: (height, width, 3), values from 0 to 1."""
     return load_sample_image("china.jpg").astype(np.float32) / 255
 
 
 def write_features(path: Path) -> None:
-    """``/X``: red, green, blue, and row and column, one line a pixel, float32."""
+    """Write ``/X``, float32: red, green, blue, row and column of each pixel."""
     photo = photograph()
     height, width, _ = photo.shape
     place = np.stack(np.mgrid[:height, :width], axis=-1).astype(np.float32) / height * PLACE_WEIGHT
@@ -35,7 +35,7 @@ def write_features(path: Path) -> None:
 
 
 def write_picture(labels_path: Path, path: Path) -> None:
-    """The photograph beside its segments, each in its mean colour."""
+    """Write a picture of the photograph and, beside it, its segments, each in its mean colour."""
     photo = photograph()
     with h5py.File(labels_path) as file:
         labels = file["labels"][()]
