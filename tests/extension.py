@@ -13,12 +13,13 @@ import numpy as np
 from mpigmm.core.algorithms import ALGORITHMS
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Rejected, Report, Summed
 from mpigmm.core.algorithms.m_step import m_step
+from mpigmm.core.arrays import Indices
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import Covariances, Floored, MStepSums, Safeguards
 from mpigmm.core.estep.base import NextKernel, RegisteredKernel
 from mpigmm.core.estep.choose import KERNELS
 from mpigmm.core.estep.inputs import EStepInputs
-from mpigmm.core.factors import DiagonalFactors, IsotropicFactors, Places
+from mpigmm.core.factors import DiagonalFactors, IsotropicFactors
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.priors import PRIORS, ConjugatePrior
@@ -55,8 +56,8 @@ class UnitVariances(Covariances):
     def n_second(cls, n_components: int, n_features: int) -> int:
         return n_components
 
-    def select(self, places: Places) -> Covariances:
-        return UnitVariances(len(places), self.n_features)
+    def select(self, components: Indices) -> Covariances:
+        return UnitVariances(len(components), self.n_features)
 
     @property
     def variances(self) -> np.ndarray:

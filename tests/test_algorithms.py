@@ -267,7 +267,7 @@ def leaves(kernel: Kernel, places: np.ndarray) -> list[tuple[Kernel, np.ndarray]
     """The kernels that compute components, and the numbers of these."""
     if not isinstance(kernel, SplitKernel):
         return [(kernel, places)]
-    own = [places[np.array(kernel._ops.arrays.get(part))] for part in kernel._places]
+    own = [places[np.array(kernel._ops.arrays.get(part))] for part in kernel._components]
     return [*leaves(kernel.fast, own[0]), *leaves(kernel.safe, own[1])]
 
 

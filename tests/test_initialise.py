@@ -10,7 +10,14 @@ from sklearn.cluster import KMeans
 from support import TYPES, blobs, survey_of, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.core.algorithms.initialise import JUDGES, LLOYD_STEPS, initialise, lloyd, partition_mixture, plus_plus
+from mpigmm.core.algorithms.initialise import (
+    COMPARISON_ROWS,
+    LLOYD_STEPS,
+    initialise,
+    lloyd,
+    partition_mixture,
+    plus_plus,
+)
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import Safeguards
 from mpigmm.core.sampling import RowSampler
@@ -49,7 +56,7 @@ def test_plus_plus_finds_hundreds_of_separated_components(shares: str) -> None:
     weights = np.ones(k) if shares == "equal" else 0.1 + random.random(k)
     labels = random.choice(k, 64 * k, p=weights / weights.sum())
     rows = 100 * random.standard_normal((k, 10))[labels] + random.standard_normal((64 * k, 10))
-    assert len(rows) > 2 * JUDGES
+    assert len(rows) > 2 * COMPARISON_ROWS
     means = plus_plus(rows, np.ones(len(rows)), k, np.random.default_rng(0))
     owner = {row.tobytes(): label for row, label in zip(rows, labels, strict=True)}
     assert len({owner[mean.tobytes()] for mean in means}) == k

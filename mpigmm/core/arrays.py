@@ -1,4 +1,4 @@
-"""Arrays of NumPy in the host's memory, and the interface that arrays of a GPU share with them."""
+"""NumPy arrays in the memory of the host, behind the interface that arrays in the memory of a GPU implement too."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT = 64
-"""Bytes; vector instructions may sum in another order where an array starts elsewhere."""
+"""Bytes. Arrays start at multiples of this, since the order in which BLAS sums may depend on where they start."""
 
 DOUBLE = np.dtype(np.float64)
 SINGLE = np.dtype(np.float32)
 
 Array = Any
-"""An array of NumPy or, on a GPU, of CuPy."""
+"""A NumPy array or, on a GPU, a CuPy array."""
+
+BoolArray = NDArray[np.bool_]
 
 Indices = NDArray[np.intp]
+"""Numbers of rows, components or entries, counted from 0."""
 
 
 class Arrays:
-    """Makes and copies arrays, with NumPy on the host.
+    """Creates and copies arrays; this class uses NumPy, on the host.
 
     Attributes
     ----------
     xp : module
-        The array library.
+        The array library: NumPy or CuPy.
     """
 
     xp: Any = np
 
     def put(self, array: Array) -> Array:
-        """An array with the contents of one on the host."""
+        """A copy of an array of the host in the memory of these arrays; on the host the array itself."""
         return array
 
     def get(self, array: Array) -> NDArray[Any]:
-        """An array on the host with the contents of one of these, once all work that was queued before is done."""
+        """A copy on the host of one of these arrays, once all work queued before is done; on the host the array
+        itself."""
         return np.asarray(array)
 
     def empty(self, size: int, dtype: np.dtype[Any] = DOUBLE) -> Array:

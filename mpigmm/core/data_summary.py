@@ -1,4 +1,4 @@
-"""A summary of all rows, gathered in one pass before the first iteration: the survey."""
+"""A summary of all rows, computed by the survey: one pass over the rows before the first iteration."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
 
 LEAST_VARIANCE = 1e-280
-"""Where a feature's variance is smaller, a component's variance of this feature may underflow float64."""
+"""Least variance of a feature; with a smaller one the variance of a component may underflow float64."""
 
 FAR_DEVIATIONS = 1e6
-"""A value that is farther from the median, in standard deviations, may stand for a missing one."""
+"""Distance from the median, in standard deviations, beyond which a value may be a code for a missing value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,21 +26,21 @@ class DataSummary:
     Attributes
     ----------
     n_samples : int
-        Number of rows that are used: of weight > 0, without missing values.
+        Number of rows that are used: those of weight > 0 without missing values.
     total_weight : float
-        Sum of their weights.
+        Sum of their sample weights.
     centre : ndarray of shape (D,)
-        A point amid the rows, which is subtracted from every row before sums are computed.
+        A point among the rows, which is subtracted from every row before sums are computed.
     variances : ndarray of shape (D,)
         Weighted variance of each feature.
     low, high : ndarray of shape (D,)
-        Least and greatest value of each feature.
+        Smallest and largest value of each feature.
     masked : bool
-        Whether some rows are left out, for a weight of zero or for missing values.
+        Whether some rows are left out because of a weight of zero or missing values.
     fingerprint : int
-        Sum modulo 2^64 of the hashes of all tiles.
+        Sum modulo 2^64 of the hashes (`tile_hash`) of all tiles.
     n_dropped : int
-        Number of rows of weight > 0 that are left out for values that are not finite.
+        Number of rows of weight > 0 that are left out because of values that are not finite.
     """
 
     n_samples: int
@@ -54,7 +54,7 @@ class DataSummary:
     n_dropped: int = 0
 
     def max_abs_deviation_from_means(self, means: FloatArray) -> FloatArray:
-        """Upper bounds (K, D) of |x_d - mu_kd| over all rows x, errors of rounding included."""
+        """Upper bounds (K, D) of |x_d - means_kd| over all rows x, rounding errors included."""
         rounding = 2.0**-48 * np.maximum(np.maximum(np.abs(self.low), np.abs(self.high)), np.abs(means))
         return np.maximum(np.abs(self.high - means), np.abs(means - self.low)) + rounding
 
@@ -64,23 +64,24 @@ class DataSummary:
         return np.maximum(self.high - self.centre, self.centre - self.low)
 
     def constant_features(self) -> list[int]:
-        """Features that have the same value in all rows."""
+        """Indices of the features that have the same value in all rows."""
         return [int(d) for d in np.flatnonzero(self.low == self.high)]
 
     def narrow_features(self) -> list[int]:
-        """Features that vary, but so little that squares of deviations underflow float64."""
+        """Indices of the features that vary, but so little that squares of deviations underflow float64."""
         return [int(d) for d in np.flatnonzero((self.low < self.high) & (self.variances < LEAST_VARIANCE))]
 
 
 class DataSummaryStatistics:
-    """Sums from which the summary is computed. Those of two sets of rows add to those of their union, in any order.
+    """Sums from which the summary is computed; the sums of two sets of rows add up to those of their union, in any
+    order.
 
     Parameters
     ----------
     centre : ndarray of shape (D,)
-        A first centre near the rows, the same on every rank.
+        A point near the rows, the same on every rank, which is subtracted from them.
     drop : bool
-        Whether rows with values that are not finite are left out; if not, they are errors.
+        Whether rows with values that are not finite are left out; otherwise they are errors.
     """
 
     def __init__(self, centre: FloatArray, *, drop: bool) -> None:
@@ -94,7 +95,7 @@ class DataSummaryStatistics:
         self.n_dropped = 0
 
     def add(self, tile: Tile, rows: Rows) -> None:
-        """Add the rows of one tile, with which `tile` is filled. Raises `BadRowError`."""
+        """Fill a tile with rows and add their sums. Raises `BadRowError`."""
         self.fingerprint += tile_hash(rows)
         self.n_rows += len(rows)
         check_sample_weight(rows)
@@ -143,9 +144,9 @@ class DataSummaryStatistics:
         return self
 
     def packed(self) -> IntArray:
-        """All that is summed over ranks, as one vector of integers.
+        """The part of the statistics that is summed over ranks, as one vector of int64.
 
-        The limbs of the sums, the fingerprint in two halves, the number of rows, and the number of those left out.
+        It contains the limbs of the sums, the fingerprint in two halves, and the numbers of all and of dropped rows.
         """
         halves = [self.fingerprint & 0xFFFFFFFF, self.fingerprint >> 32 & 0xFFFFFFFF]
         counts = [*halves, self.n_rows, self.n_dropped]
@@ -157,7 +158,7 @@ class DataSummaryStatistics:
         Parameters
         ----------
         packed : ndarray of int64
-            The sum of `packed` over ranks.
+            The sum of `packed()` over ranks.
         low, high : ndarray of shape (D,)
             The minimum of `low` and the maximum of `high` over ranks.
         """
@@ -182,7 +183,7 @@ class DataSummaryStatistics:
 
 
 def far_limits(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Bounds by which values far from all others are found.
+    """The median of each feature, and a distance from it beyond which a value is suspect.
 
     Parameters
     ----------
@@ -192,9 +193,8 @@ def far_limits(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     Returns
     -------
     median, distance : ndarray of shape (D,)
-        A value farther than `distance` from the median is suspect. The distance is `FAR_DEVIATIONS` standard
-        deviations, which are estimated from the quartiles or, where these coincide, from the values that differ from
-        the median; it is infinite where none does.
+        The distance is `FAR_DEVIATIONS` standard deviations. A standard deviation is estimated from the quartiles or,
+        where these coincide, from the values that differ from the median; it is infinite where none does.
     """
     lower, median, upper = np.stack([np.quantile(column, [0.25, 0.5, 0.75]) for column in rows.T], axis=1)
     deviations = (upper - lower) / 1.349
@@ -205,7 +205,7 @@ def far_limits(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def tile_hash(rows: Rows) -> int:
-    """A 64-bit hash (BLAKE2b) of all arrays of a tile, keyed with the number of its first row, dtype and width."""
+    """A 64-bit hash (BLAKE2b) of all arrays of a tile's rows; its key is the first row's number, the dtype and D."""
     values = rows.values
     key = f"{rows.first} {values.dtype.str} {values.shape[1]}".encode()
     digest = hashlib.blake2b(digest_size=8, key=key[:64])

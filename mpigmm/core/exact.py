@@ -21,13 +21,13 @@ TOP_BITS = 60
 LIMB_BITS = 40
 LIMB_UNIT = 2.0**LIMB_BITS
 CARRY_EVERY = 1 << 20
-"""Additions after which low limbs must carry: each adds at most 2^39 to a limb, which takes 2^63."""
+"""Number of additions after which low limbs must carry: each adds at most 2^39 to a limb, which overflows at 2^63."""
 
 EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
-"""Of float64 (IEEE 754)."""
+"""Bias of the exponent and number of stored mantissa bits of float64 (IEEE 754)."""
 
 AT_ONCE = 1 << 13
-"""Values rounded together: few enough for the cache."""
+"""Number of values that are rounded at a time: few enough for the cache."""
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -35,14 +35,14 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class FixedPoint:
-    """A format for a vector of sums.
+    """A fixed-point format for a vector of sums.
 
     Parameters
     ----------
     top : ndarray of shape (size,), int32
-        Entry i holds sums below 2**top[i] in magnitude.
+        The magnitude of sum i, and of the sum of its terms' magnitudes, is below 2**top[i].
     n_limbs : int
-        Limbs an entry; the resolution is 2**(top - 60 - 40 (n_limbs - 1)).
+        Number of limbs of each sum; its resolution is 2**(top - 60 - 40 (n_limbs - 1)).
     """
 
     top: NDArray[np.int32]
@@ -50,7 +50,7 @@ class FixedPoint:
 
     @classmethod
     def unbounded(cls, size: int) -> FixedPoint:
-        """A format for sums of anything from 2^-980 to 2^959, for quantities not yet known."""
+        """A format for sums whose magnitude is not known beforehand: it holds numbers from 2^-980 to 2^959."""
         n_limbs = 1 + -(-(960 - TOP_BITS + 980) // LIMB_BITS)
         return cls(np.full(size, 960, np.int32), n_limbs)
 
@@ -60,7 +60,7 @@ class FixedPoint:
 
     @cached_property
     def quanta(self) -> FloatArray:
-        """Value of one unit of the first limb, shape (size,); a power of two, as those of the other limbs are."""
+        """Value of one unit of the first limb, shape (size,): a power of two."""
         return (self.top.astype(np.int64) - TOP_BITS + EXPONENT_BIAS << MANTISSA_BITS).view(np.float64)
 
     def add(self, limbs: IntArray, values: FloatArray) -> None:
@@ -85,7 +85,7 @@ class FixedPoint:
                 rest -= np.multiply(part, quantum, out=part)
 
     def value(self, limbs: IntArray) -> FloatArray:
-        """The sums as float64 of shape (size,), the same bits for any limbs that hold the same sums."""
+        """The sums (size,) in float64; limbs that hold the same sums give the same bits."""
         total = np.zeros(self.top.size)
         for start in range(0, total.size, AT_ONCE):
             some = slice(start, start + AT_ONCE)
@@ -99,7 +99,7 @@ class FixedPoint:
 
 
 class LimbOps(Protocol):
-    """Operations that can take the place of `FixedPoint.add`."""
+    """Array operations with a faster implementation of `FixedPoint.add`."""
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         """Round values (size,) to the format and add them to the limbs in place; values are overwritten."""
@@ -112,7 +112,7 @@ class ExactSum:
     ----------
     form : FixedPoint
     limbs : ndarray of shape (n_limbs, size), int64, optional
-        The sum so far; zero where left out.
+        The sum so far; zero by default.
     """
 
     def __init__(self, form: FixedPoint, limbs: IntArray | None = None) -> None:
@@ -121,7 +121,7 @@ class ExactSum:
         self._n_added = 0
 
     def add(self, values: FloatArray, ops: LimbOps | None = None) -> None:
-        """Round values (size,) to the format and add them in place, by `ops` if given; values are overwritten."""
+        """Round values (size,) to the format and add them in place, with `ops` if given; values are overwritten."""
         if ops is None:
             self.form.add(self.limbs, values)
         else:
@@ -139,9 +139,10 @@ class ExactSum:
 
 
 def carry(limbs: IntArray) -> IntArray:
-    """Bring every limb but the first into [-2^39, 2^39), in place, without changing the value.
+    """Reduce every limb but the first to [-2^39, 2^39) by carries, in place; the value does not change.
 
-    The digits are balanced, so that a small negative sum has small limbs and `FixedPoint.value` loses nothing.
+    Limbs are digits with signs, so that a small negative sum has small limbs and `FixedPoint.value` rounds it
+    correctly.
     """
     half = 1 << (LIMB_BITS - 1)
     for start in range(0, limbs.shape[1], AT_ONCE):

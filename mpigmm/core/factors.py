@@ -1,7 +1,7 @@
-"""Factors of the precisions: U_k with U_k U_k^T = inverse of covariance k, so that U_k^T (x - mean_k) is whitened.
+"""Factors U_k of the precision matrices, with U_k U_k^T = inverse of covariance k.
 
-What the E-step needs of covariances, of whatever type they are. A squared Mahalanobis distance is |U_k^T (x -
-mean_k)|^2.
+The whitened coordinates of a row x are U_k^T (x - mean_k), and its squared Mahalanobis distance from component k is the
+sum of their squares. The E-step needs nothing else of the covariances, of whatever type they are.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mpigmm.core.arrays import Indices
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.matrices import distance_bound
 
-Places = NDArray[np.intp]
-"""Numbers of components."""
-
 
 class Factors(ABC):
-    """Factors of all components."""
+    """Factors of the precision matrices of all components."""
 
     @abstractmethod
     def log_determinants(self, n_features: int) -> FloatArray:
-        """log |U_k|, half the log-determinant of the precision, shape (K,), or () where all share one."""
+        """log det U_k, half the log-determinant of the precision; shape (K,), or () where all components share a
+        factor."""
 
     @abstractmethod
     def precision_diagonals(self) -> FloatArray:
-        """Diagonals of the precisions, of a shape that broadcasts to (K, D)."""
+        """Diagonals of the precision matrices, of a shape that broadcasts to (K, D)."""
 
     @abstractmethod
     def distance_bounds(self, deviations: FloatArray) -> FloatArray:
@@ -36,17 +34,20 @@ class Factors(ABC):
 
     @abstractmethod
     def largest_terms(self, means: FloatArray) -> FloatArray:
-        """Largest over the whitened coordinates sum_d U_dj m_d of means (K, D) of the sum of their terms' magnitudes,
-        (K,)."""
+        """max_j sum_d |U_dj m_d| for each of the means m (K, D), shape (K,).
+
+        It is the largest sum of the magnitudes of the terms of a whitened coordinate, and so the scale of its rounding
+        error.
+        """
 
     @abstractmethod
-    def select(self, places: Places) -> Factors:
-        """Those of some components."""
+    def select(self, components: Indices) -> Factors:
+        """The factors of the components with these numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class TriangularFactors(Factors):
-    """A matrix for each component.
+    """A triangular matrix for each component.
 
     Attributes
     ----------
@@ -71,13 +72,13 @@ class TriangularFactors(Factors):
             largest[k : k + 1] = (np.abs(means[k : k + 1]) @ np.abs(factor)).max(axis=1)
         return largest
 
-    def select(self, places: Places) -> TriangularFactors:
-        return TriangularFactors(self.upper[places])
+    def select(self, components: Indices) -> TriangularFactors:
+        return TriangularFactors(self.upper[components])
 
 
 @dataclass(frozen=True, eq=False)
 class SharedTriangularFactor(Factors):
-    """One matrix for all components.
+    """One triangular matrix that all components share.
 
     Attributes
     ----------
@@ -99,13 +100,13 @@ class SharedTriangularFactor(Factors):
     def largest_terms(self, means: FloatArray) -> FloatArray:
         return np.asarray((np.abs(means) @ np.abs(self.upper)).max(axis=1))
 
-    def select(self, places: Places) -> SharedTriangularFactor:
+    def select(self, components: Indices) -> SharedTriangularFactor:
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class DiagonalFactors(Factors):
-    """A number for each component and feature.
+    """Diagonal factors: a number for each component and feature.
 
     Attributes
     ----------
@@ -127,13 +128,13 @@ class DiagonalFactors(Factors):
     def largest_terms(self, means: FloatArray) -> FloatArray:
         return np.asarray((np.abs(means) * self.roots).max(axis=1))
 
-    def select(self, places: Places) -> DiagonalFactors:
-        return DiagonalFactors(self.roots[places])
+    def select(self, components: Indices) -> DiagonalFactors:
+        return DiagonalFactors(self.roots[components])
 
 
 @dataclass(frozen=True, eq=False)
 class IsotropicFactors(Factors):
-    """A number for each component.
+    """Multiples of the identity matrix: a number for each component.
 
     Attributes
     ----------
@@ -155,5 +156,5 @@ class IsotropicFactors(Factors):
     def largest_terms(self, means: FloatArray) -> FloatArray:
         return np.asarray(np.abs(means).max(axis=1) * self.roots)
 
-    def select(self, places: Places) -> IsotropicFactors:
-        return IsotropicFactors(self.roots[places])
+    def select(self, components: Indices) -> IsotropicFactors:
+        return IsotropicFactors(self.roots[components])

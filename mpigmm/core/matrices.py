@@ -10,21 +10,22 @@ import numpy as np
 from mpigmm.core.exact import FloatArray
 
 SYMMETRY = 1e-5
-"""Largest difference between the two triangles of a matrix that a user gives, in units of its correlations."""
+"""Largest difference between entries (i, j) and (j, i) of a matrix that a user gives, relative to the product of the
+two standard deviations."""
 
 
 @cache
 def lapack() -> ModuleType:
-    """SciPy's LAPACK, imported where a type of covariances needs it: it opens hundreds of files."""
+    """SciPy's LAPACK, imported only where a covariance type needs it, since the import opens hundreds of files."""
     import scipy.linalg.lapack
 
     return scipy.linalg.lapack
 
 
 def precision_cholesky(covariance: FloatArray) -> FloatArray:
-    """Upper triangular U with U U^T = inverse of the (D, D) covariance.
+    """Upper triangular U (D, D) with U U^T = inverse of the covariance (D, D).
 
-    With covariance = L L^T, U = L^-T. Raises `numpy.linalg.LinAlgError` where it is not positive definite.
+    U = L^-T, where covariance = L L^T. Raises `numpy.linalg.LinAlgError` where the covariance is not positive definite.
     """
     lower, info = lapack().dpotrf(covariance.T, lower=1)  # LAPACK reads matrices column by column
     if info == 0:
@@ -35,7 +36,7 @@ def precision_cholesky(covariance: FloatArray) -> FloatArray:
 
 
 def is_symmetric(covariance: FloatArray) -> bool:
-    """Whether the two triangles of a (D, D) matrix agree to single precision, in units of its diagonal."""
+    """Whether a covariance (D, D) is symmetric to `SYMMETRY`, relative to its standard deviations."""
     scale = np.sqrt(np.abs(np.diagonal(covariance)))
     return bool((np.abs(covariance - covariance.T) <= SYMMETRY * np.outer(scale, scale)).all())
 
@@ -50,7 +51,11 @@ def exceeds_floor(covariance: FloatArray, floor: FloatArray) -> bool:
 
 
 def clip_eigenvalues(covariance: FloatArray, share: float, variances: FloatArray) -> FloatArray:
-    """Raise the eigenvalues of the covariance, in units of the data's variances (D,), to at least share."""
+    """The covariance (D, D) with every eigenvalue below share raised to share.
+
+    Eigenvalues are those of the covariance of features divided by the data's standard deviations, whose squares are the
+    variances (D,).
+    """
     scale = np.sqrt(np.where(variances > 0, variances, 1.0))
     values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
     clipped = (vectors * np.maximum(values, share)) @ vectors.T
@@ -59,12 +64,15 @@ def clip_eigenvalues(covariance: FloatArray, share: float, variances: FloatArray
 
 
 def principal_axis(covariance: FloatArray) -> FloatArray:
-    """Eigenvector of the largest eigenvalue, times its square root; its largest entry is positive."""
+    """Eigenvector (D,) of the largest eigenvalue, times the square root of the eigenvalue.
+
+    The sign makes the entry of largest magnitude positive.
+    """
     values, vectors = np.linalg.eigh(covariance)
     axis = vectors[:, -1] * np.sqrt(max(values[-1], 0.0))
     return np.asarray(axis * np.sign(axis[np.abs(axis).argmax()]))
 
 
 def distance_bound(factor: FloatArray, deviations: FloatArray) -> FloatArray:
-    """Upper bound of |U^T z|^2 over all z with |z_d| <= deviations (..., D), for a factor U (D, D)."""
+    """Upper bounds (...) of |U^T z|^2 over all z with |z_d| <= deviations (..., D), for a factor U (D, D)."""
     return np.asarray(np.square(deviations @ np.abs(factor)).sum(axis=-1))

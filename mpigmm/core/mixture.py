@@ -1,4 +1,4 @@
-"""A mixture of Gaussian components: a value."""
+"""A mixture of Gaussian components, as an immutable value."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.arrays import DOUBLE, BoolArray
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import CovarianceError, Covariances, SingularCovarianceError
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import Layout
 
 GOLDEN = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio, odd: mixes bits upwards (Knuth, The Art of Computer Programming, vol. 3, section 6.4)."""
+"""The odd integer nearest to 2^64 divided by the golden ratio, for multiplicative hashing (Knuth, The Art of Computer
+Programming, vol. 3, section 6.4)."""
 
 COARSE = 2.0**-26
-"""Rounding error of the rows, in standard deviations of a component, up to which a centre far from it is used."""
+"""Largest rounding error of rows minus the centre, in standard deviations of a component near them, with which the
+centre is used."""
 
 
 class MixtureError(ValueError):
@@ -48,7 +50,10 @@ class Mixture:
 
     @classmethod
     def from_arrays(cls, covariance_type: str, arrays: Mapping[str, object]) -> Mixture:
-        """The mixture in arrays from outside, named like those of `arrays`. Raises `MixtureError`."""
+        """The mixture with parameters from outside the program, named like those of `arrays`.
+
+        Raises `MixtureError` where they are not parameters of a mixture.
+        """
         kind = COVARIANCE_TYPES.get(covariance_type)
         if kind is None:
             raise MixtureError(f"covariance type {covariance_type!r} is none of {', '.join(COVARIANCE_TYPES)}")
@@ -66,7 +71,7 @@ class Mixture:
         return mixture
 
     def arrays(self) -> dict[str, FloatArray]:
-        """The parameters by name; checkpoints and models hold them."""
+        """The parameters by name, as checkpoints and model files store them."""
         return {"weights": self.weights, "means": self.means, **self.covariances.arrays()}
 
     @property
@@ -79,13 +84,13 @@ class Mixture:
 
     @property
     def n_parameters(self) -> int:
-        """Free parameters, for AIC and BIC."""
+        """Number of free parameters, for AIC and BIC."""
         k, d = self.means.shape
         return int(self.covariances.n_parameters(k, d) + k * d + k - 1)
 
     @property
     def layout(self) -> Layout:
-        """The sums of an E-step."""
+        """Names and shapes of the sums of an E-step."""
         return self.covariances.layout(*self.means.shape)
 
     @property
@@ -100,14 +105,14 @@ class Mixture:
 
     @cached_property
     def log_norm(self) -> FloatArray:
-        """log weights_k + log |U_k| - D/2 log 2 pi, shape (K,): a component's weighted log-density at its mean."""
+        """log weights_k + log det U_k - D/2 log 2 pi, shape (K,): a component's weighted log-density at its mean."""
         with np.errstate(divide="ignore"):
             log_weights = np.log(self.weights)
         log_det = self.covariances.factors.log_determinants(self.n_features)
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * np.log(2 * np.pi))
 
     def release(self) -> None:
-        """Free the memory of what follows from the parameters; it is computed again where it is asked for."""
+        """Free the memory of quantities derived from the parameters; they are computed again when they are needed."""
         self.__dict__.pop("log_norm", None)
         self.covariances.release()
 
@@ -122,20 +127,20 @@ class Mixture:
         ops: Ops = NUMPY,
         in_double: BoolArray | None = None,
     ) -> EStepInputs:
-        """What kernels see of the mixture.
+        """The inputs of an E-step with this mixture.
 
         Parameters
         ----------
         centre : ndarray of shape (D,)
-            Tiles hold the rows minus this.
+            The centre of the tiles.
         max_abs_deviation : ndarray of shape (D,), optional
-            Upper bounds of the rows' distances from the centre, where they are known.
+            Upper bounds of |x_d - centre_d| over all rows x; unknown by default.
         dtype : dtype
             Of the tiles.
         ops : Ops
             The array operations, in whose memory the tiles lie.
         in_double : ndarray of bool, shape (K,), optional
-            Components to compute in float64 whatever the dtype; none where left out.
+            Components to compute in float64 whatever the dtype; none by default.
         """
         return EStepInputs(
             means=self.means - centre,
@@ -150,15 +155,14 @@ class Mixture:
         )
 
     def digest(self) -> str:
-        """64 bits, in hexadecimal, that differ where any bit of the parameters differs."""
+        """A hash of 64 bits of the parameters, in hexadecimal."""
         digest = hashlib.blake2b(digest_size=8)
         for array in self.arrays().values():
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def checksum(self) -> int:
-        """20 bits that almost surely differ where any bit of the parameters differs; their squares can be summed over
-        all ranks."""
+        """A hash of 20 bits of the parameters, so small that its square can be summed over all ranks exactly."""
         mixed = 0
         for array in self.arrays().values():
             words = array.reshape(-1).view(np.uint64)
@@ -177,10 +181,10 @@ class Mixture:
 
 
 def safe_centre(mixture: Mixture, centre: FloatArray) -> FloatArray:
-    """A centre (D,) amid the rows, or zero in features where it would cost the rows of some component their digits.
+    """The centre (D,), or zero in those features where it would cost the rows near some component too many digits.
 
-    A row minus the centre is rounded by 2^-53 of the centre. This matters where a component lies much closer to zero
-    than the centre does and is narrow: rows that are used as they are keep all digits that they have.
+    The difference of a row and the centre is rounded to 2^-53 of the centre. This error is too large for a narrow
+    component whose mean is much closer to zero than the centre is. With the centre zero, rows are not rounded at all.
     """
     with np.errstate(over="ignore"):
         rounding = 2.0**-53 * np.abs(centre) * np.sqrt(mixture.precision_diagonals)
@@ -190,7 +194,8 @@ def safe_centre(mixture: Mixture, centre: FloatArray) -> FloatArray:
 
 @lru_cache(maxsize=1)
 def odd_factors() -> NDArray[np.uint64]:
-    """Factors that tell the words of a sum apart by their places, the same in every process."""
+    """Odd random factors of the words of an array, the same in every process, so that a sum of the products depends on
+    the order of the words."""
     return np.random.default_rng(0).integers(2**63, size=2**15, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 

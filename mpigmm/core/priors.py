@@ -1,4 +1,4 @@
-"""Priors of a mixture's parameters, for estimates of maximum posterior density."""
+"""Prior densities of a mixture's parameters, for maximum a posteriori (MAP) estimates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Prior(ABC):
     Parameters
     ----------
     summary : DataSummary
-        Of the rows, to which hyperparameters may be scaled.
+        Summary of the rows, from which a prior may scale its hyperparameters.
 
     Attributes
     ----------
@@ -31,16 +31,18 @@ class Prior(ABC):
 
     @abstractmethod
     def m_step_sums(self, mixture: Mixture, statistics: SufficientStatistics) -> MStepSums:
-        """The sums of an M-step from the statistics of the rows; moments are about the means of the mixture, which
-        entered the E-step."""
+        """The sums of the M-step: the statistics of the rows, and the terms that the prior adds to them.
+
+        All moments are about the means of the mixture, which entered the E-step.
+        """
 
     @abstractmethod
     def log_density(self, mixture: Mixture) -> float:
-        """Log-density of a mixture's parameters, but for a constant."""
+        """Log-density of the parameters of a mixture, up to an additive constant, in nats."""
 
 
 class NoPrior(Prior):
-    """No prior: estimates are those of maximum likelihood."""
+    """No prior: estimates have maximum likelihood."""
 
     name = "none"
 
@@ -53,11 +55,14 @@ class NoPrior(Prior):
 
 
 class ConjugatePrior(Prior):
-    """A prior whose effect on the M-step is that of additional rows."""
+    """A prior that acts on the M-step as additional rows would."""
 
     @abstractmethod
     def pseudo_statistics(self, mixture: Mixture) -> MStepSums:
-        """The sums of the additional rows, which may count differently for weights, means and covariances."""
+        """The sums of the additional rows, with moments about the means of the mixture.
+
+        The rows may have different counts for weights, means and covariances.
+        """
 
     def m_step_sums(self, mixture: Mixture, statistics: SufficientStatistics) -> MStepSums:
         pseudo, counts = self.pseudo_statistics(mixture), statistics.counts
@@ -71,4 +76,4 @@ class ConjugatePrior(Prior):
 
 
 PRIORS: dict[str, type[Prior]] = {kind.name: kind for kind in (NoPrior,)}
-"""The registry: priors added here can be chosen by their names."""
+"""The registry of priors by name."""

@@ -1,4 +1,4 @@
-"""Checks of rows, which raise an error that names the first row that cannot be used."""
+"""Checks that raise an error for the first row that cannot be used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mpigmm.rows import Rows
 
 LARGEST_MAGNITUDE = 1e140
-"""The square of a larger value may overflow float64 in a sum."""
+"""Largest magnitude of a value or a weight; a sum of squares of larger ones may overflow float64."""
 
 
 class BadRowError(Exception):
@@ -17,11 +17,11 @@ class BadRowError(Exception):
     Parameters
     ----------
     row : int
-        Number of the row, counted from the first row that is used of the input.
+        Number of the row, from 0, among the rows of the input that were selected.
     column : int or None
-        Column of the value at fault among those used; None where the weight is at fault.
+        Number of the column among those selected; None where the sample weight is at fault.
     value : float
-        The value, or the weight.
+        The value, or the sample weight.
     """
 
     def __init__(self, row: int, column: int | None, value: float) -> None:
@@ -32,25 +32,26 @@ class BadRowError(Exception):
 
 
 def check_finite(values: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first NaN or infinity among values (n, D) of the rows from number first_row on."""
+    """Raise `BadRowError` for the first NaN or infinity among values (n, D), whose first row has number first_row."""
     if values.dtype.kind == "f":
         refuse_first(~np.isfinite(values), values, first_row)
 
 
 def check_magnitude(deviations: NDArray[np.generic], values: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first of the deviations (n, D) of values (n, D) that is too large to square."""
+    """Raise `BadRowError` for the first value (n, D) whose deviation (n, D) from the centre is too large to be
+    squared."""
     refuse_first(np.abs(deviations) > LARGEST_MAGNITUDE, values, first_row)
 
 
 def refuse_first(bad: NDArray[np.bool_], values: NDArray[np.generic], first_row: int) -> None:
-    """Raise `BadRowError` for the first of values (n, D) where `bad` (n, D) is True."""
+    """Raise `BadRowError` for the first value (n, D) for which `bad` (n, D) is True."""
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise BadRowError(first_row + int(row), int(column), float(values[row, column]))
 
 
 def check_sample_weight(rows: Rows) -> None:
-    """Raise `BadRowError` for the first row whose weight is negative, too large or not finite."""
+    """Raise `BadRowError` for the first row whose sample weight is negative, too large or not finite."""
     if rows.sample_weight is None:
         return
     weight = rows.sample_weight.astype(np.float64)

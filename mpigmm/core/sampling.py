@@ -1,4 +1,4 @@
-"""A random sample of the rows, the same for any partition of the rows over ranks."""
+"""A random sample of the rows that is the same for any number of ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RowArray = NDArray[np.int64]
 
 @dataclass
 class RowSampler:
-    """Chooses rows at random by their numbers alone, so that any partition of the rows over ranks chooses the same.
+    """Chooses rows at random by their numbers alone, so that the choice does not depend on which rank holds a row.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class RowSampler:
     share: float
 
     def chosen(self, first_row: int, n_rows: int) -> NDArray[np.intp]:
-        """Those that are chosen of the n_rows rows from number first_row on, as indices from 0."""
+        """Indices of the chosen rows among n_rows rows; index 0 is row number first_row."""
         if self.share >= 1:
             return np.arange(n_rows)
         rows = np.arange(first_row, first_row + n_rows, dtype=np.uint64)
@@ -46,12 +46,12 @@ def mix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass
 class RowSample:
-    """Rows chosen for the first mixture, part by part.
+    """The chosen rows, as one part for each tile; the first mixture is computed from them.
 
     Attributes
     ----------
     numbers : list of ndarray of shape (m,)
-        Numbers of the rows.
+        Numbers of the rows in the data.
     values : list of ndarray of shape (m, D)
     sample_weight : list of ndarray of shape (m,)
     """
@@ -60,8 +60,11 @@ class RowSample:
     values: list[FloatArray] = field(default_factory=list)
     sample_weight: list[FloatArray] = field(default_factory=list)
 
-    def take(self, sampler: RowSampler, tile: Tile, rows: Rows) -> None:
-        """Add the rows of a tile that the sampler chooses and that are not masked; `rows` are what the tile holds."""
+    def add(self, sampler: RowSampler, tile: Tile, rows: Rows) -> None:
+        """Add those rows of a tile that the sampler chooses and that are not masked.
+
+        `rows` are the rows with which the tile was filled.
+        """
         chosen = sampler.chosen(rows.first, tile.n_rows)
         weight = tile.sample_weight
         if weight is not None:
@@ -78,17 +81,17 @@ class RowSample:
         self.sample_weight += other.sample_weight
 
     def arrays(self, n_features: int) -> tuple[FloatArray, FloatArray]:
-        """Values (m, D) and weights (m,) in the order of the rows' numbers.
+        """Values (m, D) and sample weights (m,), in the order of the rows' numbers.
 
-        The parts are removed one by one as they are copied, so that little more than one copy is held.
+        Each part is deleted as it is copied, so that memory never holds much more than one copy of the sample.
         """
         if not self.numbers:
             return np.empty((0, n_features)), np.empty(0)
-        places = np.argsort(np.argsort(np.concatenate(self.numbers)))
-        values, sample_weight, start = np.empty((len(places), n_features)), np.empty(len(places)), 0
+        positions = np.argsort(np.argsort(np.concatenate(self.numbers)))
+        values, sample_weight, start = np.empty((len(positions), n_features)), np.empty(len(positions)), 0
         while self.values:
             part, part_weight = self.values.pop(0), self.sample_weight.pop(0)
-            own = places[start : start + len(part)]
+            own = positions[start : start + len(part)]
             values[own], sample_weight[own], start = part, part_weight, start + len(part)
         self.numbers.clear()
         return values, sample_weight

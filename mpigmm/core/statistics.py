@@ -1,4 +1,4 @@
-"""Sufficient statistics: what one E-step yields, and what ranks add."""
+"""Sufficient statistics: the sums over rows that an E-step computes and an M-step uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mpigmm.core.arrays import HOST, Arrays
 from mpigmm.core.exact import FloatArray
 
 Layout = Mapping[str, tuple[int, ...]]
-"""Names of the sums and their shapes, in the order in which they stand in one vector."""
+"""Names and shapes of the sums, in the order in which one vector contains them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class SufficientStatistics:
     ----------
     flat : ndarray of shape (size,), float64
     arrays : dict of str to ndarray
-        The views, by the names of the layout.
+        The views, by name.
     """
 
     flat: FloatArray
@@ -29,7 +29,7 @@ class SufficientStatistics:
 
     @classmethod
     def of(cls, flat: FloatArray, layout: Layout) -> SufficientStatistics:
-        """Views of a vector."""
+        """The statistics in a vector `flat` that is arranged as the layout says."""
         arrays, stop = {}, 0
         for name, shape in layout.items():
             start, stop = stop, stop + math.prod(shape)
@@ -38,7 +38,7 @@ class SufficientStatistics:
 
     @classmethod
     def empty(cls, layout: Layout, arrays: Arrays = HOST) -> SufficientStatistics:
-        """Uninitialised sums in the memory of an array library."""
+        """Uninitialised statistics in a new vector of `arrays`."""
         return cls.of(arrays.empty(sum(map(math.prod, layout.values()))), layout)
 
     @property
@@ -48,7 +48,7 @@ class SufficientStatistics:
 
     @property
     def counts(self) -> FloatArray:
-        """N_k = sum_i w_i r_ik, shape (K,)."""
+        """N_k = sum_i w_i r_ik, shape (K,): over rows i, sample weight times responsibility of component k."""
         return self.arrays["counts"]
 
     @property
@@ -63,7 +63,7 @@ class SufficientStatistics:
 
 
 def layout_of(n_components: int, n_features: int, n_second: int) -> Layout:
-    """The sums of an E-step of K components in D dimensions with so many packed second moments."""
+    """Names and shapes of the sums of an E-step of K components and D features, with n_second packed second moments."""
     return {
         "log_likelihood": (1,),
         "counts": (n_components,),

@@ -1,4 +1,4 @@
-"""The fixed-point format of an iteration's sums, from numbers that all ranks share."""
+"""The fixed-point format of the sums of an E-step, chosen from numbers that all ranks share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from mpigmm.core.exact import LIMB_BITS, TOP_BITS, FixedPoint, FloatArray
 from mpigmm.core.mixture import Mixture
 
 EMPTY_COUNT = 1e-8
-"""A component is empty where its count is less than this share of the rows' mean weight."""
+"""A component is empty if its count is at most this share of the mean sample weight."""
 
 LARGEST_SUM, LEAST_UNIT = 2.0**960, -1022
-"""Bound of all sums, and exponent of the least unit of a limb: it and its inverse are normal numbers."""
+"""Bound of the magnitudes of all sums, and least exponent of the unit of a limb: the unit and its inverse are normal
+numbers of float64."""
 
 WANTED_BITS, LEAST_BITS, SPARE_BITS = 53, 44, 12
-"""Bits of each component's second moments above the resolution of the sums: wanted, sufficient, and added to the wanted
-ones at first."""
+"""Numbers of significant bits of each component's second moments: the number to aim for, the least that is accepted,
+and what is added to the first number while the new mixture is unknown."""
 
 MOST_LIMBS = 16
-"""Enough for components whose standard deviation is 1e-90 of the data's range."""
+"""Largest number of limbs, enough for components whose standard deviation is 1e-90 of the data's range."""
 
 
 class SumRangeError(Exception):
@@ -30,17 +31,17 @@ class SumRangeError(Exception):
 def sum_format(mixture: Mixture, summary: DataSummary, n_limbs: int | None = None) -> FixedPoint:
     """The fixed-point format of an E-step's sums.
 
-    The bounds follow from the data's box about each mean, the total weight and the mixture's precisions. Raises
-    `SumRangeError`.
+    The bounds of the sums follow from the range of each feature, the total weight, and the mixture's means and
+    precision matrices. Raises `SumRangeError`.
 
     Parameters
     ----------
     mixture : Mixture
-        The one that enters the E-step.
+        The mixture that enters the E-step.
     summary : DataSummary
     n_limbs : int, optional
-        Where left out, as many as give the moments `WANTED_BITS` if the new mixture's counts and variances are those of
-        this one, and `SPARE_BITS` more, since they are not.
+        By default, as many as give the second moments `WANTED_BITS` + `SPARE_BITS` significant bits if the counts and
+        variances of the new mixture equal those of this one.
     """
     deviations = summary.max_abs_deviation_from_means(mixture.means)
     log_bound = log_density_bound(mixture, deviations)
@@ -58,7 +59,7 @@ def sum_format(mixture: Mixture, summary: DataSummary, n_limbs: int | None = Non
 
 
 def first_limbs(mixture: Mixture, summary: DataSummary, deviations: FloatArray, log_bound: float) -> int:
-    """Limbs where nothing is known of the new mixture; raises `SumRangeError`."""
+    """Number of limbs if nothing is known of the new mixture; raises `SumRangeError`."""
     counts = np.maximum(mixture.weights * summary.total_weight, least_count(summary))
     bits = moment_bits(deviations, counts, mixture.variances, summary.total_weight)
     n_limbs = limbs_for(max(bits.max() + WANTED_BITS + SPARE_BITS, np.log2(log_bound) + LEAST_BITS), summary)
@@ -69,7 +70,10 @@ def first_limbs(mixture: Mixture, summary: DataSummary, deviations: FloatArray, 
 
 
 def log_density_bound(mixture: Mixture, deviations: FloatArray) -> float:
-    """Upper bound of the magnitude of a row's log-density, at least 1."""
+    """Upper bound, at least 1, of the magnitude of the log-density of any row.
+
+    Deviations (K, D) bound |x_d - mean_kd| over all rows x.
+    """
     with np.errstate(over="ignore"):
         farthest = mixture.covariances.factors.distance_bounds(deviations)
     upper = np.abs(mixture.log_norm.max()) + np.log(mixture.n_components)
@@ -91,7 +95,10 @@ def check_bounds(deviations: FloatArray, log_bound: float, total_weight: float) 
 
 
 def exponents(bounds: FloatArray, total_weight: float) -> NDArray[np.int32]:
-    """Exponents of powers of two above the bounds of sums, given those of one row's part, which are overwritten."""
+    """Exponents of powers of two that exceed the sums over all rows, given upper bounds of one row's terms.
+
+    The bounds are overwritten.
+    """
     bounds *= total_weight
     found = np.empty(bounds.shape, np.int32)
     np.frexp(bounds, out=(bounds, found))
@@ -100,15 +107,15 @@ def exponents(bounds: FloatArray, total_weight: float) -> NDArray[np.int32]:
 
 
 def moment_bits(deviations: FloatArray, counts: FloatArray, spread: FloatArray, total_weight: float) -> FloatArray:
-    """Largest number of bits (K,) by which the bound of a component's second moments exceeds the moments themselves.
+    """log2 (K,) of the largest ratio, over features, of the bound of a component's second moment to the moment itself.
 
     Parameters
     ----------
     deviations : ndarray of shape (K, D)
-        Largest distances of rows from the means that entered the E-step.
+        Upper bounds of |x_d - mean_kd| over all rows x, for the means that entered the E-step.
     counts : ndarray of shape (K,)
     spread : ndarray of shape (K, D)
-        Mean square of such distances over the rows of a component.
+        Mean of (x_d - mean_kd)^2 over the rows of each component.
     total_weight : float
     """
     with np.errstate(divide="ignore"):
@@ -118,28 +125,29 @@ def moment_bits(deviations: FloatArray, counts: FloatArray, spread: FloatArray, 
 
 
 def limbs_for(bits: float, summary: DataSummary) -> int:
-    """Limbs that hold so many bits below the bound of a sum, the roundings of its parts included.
+    """Number of limbs whose sums have an error of at most 2^-bits of their bound.
 
-    The sum has at most as many parts as there are rows; their roundings are independent of one another.
+    A sum has at most as many terms as there are rows, each rounded once, and the roundings are independent: their sum
+    grows with the square root of the number of terms.
     """
     bits = max(bits, 0.0) + 0.5 * np.log2(summary.n_samples)
     return max(2, 1 + int(np.ceil((bits - TOP_BITS + 2) / LIMB_BITS)))
 
 
 def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, summary: DataSummary) -> int:
-    """Limbs with which an iteration is to be taken again, or n_limbs where its sums have given the new mixture enough.
+    """Number of limbs with which an iteration must be repeated, or n_limbs where it need not be.
 
-    This is not so where a component has become so much smaller or narrower than it was that fewer than `LEAST_BITS` of
-    its second moments lie above the format's resolution.
+    It must be repeated where a component has become so much smaller or narrower that its second moments have fewer than
+    `LEAST_BITS` significant bits.
 
     Parameters
     ----------
     n_limbs : int
-        Of the sums.
+        Number of limbs of the iteration's sums.
     old, new : Mixture
-        Those before and after the M-step.
+        The mixtures before and after the M-step.
     counts : ndarray of shape (K,)
-        Of the sums.
+        Counts N_k of the E-step.
     summary : DataSummary
     """
     spread = new.variances + np.square(new.means - old.means)
@@ -152,5 +160,5 @@ def refined_limbs(n_limbs: int, old: Mixture, new: Mixture, counts: FloatArray, 
 
 
 def least_count(summary: DataSummary) -> float:
-    """Largest count of a component that is called empty."""
+    """Largest count N_k with which a component is empty."""
     return EMPTY_COUNT * summary.total_weight / summary.n_samples

@@ -1,4 +1,4 @@
-"""The unit of work: some rows minus the data's centre, in aligned arrays that every tile of a thread uses again."""
+"""The unit of work: some rows minus the data's centre, in aligned buffers that a thread uses again for each tile."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from mpigmm.rows import Rows
 
 BYTE = np.dtype(np.uint8)
 LEAST_GPU_ROWS, MOST_GPU_ROWS, GPU_BYTES = 1 << 14, 1 << 16, 1 << 28
-"""Rows of a tile on a GPU: enough for all of its threads, and no more than fill so many bytes of its memory."""
+"""Least and largest number of rows of a tile on a GPU, and bytes that its arrays may take: enough rows for all threads
+of the GPU, without much of its memory."""
 
 MOST_SINGLE_ROWS = 1 << 15
-"""Rows of a tile on a GPU over which products are summed in float32."""
+"""Largest number of rows over which a GPU sums products in float32."""
 
 
 def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
-    """Default number of rows of a tile: few enough for the cache, and enough that rounding the statistics takes little
-    time.
+    """Default number of rows of a tile on the host.
 
-    It depends on shape and precision alone, since the sums within a tile depend on it, and is never a power
-    of two: a cache has room for few lines that lie that far apart.
+    The rows fit into the cache, and are so many that rounding the statistics of a tile takes little time beside
+    computing them. The number depends on shape and precision alone, since the bits of a tile's sums depend on it. It is
+    never a power of two, because addresses a power of two apart compete for the same few lines of a cache.
     """
     fit = 2**22 // dtype.itemsize // (n_features + n_components)
     wanted = max(fit, 8 * n_features, 1024)
@@ -33,14 +34,14 @@ def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic]
 
 
 def default_gpu_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
-    """Default number of rows of a tile where every rank has a GPU."""
+    """Default number of rows of a tile in a run in which every rank has a GPU."""
     fit = GPU_BYTES // dtype.itemsize // (n_features + n_components)
     most = MOST_SINGLE_ROWS if dtype == SINGLE else MOST_GPU_ROWS
     return int(max(LEAST_GPU_ROWS, min(most, 2 ** (fit.bit_length() - 1))))
 
 
 class RowOps(Protocol):
-    """What a tile needs of the operations: their arrays, and the rows minus the centre. See `Ops`."""
+    """The part of `Ops` that a tile uses."""
 
     @property
     def xp(self) -> Any:
@@ -56,25 +57,28 @@ class RowOps(Protocol):
 
 
 class Tile:
-    """Work space of one thread for one tile of rows.
+    """One tile of rows, and the buffers of the thread that works on it.
+
+    Buffers keep their memory when the tile is filled with other rows.
 
     Parameters
     ----------
     n_features : int
         D.
     max_rows : int
-        Rows of a whole tile; the last tile of the data may be shorter.
+        Largest number of rows; the last tile of the data may have fewer.
     ops : RowOps
-        All arrays of the tile are made by its `arrays`.
+        Its `arrays` create the buffers.
 
     Attributes
     ----------
     dtype : dtype
-        float64 or float32, that of all arrays; set when the tile is filled.
+        float64 or float32: the default for arrays of the tile, set by `fill`.
     raw, centre : ndarrays of shape (n, D) and (D,)
-        The rows as they are, whose difference the tile stands for; what depends on it is computed when first asked for.
+        Rows of any real dtype, and the centre. The tile stands for their difference, which is computed when it is first
+        needed, in the layout that is needed.
     sample_weight : ndarray of shape (n,) or None
-        Weight of each row, zero where masked; None where all are one.
+        Sample weight of each row, zero where the row is masked; None where all are one.
     """
 
     def __init__(self, n_features: int, max_rows: int, ops: RowOps) -> None:
@@ -96,7 +100,8 @@ class Tile:
 
     @property
     def augmented(self) -> FloatArray:
-        """A line of ones above `rows`, (D + 1, n), so that one matrix product adds an offset as well."""
+        """A one and the features of each row, (D + 1, n): ones above `rows`, so that a matrix product can add an
+        offset."""
         if "augmented" not in self._made:
             self._augmented = self.array("augmented", self.n_features + 1, self.n_rows)
             self._augmented[0] = 1.0
@@ -107,14 +112,14 @@ class Tile:
 
     @property
     def rows(self) -> FloatArray:
-        """The rows minus the centre, (D, n); zero where masked."""
+        """The rows minus the centre, transposed, (D, n); zero where masked."""
         rows: FloatArray = self.augmented[1:]
         return rows
 
     def array(self, name: str, height: int, width: int, dtype: np.dtype[Any] | None = None) -> FloatArray:
-        """A contiguous (height, width) array from the buffer of that name, which keeps its memory.
+        """A contiguous (height, width) array in the buffer of that name; it overwrites earlier arrays of the same name.
 
-        It has the tile's dtype, or the one given.
+        The dtype is that of the tile by default.
         """
         dtype = dtype or self.dtype
         n_bytes = height * width * dtype.itemsize
@@ -125,13 +130,13 @@ class Tile:
         return array
 
     def vector(self, name: str) -> FloatArray:
-        """A vector of one number a row, from the buffer of that name."""
+        """A vector (n,) with a number for each row, in the buffer of that name."""
         return self.array(name, 1, self.n_rows).reshape(-1)
 
     def extended(self, n_more: int, make: Callable[[Tile, FloatArray], None]) -> FloatArray:
-        """`augmented` with more lines below it, (D + 1 + n_more, n).
+        """phi(x) of each row, (D + 1 + n_more, n): `augmented`, and below it n_more functions of the features.
 
-        make(tile, more) writes these into more (n_more, n), once for each time that the tile is filled.
+        make(tile, more) writes these into more (n_more, n); it is called once for each time that the tile is filled.
         """
         height, augmented = self.n_features + 1, self.augmented
         place = self._buffers["augmented"]
@@ -145,7 +150,7 @@ class Tile:
         return whole
 
     def by_row(self) -> FloatArray:
-        """The rows minus the centre in the order of a file, (n, D)."""
+        """The rows minus the centre, (n, D)."""
         by_row = self.array("by_row", self.n_rows, self.n_features)
         if "by_row" not in self._made:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -154,20 +159,21 @@ class Tile:
         return by_row
 
     def fill(self, rows: Rows, centre: FloatArray, *, mask: bool, dtype: np.dtype[Any] = DOUBLE) -> None:
-        """Take rows as the content of the tile, without a copy of their values.
+        """Set the content of the tile, without a copy of the rows' values.
 
         Parameters
         ----------
         rows : Rows
-            Values (n, D) of any real dtype and, where rows have weights, weights (n,), in the memory of the tile's own
+            Values (n, D) of any real dtype and, where rows have them, sample weights (n,), in the memory of the tile's
             arrays. The values must not change before the next call.
         centre : ndarray of shape (D,), float64
             Subtracted from every row.
         mask : bool
-            Whether rows of weight zero or with values that are not finite may occur. `mask` then replaces them, so
-            that nothing they hold reaches a sum.
+            Whether rows of weight zero, or with values that are not finite, may occur. They are then masked, so that
+            none of their values enters a sum.
         dtype : dtype
-            Of the tile's arrays. The centre is subtracted in float64, and the differences are rounded to this dtype.
+            float32 or float64, for the arrays of the tile. The centre is subtracted in float64, and the differences are
+            rounded to this dtype.
         """
         self._made.clear()
         self.dtype = dtype
@@ -177,7 +183,8 @@ class Tile:
             self.mask()
 
     def mask(self) -> None:
-        """Set weight to zero and values to the centre where a row has weight zero or values that are not finite."""
+        """Mask each row that has weight zero or values that are not finite: its weight becomes 0, its values the
+        centre."""
         xp = self.ops.xp
         rows = self.array("masked", self.n_rows, self.n_features, DOUBLE)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -192,7 +199,7 @@ class Tile:
         self._made.clear()
 
     def widened(self) -> Tile:
-        """The same rows in float64; without their weights."""
+        """A tile with the same rows in float64, without sample weights; this tile if it is of float64 itself."""
         if self.dtype == DOUBLE:
             return self
         if self._wide is None:

@@ -1,4 +1,4 @@
-"""Symmetric matrices packed: their lower triangles, line by line."""
+"""Packed symmetric matrices: their lower triangles, row by row."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mpigmm.core.exact import FloatArray
 
 @lru_cache(maxsize=8)
 def lower_triangle(n_features: int) -> NDArray[np.intp]:
-    """Flat indices of the lower triangle of a (D, D) matrix."""
+    """Flat indices (D (D + 1) / 2,) of the lower triangle of a (D, D) matrix, row by row."""
     rows, columns = np.tril_indices(n_features)
     return np.asarray(rows * n_features + columns, np.intp)
 
 
 @lru_cache(maxsize=8)
 def mirrored(n_features: int) -> NDArray[np.intp]:
-    """The same of the entries across the diagonal from these."""
+    """Flat indices of the transposed entries: entry (j, i) where `lower_triangle` has entry (i, j)."""
     rows, columns = np.divmod(lower_triangle(n_features), n_features)
     return np.asarray(columns * n_features + rows, np.intp)
 

@@ -74,7 +74,7 @@ def _survey_own(context: RankContext, own: DataSummaryStatistics, sampler: RowSa
         statistics, chosen = DataSummaryStatistics(centre, drop=drop), RowSample()
         for rows in tiles:
             statistics.add(tile, rows)
-            chosen.take(sampler, tile, rows)
+            chosen.add(sampler, tile, rows)
         return statistics, chosen
 
     try:
@@ -216,7 +216,7 @@ def _sample_own(context: RankContext, survey: DataSummary, sampler: RowSampler, 
         chosen = RowSample()
         for rows in tiles:
             tile.fill(rows, survey.centre, mask=survey.masked)
-            chosen.take(sampler, tile, rows)
+            chosen.add(sampler, tile, rows)
         return chosen
 
     for part in context.for_each_tile(tile_function):

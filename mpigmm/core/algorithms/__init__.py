@@ -1,4 +1,4 @@
-"""Algorithms that fit a mixture, by name."""
+"""The algorithms that fit a mixture."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from mpigmm.core.algorithms.base import Algorithm
 from mpigmm.core.algorithms.batch import BatchEM
 
 ALGORITHMS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (BatchEM,)}
-"""The registry: algorithms added here can be chosen by their names."""
+"""The registry of algorithms by name."""

@@ -1,7 +1,7 @@
-"""What an algorithm is: a state machine between passes over the rows.
+"""The interface of algorithms. An algorithm is a state machine that takes a step after each pass over the rows.
 
-Algorithms are pure: from the same state and the same sums they go to the same state, on every rank. They see neither
-ranks nor files; whoever drives them sums what they ask for, records what they report, and stores their state.
+Algorithms are pure: the same state and the same sums lead to the same next state on every rank. They know neither ranks
+nor files. The caller computes the sums that an algorithm requests, records its reports and stores its state.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is fitted, but for the rows.
+    """The parameters of a fit that do not change from step to step.
 
     Attributes
     ----------
     summary : DataSummary
-        Of the rows.
+        Summary of the rows.
     safeguards : Safeguards
     prior : Prior
     dtype : dtype
-        Of the tiles, where the mixture leaves enough digits: float32 or float64.
+        float32 or float64: the precision of the tiles that the user wants. Where float32 has too few digits, float64 is
+        used.
     """
 
     summary: DataSummary
@@ -47,26 +48,27 @@ class Problem:
     dtype: np.dtype[Any]
 
     def centred(self, mixture: Mixture) -> DataSummary:
-        """The summary with a centre that keeps the digits of all components' rows."""
+        """The summary with its centre replaced by `safe_centre` of a mixture."""
         return replace(self.summary, centre=safe_centre(mixture, self.summary.centre))
 
     def first_precision(self, mixture: Mixture) -> Precision:
-        """The precision to try first."""
+        """The precision in which a step from a mixture is tried first."""
         return choose_precision(self.dtype, mixture, self.centred(mixture))
 
 
 @dataclass(frozen=True, eq=False)
 class EStepPass:
-    """What an algorithm wants to be summed over all rows.
+    """The sums over all rows that an algorithm requests.
 
     Attributes
     ----------
     mixture : Mixture
+        The mixture of the E-step.
     precision : Precision
     n_limbs : int, optional
-        Limbs of the exact sums; as `sum_format` chooses where left out.
+        Number of limbs of the exact sums; `sum_format` chooses it by default.
     responsibilities : callable, optional
-        What takes the place of the posterior.
+        A function of type `Responsibilities`; posterior probabilities by default.
     """
 
     mixture: Mixture
@@ -77,14 +79,16 @@ class EStepPass:
 
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """The sums of a pass.
+    """The result of a pass.
 
     Attributes
     ----------
     of : EStepPass
+        The pass.
     statistics : SufficientStatistics
+        Sums over all rows, the same on every rank.
     n_limbs : int
-        Limbs of the exact sums that the statistics were rounded from.
+        Number of limbs of the exact sums.
     """
 
     of: EStepPass
@@ -94,26 +98,34 @@ class Summed:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why a pass cannot be made: its mixture has a singular covariance, or its sums have no bounds."""
+    """A pass that cannot be computed: its mixture has a singular covariance, or its sums may leave the range of
+    float64.
+
+    Attributes
+    ----------
+    error : SingularCovarianceError or SumRangeError
+        The reason.
+    """
 
     error: SingularCovarianceError | SumRangeError
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a step came to.
+    """The result of a step, for the log and the stopping rule.
 
     Attributes
     ----------
     mean_log_likelihood : float
-        Of the mixture that entered the step, per unit of sample weight.
+        Mean log-likelihood, per unit of sample weight, of the mixture before the step.
     objective : float
-        What the algorithm maximises, on the same scale: the former, plus the prior's log-density over the total weight.
+        The quantity that the algorithm maximises, for the same mixture: the mean log-likelihood plus the log-density of
+        the prior divided by the total weight.
     change : float or None
-        Of the objective since the step before.
+        The objective minus that of the last step; None in the first step.
     repairs : Repairs
     again : bool
-        Whether the step does not count, and the next pass takes it again.
+        Whether the step does not count, because the next pass repeats it.
     """
 
     mean_log_likelihood: float
@@ -124,7 +136,7 @@ class Report:
 
 
 class Algorithm(ABC, Generic[State]):
-    """A way to fit a mixture.
+    """A method to fit a mixture.
 
     Parameters
     ----------
@@ -142,30 +154,30 @@ class Algorithm(ABC, Generic[State]):
 
     @abstractmethod
     def start(self, mixture: Mixture) -> State:
-        """The state before the first step from a mixture."""
+        """The state before the first step, given the first mixture."""
 
     @abstractmethod
     def e_step_pass(self, state: State) -> EStepPass:
-        """The pass that the next step needs."""
+        """The sums that the next step needs."""
 
     @abstractmethod
     def update(self, state: State, outcome: Summed | Rejected) -> tuple[State, Report]:
-        """The state after a step, from the outcome of `e_step_pass(state)`, and what the step came to.
+        """Take a step: the next state and the report, given the outcome of the pass `e_step_pass(state)`.
 
-        Raises `SingularCovarianceError` or `SumRangeError` where there is no way on.
+        Raises `SingularCovarianceError` or `SumRangeError` if the fit cannot go on.
         """
 
     @classmethod
     @abstractmethod
     def mixture(cls, state: State) -> Mixture:
-        """The last mixture that was accepted, never a proposal."""
+        """The current mixture: the last one that the algorithm has accepted."""
 
     @classmethod
     @abstractmethod
     def to_arrays(cls, state: State) -> dict[str, FloatArray]:
-        """What the next step depends on, for checkpoints; `Mixture.arrays` of the mixture are among it."""
+        """The state as named arrays, for checkpoints; they include `Mixture.arrays` of the current mixture."""
 
     @classmethod
     @abstractmethod
     def from_arrays(cls, covariance_type: str, arrays: Mapping[str, FloatArray]) -> State:
-        """The state in arrays like those of `to_arrays`. Raises `MixtureError`."""
+        """The state from the arrays of `to_arrays`. Raises `MixtureError` if they do not hold a mixture."""

@@ -21,17 +21,17 @@ from mpigmm.core.sum_format import refined_limbs
 
 @dataclass(frozen=True, eq=False)
 class BatchState:
-    """The state between two passes.
+    """The state of batch EM between two passes.
 
     Attributes
     ----------
     mixture : Mixture
     objective : float or None
-        Of the mixture before this one.
+        Objective of the last mixture; None before the first step.
     precision : Precision or None
-        In which a step is taken again; None where the next pass is the first of its step.
+        Precision in which the next pass repeats the step; None if the next pass is the first of a step.
     n_limbs : int or None
-        Limbs of the sums with which it is taken again.
+        Number of limbs with which the next pass repeats the step; None if it is chosen anew.
     """
 
     mixture: Mixture
@@ -41,9 +41,10 @@ class BatchState:
 
 
 class BatchEM(Algorithm[BatchState]):
-    """Expectation-maximisation.
+    """Expectation-maximisation (EM) in which each step uses all rows (Dempster, Laird and Rubin, J. R. Stat. Soc. B 39,
+    1977).
 
-    A step is taken again where float32 turns out to leave too few digits for the new mixture, or the sums too few bits.
+    A step is repeated if the new mixture shows that the sums had too few bits, or that float32 had too few digits.
     """
 
     name = "batch"
@@ -85,8 +86,10 @@ class BatchEM(Algorithm[BatchState]):
         return BatchState(Mixture.from_arrays(covariance_type, arrays), None if np.isnan(objective) else objective)
 
     def _finer(self, summed: Summed, new: Mixture) -> Precision | None:
-        """The precision in which the step to a new mixture is taken again, if it is; raises
-        `SingularCovarianceError`."""
+        """The precision in which the step to the new mixture must be repeated; None if it need not be.
+
+        Raises `SingularCovarianceError` if the new mixture is singular although everything was in float64.
+        """
         precision = summed.of.precision
         try:
             _ = new.covariances.factors

@@ -1,4 +1,4 @@
-"""The M-step, from the statistics of all rows.
+"""The M-step.
 
 Equations as in Bishop, Pattern Recognition and Machine Learning (2006), section 9.2, with moments taken about the
 means that entered the E-step (section "Conditioning" of docs/mathematics.md).
@@ -20,12 +20,14 @@ from mpigmm.core.sum_format import least_count
 def m_step(
     mixture: Mixture, statistics: SufficientStatistics, summary: DataSummary, safeguards: Safeguards, prior: Prior
 ) -> tuple[Mixture, Repairs]:
-    """The mixture that maximises the expected log-likelihood plus the prior's log-density.
+    """The mixture that maximises the expected log-likelihood plus the log-density of the prior.
+
+    Empty components are re-seeded.
 
     Parameters
     ----------
     mixture : Mixture
-        The one that entered the E-step.
+        The mixture of the E-step.
     statistics : SufficientStatistics
         Sums over all rows.
     summary : DataSummary
@@ -36,7 +38,7 @@ def m_step(
     -------
     mixture : Mixture
     repairs : Repairs
-        Whose covariances were floored, and which empty components were re-seeded.
+        The components whose covariances were floored, and those that were re-seeded.
     """
     empty = statistics.counts <= least_count(summary)
     sums = prior.m_step_sums(mixture, statistics)

@@ -1,4 +1,4 @@
-"""Repairs of components that an M-step leaves without rows."""
+"""Repairs that an M-step makes: raised variances, and new parameters for empty components."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mpigmm.core.mixture import Mixture
 
 @dataclass(frozen=True)
 class Repairs:
-    """The components that an M-step repaired.
+    """The components that an M-step has repaired.
 
     Attributes
     ----------
     floored : sequence of int or None
-        Those whose variances were raised to the floor; None stands for the tied covariance.
+        Components whose variances were raised to the floor; None stands for the tied covariance.
     reseeded : sequence of int
-        Those that held no rows and were given half of another component.
+        Empty components, each of which has become half of another component.
     """
 
     floored: Sequence[int | None] = ()
@@ -31,22 +31,25 @@ class Repairs:
 
 
 def reseed(mixture: Mixture, empty: Sequence[int], data_variances: FloatArray) -> Mixture:
-    """The mixture in which each empty component takes half of the heaviest one in turn.
+    """Split the component with the largest weight in two for each empty component, one after another.
 
-    The two have the same covariance, and means half a standard deviation to either side along its principal axis.
+    Each half has half the weight and the same covariance. The means move by half a standard deviation along the
+    principal axis, in opposite directions.
 
     Parameters
     ----------
     mixture : Mixture
     empty : sequence of int
+        Numbers of the empty components.
     data_variances : ndarray of shape (D,)
+        Variance of each feature over all rows.
     """
-    weights, means, places = mixture.weights.copy(), mixture.means.copy(), np.arange(mixture.n_components)
+    weights, means, sources = mixture.weights.copy(), mixture.means.copy(), np.arange(mixture.n_components)
     for component in empty:
         heaviest = int(weights.argmax())
-        axis = 0.5 * mixture.covariances.principal_axis(int(places[heaviest]), data_variances)
+        axis = 0.5 * mixture.covariances.principal_axis(int(sources[heaviest]), data_variances)
         weights[[heaviest, component]] = weights[heaviest] / 2
         means[component] = means[heaviest] - axis
         means[heaviest] += axis
-        places[component] = places[heaviest]
-    return Mixture(weights, means, mixture.covariances.select(places))
+        sources[component] = sources[heaviest]
+    return Mixture(weights, means, mixture.covariances.select(sources))

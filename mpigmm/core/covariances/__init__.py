@@ -1,4 +1,4 @@
-"""Types of covariances, by the names that scikit-learn gives them."""
+"""The covariance types, with the names that scikit-learn gives them."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from mpigmm.core.covariances.spherical import Spherical
 from mpigmm.core.covariances.tied import Tied
 
 COVARIANCE_TYPES: dict[str, type[Covariances]] = {kind.name: kind for kind in (Full, Tied, Diag, Spherical)}
-"""The registry: types added here can be chosen by their names."""
+"""The registry of covariance types by name."""

@@ -1,4 +1,5 @@
-"""The covariances of a mixture: a value that owns its arrays and knows its M-step; one class a type."""
+"""The interface of covariance types. The covariances of a mixture are a value that owns its arrays and has an
+M-step."""
 
 from __future__ import annotations
 
@@ -9,21 +10,20 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.factors import Factors, Places
+from mpigmm.core.factors import Factors
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.statistics import Layout, layout_of
 
-BoolArray = NDArray[np.bool_]
-
 Floored = Sequence[int | None]
-"""Numbers of the components whose variances were raised to a floor; None stands for a covariance that all share."""
+"""Numbers of the components whose variances were raised to a floor; None stands for a covariance that all components
+share."""
 
 
 class CovarianceError(ValueError):
-    """Arrays that are not covariances of the type; the message says which and why."""
+    """Arrays that are not covariances of a type; the message names the arrays and the reason."""
 
 
 class SingularCovarianceError(Exception):
@@ -32,9 +32,9 @@ class SingularCovarianceError(Exception):
     Parameters
     ----------
     component : int or None
-        Its component; None for a covariance that all components share.
+        Number of its component; None for a covariance that all components share.
     lacks : str
-        The property that it lacks.
+        The property that the covariance lacks, for the message.
     """
 
     def __init__(self, component: int | None, lacks: str = "positive definite") -> None:
@@ -45,14 +45,14 @@ class SingularCovarianceError(Exception):
 
 @dataclass(frozen=True)
 class Safeguards:
-    """What keeps covariances away from zero.
+    """Parameters that keep covariances positive definite.
 
     Parameters
     ----------
     reg_covar : float
-        Added to every diagonal entry.
+        Variance that is added to every diagonal entry.
     variance_floor : float
-        Least variance in any direction as a share of the data's.
+        Least variance in any direction, as a share of the data's variance.
     """
 
     reg_covar: float
@@ -61,18 +61,18 @@ class Safeguards:
 
 @dataclass(frozen=True, eq=False)
 class MStepSums:
-    """The sums of an M-step: statistics of the rows, and what a prior adds to them.
+    """The sums from which an M-step computes parameters: the statistics of the rows, and the terms that a prior adds.
 
-    A prior may count differently for weights, means and covariances; without one the three counts are those of the
-    rows.
+    A prior may add different counts for weights, means and covariances. Without a prior all three are the counts N_k of
+    the rows.
 
     Attributes
     ----------
     weight_counts, mean_counts, covariance_counts : ndarray of shape (K,)
-        Denominators of the new parameters.
+        Denominators of the new parameters. Weights are scaled to the sum 1.
     first_moments : ndarray of shape (K, D)
     second_moments : ndarray of shape (n_second,)
-        Both about the means that entered the E-step.
+        Packed as `Covariances.second_moments` says. Both moments are about the means that entered the E-step.
     """
 
     weight_counts: FloatArray
@@ -83,18 +83,19 @@ class MStepSums:
 
 
 class Covariances(ABC):
-    """The covariances of all components, positive definite but for what `factors` refuses.
+    """The covariances of all components.
 
-    A value: no method changes its arrays once another may have seen them.
+    Instances are immutable: no method changes the arrays of an instance that other code may hold. They may be singular,
+    in which case `factors` raises an error.
 
     Attributes
     ----------
     name : str
-        Of the type.
+        Name of the type.
     array_names : tuple of str
-        Keys of `arrays`.
+        Keys of the result of `arrays`.
     second_moments : SecondMoments
-        Which second moments its M-step needs.
+        The second moments that the M-step needs.
     """
 
     name: ClassVar[str]
@@ -103,35 +104,36 @@ class Covariances(ABC):
 
     @classmethod  # noqa: B027
     def prepare(cls) -> None:
-        """Import the libraries that the type computes with, so that limits of threads set afterwards hold for them."""
+        """Import the libraries that the type uses, so that limits of the number of threads, set later, apply to
+        them."""
 
     @classmethod
     @abstractmethod
     def isotropic(cls, n_components: int, n_features: int) -> Covariances:
-        """Unit variances."""
+        """Covariances of unit variances, without correlations."""
 
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, FloatArray], n_components: int, n_features: int) -> Covariances:
-        """The covariances in arrays like those of `arrays`, which become theirs. Raises `CovarianceError`."""
+        """Covariances that own the given arrays, which are named like those of `arrays`. Raises `CovarianceError`."""
 
     def check_symmetry(self) -> None:  # noqa: B027
-        """Raise `SingularCovarianceError` for a matrix that is not symmetric, of which factors see one triangle
-        alone."""
+        """Raise `SingularCovarianceError` for a matrix that is not symmetric; `factors` reads only one triangle of
+        it."""
 
     @abstractmethod
     def arrays(self) -> dict[str, FloatArray]:
-        """The arrays that the covariances consist of, by name; checkpoints and models hold them."""
+        """The arrays of the covariances by name, as checkpoints and model files store them."""
 
     @classmethod
     @abstractmethod
     def n_parameters(cls, n_components: int, n_features: int) -> int:
-        """Free parameters, for AIC and BIC."""
+        """Number of free parameters, for AIC and BIC."""
 
     @classmethod
     @abstractmethod
     def n_second(cls, n_components: int, n_features: int) -> int:
-        """Entries of the packed second moments."""
+        """Number of entries of the packed second moments."""
 
     @classmethod
     def layout(cls, n_components: int, n_features: int) -> Layout:
@@ -139,27 +141,29 @@ class Covariances(ABC):
         return layout_of(n_components, n_features, cls.n_second(n_components, n_features))
 
     @abstractmethod
-    def select(self, places: Places) -> Covariances:
-        """Those of some components, in any order; a component may be selected again."""
+    def select(self, components: Indices) -> Covariances:
+        """The covariances of the components with these numbers, in this order; a number may occur several times."""
 
     @property
     @abstractmethod
     def variances(self) -> FloatArray:
-        """The diagonals, of a shape that broadcasts to (K, D)."""
+        """The diagonals of the covariances, of a shape that broadcasts to (K, D)."""
 
     @cached_property
     def factors(self) -> Factors:
-        """Factors of the precisions; raises `SingularCovarianceError`."""
+        """Factors of the precision matrices; raises `SingularCovarianceError`."""
         return self.factorised()
 
     @abstractmethod
     def factorised(self) -> Factors:
-        """What `factors` keeps."""
+        """Compute the value of `factors`; raises `SingularCovarianceError`."""
 
     @abstractmethod
     def bounds(self, deviations: FloatArray) -> FloatArray:
-        """Upper bounds (n_second,) of one row's part in the second moments, given |x_d - mean_kd| <= deviations (K,
-        D)."""
+        """Upper bounds (n_second,) of one row's terms in the packed second moments.
+
+        Deviations (K, D) bound |x_d - mean_kd| for the row x.
+        """
 
     @abstractmethod
     def update(
@@ -173,41 +177,43 @@ class Covariances(ABC):
         deltas : ndarray of shape (K, D)
             New means minus old ones.
         empty : ndarray of bool, shape (K,)
-            Components without rows, which keep their covariances.
+            Whether a component is empty. Empty components keep their covariances.
         safeguards : Safeguards
         data_variances : ndarray of shape (D,)
+            Variance of each feature over all rows.
 
         Returns
         -------
         covariances : Covariances
         floored : sequence of int or None
-            Whose variances were raised to the floor.
+            Components whose variances were raised to the floor; see `Floored`.
         """
 
     @abstractmethod
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
-        """Direction (D,) of the component's largest variance, with its standard deviation as length.
+        """Vector (D,) in the direction of the component's largest variance; its norm is the standard deviation.
 
-        Where the component's variances are all equal, the direction is that of the data's largest variance (D,).
+        For a component with equal variances in all directions, it is in the direction of the feature with the largest
+        of data_variances (D,).
         """
 
     def release(self) -> None:
-        """Free the memory of the factors, which are computed again where they are needed."""
+        """Free the memory of `factors`, which are computed again when they are needed."""
         self.__dict__.pop("factors", None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Factors, as large as the arrays, are not pickled: the receiver computes them."""
+        """Factors are not pickled, since they are as large as the arrays; the receiver computes them."""
         return {name: value for name, value in self.__dict__.items() if name != "factors"}
 
 
 @dataclass(frozen=True, eq=False)
 class EstimatedCovariances(Covariances):
-    """A type of one array, estimated from second moments.
+    """Base of the types whose covariances are one array, which the M-step computes from second moments.
 
     Attributes
     ----------
     values : ndarray, float64
-        Variances and covariances, shaped as in scikit-learn.
+        Variances and covariances, in the shape that scikit-learn gives `covariances_` of the same type.
     """
 
     values: FloatArray
@@ -240,22 +246,31 @@ class EstimatedCovariances(Covariances):
 
     @abstractmethod
     def estimate(self, sums: MStepSums, deltas: FloatArray, empty: BoolArray) -> EstimatedCovariances:
-        """Covariances about the new means, from moments about the old ones; `empty` components keep theirs."""
+        """Covariances about the new means, old means plus deltas (K, D), from moments about the old means.
+
+        Components that are empty (K,) keep their covariances.
+        """
 
     @abstractmethod
     def regularise(self, reg_covar: float) -> EstimatedCovariances:
-        """These, which no one else has seen, with reg_covar added to every variance on the diagonal."""
+        """These covariances with reg_covar added to the diagonals.
+
+        `update` calls it for the result of `estimate`, which no other code holds and which may therefore be
+        overwritten.
+        """
 
     @abstractmethod
     def floor(self, share: float, data_variances: FloatArray) -> tuple[EstimatedCovariances, Floored]:
-        """These, with every direction's variance raised to share times the data's variances (D,), and whose were
-        raised."""
+        """These covariances with the variance in every direction at least share times the data's variances (D,).
+
+        Returns, too, which components were changed.
+        """
 
     def is_above_floor(self, share: float, data_variances: FloatArray) -> bool:
-        """Whether the variance surely exceeds share of the data's variances (D,) in every direction.
+        """Whether a bound shows that the variance in every direction exceeds share times the data's variances V (D,).
 
-        The largest eigenvalue of V^(1/2) P V^(1/2), whose inverse is the least share, is at most its trace
-        sum_d V_d P_dd. The next E-step needs the factors that this computes.
+        The least ratio of the two is the inverse of the largest eigenvalue of V^(1/2) P V^(1/2), where P is a precision
+        matrix. This eigenvalue is at most the trace sum_d V_d P_dd. The next E-step needs the factors computed here.
         """
         try:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -265,7 +280,10 @@ class EstimatedCovariances(Covariances):
 
     @staticmethod
     def shrinkage(sums: MStepSums) -> FloatArray:
-        """Weight (K,) of the square of a mean's change in its covariance: one, unless a prior counts differently."""
+        """Coefficient (K,) of the squared change of a mean in its component's covariance.
+
+        It is one unless a prior adds different counts for means and covariances.
+        """
         return sums.mean_counts / sums.covariance_counts
 
 

@@ -1,4 +1,4 @@
-"""Covariance type `diag`: a variance for each component and feature."""
+"""Covariance type `diag`: each component has a variance of each feature, and no correlations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.covariances.base import (
-    BoolArray,
     Covariances,
     EstimatedCovariances,
     Floored,
@@ -16,13 +16,13 @@ from mpigmm.core.covariances.base import (
     first_singular,
 )
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.factors import DiagonalFactors, Places
+from mpigmm.core.factors import DiagonalFactors
 from mpigmm.core.ops.groups import SecondMoments
 
 
 @dataclass(frozen=True, eq=False)
 class Diag(EstimatedCovariances):
-    """Variances of shape (K, D)."""
+    """Variances, `values` of shape (K, D)."""
 
     name = "diag"
     second_moments = SecondMoments.EACH_FEATURE
@@ -43,8 +43,8 @@ class Diag(EstimatedCovariances):
     def isotropic(cls, n_components: int, n_features: int) -> Covariances:
         return cls(np.ones((n_components, n_features)))
 
-    def select(self, places: Places) -> Diag:
-        return Diag(self.values[places])
+    def select(self, components: Indices) -> Diag:
+        return Diag(self.values[components])
 
     @property
     def variances(self) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Covariance type `full`: a matrix for each component."""
+"""Covariance type `full`: each component has a covariance matrix."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpigmm.core import matrices
+from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.covariances.base import (
-    BoolArray,
     Covariances,
     EstimatedCovariances,
     Floored,
@@ -16,14 +16,14 @@ from mpigmm.core.covariances.base import (
     SingularCovarianceError,
 )
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.factors import Places, TriangularFactors
+from mpigmm.core.factors import TriangularFactors
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.triangle import lower_triangle, unpack
 
 
 @dataclass(frozen=True, eq=False)
 class Full(EstimatedCovariances):
-    """Covariances of shape (K, D, D)."""
+    """Covariance matrices, `values` of shape (K, D, D)."""
 
     name = "full"
     second_moments = SecondMoments.PAIRS_OF_EACH
@@ -53,8 +53,8 @@ class Full(EstimatedCovariances):
             if not matrices.is_symmetric(covariance):
                 raise SingularCovarianceError(k, "symmetric")
 
-    def select(self, places: Places) -> Full:
-        return Full(self.values[places])
+    def select(self, components: Indices) -> Full:
+        return Full(self.values[components])
 
     @property
     def variances(self) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Covariance type `spherical`: one variance for each component."""
+"""Covariance type `spherical`: each component has one variance, the same for all features."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.covariances.base import (
-    BoolArray,
     Covariances,
     EstimatedCovariances,
     Floored,
@@ -16,13 +16,13 @@ from mpigmm.core.covariances.base import (
     first_singular,
 )
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.factors import IsotropicFactors, Places
+from mpigmm.core.factors import IsotropicFactors
 from mpigmm.core.ops.groups import SecondMoments
 
 
 @dataclass(frozen=True, eq=False)
 class Spherical(EstimatedCovariances):
-    """Variances of shape (K,)."""
+    """Variances, `values` of shape (K,)."""
 
     name = "spherical"
     second_moments = SecondMoments.ALL_FEATURES
@@ -43,8 +43,8 @@ class Spherical(EstimatedCovariances):
     def isotropic(cls, n_components: int, n_features: int) -> Covariances:
         return cls(np.ones(n_components))
 
-    def select(self, places: Places) -> Spherical:
-        return Spherical(self.values[places])
+    def select(self, components: Indices) -> Spherical:
+        return Spherical(self.values[components])
 
     @property
     def variances(self) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Covariance type `tied`: one matrix for all components."""
+"""Covariance type `tied`: all components share one covariance matrix."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpigmm.core import matrices
+from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.covariances.base import (
-    BoolArray,
     Covariances,
     EstimatedCovariances,
     Floored,
@@ -16,14 +16,14 @@ from mpigmm.core.covariances.base import (
     SingularCovarianceError,
 )
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.factors import Places, SharedTriangularFactor
+from mpigmm.core.factors import SharedTriangularFactor
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.triangle import lower_triangle, unpack
 
 
 @dataclass(frozen=True, eq=False)
 class Tied(EstimatedCovariances):
-    """A covariance of shape (D, D)."""
+    """The covariance matrix, `values` of shape (D, D)."""
 
     name = "tied"
     second_moments = SecondMoments.PAIRS_SUMMED
@@ -52,7 +52,7 @@ class Tied(EstimatedCovariances):
         if not matrices.is_symmetric(self.values):
             raise SingularCovarianceError(None, "symmetric")
 
-    def select(self, places: Places) -> Tied:
+    def select(self, components: Indices) -> Tied:
         return self
 
     @property

@@ -1,1 +1,1 @@
-"""The E-step: kernels, each a way to compute log-densities and statistics, and the choice among them."""
+"""The E-step: its kernels, which are different ways to compute log-densities and statistics, and the choice of one."""

@@ -1,36 +1,45 @@
-"""What a kernel is: one way to do the E-step."""
+"""The interface of kernels; a kernel is one way to do the E-step."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.arrays import BoolArray
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
 
 class Kernel(ABC):
-    """Log-densities and moments of the rows of any tile; made once an E-step, shared by all threads.
+    """Computes log-densities and moments of the rows of a tile.
 
-    Arrays of tiles, and those that the methods fill, lie in the memory of the operations' array library.
+    An E-step makes one kernel, which all threads share. All array arguments of the methods belong to the array library
+    of the array operations.
     """
 
     @abstractmethod
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        """log weights_k N(x | mean_k, covariance_k) of all rows and components into out (K, n)."""
+        """Compute log(weights_k N(x | mean_k, covariance_k)) for all components and rows into out (K, n)."""
 
     @abstractmethod
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        """Moments about the means, weighted with resp (K, n), into first (K, D) and packed second (n_second,)."""
+        """Compute moments about the means, weighted with resp (K, n).
+
+        First moments go into first (K, D), packed second moments into second (n_second,); both are float64.
+        """
 
     def e_step(self, tile: Tile, statistics: SufficientStatistics) -> bool:
-        """All statistics of a tile at once, where the kernel has a way; False, and nothing done, where it has none."""
+        """Overwrite all statistics with those of a tile, in one pass through its rows.
+
+        Returns False, and leaves the statistics unchanged, if the kernel cannot do this.
+        """
         return False
 
     def dense_part(self) -> Kernel | None:
-        """The kernel that computes all pairs of row and component, where this one would leave all pairs to it."""
+        """The kernel to which this one would leave every tile, or itself, if that kernel computes all pairs of row and
+        component; otherwise None."""
         return None
 
 
@@ -38,13 +47,13 @@ NextKernel = Callable[[], Kernel]
 
 
 class RegisteredKernel(Kernel):
-    """A kernel that may be chosen for some or all components of a mixture.
+    """A kernel in the registry, which may be chosen for some or all components of a mixture.
 
     Parameters
     ----------
     inputs : EStepInputs
     next_kernel : callable
-        Makes the kernel that would be chosen for the same components if this one were not in the registry.
+        Makes the kernel that is chosen for the same components from the rest of the registry after this one.
     """
 
     @abstractmethod
@@ -53,10 +62,12 @@ class RegisteredKernel(Kernel):
     @classmethod
     @abstractmethod
     def supports(cls, inputs: EStepInputs) -> BoolArray:
-        """Components (K,) for which the kernel gives all the digits that are needed."""
+        """Components (K,) for which the kernel computes accurate results."""
 
     @classmethod
     def pays(cls, inputs: EStepInputs) -> bool:
-        """Whether the kernel is expected to be faster than those after it in the registry, where it supports some of
-        the components."""
+        """Whether the kernel is expected to be faster than those after it in the registry.
+
+        Asked only if the kernel supports some of the components.
+        """
         return True

@@ -1,4 +1,4 @@
-"""The one place that chooses how to do the E-step, from numbers that all ranks share."""
+"""The registry of kernels, and the choice of a kernel from numbers that all ranks share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mpigmm.core.arrays import BoolArray
 from mpigmm.core.estep.base import Kernel, RegisteredKernel
 from mpigmm.core.estep.differences import DifferenceKernel
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.estep.pruned import PrunedKernel
 from mpigmm.core.estep.quadratic import (
     DiagonalQuadraticKernel,
@@ -30,14 +31,15 @@ KERNELS: list[type[RegisteredKernel]] = [
     IsotropicQuadraticKernel,
     DifferenceKernel,
 ]
-"""The registry, in the order in which kernels are considered; the last one is for components that no other supports."""
+"""The registry, in the order in which kernels are considered. The last kernel must support all components."""
 
 
 def choose_kernel(inputs: EStepInputs) -> Kernel:
     """The kernel for an E-step.
 
-    Components that no kernel but the last supports go to that one. For the others the first kernel that pays is made,
-    and the last one again for those of them that it does not support.
+    The last kernel of the registry computes the components that no other kernel supports. The other components are
+    computed by the first kernel that supports some of them and pays; the last kernel computes those of them that this
+    one does not support.
     """
     supported = np.zeros(inputs.n_components, bool)
     for kind in KERNELS[:-1]:
@@ -48,7 +50,7 @@ def choose_kernel(inputs: EStepInputs) -> Kernel:
 
 
 def first_that_pays(inputs: EStepInputs, kinds: Kinds) -> Kernel:
-    """The first kernel that supports some of the components and pays."""
+    """The first of the kernels `kinds` that supports some of the components and pays; see `split` for the others."""
     kind, *others = kinds
     suited = kind.supports(inputs)
     if not (suited.any() and kind.pays(inputs)):
@@ -57,7 +59,7 @@ def first_that_pays(inputs: EStepInputs, kinds: Kinds) -> Kernel:
 
 
 def split(inputs: EStepInputs, is_fast: BoolArray, make: Callable[[EStepInputs], Kernel]) -> Kernel:
-    """The kernel that `make` makes for some components (K,), and the last one of the registry for the others."""
+    """The kernel from `make` for the components in is_fast (K,), and the last kernel of the registry for the others."""
 
     def safe(part: EStepInputs) -> Kernel:
         return KERNELS[-1](part, lambda: safe(part))

@@ -1,38 +1,40 @@
-"""Where rounding leaves an E-step enough digits, component by component."""
+"""Which components the E-step can compute accurately from products of features, in spite of rounding errors."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mpigmm.core.arrays import SINGLE
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.arrays import SINGLE, BoolArray
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 
 LARGEST_SINGLE_ERROR = 3e-5
-"""Error of a row's log-density from quadratic features in float32, in nats, up to which they are used."""
+"""Largest rounding error of a row's log-density, in nats, with which quadratic features are used in float32."""
 
 SUM_UNIT = 2.0**-23
-"""Rounding error of float32 sums, relative to the square root of the sum of their terms' squares."""
+"""Rounding error of a float32 sum, relative to the square root of the sum of the squares of its terms."""
 
 LARGEST_TERMS = 2.0**14
-"""Sum of the magnitudes of a squared distance's terms up to which it keeps about twelve digits after the point."""
+"""Largest sum of the magnitudes of the terms of a squared distance; the distance then has about twelve correct decimals
+in float64."""
 
 LARGEST_RATIO = 4096.0
-"""Squared distance of a mean from the centre, in units of the variance, up to which squares of the rows leave about
-twelve digits."""
+"""Largest squared distance of a mean from the centre, in units of the variance, with which squares of features are
+used; the squared distance of a row then has about twelve correct decimals in float64."""
 
 
 def is_well_conditioned(inputs: EStepInputs, factors: FloatArray) -> BoolArray:
     """Components (K,) whose squared distances may be computed from products of two features.
 
-    The terms whose sum is the distance must not be too large for rows about a standard deviation from the component.
-    None may where the magnitudes of the rows are unknown: then it is unknown, too, how well the mixture fits them.
+    The distance is a sum of terms, which must not be too large for rows about a standard deviation from the mean. No
+    component qualifies if the magnitudes of the rows are unknown, since it is then unknown how well the mixture fits
+    them.
 
     Parameters
     ----------
     inputs : EStepInputs
     factors : ndarray of shape (K, D, D) or (1, D, D)
-        Upper triangular.
+        Upper triangular factors U_k of the precision matrices.
     """
     if not inputs.is_bounded:
         return np.zeros(inputs.n_components, bool)
@@ -53,8 +55,8 @@ def is_well_conditioned_by_squares(inputs: EStepInputs, terms: FloatArray) -> Bo
     Parameters
     ----------
     inputs : EStepInputs
-    terms : ndarray of shape (K, D), or (K, 1) where the squares enter by their sum
-        Squared distances of the means from the tiles' centre, in units of the variances.
+    terms : ndarray of shape (K, D), or (K, 1) where a distance uses only the sum of the squares
+        Squared differences of the means and the tiles' centre, in units of the variances.
     """
     if not inputs.is_bounded:
         return np.zeros(len(terms), bool)
@@ -64,5 +66,5 @@ def is_well_conditioned_by_squares(inputs: EStepInputs, terms: FloatArray) -> Bo
 
 
 def single_error(terms: FloatArray) -> FloatArray:
-    """Rounding error (K,) of a row's log-density in float32, whose distance is the sum of terms (K, n)."""
+    """Rounding error (K,) of a row's log-density in float32 if the squared distance is the sum of terms (K, n)."""
     return np.asarray(SUM_UNIT * np.sqrt(np.square(terms).sum(axis=-1)))

@@ -1,4 +1,4 @@
-"""Distances and moments from differences of rows and means, in float64: any rows keep all their digits."""
+"""The kernel for any components: distances and moments from differences of rows and means, in float64."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import singledispatch
 
 import numpy as np
 
-from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.arrays import DOUBLE, BoolArray
 from mpigmm.core.estep.base import NextKernel, RegisteredKernel
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, Factors, IsotropicFactors, SharedTriangularFactor, TriangularFactors
 from mpigmm.core.ops.groups import NATS, DifferenceGroup
@@ -20,12 +20,16 @@ NO_MATRIX, NO_MATRICES = np.empty((0, 0)), np.empty((0, 0, 0))
 
 
 def least_responsibilities(distance_bounds: FloatArray) -> FloatArray:
-    """Responsibilities (K,) up to which moments leave rows out whose squared distances are at most (K,)."""
+    """Responsibilities (K,) up to which moments may leave rows out.
+
+    They are exp(-`NATS`) divided by upper bounds (K,) of the rows' squared distances, so that the parts left out are
+    negligible in the moments too.
+    """
     return np.asarray(math.exp(-NATS) / np.maximum(1.0, distance_bounds))
 
 
 def difference_group(inputs: EStepInputs) -> DifferenceGroup:
-    """The components as array operations want them, in the memory of the tiles."""
+    """The components as a `DifferenceGroup`, in the memory of the tiles."""
     arrays = difference_arrays(inputs.factors, inputs)
     return DifferenceGroup(inputs.second_moments, *(inputs.put(array, DOUBLE) for array in arrays))
 
@@ -38,7 +42,7 @@ def group_arrays(
     subtracted: FloatArray | None = None,
     factors: FloatArray = NO_MATRICES,
 ) -> tuple[FloatArray, ...]:
-    """The arrays of a `DifferenceGroup`, in its order."""
+    """The arrays of a `DifferenceGroup` in the order of its fields; `subtracted` is the means by default."""
     least = least_responsibilities(inputs.distance_bounds)
     subtracted = inputs.means if subtracted is None else subtracted
     return inputs.means, inputs.log_norm, least, precisions, whiten, subtracted, factors
@@ -46,7 +50,7 @@ def group_arrays(
 
 @singledispatch
 def difference_arrays(factors: Factors, inputs: EStepInputs) -> tuple[FloatArray, ...]:
-    """`group_arrays` for a class of factors; one is registered for each."""
+    """`group_arrays` of the inputs; a function is registered for each class of factors."""
     raise TypeError(f"no distances from differences are known for {type(factors).__name__}")
 
 
@@ -74,7 +78,9 @@ def _(factors: IsotropicFactors, inputs: EStepInputs) -> tuple[FloatArray, ...]:
 
 
 class DifferenceKernel(RegisteredKernel):
-    """Subtracts the means from the rows first; takes the rows of tiles in float32 in float64.
+    """Subtracts the means from the rows before anything else, in float64, also if the tiles are of float32.
+
+    No digits of the rows are lost, however far they are from the centre.
 
     Attributes
     ----------

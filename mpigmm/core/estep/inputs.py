@@ -1,4 +1,4 @@
-"""What a kernel sees of a mixture."""
+"""The inputs of an E-step."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.factors import Factors, Places
+from mpigmm.core.factors import Factors
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.groups import SecondMoments
 
-BoolArray = NDArray[np.bool_]
-
 LARGEST_ROUNDING = 1e-8
-"""Largest rounding error of whitened coordinates. It is what the log-likelihood of N rows loses, over sqrt(N)."""
+"""Largest rounding error of whitened coordinates that are computed from the rows and not from their differences from
+the mean. The error of the log-likelihood of N rows is about sqrt(N) times this."""
 
 
 @dataclass(frozen=True, eq=False)
 class EStepInputs:
-    """The components of an E-step, or some of them, and the tiles that it works on.
+    """All that a kernel needs to know of a mixture, or of some of its components, and of the tiles.
 
     Attributes
     ----------
     means : ndarray of shape (K, D)
-        Minus the tiles' centre.
+        The means minus the centre of the tiles.
     variances : ndarray of shape (K, D)
         Diagonals of the covariances.
     factors : Factors
-        Of the precisions.
+        Factors of the precision matrices.
     log_norm : ndarray of shape (K,)
-        log weights_k + log |U_k| - D/2 log 2 pi: a component's weighted log-density at its mean.
+        log weights_k + log det U_k - D/2 log 2 pi: a component's weighted log-density at its mean.
     second_moments : SecondMoments
         Which second moments the M-step needs.
     max_abs_deviation : ndarray of shape (D,)
-        Upper bounds of the magnitudes of the tiles' entries; infinite where they are unknown.
+        Upper bounds of |x_d - centre_d| over all rows x; infinite if unknown.
     dtype : dtype
-        Of the tiles.
+        float32 or float64, of the tiles.
     ops : Ops
-        The array operations to compute with, in whose memory the tiles lie.
+        The array operations, whose arrays the tiles use.
     in_double : ndarray of bool, shape (K,)
-        Components to compute in float64 whatever the dtype of the tiles.
+        Components to compute in float64 even if the tiles are of float32.
     is_part : bool
-        Whether these are some components of a mixture, so that a row's responsibilities do not sum to its weight.
+        Whether the mixture has other components too, so that the sum of a row's responsibilities is less than its
+        sample weight.
     """
 
     means: FloatArray
@@ -69,12 +69,12 @@ class EStepInputs:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether the magnitudes of the tiles' entries are known."""
+        """Whether upper bounds of the rows are known."""
         return bool(np.isfinite(self.max_abs_deviation).all())
 
     @cached_property
     def distance_bounds(self) -> FloatArray:
-        """Upper bounds (K,) of the squared Mahalanobis distances of the rows; infinite where nothing bounds them."""
+        """Upper bounds (K,) of the squared Mahalanobis distances of all rows; infinite where there are none."""
         if not self.is_bounded:
             return np.full(self.n_components, np.inf)
         return self.factors.distance_bounds(np.abs(self.means) + self.max_abs_deviation)
@@ -84,23 +84,24 @@ class EStepInputs:
         """Components (K,) so near to the tiles' centre that rows may be whitened before the whitened mean is
         subtracted.
 
-        A coordinate of a row at the mean is rounded by 2^-53 of its terms.
+        A whitened coordinate of a row near the mean then has a rounding error of 2^-53 times the sum of the magnitudes
+        of its terms, which must not exceed `LARGEST_ROUNDING`.
         """
         return 2.0**-53 * self.factors.largest_terms(self.means) <= LARGEST_ROUNDING
 
     def put(self, array: FloatArray, dtype: np.dtype[Any] | None = None) -> FloatArray:
-        """An array in the memory of the tiles, with their dtype or another."""
+        """An array in the memory of the tiles, contiguous, by default with their dtype."""
         moved: FloatArray = self.ops.arrays.put(np.ascontiguousarray(array, dtype or self.dtype))
         return moved
 
-    def part(self, places: Places) -> EStepInputs:
-        """Some of the components."""
+    def part(self, components: Indices) -> EStepInputs:
+        """The inputs for the components with these numbers."""
         return replace(
             self,
-            means=self.means[places],
-            variances=self.variances[places],
-            factors=self.factors.select(places),
-            log_norm=self.log_norm[places],
-            in_double=self.in_double[places],
+            means=self.means[components],
+            variances=self.variances[components],
+            factors=self.factors.select(components),
+            log_norm=self.log_norm[components],
+            in_double=self.in_double[components],
             is_part=True,
         )

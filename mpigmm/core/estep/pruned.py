@@ -1,4 +1,4 @@
-"""`full` covariances without the pairs of row and component whose responsibility is negligible."""
+"""A kernel for `full` covariances that leaves out pairs of row and component with a negligible responsibility."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.estep import costs
 from mpigmm.core.estep.base import Kernel, NextKernel, RegisteredKernel
 from mpigmm.core.estep.differences import least_responsibilities
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.estep.whitened import WhitenedKernel, whitening
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.ops.base import padded
@@ -19,23 +19,22 @@ from mpigmm.core.ops.groups import NATS
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
-Indices = NDArray[np.intp]
-
 LEADING = (4, 8, 12, 16, 24, 32, 48, 64)
-"""Numbers of leading features that may bound distances."""
+"""Numbers of leading features that are considered for bounds of the distances."""
 
 
 class PrunedKernel(RegisteredKernel):
-    """Evaluates only the pairs that are not negligible, or all pairs of a tile where too many are not.
+    """Evaluates only pairs of row and component that are not negligible; all pairs of a tile in which too many are not.
 
-    A whitened coordinate U_k^T (x - mu_k) depends on the features up to its own alone. The squares of the leading ones
-    therefore bound a distance from below, and a density from above: a component whose bound is negligible beside the
-    density of another one needs no more. The moments take, for each component, the rows that it is responsible for.
+    The matrix U_k is triangular, so the first n whitened coordinates U_k^T (x - mean_k) depend only on the first n
+    features. The sum of their squares bounds the squared distance from below, and so the density from above. A
+    component whose bound is negligible beside the density of another component is not evaluated. Moments of a component
+    use only the rows whose responsibility is not negligible.
 
     Attributes
     ----------
     n_leading : int
-        Features that bound distances; 0 where no bounds are used.
+        Number of leading features in the bounds; 0 if no bounds are used.
     """
 
     def __init__(self, inputs: EStepInputs, next_kernel: NextKernel) -> None:
@@ -63,22 +62,24 @@ class PrunedKernel(RegisteredKernel):
         return inputs.n_features >= costs.LEAST_FEATURES and inputs.ops.prunes and inputs.is_bounded
 
     def _split(self, factors: FloatArray) -> None:
-        """Make the coefficients of the leading whitened coordinates, and those of the others, transposed."""
+        """Compute the coefficients of the leading whitened coordinates, and the transposed coefficients of the
+        others."""
         (k, d), n, dtype = self.means.shape, self.n_leading, self._inputs.dtype
         self._leading = np.empty((k, n, n + 1), dtype)
         self._rest = np.zeros((k, 1 + d, padded(d - n)), dtype)
-        for j in range(k):  # one by one: all of them would take as much memory as the mixture
-            (lines,) = whitening(self._inputs.means[j : j + 1], factors[j : j + 1])
-            self._leading[j] = lines[:n, : n + 1]
-            self._rest[j, :, : d - n] = lines[n:].T
+        for j in range(k):  # one component at a time: all together take as much memory as the mixture
+            (coefficients,) = whitening(self._inputs.means[j : j + 1], factors[j : j + 1])
+            self._leading[j] = coefficients[:n, : n + 1]
+            self._rest[j, :, : d - n] = coefficients[n:].T
 
     @cached_property
     def dense(self) -> Kernel:
-        """The kernel for tiles with too many pairs that are not negligible, made when the first of them comes."""
+        """The kernel for tiles in which too many pairs are not negligible; made when it is first needed."""
         return self._next_kernel()
 
     def _choose_leading(self, factors: FloatArray) -> int:
-        """How many features to bound by, if the rows were the mixture's own; 0 where bounds do not pay."""
+        """Number of leading features with the least expected cost for rows drawn from the mixture; 0 if bounds do not
+        pay."""
         k, d = self.means.shape
         leading = np.array([n for n in LEADING if 2 * n <= d])
         typical = self.log_norm - 0.5 * d - NATS - np.log(1.0 + d)
@@ -89,7 +90,7 @@ class PrunedKernel(RegisteredKernel):
         return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
 
     def _expect_dense(self, factors: FloatArray) -> bool:
-        """Whether too many pairs would not be negligible for pruned moments to pay, if the rows were the mixture's."""
+        """Whether so many pairs are not negligible, for rows drawn from the mixture, that pruned moments do not pay."""
         k, d = self.means.shape
         least = self.log_norm - NATS - np.log(np.maximum(1.0, self._inputs.distance_bounds))
         share = expected_share(self.means, factors, self.log_norm, least, np.array([d]))[0]
@@ -106,7 +107,10 @@ class PrunedKernel(RegisteredKernel):
             self.dense.log_prob(tile, out)
 
     def _bounded(self, tile: Tile, out: FloatArray) -> bool:
-        """Log-densities into out (K, n), -inf where negligible; False, and out undefined, where too many are not."""
+        """Compute log-densities into out (K, n), -inf where negligible.
+
+        Returns False, with out undefined, if too many pairs are not negligible.
+        """
         self._ops.subtract_squared_norms(tile, self._leading, out, self.log_norm)
         most = int(self._most_share * out.size)
         highest = float(self.log_norm.max())
@@ -125,9 +129,10 @@ class PrunedKernel(RegisteredKernel):
 def expected_share(
     means: FloatArray, factors: FloatArray, log_norm: FloatArray, least: FloatArray, leading: Indices
 ) -> FloatArray:
-    """Shares of the pairs that bounds by this many leading features would leave, if the rows were the mixture's own.
+    """Expected shares (n,) of the pairs whose bounds are not negligible, for the numbers (n,) of leading features.
 
-    A row of component j stands at its mean; a pair is left where the bound of its density is at least least_j.
+    Rows are assumed to be drawn from the mixture. For the estimate, a row of component j is replaced by mean j, and a
+    pair counts if the bound of its log-density is at least least_j, least (K,).
     """
     left, weights = np.zeros(len(leading)), relative_weights(factors, log_norm)
     for component, factor in enumerate(factors):
@@ -138,7 +143,7 @@ def expected_share(
 
 
 def relative_weights(factors: FloatArray, log_norm: FloatArray) -> FloatArray:
-    """Weights (K,) of some components, in proportion to those of their mixture, with sum 1."""
+    """Mixture weights (K,) of the components, scaled to the sum 1."""
     log_weights = log_norm - np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
     weights = np.exp(log_weights - log_weights.max())
     return np.asarray(weights / weights.sum())

@@ -1,6 +1,7 @@
-"""Log-densities and statistics as two matrix products with quadratic features of the rows.
+"""Kernels that compute log-densities and statistics as matrix products with quadratic features of the rows.
 
-With phi(x) = [1, x, products of x], all log-densities are W phi and all statistics R phi^T.
+With phi(x) = [1, x, products of x], all log-densities are W phi and all statistics R phi^T, where the matrices W hold
+coefficients and R responsibilities.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.arrays import DOUBLE, BoolArray
 from mpigmm.core.estep.base import Kernel, NextKernel, RegisteredKernel
 from mpigmm.core.estep.conditioning import is_well_conditioned, is_well_conditioned_by_squares
 from mpigmm.core.estep.differences import difference_group
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, Factors, IsotropicFactors, SharedTriangularFactor, TriangularFactors
 from mpigmm.core.ops.groups import LEAST_BOUNDED, DifferenceGroup, ProductGroup, Products, SecondMoments, Sums
@@ -23,26 +24,28 @@ from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
 
 MOST_BOUNDED = 0.5
-"""Share of the components with well-conditioned quadratic features from which on these are used where
-`DifferenceKernel` would bound distances by the first features, which it alone does."""
+"""Least share of components with well-conditioned quadratic features for which these are used if `DifferenceKernel`
+bounds distances by the first features. Quadratic kernels cannot do that."""
 
 F = TypeVar("F", bound=Factors)
 
 
 class QuadraticKernel(RegisteredKernel, Generic[F]):
-    """Squared distances mu^T P mu - 2 mu^T P x + x^T P x, and moments about the tile's centre moved to the means.
+    """Computes squared distances as mu^T P mu - 2 mu^T P x + x^T P x, and moments about the means from those about the
+    centre.
 
-    Both subtract large numbers where a component lies many standard deviations from the centre; `supports` tells where
-    enough digits are left.
+    Both subtract large numbers from each other if a component is many standard deviations from the centre. `supports`
+    tells for which components the results are accurate.
 
     Attributes
     ----------
     kind : Products
-        The products of the features.
+        The products of features in phi.
     factors, sums : type, SecondMoments
-        The class of factors that the kernel is for, and the second moments that it yields.
+        The class of factors that the kernel supports, and the second moments that it computes.
     group : ProductGroup
     means : ndarray of shape (K, D)
+        The means minus the centre of the tiles.
     """
 
     kind: ClassVar[Products]
@@ -69,49 +72,50 @@ class QuadraticKernel(RegisteredKernel, Generic[F]):
     @classmethod
     @abstractmethod
     def conditioned(cls, inputs: EStepInputs, factors: F) -> BoolArray:
-        """Components (K,) that lie near enough to the centre."""
+        """Components (K,) that are near enough to the centre for accurate results."""
 
     @abstractmethod
     def coefficients(self, inputs: EStepInputs, factors: F) -> tuple[FloatArray, FloatArray]:
-        """Coefficients (K, Q) of the products in the squared distance, and P mu, (K, D)."""
+        """Coefficients (K, Q) of the products in the squared distance, and P_k mu_k, (K, D)."""
 
     def whitening(self, inputs: EStepInputs, factors: F) -> FloatArray:
-        """The matrix (D, D) that rows are multiplied by before their products are taken, or (0, 0) where none is."""
+        """The matrix (D, D) by which rows are multiplied before products are computed; (0, 0) if there is none."""
         return np.empty((0, 0), inputs.dtype)
 
     def moments(self, inputs: EStepInputs) -> DifferenceGroup | None:
-        """The same components, where moments of few rows may be taken by differences."""
+        """The same components by differences, for moments over few rows; None if the kernel does not support
+        it."""
         return None
 
-    def multiply(self, tile: Tile, out: FloatArray) -> None:
-        """Products of a tile's rows into out (Q, n)."""
+    def products(self, tile: Tile, out: FloatArray) -> None:
+        """Compute the products of the features of a tile's rows into out (Q, n)."""
         self._ops.products(self.kind, tile.rows, out)
 
     @abstractmethod
     def second_moments(
         self, products: FloatArray, about_centre: FloatArray, first: FloatArray, scatter: FloatArray
     ) -> FloatArray:
-        """Second moments about the means, packed.
+        """Packed second moments about the means.
 
         Parameters
         ----------
         products : ndarray of shape (K, Q)
-            Sums of the products.
+            Sums over rows of responsibilities times products.
         about_centre, first : ndarray of shape (K, D)
             First moments about the tile's centre and about the means.
         scatter : ndarray of shape (D, D) or (0, 0)
-            The result of `scatter`.
+            The result of the method `scatter`.
         """
 
     def scatter(self, tile: Tile, resp: FloatArray) -> FloatArray:
-        """Sums (D, D) over a tile's rows that the second moments need besides, or (0, 0)."""
+        """Sums (D, D) over a tile's rows that `second_moments` needs in addition; (0, 0) if it needs none."""
         return np.empty((0, 0))
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        self._ops.xp.matmul(self.group.coefficients, tile.extended(self._n_products, self.multiply), out=out)
+        self._ops.xp.matmul(self.group.coefficients, tile.extended(self._n_products, self.products), out=out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        phi = tile.extended(self._n_products, self.multiply)
+        phi = tile.extended(self._n_products, self.products)
         self.move(self._ops.sums(tile, "sums", resp, phi), self.scatter(tile, resp), first, second)
 
     def dense_part(self) -> Kernel:
@@ -126,7 +130,7 @@ class QuadraticKernel(RegisteredKernel, Generic[F]):
         return True
 
     def move_all(self, sums: Sums, counts: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        """Counts (K,) and moments about the means from the sums of a sweep over a tile."""
+        """Compute counts (K,) and moments about the means from the results of `Ops.sweep`."""
         counts[:] = sums.products[:, 0]
         self.move(sums.products, sums.scatter, first, second)
         if sums.few is not None:
@@ -134,7 +138,7 @@ class QuadraticKernel(RegisteredKernel, Generic[F]):
                 total += few.reshape(total.shape)
 
     def move(self, sums: FloatArray, scatter: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        """Moments about the means from the sums (K, 1 + D + Q) of responsibilities times phi."""
+        """Compute moments about the means from the sums (K, 1 + D + Q) of responsibilities times phi."""
         end = 1 + self.means.shape[1]
         counts, about_centre, products = sums[:, :1], sums[:, 1:end], sums[:, end:]
         first[:] = about_centre - counts * self.means
@@ -142,7 +146,8 @@ class QuadraticKernel(RegisteredKernel, Generic[F]):
 
 
 class FullQuadraticKernel(QuadraticKernel[TriangularFactors]):
-    """For a matrix a component. The products are those of all pairs of features: a lower triangle, packed."""
+    """For a covariance matrix of each component. The products are those of all pairs of features: a packed lower
+    triangle."""
 
     kind = Products.PAIRS
     factors = TriangularFactors
@@ -169,10 +174,10 @@ class FullQuadraticKernel(QuadraticKernel[TriangularFactors]):
 
 
 class TiedQuadraticKernel(QuadraticKernel[SharedTriangularFactor]):
-    """For one matrix. The only product is the squared norm of the whitened row, the same for all components.
+    """For one covariance matrix that all components share. The only product is the squared norm of the whitened row.
 
-    So is the sum over components of the second moments about the tile's centre: the scatter of all rows, weighted with
-    the sum of the responsibilities, which for all components of a mixture is the sample weight.
+    The second moments about the centre, summed over components, are the scatter matrix of the rows, each weighted with
+    the sum of its responsibilities. For all components of a mixture this sum is the sample weight.
     """
 
     kind = Products.SQUARED_NORM
@@ -191,7 +196,7 @@ class TiedQuadraticKernel(QuadraticKernel[SharedTriangularFactor]):
     def whitening(self, inputs: EStepInputs, factors: SharedTriangularFactor) -> FloatArray:
         return inputs.put(factors.upper.T)
 
-    def multiply(self, tile: Tile, out: FloatArray) -> None:
+    def products(self, tile: Tile, out: FloatArray) -> None:
         whitened = tile.array("whitened", *tile.rows.shape)
         self._ops.xp.matmul(self.group.whiten, tile.rows, out=whitened)
         self._ops.products(self.kind, whitened, out)
@@ -212,7 +217,7 @@ class TiedQuadraticKernel(QuadraticKernel[SharedTriangularFactor]):
 
 
 class DiagonalQuadraticKernel(QuadraticKernel[DiagonalFactors]):
-    """For a variance a component and feature. The products are the features' squares."""
+    """For a variance of each component and feature. The products are the squares of the features."""
 
     kind = Products.SQUARES
     factors = DiagonalFactors
@@ -237,7 +242,7 @@ class DiagonalQuadraticKernel(QuadraticKernel[DiagonalFactors]):
 
 
 class IsotropicQuadraticKernel(QuadraticKernel[IsotropicFactors]):
-    """For one variance a component. The only product is the squared norm of the row."""
+    """For one variance of each component. The only product is the squared norm of the row."""
 
     kind = Products.SQUARED_NORM
     factors = IsotropicFactors
@@ -263,7 +268,10 @@ class IsotropicQuadraticKernel(QuadraticKernel[IsotropicFactors]):
 
 
 def unless_bounded(supported: BoolArray, inputs: EStepInputs) -> BoolArray:
-    """The supported components (K,), or none where most are not and distances can be bounded by the first features,
-    which `DifferenceKernel` alone does."""
+    """The supported components (K,), or none if it is better to leave all to `DifferenceKernel`.
+
+    This is so if fewer than the share `MOST_BOUNDED` is supported and `DifferenceKernel` bounds distances by the first
+    features.
+    """
     bounds = inputs.ops.fuses and inputs.n_features >= LEAST_BOUNDED
     return np.zeros_like(supported) if bounds and supported.mean() < MOST_BOUNDED else supported

@@ -1,4 +1,4 @@
-"""The E-step on a tile."""
+"""The E-step of a tile."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
 Responsibilities = Callable[[Any, FloatArray], tuple[FloatArray, FloatArray]]
-"""Turns weighted log-densities (K, n) of an array library, the first argument, into responsibilities (K, n) and the
-rows' terms of the objective (n,); it may overwrite the log-densities."""
+"""Called with an array library and weighted log-densities (K, n), which may be overwritten. Returns responsibilities
+(K, n), from 0 to 1 with a sum of at most 1 for each row, and each row's term of the objective (n,). The magnitude of a
+term must not exceed the largest magnitude that the row's log-density can have, which bounds the exact sum."""
 
 
 class EStep:
-    """The E-step of one mixture, prepared once and applied to any number of tiles by any number of threads.
+    """The E-step of one mixture; one object serves any number of tiles and threads.
 
     Parameters
     ----------
     inputs : EStepInputs
     responsibilities : callable, optional
-        `Responsibilities`; the posterior probabilities and log-densities of the rows where left out.
+        A function of type `Responsibilities`. By default responsibilities are posterior probabilities, and the terms of
+        the objective are log-densities.
     """
 
     def __init__(self, inputs: EStepInputs, responsibilities: Responsibilities | None = None) -> None:
@@ -34,9 +36,12 @@ class EStep:
         self._kernel = choose_kernel(inputs)
 
     def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
-        """Responsibilities (K, n) and log-densities (n,) of a tile's rows; overwritten by the next call."""
+        """Responsibilities (K, n) and log-densities (n,) of a tile's rows, or the result of `responsibilities`.
+
+        The next call for the same tile overwrites the arrays.
+        """
         log_prob = tile.array("log_prob", self._inputs.n_components, tile.n_rows)
-        with np.errstate(over="ignore"):  # a distance that is too large is infinite, and the density zero
+        with np.errstate(over="ignore"):  # a distance beyond the range of float64 is infinite, and the density zero
             self._kernel.log_prob(tile, log_prob)
         if self._responsibilities is not None:
             return self._responsibilities(self._ops.xp, log_prob)
@@ -48,11 +53,12 @@ class EStep:
             self._one_by_one(tile, statistics)
 
     def at_once(self, tile: Tile, statistics: SufficientStatistics) -> bool:
-        """Overwrite the statistics in one pass through the tile; False, and nothing done, where there is no way."""
+        """Overwrite the statistics with those of a tile in one pass; returns False, doing nothing, if that is
+        impossible."""
         return self._responsibilities is None and self._kernel.e_step(tile, statistics)
 
     def _one_by_one(self, tile: Tile, statistics: SufficientStatistics) -> None:
-        """Log-densities, then responsibilities, then sums."""
+        """Overwrite the statistics in several passes: log-densities, responsibilities, then sums."""
         resp, log_density = self.posterior(tile)
         if tile.sample_weight is not None:
             resp *= tile.sample_weight

@@ -1,4 +1,4 @@
-"""Whitened coordinates U_k^T (x - mu_k) by matrix products, for `full` covariances."""
+"""A kernel for `full` covariances that computes whitened coordinates U_k^T (x - mean_k) by matrix products."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.core.arrays import BoolArray
 from mpigmm.core.estep.base import NextKernel, RegisteredKernel
 from mpigmm.core.estep.conditioning import is_well_conditioned
 from mpigmm.core.estep.costs import use_quadratic_features
-from mpigmm.core.estep.inputs import BoolArray, EStepInputs
+from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import TriangularFactors
 from mpigmm.core.ops.groups import SecondMoments
@@ -19,10 +20,10 @@ from mpigmm.core.tile import Tile
 
 
 class WhitenedKernel(RegisteredKernel):
-    """Whitens the rows for groups of components.
+    """Computes whitened coordinates of all pairs of row and component, in blocks of coordinates.
 
-    A factor is triangular: the first coordinates depend on the first features alone, so they are computed block by
-    block.
+    U_k is triangular: whitened coordinates depend only on the features up to their own number, so that the product for
+    a block of coordinates leaves out the features after it.
     """
 
     def __init__(self, inputs: EStepInputs, next_kernel: NextKernel) -> None:
@@ -47,13 +48,13 @@ class WhitenedKernel(RegisteredKernel):
 
     @cached_property
     def _blocks(self) -> list[FloatArray]:
-        """Coefficients (K, h, 1 + d) of some whitened coordinates each; not made where only moments are needed."""
+        """Coefficients (K, h, 1 + d) of each block of h whitened coordinates; computed when first needed."""
         inputs, n_features = self._inputs, self._inputs.n_features
         factors: Any = inputs.factors
-        lines = whitening(inputs.means, factors.upper)
+        coefficients = whitening(inputs.means, factors.upper)
         n_blocks = max(1, n_features // inputs.ops.costs.block_height)
         edges = np.linspace(0, n_features, n_blocks + 1).astype(int)
-        return [inputs.put(lines[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
+        return [inputs.put(coefficients[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for i, block in enumerate(self._blocks):
@@ -66,6 +67,6 @@ class WhitenedKernel(RegisteredKernel):
 
 
 def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:
-    """Coefficients (K, D, 1 + D) whose products with [1, x] are the whitened coordinates U_k^T (x - mu_k)."""
+    """Coefficients (K, D, 1 + D) whose products with [1, x] are the whitened coordinates U_k^T (x - mean_k)."""
     whiten = factors.transpose(0, 2, 1)
     return np.concatenate([-(whiten @ means[:, :, None]), whiten], axis=2)

@@ -14,7 +14,7 @@ from mpigmm.core.gpu.streams import Streams
 from mpigmm.errors import UserError
 
 CudaKernel = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], object]
-"""Called with the shape of the grid, the shape of a block, and the arguments."""
+"""Launched by a call with the shape of the grid, the shape of a block, and the arguments."""
 
 
 class NoDeviceError(Exception):
@@ -36,16 +36,16 @@ class GpuArrays(Arrays):
     ----------
     cupy : module
     number : int
-        Of the GPU, among those that this process sees.
+        Number of the GPU among those that this process sees, from 0.
 
     Attributes
     ----------
     name : str
-        Of the GPU, such as ``NVIDIA H100 80GB HBM3``.
+        Name of the GPU, such as ``NVIDIA H100 80GB HBM3``.
     version : str
-        Of CuPy, and of the CUDA that it runs with.
+        Versions of CuPy and of the CUDA that it uses.
     streams : Streams
-        What the work and the copies of rows are queued on.
+        On which work and copies of rows are queued.
     """
 
     def __init__(self, cupy: Any, number: int) -> None:
@@ -74,7 +74,7 @@ class GpuArrays(Arrays):
         self.streams.synchronize()
 
     def cuda_kernel(self, name: str, source: str, options: tuple[str, ...]) -> CudaKernel:
-        """A kernel of CUDA source, compiled once for each set of options and kept on disk by CuPy."""
+        """The CUDA kernel of that name in a source, compiled once for each set of options; CuPy caches it on disk."""
         if (name, options) not in self._cuda_kernels:
             self._cuda_kernels[name, options] = self.xp.RawKernel(source, name, options=options)
         return self._cuda_kernels[name, options]
@@ -111,11 +111,11 @@ def first_line(error: Exception) -> str:
 
 
 def device_name(properties: dict[str, Any]) -> str:
-    """Such as NVIDIA A100-SXM4-80GB."""
+    """The name among the properties of a GPU, such as NVIDIA A100-SXM4-80GB."""
     name = properties["name"]
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def cuda_version(number: int) -> str:
-    """Such as 12.4, from 12040."""
+    """A version of CUDA as text: 12.4 for 12040."""
     return f"{number // 1000}.{number % 1000 // 10}"

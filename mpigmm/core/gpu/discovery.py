@@ -62,7 +62,7 @@ def visible_gpus() -> list[str]:
 
 
 def open_gpu(number: int) -> GpuArrays:
-    """The arrays of a GPU, after a first product of matrices has worked; `usable` explains the errors raised here."""
+    """The arrays of a GPU, which has computed a first matrix product; see `usable` for the errors that this raises."""
     gpu = GpuArrays(import_cupy(), number)
     with gpu.guarded():
         ones = gpu.xp.ones((2, 2))
@@ -72,7 +72,7 @@ def open_gpu(number: int) -> GpuArrays:
 
 @contextmanager
 def usable() -> Iterator[None]:
-    """Raises what goes wrong where a GPU is first used as a `NoDeviceError` that names the remedy."""
+    """Raises errors at the first use of a GPU within the block as a `NoDeviceError` that names the remedy."""
     try:
         yield
     except DeviceMemoryError as error:
@@ -85,7 +85,7 @@ def usable() -> Iterator[None]:
 
 
 def has_driver() -> bool:
-    """Whether the system seems to have a driver of a GPU; unlike importing CuPy, this takes no time."""
+    """Whether the system seems to have a driver of a GPU; this is much faster than to import CuPy."""
     return any(Path(name).exists() for name in DEVICE_FILES)
 
 
@@ -95,6 +95,6 @@ def has_cupy() -> bool:
 
 
 def address(runtime: Any, number: int) -> str:
-    """The PCI address of a GPU and, if this process sees a slice of it alone, the name of that slice."""
+    """The PCI address of a GPU and, if this process sees only a slice (MIG) of it, the name of that slice."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return f"{runtime.deviceGetPCIBusId(number)} {seen if seen.startswith('MIG-') else ''}"

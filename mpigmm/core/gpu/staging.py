@@ -1,4 +1,4 @@
-"""Rows on their way to a GPU: copied ahead while it computes, and kept there as far as they fit."""
+"""Copies tiles of rows to a GPU while it computes, and keeps on it as many of them as fit."""
 
 from __future__ import annotations
 
@@ -14,134 +14,161 @@ from mpigmm.core.raw_types import raw_dtype
 from mpigmm.rows import Fields, Rows
 
 LEVELS = ("", "rows no longer stay on GPUs", "tiles are no longer copied ahead to GPUs")
-"""How little is staged, and what to say of it."""
+"""Levels of use of GPU memory, from the most to the least, each with a message about the change to it."""
 
 
 @dataclass
-class Place:
-    """Memory of the GPU for a tile, and an event after the last work that reads it."""
+class DeviceTile:
+    """Memory of the GPU for one tile.
+
+    Attributes
+    ----------
+    rows : Rows
+    free : mark
+        After the last work that reads the memory.
+    """
 
     rows: Rows
-    used: Any
+    free: Any
 
 
 @dataclass
-class Passage:
-    """Pinned memory of the host for a tile, and an event after the last copy from it."""
+class PinnedTile:
+    """Pinned memory of the host for one tile.
+
+    Attributes
+    ----------
+    rows : Rows
+    sent : mark
+        After the last copy from the memory.
+    """
 
     rows: Rows
     sent: Any = None
 
 
 @dataclass
-class Sent:
-    """A tile that is being copied to its place, and an event after the copy."""
+class CopiedTile:
+    """A tile whose copy to the GPU is queued.
+
+    Attributes
+    ----------
+    first, n_rows : int
+        Number of its first row, and number of its rows.
+    device_tile : DeviceTile
+        Where it is copied to.
+    copied : mark
+        After the copy.
+    """
 
     first: int
     n_rows: int
-    place: Place
-    mark: Any
+    device_tile: DeviceTile
+    copied: Any
 
 
 class Stage:
-    """What a GPU holds of its rank's rows.
+    """The rows of a rank that its GPU holds, and the copies of the others.
 
     Parameters
     ----------
     gpu : GpuArrays
     budget : int
-        Bytes of rows that may stay on it.
+        Bytes of rows that may stay on the GPU.
 
     Attributes
     ----------
     level : int
-        Of `LEVELS`: the higher, the less room it takes. The tiles, and so the sums, stay as they are.
+        Index in `LEVELS`: the higher, the less memory is used. No level changes the tiles, nor therefore the sums.
     held : dict
-        Tiles that stay, by their first rows.
+        Tiles that stay on the GPU, by the numbers of their first rows.
     """
 
     def __init__(self, gpu: GpuArrays, budget: int) -> None:
         self.gpu = gpu
         self.budget = budget
         self.level = 0
-        self.held: dict[int, Place] = {}
-        self._room = budget
+        self.held: dict[int, DeviceTile] = {}
+        self._bytes_left = budget
 
     def holds(self, fields: Fields, n_rows: int) -> bool:
-        """Whether all arrays of this many rows fit into the memory for tiles that stay."""
+        """Whether all arrays of n_rows rows fit into what is left of the budget."""
         row_bytes = sum(field.n_columns * raw_dtype(np.dtype(field.dtype)).itemsize for field in fields.values())
-        return n_rows * row_bytes <= self._room
+        return n_rows * row_bytes <= self._bytes_left
 
     def stage_less(self, level: int) -> None:
-        """Go to a level, and let go of what the GPU holds."""
+        """Change to a level, and free the memory of all tiles that the GPU holds."""
         self.level = level
         self.held.clear()
-        self._room = 0
+        self._bytes_left = 0
         self.gpu.release()
 
     def tiles(self, others: Iterator[Rows]) -> Iterator[Rows]:
-        """Tiles on the GPU: those that stay there, then the others, some of which will stay from now on.
+        """All tiles of a pass, on the GPU: first those that it holds, then the others, which come from the host.
 
-        Each may be overwritten once the next is asked for.
+        The first of the others stay on the GPU from then on, as far as the budget allows. A tile that does not stay may
+        be overwritten once the next one is requested.
         """
-        for place in self.held.values():
-            yield place.rows
-        n_places = 1 if self.level == len(LEVELS) - 1 else 2
-        passages: deque[Passage] = deque(maxlen=n_places)
-        places: deque[Place] = deque(maxlen=n_places)
-        ahead: deque[Sent] = deque()
+        for device_tile in self.held.values():
+            yield device_tile.rows
+        n_ahead = 1 if self.level == len(LEVELS) - 1 else 2
+        all_pinned: deque[PinnedTile] = deque(maxlen=n_ahead)
+        device_tiles: deque[DeviceTile] = deque(maxlen=n_ahead)
+        ahead: deque[CopiedTile] = deque()
         for tile in others:
-            passage = self._passage(passages, tile)
-            place = self._held_place(tile) or self._place(places, passage)
-            ahead.append(self._send(tile, passage, place))
-            if len(ahead) == n_places:
+            pinned_tile = self._pinned_tile(all_pinned, tile)
+            device_tile = self._held_tile(tile) or self._device_tile(device_tiles, pinned_tile)
+            ahead.append(self._send(tile, pinned_tile, device_tile))
+            if len(ahead) == n_ahead:
                 yield from self._arrive(ahead.popleft())
         while ahead:
             yield from self._arrive(ahead.popleft())
 
-    def _passage(self, ring: deque[Passage], tile: Rows) -> Passage:
-        """Pinned memory; no tile of a sweep has more rows than the first, for which it is taken."""
+    def _pinned_tile(self, ring: deque[PinnedTile], tile: Rows) -> PinnedTile:
+        """Pinned memory for a tile, allocated for the first tiles of a pass, since no later one has more rows."""
         if len(ring) < (ring.maxlen or 0):
             pinned = tile.mapped(lambda a: self.gpu.streams.pinned(a.size, raw_dtype(a.dtype)).reshape(a.shape))
-            ring.append(Passage(pinned))
+            ring.append(PinnedTile(pinned))
         else:
             ring.rotate(-1)
             self.gpu.streams.finish(ring[-1].sent)
         return ring[-1]
 
-    def _place(self, ring: deque[Place], passage: Passage) -> Place:
+    def _device_tile(self, ring: deque[DeviceTile], pinned_tile: PinnedTile) -> DeviceTile:
         if len(ring) < (ring.maxlen or 0):
-            ring.append(self._new_place(passage.rows))
+            ring.append(self._new_device_tile(pinned_tile.rows))
         else:
             ring.rotate(-1)
         return ring[-1]
 
-    def _held_place(self, tile: Rows) -> Place | None:
-        """Memory for a tile that is to stay, if there is enough left."""
+    def _held_tile(self, tile: Rows) -> DeviceTile | None:
+        """Memory for a tile that is to stay on the GPU; None where the budget does not allow it."""
         n_bytes = sum(array.size * raw_dtype(array.dtype).itemsize for array in tile.arrays.values())
-        if n_bytes > self._room:
+        if n_bytes > self._bytes_left:
             return None
-        self._room -= n_bytes
-        self.held[tile.first] = self._new_place(tile)
+        self._bytes_left -= n_bytes
+        self.held[tile.first] = self._new_device_tile(tile)
         return self.held[tile.first]
 
-    def _new_place(self, like: Rows) -> Place:
-        """Memory of the GPU for as many rows, which work that is queued may still be using."""
+    def _new_device_tile(self, like: Rows) -> DeviceTile:
+        """New memory of the GPU for as many rows as `like` has; work queued before may still use this memory."""
         gpu = self.gpu
         rows = like.mapped(lambda a: gpu.empty(a.size, raw_dtype(a.dtype)).reshape(a.shape))
-        return Place(rows, gpu.streams.mark())
+        return DeviceTile(rows, gpu.streams.mark())
 
-    def _send(self, tile: Rows, passage: Passage, place: Place) -> Sent:
-        """Begin to copy a tile."""
+    def _send(self, tile: Rows, pinned_tile: PinnedTile, device_tile: DeviceTile) -> CopiedTile:
+        """Queue the copy of a tile."""
         for name, array in tile.arrays.items():
-            pinned = passage.rows.arrays[name][: len(tile)]
+            pinned = pinned_tile.rows.arrays[name][: len(tile)]
             pinned[:] = array
-            passage.sent = self.gpu.streams.send(pinned, place.rows.arrays[name][: len(tile)], place.used)
-        return Sent(tile.first, len(tile), place, passage.sent)
+            pinned_tile.sent = self.gpu.streams.send(
+                pinned, device_tile.rows.arrays[name][: len(tile)], device_tile.free
+            )
+        return CopiedTile(tile.first, len(tile), device_tile, pinned_tile.sent)
 
-    def _arrive(self, sent: Sent) -> Iterator[Rows]:
-        """A tile, for the work that is queued until the next one is asked for."""
-        place = sent.place
-        self.gpu.streams.await_copy(sent.mark)
-        yield Rows(sent.first, place.rows[: sent.n_rows].arrays)
-        place.used = self.gpu.streams.mark()
+    def _arrive(self, sent: CopiedTile) -> Iterator[Rows]:
+        """Yield a tile once queued work waits for its copy; the tile is free after the work queued meanwhile."""
+        device_tile = sent.device_tile
+        self.gpu.streams.await_copy(sent.copied)
+        yield Rows(sent.first, device_tile.rows[: sent.n_rows].arrays)
+        device_tile.free = self.gpu.streams.mark()

@@ -59,7 +59,7 @@ class Streams:
         return self._copies.record()
 
     def await_copy(self, sent: Any) -> None:
-        """Make the work that is queued from now on wait for a copy."""
+        """Make all work that is queued after this call wait for a copy."""
         self._work.wait_event(sent)
 
     def finish(self, sent: Any) -> None:

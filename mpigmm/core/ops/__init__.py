@@ -1,7 +1,7 @@
-"""The operations on a tile that no BLAS has, in NumPy, in C for several sets of instructions, and in CUDA.
+"""Array operations on tiles that BLAS does not have, in NumPy, in C for several instruction sets, and in CUDA.
 
-`base` says what operations there are. Those of the host have names, by which a run finds the ones that it began with;
-`cuda` has those of a GPU, and is imported where there is one.
+`base` defines the operations. Those of the host have names, so that a resumed run uses the same ones. `cuda` contains
+those of a GPU and is imported only if there is a GPU.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from mpigmm.core.ops.library import COMPILED, best_compiled
 from mpigmm.core.ops.numpy import NUMPY
 
 OPS_NAMES = (NUMPY.name, *COMPILED)
-"""Names of all operations of the host, from slow to fast."""
+"""Names of all array operations of the host, from the slowest to the fastest."""
 
 
 def best_ops() -> str:
-    """Name of the fastest operations that this installation has for this processor."""
+    """Name of the fastest array operations that are installed and that this processor can execute."""
     return best_compiled() or NUMPY.name
 
 
 def ops_by_name(name: str) -> Ops:
-    """The operations of that name, one of `OPS_NAMES`; raises `ImportError`."""
+    """The array operations of a name in `OPS_NAMES`; raises `ImportError` if they cannot be used."""
     if name == NUMPY.name:
         return NUMPY
     if name not in COMPILED:

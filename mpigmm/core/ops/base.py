@@ -1,4 +1,4 @@
-"""The operations on a tile that an E-step is made of: the abstract base of those in NumPy, C and CUDA."""
+"""The interface of the array operations on tiles, which NumPy, C and CUDA implement."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from mpigmm.core.ops.groups import DifferenceGroup, ProductGroup, Products, Seco
 from mpigmm.core.tile import Tile
 
 LEAST_EXPONENTS = {DOUBLE: -600.0, SINGLE: -80.0}
-"""By precision: a responsibility that is below exp of this before it is divided by the row's sum may be set to zero.
-Where exp leaves the normal numbers, it takes ten times as long."""
+"""For each precision: a responsibility that is less than exp of this, before division by the row's sum, may be set to
+zero. A result of exp below the normal numbers takes ten times as long to compute."""
 
 MOST_LANES = 16
-"""Numbers in the longest vector of any processor."""
+"""Largest number of float32 in a vector register of any processor."""
 
 
 class UnsupportedOperationError(Exception):
-    """These operations lack one of the optional functions."""
+    """These array operations do not have an optional operation."""
 
 
 @dataclass(frozen=True)
 class OpsCosts:
-    """What operations cost on one core of a present-day server, or on a GPU; the choice among kernels rests on it.
+    """Estimated costs of array operations on one core of a server, or on a GPU, from which kernels are chosen.
 
     Attributes
     ----------
     block_height : int
-        Whitened coordinates of a component that are computed by one matrix product.
+        Number of whitened coordinates of a component that one matrix product computes.
     flops : float
         Floating-point operations of a matrix product per nanosecond.
     access : float
         Nanoseconds to read and write one number.
     call : float
-        Nanoseconds that every call for one component takes, however few the rows are.
+        Nanoseconds that a call for one component takes in addition, for any number of rows.
     pruned_moment : float
         Time that `Ops.pruned_moments` takes for one pair of row and component, relative to that of a dense product.
     product_overhead : float
-        Time that a matrix product takes beyond its operations, as a number of additional components.
+        Time that a matrix product takes in addition to its floating-point operations, in numbers of components.
     feature_product : float
         Nanoseconds to compute one product of two features.
     """
@@ -57,22 +57,23 @@ class OpsCosts:
 
 
 class Ops(ABC):
-    """Operations on tiles in one kind of memory. All sums are taken in an order that the shapes alone decide.
+    """Array operations on tiles in the memory of the host or of a GPU.
 
-    Arrays are C-contiguous, in the memory of `arrays` and, where nothing else is said, in the precision of the tile; n
-    is the number of rows of the tile. Arrays that are returned may be overwritten by the next call with the same tile.
+    The order of the terms in every sum depends only on shapes. Arrays are C-contiguous and in the memory of `arrays`.
+    Their dtype is that of the tile, unless another is named; n is the number of rows of the tile. The next call with
+    the same tile may overwrite arrays that an operation has returned.
 
     Attributes
     ----------
     name : str
-        Stored with a run: other operations yield other bits.
+        Stored with a run, because different implementations give different bits.
     arrays : Arrays
-        Makes the arrays that the operations take.
+        Creates the arrays that the operations accept.
     costs : OpsCosts
     prunes : bool
-        Whether there are `pruned_distances` and `pruned_moments`.
+        Whether `pruned_distances` and `pruned_moments` are implemented.
     fuses : bool
-        Whether there is `sweep`.
+        Whether `sweep` is implemented.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Ops(ABC):
 
     @abstractmethod
     def center_transpose(self, raw: Array, centre: FloatArray, out: FloatArray) -> None:
-        """Rows (n, D) of any real dtype minus the centre (D,), float64, into out (D, n)."""
+        """Rows (n, D) of any real dtype minus the centre (D,), float64, transposed, into out (D, n)."""
 
     @abstractmethod
     def center(self, raw: Array, centre: FloatArray, out: FloatArray) -> None:
@@ -96,7 +97,7 @@ class Ops(ABC):
 
     @abstractmethod
     def products(self, kind: Products, rows: FloatArray, out: FloatArray) -> None:
-        """Products of the features of rows (D, n) into out (Q, n)."""
+        """Products of the features of rows (D, n) into out (Q, n), where Q is the number of products of that kind."""
 
     @abstractmethod
     def distances(
@@ -110,16 +111,17 @@ class Ops(ABC):
     ) -> None:
         """start (K,) minus half the squared distances of rows (D, n) from means (K, D), into out (K, n).
 
-        Precisions are (K, D), or (K, 1) where all features of a component share one.
+        The squared differences are multiplied by precisions: (K, D), or (K, 1) if all features share one.
         """
 
     @abstractmethod
     def scale(self, tile: Tile, resp: FloatArray, mean: FloatArray, out: FloatArray) -> FloatArray:
-        """A tile's rows minus a mean (D,), times the roots of resp (n,), into out (D, n); returns the roots (n,)."""
+        """A tile's rows minus a mean (D,), times the square roots of resp (n,), into out (D, n); returns the roots
+        (n,)."""
 
     @abstractmethod
     def sums(self, tile: Tile, name: str, left: FloatArray, right: FloatArray) -> FloatArray:
-        """Sums over rows of left (p, n) times right (q, n), float64 (p, q), in the tile's buffer of that name."""
+        """left (p, n) times the transpose of right (q, n), float64 (p, q), in the tile's buffer of that name."""
 
     @abstractmethod
     def lower_triangle(self, n_features: int) -> Indices:
@@ -127,42 +129,48 @@ class Ops(ABC):
 
     @abstractmethod
     def log_sum_exp(self, log_prob: FloatArray, tile: Tile) -> tuple[FloatArray, FloatArray]:
-        """Turn weighted log-densities (K, n) into responsibilities in place; returns them and the log-densities (n,).
+        """Replace weighted log-densities (K, n) by responsibilities; returns these and the log-densities (n,) of the
+        rows.
 
-        A row for which all components have the log-density -inf gets no responsibilities and the log-density -inf.
+        If all components have the log-density -inf for a row, its responsibilities are 0 and its log-density is -inf.
         """
 
     @abstractmethod
     def subtract_squared_norms(
-        self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None
+        self, tile: Tile, coefficients: FloatArray, out: FloatArray, start: FloatArray | None = None
     ) -> None:
-        """Subtract from out (K, n) half the squared norms of lines (K, h, 1 + d) times [1, x], x the first d features.
+        """Subtract from out (K, n) half the squared norms of h whitened coordinates for each component and row.
 
-        Where start (K,) is given, it replaces the contents of out.
+        The coordinates are coefficients (K, h, 1 + d) times [1, x], where x are the first d features of the row. Where
+        start (K,) is given, it replaces the contents of out first.
         """
 
     @abstractmethod
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
-        """`FixedPoint.add`: values (size,), float64, are overwritten."""
+        """The same as `FixedPoint.add`: values (size,), float64, are overwritten."""
 
     @abstractmethod
     def carry(self, limbs: IntArray) -> None:
-        """`exact.carry`."""
+        """The same as `exact.carry`."""
 
     def sweep(self, tile: Tile, products: ProductGroup | None, differences: DifferenceGroup | None) -> Sums:
-        """The whole E-step of the components of both groups, some rows of the tile at a time; where `fuses` is true."""
+        """The whole E-step of a tile in one pass; see `fuses`.
+
+        The mixture consists of the components of both groups. None stands for a group without components.
+        """
         raise UnsupportedOperationError(f"{self.name} has no fused E-step")
 
     def pruned_distances(
         self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
     ) -> bool:
-        """From upper bounds of log-densities to log-densities, -inf where negligible; where `prunes` is true.
+        """Replace upper bounds of log-densities by log-densities, -inf where negligible; see `prunes`.
 
         Parameters
         ----------
         tile : Tile
         rest : ndarray of shape (K, 1 + D, h)
-            Coefficients of [1, x] in the whitened coordinates that the bounds leave out; h is `padded`.
+            Coefficients of [1, x] in the whitened coordinates that the bounds leave out; h is a multiple of
+            `MOST_LANES`.
         n_rest : int
             The number of these coordinates.
         highest : float
@@ -171,15 +179,21 @@ class Ops(ABC):
             A component is negligible for a row where its density is below exp(-nats) times the largest density of any
             component, divided by the squared distance from that component.
         most : int
-            Where more pairs than this are not negligible, False is returned, and out is undefined.
+            Largest number of pairs of row and component that may be evaluated.
         out : ndarray of shape (K, n)
+            Upper bounds, which are overwritten.
+
+        Returns
+        -------
+        bool
+            False, with out undefined, if more pairs than `most` are not negligible.
         """
         raise UnsupportedOperationError(f"{self.name} cannot leave out negligible components")
 
     def pruned_moments(
         self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        """Moments about means (K, D), over the rows with resp (K, n) above least (K,); where `prunes` is true.
+        """Moments about means (K, D), weighted with resp (K, n), over rows with resp above least (K,); see `prunes`.
 
         They go into first (K, D) and second (K, D (D + 1) / 2), float64.
         """
@@ -200,7 +214,7 @@ class Ops(ABC):
             out[:] = found
 
     def factored_distances(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
-        """Log-densities (K, n) of components that have a factor each; the tile is of float64."""
+        """Log-densities (K, n) of components each of which has a triangular factor; the tile is of float64."""
         xp, shape = self.xp, tile.rows.shape
         for k, factor in enumerate(group.factors):
             differences = xp.subtract(tile.rows, group.means[k][:, None], out=tile.array("scaled", *shape))
@@ -230,7 +244,7 @@ class Ops(ABC):
     def squared_moments(
         self, tile: Tile, group: DifferenceGroup, resp: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        """`difference_moments` where second moments are not those of pairs; the tile is of float64."""
+        """`difference_moments` for second moments of each feature, or summed over features; the tile is of float64."""
         xp, squared_norms = self.xp, tile.array("squared_norms", 1, tile.n_rows)
         for k, mean in enumerate(group.means):
             differences = xp.subtract(tile.rows, mean[:, None], out=tile.array("scaled", *tile.rows.shape))
@@ -242,7 +256,7 @@ class Ops(ABC):
                 second[k] = xp.matmul(squared_norms[0], resp[k])
 
     def scatter(self, tile: Tile, resp: FloatArray, mean: FloatArray, first: FloatArray) -> FloatArray:
-        """Sum over a tile's rows of resp (n,) times z z^T, z = row - mean, float64 (D, D).
+        """Sum over a tile's rows of resp (n,) times z z^T, with z = row - mean, float64 (D, D).
 
         The sum of resp times z goes into first (D,), float64.
         """
@@ -253,10 +267,10 @@ class Ops(ABC):
 
 
 def least_exponent(array: NDArray[Any]) -> float:
-    """`LEAST_EXPONENTS` for log-densities of an array's dtype."""
+    """The number in `LEAST_EXPONENTS` for the dtype of an array."""
     return LEAST_EXPONENTS[array.dtype]
 
 
 def padded(size: int) -> int:
-    """The next multiple of `MOST_LANES`."""
+    """The least multiple of `MOST_LANES` that is at least size."""
     return -(-size // MOST_LANES) * MOST_LANES

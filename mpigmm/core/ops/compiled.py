@@ -1,4 +1,4 @@
-"""Operations in C: fewer passes over memory than NumPy takes, and without holding Python's lock."""
+"""Array operations in C, which make fewer passes over memory than NumPy and release Python's global lock."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from mpigmm.core.raw_types import RAW_TYPES, raw_dtype
 from mpigmm.core.tile import Tile
 
 CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
-"""A function works on so many rows at a time that its arrays take about CACHED bytes: at least LEAST_ROWS where it sums
-products and FEWEST_ROWS where it does not, and at most MOST_ROWS. With fewer rows, a large part of the time goes into
-adding up the lanes of vectors; with more, the arrays leave the cache."""
+"""A function processes so many rows at a time that its arrays take about CACHED bytes. There are at least LEAST_ROWS if
+it sums products, at least FEWEST_ROWS if it does not, and at most MOST_ROWS, or twice as many in float32. With fewer
+rows, adding the lanes of vectors takes a large part of the time; with more, the arrays do not fit into the cache."""
 
 ROW_UNIT = 2 * MOST_LANES
-"""The number of rows at a time is a multiple of this, and this is one of the width of a block in every library."""
+"""The number of rows at a time is a multiple of this, which is a multiple of the width of a block in every library."""
 
 COPIED_BYTES, LEAST_COPIED = 1 << 18, 12
-"""Size of the rows that `pruned_moments` multiplies together, and the least number of them."""
+"""Bytes of the rows that `pruned_moments` processes at a time, and their least number."""
 
 INT32 = np.dtype(np.int32)
 NO_PRODUCTS = ProductsStructure(), np.empty((0, 0)), np.empty((0, 0))
@@ -48,7 +48,7 @@ NO_DIFFERENCES = DifferencesStructure(), (np.empty(0), np.empty((0, 0)), np.empt
 
 
 class CompiledOps(HostOps):
-    """Operations in C, for a set of this processor's instructions.
+    """Array operations in C for one instruction set of this processor.
 
     Parameters
     ----------
@@ -100,16 +100,16 @@ class CompiledOps(HostOps):
         return log_prob, log_density
 
     def subtract_squared_norms(
-        self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None
+        self, tile: Tile, coefficients: FloatArray, out: FloatArray, start: FloatArray | None = None
     ) -> None:
-        work = tile.array("part", lines.shape[2], self._widest)
+        work = tile.array("part", coefficients.shape[2], self._widest)
         self._functions["subtract_squared_norms", tile.dtype](
-            pointer(tile.augmented), tile.n_rows, pointer(lines), *lines.shape,
+            pointer(tile.augmented), tile.n_rows, pointer(coefficients), *coefficients.shape,
             None if start is None else pointer(start), pointer(work), pointer(out),
         )  # fmt: skip
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
-        quanta = form.quanta  # a reference, since another thread may replace this property's array
+        quanta = form.quanta  # a reference: another thread may replace `form.quanta`
         self._add(pointer(limbs), *limbs.shape, pointer(values), pointer(quanta), LIMB_UNIT)
 
     def sweep(self, tile: Tile, products: ProductGroup | None, differences: DifferenceGroup | None) -> Sums:
@@ -122,7 +122,7 @@ class CompiledOps(HostOps):
         least_rows = LEAST_ROWS if k else FEWEST_ROWS
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, tile.dtype.itemsize, least_rows)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + self._widest)
-        blocks_size = 1 + self._room(k, n_lines) + (self._room(d, d) if scatter.size else 0)
+        blocks_size = 1 + self._sums_size(k, n_lines) + (self._sums_size(d, d) if scatter.size else 0)
         blocks = tile.array("blocks", 1, blocks_size, DOUBLE)
         wide = chosen = None
         if n_others or few.n_components:
@@ -184,45 +184,47 @@ class CompiledOps(HostOps):
             pointer(first), pointer(second),
         )  # fmt: skip
 
-    def _room(self, height: int, width: int) -> int:
-        """Size of the sums (height, width) of `add_product` in gemm.h."""
+    def _sums_size(self, height: int, width: int) -> int:
+        """Number of float64 in the sums (height, width) of `add_product` in gemm.h."""
         return int(-(-height // self._tallest) * -(-width // 2) * self._block_size)
 
     def _wide(self, tile: Tile, step: int, *groups: DifferencesStructure) -> int:
-        """The work space of groups by differences."""
+        """Address of the work space of groups by differences, for step rows at a time."""
         sizes = [self._difference_room(ctypes.byref(group), tile.n_features, step + self._widest) for group in groups]
         return pointer(tile.array("wide", 1, sum(sizes), DOUBLE))
 
     def _chosen(self, tile: Tile, n_components: int, step: int) -> int:
-        """An array for the indices of the rows that each component of a group is responsible for."""
+        """Address of an array for the indices of the rows that `choose_rows` in differences.h chooses for each
+        component."""
         return pointer(tile.array("chosen", 1, n_components * (step + self._widest) + n_components + 1, INT32))
 
 
 def rows_at_once(n_lines: int, n_components: int, itemsize: int, least: int = LEAST_ROWS) -> int:
-    """Number of rows whose phi (n_lines, n) and responsibilities (K, n) stay in the cache; a multiple of `ROW_UNIT`."""
+    """Number n of rows whose phi (n_lines, n) and responsibilities (K, n) fit into the cache; a multiple of
+    `ROW_UNIT`."""
     fit = CACHED // (itemsize * (n_lines + n_components))
     return int(max(least, min(MOST_ROWS * 8 // itemsize, fit // ROW_UNIT * ROW_UNIT)))
 
 
 def pointer(array: NDArray[Any]) -> int:
-    """Address of a contiguous array that is not empty; NumPy's own attribute takes three times as long."""
+    """Address of a contiguous array that is not empty; `array.ctypes.data` takes three times as long."""
     if not array.flags.writeable and array.flags.c_contiguous:
         return int(array.ctypes.data)
     return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
 
 
 def raw_rows(raw: NDArray[Any]) -> NDArray[Any]:
-    """Rows as a contiguous array of one of `RAW_TYPES`; a copy where they are not one already."""
+    """Rows as a contiguous array of one of `RAW_TYPES`; a copy unless they are such an array already."""
     return np.ascontiguousarray(raw, raw_dtype(raw.dtype))
 
 
 def number_of(rows: NDArray[Any]) -> int:
-    """The number that the C functions know the type of rows by."""
+    """The number of the type of rows in the C functions: `kind`."""
     return RAW_TYPES.index(rows.dtype.str[1:])
 
 
 def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
-    """The structure of a tile's rows, and the array that must exist as long as the structure is used."""
+    """The structure of a tile's rows, and the array that it points to, which must exist as long as it is used."""
     raw = raw_rows(tile.raw)
     weights, heaviest = (
         (None, 1.0) if tile.sample_weight is None else (pointer(tile.sample_weight), float(tile.sample_weight.max()))
@@ -233,7 +235,7 @@ def rows_structure(tile: Tile) -> tuple[RowsStructure, NDArray[Any]]:
 
 
 def products_structure(group: ProductGroup) -> tuple[ProductsStructure, FloatArray, FloatArray]:
-    """The structure of a group, and the uninitialised arrays of its sums (K, L) and scatter, (D, D) or (0, 0)."""
+    """The structure of a group, and uninitialised arrays for its sums (K, L) and scatter, (D, D) or (0, 0)."""
     sums, scatter = np.empty(group.coefficients.shape), np.empty(group.whiten.shape)
     own = ProductsStructure(*sums.shape, group.kind)
     own.coefficients, own.sums = pointer(group.coefficients), pointer(sums)
@@ -245,19 +247,19 @@ def products_structure(group: ProductGroup) -> tuple[ProductsStructure, FloatArr
 def differences_structure(
     group: DifferenceGroup,
 ) -> tuple[DifferencesStructure, tuple[FloatArray, FloatArray, FloatArray]]:
-    """The structure of a group, and the arrays of its moments, which are zero."""
+    """The structure of a group, and arrays of zeros for its counts, first and second moments."""
     k, d = group.means.shape
     moments = np.zeros(k), np.zeros((k, d)), np.zeros(group.second_shape)
     form, factors = form_of(group)
     arrays = (group.means, group.subtracted, factors, group.whiten, group.log_norm, group.least, *moments)
     pointers = (pointer(array) if array.size else None for array in arrays)
     own = DifferencesStructure(k, form, group.second_moments, LEAST_BOUNDED, NATS, *pointers)
-    own.held = arrays  # references, since another thread may replace the factors of the group
+    own.held = arrays  # references: another thread may replace `group.roots`
     return own, moments
 
 
 def form_of(group: DifferenceGroup) -> tuple[int, FloatArray]:
-    """How a group's squared distances are computed, and the factors for that: see differences.h."""
+    """How a group's squared distances are computed (see differences.h), and the `factors` of its structure."""
     if group.factors.size:
         return FACTORED, group.factors
     if group.second_moments is SecondMoments.EACH_FEATURE:

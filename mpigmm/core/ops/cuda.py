@@ -1,4 +1,4 @@
-"""Operations on a GPU: CuPy's, and CUDA kernels where CuPy has no fast function."""
+"""Array operations on a GPU, by CuPy and, where CuPy has no fast function, by CUDA kernels."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from mpigmm.core.tile import MOST_SINGLE_ROWS, Tile
 from mpigmm.core.triangle import lower_triangle
 
 MOST_LINES = 65535
-"""Most blocks of a grid in its second direction."""
+"""Largest number of blocks of a grid in its second dimension."""
 
 THREADS = 256
-"""Threads of a block; neighbours take neighbouring rows."""
+"""Threads of a block; neighbouring threads process neighbouring rows."""
 
 FEATURES_OF_A_THREAD = 16
-"""In the kernels that take a group of features with each thread."""
+"""Features that a thread processes in the CUDA kernels that have a thread for each row and group of features."""
 
 SLICE = 32
-"""Components of a thread in a log-sum-exp."""
+"""Components that a thread processes in a log-sum-exp."""
 
 ROWS_OF_A_SUM = 256
-"""Rows that a thread adds up."""
+"""Rows over which a thread sums moments."""
 
 LINES_AT_ONCE = 256
-"""Whitened coordinates that one matrix product computes, of as many components as they suffice for."""
+"""Number of whitened coordinates that one matrix product computes, for one or several components."""
 
 REAL_TYPES = {DOUBLE: "double", SINGLE: "float"}
 
 
 class CudaOps(Ops):
-    """Operations in CUDA on one GPU, one tile after another.
+    """Array operations on one GPU, one tile after another.
 
     The costs are estimates for an H100 (60 TFLOP/s in float64 products, 3 TB/s).
     """
@@ -60,7 +60,7 @@ class CudaOps(Ops):
         self._form: FixedPoint | None = None
         self._quanta: Array = None
         self._lower_triangles: dict[int, Indices] = {}
-        with gpu.guarded():  # a first kernel shows whether they compile here
+        with gpu.guarded():  # shows whether CUDA kernels can be compiled
             norm = gpu.zeros(1, DOUBLE).reshape(1, 1)
             self.products(Products.SQUARED_NORM, norm, norm)
             gpu.get(norm)
@@ -118,26 +118,26 @@ class CudaOps(Ops):
         self._launch("log_sum_exp", tile.dtype, n, slices, log_prob, k, n, SLICE, slices, top, total, log_density)
         return log_prob, log_density
 
-    def subtract_squared_norms(self, tile: Tile, lines: Array, out: Array, start: Array | None = None) -> None:
-        (height, width), n = lines.shape[1:], tile.n_rows
+    def subtract_squared_norms(self, tile: Tile, coefficients: Array, out: Array, start: Array | None = None) -> None:
+        (height, width), n = coefficients.shape[1:], tile.n_rows
         group = max(1, LINES_AT_ONCE // height)
         if start is not None:
             out[:] = start[:, None]
         for first in range(0, len(out), group):
-            some, into = lines[first : first + group].reshape(-1, width), out[first : first + group]
+            some, into = coefficients[first : first + group].reshape(-1, width), out[first : first + group]
             whitened = tile.array("whitened", len(some), n)
             self.xp.matmul(some, tile.augmented[:width], out=whitened)
             self._launch("squared_norms", tile.dtype, n, len(into), whitened, height, n, 1.0, -0.5, into)
 
     def add(self, form: FixedPoint, limbs: Array, values: Array) -> None:
-        """`FixedPoint.add`, which leaves the limbs as `exact.carry` does."""
+        """`FixedPoint.add` and then `exact.carry`."""
         if form is not self._form:
             self._form, self._quanta = form, self.arrays.put(form.quanta)
         n_limbs, size = limbs.shape
         self._launch("add", DOUBLE, size, 1, limbs, n_limbs, size, values, self._quanta, np.int32(LIMB_BITS))
 
     def carry(self, limbs: Array) -> None:
-        """Nothing to do: `add` has carried."""
+        """Does nothing, since `add` has carried."""
 
     def squared_moments(self, tile: Tile, group: DifferenceGroup, resp: Array, first: Array, second: Array) -> None:
         (k, d), n = group.means.shape, tile.n_rows
@@ -148,7 +148,8 @@ class CudaOps(Ops):
         second[:] = squares if group.second_moments is SecondMoments.EACH_FEATURE else squares.sum(axis=1)
 
     def _launch(self, name: str, dtype: np.dtype[Any], n_rows: int, n_lines: int, *arguments: Any) -> None:
-        """Run a CUDA kernel with n_rows times n_lines threads; ints become C's long long, floats the kernel's REAL."""
+        """Launch a CUDA kernel with n_rows times n_lines threads; int is passed as long long, float as the kernel's
+        REAL."""
         kinds: dict[type, type] = {int: np.int64, float: dtype.type}
         typed = tuple(kinds[type(value)](value) if type(value) in kinds else value for value in arguments)
         self._cuda_kernel(name, dtype)((-(-n_rows // THREADS), n_lines), (THREADS,), typed)
@@ -164,7 +165,7 @@ def source() -> str:
 
 
 def compiler_options(dtype: np.dtype[Any]) -> tuple[str, ...]:
-    """The compiler's options for the kernels of a precision."""
+    """The compiler's options for the CUDA kernels of a precision."""
     return (
         f"-DREAL={REAL_TYPES[dtype]}",
         f"-DLEAST={LEAST_EXPONENTS[dtype]}",

@@ -1,5 +1,5 @@
-"""The components of a mixture as the operations of an E-step see them: those whose distances come from products of the
-features, and those whose distances come from differences from their means."""
+"""Groups of components as arguments of array operations. The distances of one group come from products of the features,
+those of the other from differences of rows and means."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import numpy as np
 from mpigmm.core.exact import FloatArray
 
 NATS = 42.0
-"""A component is negligible for a row where its density is less than exp(-NATS) times the largest density of any
-component, divided by the row's squared distance from that component. exp(-42) is below 1e-18, and the division makes
-the row's part in the moments as small."""
+"""A component is negligible for a row if its density is less than exp(-NATS) times the largest density of any
+component, divided by the row's squared distance from that component. exp(-42) is below 1e-18. The division makes the
+row's part in the second moments as small."""
 
 LEAST_BOUNDED = 64
-"""Features from which on `Ops.sweep` and `Ops.difference_log_prob` bound the distances by the first features, where a
-component's second moments are not those of pairs of features."""
+"""Least number of features for which `Ops.sweep` and `Ops.difference_log_prob` bound distances by the first features.
+They do so only for second moments of each feature, or summed over features."""
 
 
 class Products(IntEnum):
-    """Products of a row's features: of all pairs, of each feature with itself, or the sum of the latter."""
+    """Products of a row's features: of all pairs x_i x_j with j <= i, the squares of the features, or the sum of the
+    squares."""
 
     PAIRS = 0
     SQUARES = 1
@@ -30,8 +31,8 @@ class Products(IntEnum):
 
 
 class SecondMoments(IntEnum):
-    """Which second moments are summed: those of each feature, their sum over features, those of all pairs of features,
-    or the sum of the latter over components."""
+    """Kinds of second moments: of each feature, summed over features, of all pairs of features, or of all pairs summed
+    over components."""
 
     EACH_FEATURE = 0
     ALL_FEATURES = 1
@@ -41,18 +42,18 @@ class SecondMoments(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class ProductGroup:
-    """Components whose log-densities are coefficients times phi(x) = [1, x, products of x].
+    """Components whose log-densities are coefficients times phi(x) = [1, x, products of x]; L is the length of phi.
 
     Attributes
     ----------
     kind : Products
     whiten : ndarray of shape (D, D) or (0, 0)
-        Lower triangle that rows are multiplied by before their products are taken; empty where they are not.
+        Lower triangular matrix by which rows are multiplied before products are computed; empty if there is none.
     coefficients : ndarray of shape (K, L)
-        Of phi, in the precision of the tiles.
+        Coefficients of phi, in the precision of the tiles.
     moments : DifferenceGroup or None
-        The same components, where moments may be summed over the few rows that each component is responsible for, by
-        differences.
+        The same components by differences, if their moments may be computed so from few rows: those for which the
+        responsibilities are not negligible.
     """
 
     kind: Products
@@ -63,28 +64,27 @@ class ProductGroup:
 
 @dataclass(frozen=True, eq=False)
 class DifferenceGroup:
-    """Components by differences from their means, in float64 whatever the precision of the tiles: accurate for any
-    rows.
+    """Components that are computed from differences of rows and means, in float64 for tiles of either precision.
 
-    A log-density is log_norm_k - 1/2 sum_d p_kd (y_d - m_kd)^2, where y is the row or its whitened coordinates, or
-    log_norm_k - 1/2 |factor_k (x - mean_k)|^2.
+    The results are accurate for all rows. A log-density is log_norm_k - 1/2 sum_d p_kd (y_d - m_kd)^2, where y is the
+    row or W times the row, or log_norm_k - 1/2 |factor_k (x - mean_k)|^2.
 
     Attributes
     ----------
     second_moments : SecondMoments
     means : ndarray of shape (K, D)
-        Minus the tiles' centre: the moments are those about them.
+        The means minus the centre of the tiles. Moments are about them.
     log_norm : ndarray of shape (K,)
     least : ndarray of shape (K,)
-        Moments may leave out rows whose responsibility is at most this.
+        Moments may leave out rows whose responsibility is at most this, times the largest sample weight.
     precisions : ndarray of shape (K, D), (K, 1) or (0, 0)
-        p_kd: (K, 1) where the features of a component share one, (0, 0) where there are factors.
+        p_kd; (K, 1) if all features of a component share one, (0, 0) if there are factors.
     whiten : ndarray of shape (D, D) or (0, 0)
-        Lower triangle W with y = W x; empty where y = x.
+        Lower triangular matrix W with y = W x; empty if y = x.
     subtracted : ndarray of shape (K, D)
-        m_kd.
+        m_kd: the means, or W times the means.
     factors : ndarray of shape (K, D, D) or (0, 0, 0)
-        Lower triangles U_k^T, where each component has a factor of its own.
+        Lower triangular U_k^T, if each component has its own factor.
     """
 
     second_moments: SecondMoments
@@ -116,19 +116,20 @@ class DifferenceGroup:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """The results of one sweep over a tile.
+    """The results of `Ops.sweep` for a tile.
 
     Attributes
     ----------
     log_likelihood : float
     products : ndarray of shape (K, L)
-        For the components by products, sums over rows of responsibilities times phi.
+        For the components by products: sums over rows of responsibilities times phi.
     scatter : ndarray of shape (D, D) or (0, 0)
-        Sums over rows of x x^T times the sum of these components' responsibilities, where rows are whitened.
+        Sums over rows of x x^T times the sum of the responsibilities of the components by products; empty if rows are
+        not whitened.
     few : tuple of ndarrays, or None
-        Counts, first and second moments about the means, to be added to those that follow from `products`.
+        Counts, first and second moments about the means, to be added to those that are computed from `products`.
     counts, first, second : ndarrays of shape (K,), (K, D) and `DifferenceGroup.second_shape`
-        For the components by differences, the moments about the means.
+        For the components by differences: counts, and moments about the means.
     """
 
     log_likelihood: float

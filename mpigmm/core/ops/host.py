@@ -1,4 +1,5 @@
-"""Operations that NumPy and the compiled ones share: matrix products of BLAS, and what NumPy computes fast enough."""
+"""Array operations that `NumpyOps` and `CompiledOps` share: matrix products of BLAS, and what NumPy computes fast
+enough."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from mpigmm.core.triangle import lower_triangle
 
 
 class HostOps(Ops):
-    """Operations on arrays of the host."""
+    """Array operations in the memory of the host."""
 
     arrays = HOST
     prunes = True

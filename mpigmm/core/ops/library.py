@@ -1,7 +1,8 @@
-"""The compiled libraries: which there are, the types of their functions, and their structures.
+"""The compiled libraries, the types of their functions, and their structures.
 
-A library holds the operations of c/ops.c for one set of instructions of the processor. The functions, the structures
-and the enumerations here are those of the C files; `INTERFACE` tells whether a library was built from the same version.
+A library contains the operations of c/ops.c, compiled for one instruction set. The functions, structures and
+enumerations here must agree with those of the C files; `INTERFACE` tells whether a library was built from the same
+version.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.options import Kernels
 
 COMPILED: tuple[str, ...] = get_args(Kernels)[2:]
-"""Names of the libraries, from the fewest instructions to the most; `level` in ops.c returns a place in this tuple."""
+"""Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
+in this tuple."""
 
 INTERFACE = 5
-"""Version of the functions' arguments and of the sizes of their arrays; `interface` in ops.c returns the same
-number."""
+"""Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
 class Real:
-    """In the table of functions: a number of the precision, double or float."""
+    """In the table of functions: the C type of the precision, double or float."""
 
 
 Pointer, Size, Int, Double = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_double
@@ -37,15 +38,16 @@ class Function:
     Attributes
     ----------
     arguments : dict
-        Types by name, in the order of the function's arguments.
+        Types of the arguments by name, in their order.
     result : type or None
+        Type of the result.
     """
 
     arguments: dict[str, type]
     result: Any = None
 
     def bind(self, library: ctypes.CDLL, name: str, real: type | None = None) -> Any:
-        """The function of that name of a library, whose `Real` is `real`."""
+        """The function of that name in a library, with `real` in place of `Real`."""
         found = getattr(library, name)
         found.argtypes = [real if kind is Real else kind for kind in self.arguments.values()]
         found.restype = self.result
@@ -102,7 +104,7 @@ FUNCTIONS = {
         {
             "augmented": Pointer,
             "n_rows": Size,
-            "lines": Pointer,
+            "coefficients": Pointer,
             "n_components": Size,
             "height": Size,
             "width": Size,
@@ -150,8 +152,7 @@ FUNCTIONS = {
         }
     ),
 }
-"""The functions that there are once for each precision, without the `_double` or `_single` at the end of their
-names."""
+"""The functions that exist once for each precision; in C their names end in `_double` or `_single`."""
 
 PRECISIONS = {DOUBLE: ("double", ctypes.c_double), SINGLE: ("single", ctypes.c_float)}
 
@@ -211,7 +212,7 @@ SCALED, SHARED, FACTORED = range(3)
 
 
 def load_library(name: str) -> ctypes.CDLL:
-    """The library of that name, one of `COMPILED`; raises `ImportError` where there is none that can be loaded."""
+    """The library of a name in `COMPILED`; raises `ImportError` if it does not exist or cannot be loaded."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_ops_{name.removeprefix('compiled-')}{suffix}")
         if path.exists():
@@ -226,7 +227,8 @@ def load_library(name: str) -> ctypes.CDLL:
 
 
 def best_compiled() -> str | None:
-    """The best library that was built and whose instructions this processor has, if any."""
+    """Name of the last library in `COMPILED` that was built and that this processor can execute; None if there is
+    none."""
     try:
         most = load_library(COMPILED[0]).level()
     except ImportError:

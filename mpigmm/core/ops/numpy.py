@@ -1,4 +1,4 @@
-"""Operations in NumPy alone, one pass over the tile after another."""
+"""Array operations in NumPy alone, which make several passes over a tile."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mpigmm.core.triangle import lower_triangle
 
 FEW_FEATURES = 16
 ROWS_AT_ONCE = 64
-"""Rows are transposed this many at a time, unless they have few features."""
+"""Rows are transposed ROWS_AT_ONCE at a time if they have at least FEW_FEATURES features."""
 
 GROUP_HEIGHT = 256
-"""Whitened coordinates computed by one matrix product: enough for BLAS, few enough for the cache."""
+"""Number of whitened coordinates that one matrix product computes: enough for BLAS, few enough for the cache."""
 
 FAR_FEATURES = 32
-"""Features from which on exponents are clipped at `LEAST_EXPONENTS` in float64: rows with so many features lie far from
-most components."""
+"""Least number of features for which exponents are clipped at `LEAST_EXPONENTS` in float64. Rows with so many features
+are far from most components."""
 
 
 class NumpyOps(HostOps):
-    """Operations in NumPy."""
+    """Array operations in NumPy."""
 
     name = "numpy"
     costs = OpsCosts(
@@ -70,14 +70,14 @@ class NumpyOps(HostOps):
         return resp, log_density
 
     def subtract_squared_norms(
-        self, tile: Tile, lines: FloatArray, out: FloatArray, start: FloatArray | None = None
+        self, tile: Tile, coefficients: FloatArray, out: FloatArray, start: FloatArray | None = None
     ) -> None:
-        height, width = lines.shape[1:]
+        height, width = coefficients.shape[1:]
         group = max(1, GROUP_HEIGHT // height)
         if start is not None:
             out[:] = start[:, None]
         for first in range(0, len(out), group):
-            some, into = lines[first : first + group].reshape(-1, width), out[first : first + group]
+            some, into = coefficients[first : first + group].reshape(-1, width), out[first : first + group]
             whitened = tile.array("whitened", len(some), tile.n_rows)
             np.matmul(some, tile.augmented[:width], out=whitened)
             whitened = whitened.reshape(-1, height, tile.n_rows)
@@ -121,7 +121,7 @@ class NumpyOps(HostOps):
         for k, mean in enumerate(means):
             rows = np.flatnonzero(resp[k] > least[k])
             root = np.sqrt(resp[k, rows])
-            some = take(tile, rows)
+            some = select_rows(tile, rows)
             some -= mean
             some *= root[:, None]
             np.matmul(root, some, out=first[k])
@@ -132,22 +132,22 @@ class NumpyOps(HostOps):
 NUMPY = NumpyOps()
 
 
-def take(tile: Tile, rows: Indices) -> FloatArray:
-    """The rows (m, D) of a tile with the indices (m,); overwritten by the next call."""
+def select_rows(tile: Tile, rows: Indices) -> FloatArray:
+    """The rows (m, D) of a tile with the indices (m,); the next call overwrites them."""
     some = tile.array("taken", len(rows), tile.n_features)
     np.take(tile.by_row(), rows, axis=0, out=some, mode="clip")
     return some
 
 
 def complete(tile: Tile, rows: Indices, rest: FloatArray, bounds: FloatArray) -> FloatArray:
-    """Log-densities of the rows with the indices (m,) for one component, from their upper bounds (m,).
+    """Log-densities (m,) of the rows with the indices (m,) for one component, given upper bounds (m,).
 
-    rest (1 + D, h) has the coefficients of [1, x] in the whitened coordinates that the bounds leave out.
+    rest (1 + D, h) holds the coefficients of [1, x] in the whitened coordinates that the bounds leave out.
     """
     if not len(rows):
         return bounds
     whitened = tile.array("completed", len(rows), rest.shape[1])
-    np.matmul(take(tile, rows), rest[1:], out=whitened)
+    np.matmul(select_rows(tile, rows), rest[1:], out=whitened)
     whitened += rest[0]
     bounds -= 0.5 * np.einsum("md,md->m", whitened, whitened)
     return bounds
