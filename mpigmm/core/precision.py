@@ -83,8 +83,8 @@ def fits_range(mixture: Mixture, summary: DataSummary) -> bool:
     distances = mixture.covariances.factors.distance_bounds(summary.max_abs_deviation_from_means(mixture.means))
     scales = (summary.max_abs_deviation.max(), np.sqrt(diagonals.max()), 1 / np.sqrt(diagonals.min()))
     weight = summary.total_weight / summary.n_samples
-    has_room = max(scales) < LARGEST_SCALE and 1 / LARGEST_WEIGHT < weight < LARGEST_WEIGHT
-    return bool(has_room and distances.max() < LARGEST_DISTANCE)
+    is_in_range = max(scales) < LARGEST_SCALE and 1 / LARGEST_WEIGHT < weight < LARGEST_WEIGHT
+    return bool(is_in_range and distances.max() < LARGEST_DISTANCE)
 
 
 def needs_double(mixture: Mixture, summary: DataSummary) -> BoolArray:

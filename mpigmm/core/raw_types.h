@@ -1,5 +1,6 @@
-/* The types of number that rows may have in a file, one line each: NumPy's code and C's type. The C and the CUDA operations
- * include this file, and raw_types.py reads it: a type is added here alone. The others are converted to double first.
+/* The types of number of rows that array operations read, one line each: NumPy's code and the type in C. The C and CUDA
+ * sources include this file, and raw_types.py reads it, so that a type is added only here. Rows of other types are converted
+ * to double first.
  *
  * RAW_TYPES(F, argument) calls F(code, type, argument) for each type. Floating-point types come first.
  */

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from mpigmm.core.arrays import DOUBLE, Indices
@@ -40,9 +38,9 @@ class SplitKernel(Kernel):
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
         for kernel, components in zip((self.fast, self.safe), self._components, strict=True):
-            shape = len(components), tile.n_rows
+            height, n = len(components), tile.n_rows
             # a new array, since the kernels use the tile's buffers themselves
-            part = self._ops.arrays.empty(math.prod(shape), tile.dtype).reshape(shape)
+            part = self._ops.arrays.empty(height * n, tile.dtype).reshape(height, n)
             kernel.log_prob(tile, part)
             out[components] = part
 

@@ -16,7 +16,7 @@ from mpigmm.core.ops.host import HostOps
 from mpigmm.core.ops.library import (
     ADD,
     COMPILED,
-    DIFFERENCE_ROOM,
+    DIFFERENCE_WORK_SIZE,
     FACTORED,
     FUNCTIONS,
     LIMIT,
@@ -76,7 +76,7 @@ class CompiledOps(HostOps):
             LIMIT.bind(library, limit)() for limit in ("tallest", "widest", "block_size")
         )
         self._add = ADD.bind(library, "add")
-        self._difference_room = DIFFERENCE_ROOM.bind(library, "difference_room")
+        self._work_size = DIFFERENCE_WORK_SIZE.bind(library, "difference_work_size")
         self._functions = {
             (name, dtype): function.bind(library, f"{name}_{precision}", real)
             for dtype, (precision, real) in PRECISIONS.items()
@@ -190,7 +190,7 @@ class CompiledOps(HostOps):
 
     def _wide(self, tile: Tile, step: int, *groups: DifferencesStructure) -> int:
         """Address of the work space of groups by differences, for step rows at a time."""
-        sizes = [self._difference_room(ctypes.byref(group), tile.n_features, step + self._widest) for group in groups]
+        sizes = [self._work_size(ctypes.byref(group), tile.n_features, step + self._widest) for group in groups]
         return pointer(tile.array("wide", 1, sum(sizes), DOUBLE))
 
     def _chosen(self, tile: Tile, n_components: int, step: int) -> int:

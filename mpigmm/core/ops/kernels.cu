@@ -1,9 +1,9 @@
-/* The CUDA kernels for the operations on a tile that CuPy has no fast function for. cuda.py launches them, puts
-   raw_types.h above this file, and defines by the compiler's options: REAL, the precision of the tile; LEAST, the
-   exponent below which responsibilities are zero; and FEATURES_OF_A_THREAD.
+/* CUDA kernels for array operations for which CuPy has no fast function. cuda.py compiles raw_types.h and this file
+   together, and launches the kernels. Options of the compiler define REAL, the precision of the tile; LEAST, the exponent
+   below which responsibilities are zero; and FEATURES_OF_A_THREAD.
 
-   Each thread writes numbers of its own and none waits for another, so that no result depends on the order in which
-   threads run: no atomics, no shared memory, no barriers. Neighbouring threads take neighbouring rows of a tile, which
+   Each thread writes its own numbers and waits for no other thread, without atomics, shared memory or barriers, so that no
+   result depends on the order in which threads run. Neighbouring threads take neighbouring rows of a tile, which
    are adjacent in memory. */
 
 typedef long long Size;
@@ -41,12 +41,12 @@ KERNEL pairs(const REAL *rows, Size n, REAL *out)
     }
 }
 
-/* keep times out (k, n) plus factor times the sums over d of the squares of lines (k, d, n), into out: a thread for
-   each row and k. */
-KERNEL squared_norms(const REAL *lines, Size d, Size n, REAL keep, REAL factor, REAL *out)
+/* keep times out (k, n) plus factor times the sums over d of the squares of rows (k, d, n), into out: a thread for each row
+   and k. */
+KERNEL squared_norms(const REAL *rows, Size d, Size n, REAL keep, REAL factor, REAL *out)
 {
     if (ROW < n) {
-        const REAL *own = lines + LINE * d * n + ROW;
+        const REAL *own = rows + LINE * d * n + ROW;
         REAL sum = 0;
         for (Size j = 0; j < d; j++)
             sum += own[j * n] * own[j * n];
@@ -71,8 +71,8 @@ KERNEL distances(const REAL *rows, Size d, Size n, const REAL *means, const REAL
     }
 }
 
-/* Rows (d, n) minus the mean (d), times the root of the responsibilities (n), into out (d, n); the root into root (n): a thread
-   for each row and group of features. */
+/* Rows (d, n) minus the mean (d), times the square roots of the responsibilities (n), into out (d, n), and the square
+   roots into root (n): a thread for each row and group of features. */
 KERNEL scale(const REAL *rows, Size d, Size n, const REAL *resp, const REAL *mean, REAL *root, REAL *out)
 {
     if (ROW < n) {

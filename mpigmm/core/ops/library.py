@@ -57,7 +57,7 @@ class Function:
 ADD = Function(
     {"limbs": Pointer, "n_limbs": Size, "size": Size, "values": Pointer, "quanta": Pointer, "limb_unit": Double}
 )
-DIFFERENCE_ROOM = Function({"group": Pointer, "n_features": Size, "stride": Size}, Size)
+DIFFERENCE_WORK_SIZE = Function({"group": Pointer, "n_features": Size, "stride": Size}, Size)
 LIMIT = Function({}, Size)
 
 FUNCTIONS = {

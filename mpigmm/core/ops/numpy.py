@@ -92,17 +92,17 @@ class NumpyOps(HostOps):
         self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
     ) -> bool:
         best = np.maximum.reduce(out, axis=0, out=tile.vector("highest"))
-        reached = tile.vector("reached")
-        reached[:] = -np.inf
+        threshold = tile.vector("threshold")
+        threshold[:] = -np.inf
         found: list[tuple[Indices, FloatArray]] = []
         for k, bounds in enumerate(out):
             rows = np.flatnonzero(bounds == best)
             values = complete(tile, rows, rest[k, :, :n_rest], bounds[rows])
-            reached[rows] = np.maximum(reached[rows], values)
+            threshold[rows] = np.maximum(threshold[rows], values)
             found.append((rows, values))
-        deviation = np.subtract(highest + 1.0, reached, out=best)
-        reached -= np.log(deviation, out=deviation)
-        relevant = out >= np.subtract(reached, nats, out=reached)
+        deviation = np.subtract(highest + 1.0, threshold, out=best)
+        threshold -= np.log(deviation, out=deviation)
+        relevant = out >= np.subtract(threshold, nats, out=threshold)
         if np.count_nonzero(relevant) > most:
             return False
         for k, (rows, values) in enumerate(found):

@@ -1,7 +1,7 @@
-/* Log-densities and moments of some components by differences from their means, in double: accurate for any rows.
+/* Log-densities and moments of a group of components by differences of rows and means, in double: accurate for all rows.
  *
- * Matrices hold features or components by rows, their lines `stride` apart. Numbers of rows are multiples of WIDTH; what
- * stands beyond the tile's rows has responsibility zero.
+ * A matrix has a line for each feature or component and a column for each row of the tile; lines are `stride` apart. The
+ * number n of columns is a multiple of WIDTH. Columns beyond the rows of the tile have responsibility zero.
  */
 
 /* How squared distances are computed. SCALED: each feature has a precision, and differences are scaled before they are
@@ -15,18 +15,19 @@ enum { EACH_FEATURE, ALL_FEATURES, PAIRS_OF_EACH, PAIRS_SUMMED };
 struct differences {
     ptrdiff_t n_components;
     int form, second_moments;
-    ptrdiff_t least_bounded; /* LEAST_BOUNDED in groups.py: features from which on the first features bound distances */
+    ptrdiff_t least_bounded; /* LEAST_BOUNDED in groups.py: least number of features for bounds by the first features */
     double nats; /* NATS in groups.py: exp(-nats) decides which components are negligible for a row */
-    const double *means; /* (K, D), minus the rows' centre */
+    const double *means; /* (K, D): the means minus the centre */
     const double *subtracted; /* (K, D): the means, whitened if `whiten` is not null */
-    const double *factors; /* SCALED: roots of precisions (K, D); SHARED: precisions (K,); FACTORED: lower triangles (K, D, D) */
-    const double *whiten; /* SHARED: (D, D), a lower triangle, or null */
+    const double *factors; /* SCALED: square roots of precisions (K, D); SHARED: precisions (K,);
+                            * FACTORED: lower triangular matrices (K, D, D) */
+    const double *whiten; /* SHARED: (D, D), lower triangular, or null */
     const double *log_norm; /* (K,) */
-    const double *least; /* (K,): moments leave out rows with responsibilities up to these */
+    const double *least; /* (K,): moments leave out rows whose responsibility is at most this */
     double *counts, *first, *second; /* sums (K,), (K, D), and (K, D), (K,) or (K or 1, D (D + 1) / 2) */
 };
 
-/* Features `first` and up of row i of a tile, minus the centre and a mean, into out. */
+/* Features from `first` on of row i of a tile, minus the centre and a mean, into out. */
 #define SUBTRACT_ROW(RAW) \
     do { \
         const RAW *restrict raw = (const RAW *)row; \
@@ -42,11 +43,11 @@ static void subtract_row(
     WITH_RAW(tile->kind, SUBTRACT_ROW)
 }
 
-/* Distances are bounded by 1 / FIRST_SHARE of the features; this pays where up to 1 / BOUNDING_SHARE of all pairs of row
- * and component are not negligible. */
+/* Bounds use the first 1 / FIRST_SHARE of the features. They pay if at most 1 / BOUNDING_SHARE of all pairs of row and
+ * component are not negligible. */
 enum { FIRST_SHARE = 5, BOUNDING_SHARE = 8 };
 
-/* The sum of squares that features `first` and up of row i add to its distance from component k. work: D numbers. */
+/* The part of the sum of squares of row i and component k that comes from the features from `first` on. work: D numbers. */
 static double rest_of_squares(
     const struct differences *group, const struct rows *tile, ptrdiff_t i, ptrdiff_t k, ptrdiff_t first, double *work
 ) {
@@ -68,23 +69,23 @@ static double rest_of_squares(
     return sum;
 }
 
-/* Turns upper bounds `out` (K, n), by the first features, of `count` rows from `start` on into log-densities, -inf where
- * negligible; adds to `squares` where log-densities are computed. Returns 0, with both undefined, where too many pairs are
- * not negligible. */
+/* Replaces upper bounds `out` (K, n) of the log-densities of `count` rows from `start` on by log-densities, -inf where
+ * negligible. `squares` (K, n) holds the sums of squares of the first features, which are completed where log-densities are
+ * computed. Returns 0, with both undefined, if too many pairs are not negligible. */
 static OUTLINED int complete_bounds(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, ptrdiff_t first,
     ptrdiff_t stride, double *squares, double *out, double *work
 ) {
     ptrdiff_t k = group->n_components, pairs = 0;
-    double reached[count], highest = group->log_norm[0];
+    double threshold[count], highest = group->log_norm[0];
     int32_t best[count];
-    for (ptrdiff_t i = 0; i < count; i++) best[i] = 0, reached[i] = out[i];
+    for (ptrdiff_t i = 0; i < count; i++) best[i] = 0, threshold[i] = out[i];
     for (ptrdiff_t j = 1; j < k; j++) {
         const double *restrict line = out + j * stride;
         highest = group->log_norm[j] > highest ? group->log_norm[j] : highest;
         for (ptrdiff_t i = 0; i < count; i++) {
-            best[i] = line[i] > reached[i] ? (int32_t)j : best[i];
-            reached[i] = line[i] > reached[i] ? line[i] : reached[i];
+            best[i] = line[i] > threshold[i] ? (int32_t)j : best[i];
+            threshold[i] = line[i] > threshold[i] ? line[i] : threshold[i];
         }
     }
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -93,16 +94,16 @@ static OUTLINED int complete_bounds(
         double more = rest_of_squares(group, tile, start + i, best[i], first, work);
         squares[place] += more;
         out[place] -= 0.5 * precision * more;
-        reached[i] = out[place] == -INFINITY ? -INFINITY : out[place] - logarithm(highest + 1 - out[place]) - group->nats;
+        threshold[i] = out[place] == -INFINITY ? -INFINITY : out[place] - logarithm(highest + 1 - out[place]) - group->nats;
     }
     for (ptrdiff_t j = 0; j < k; j++)
-        for (ptrdiff_t i = 0; i < count; i++) pairs += out[j * stride + i] >= reached[i];
+        for (ptrdiff_t i = 0; i < count; i++) pairs += out[j * stride + i] >= threshold[i];
     if (BOUNDING_SHARE * pairs > k * count) return 0;
     for (ptrdiff_t j = 0; j < k; j++) {
         double *line = out + j * stride, precision = group->form == SHARED ? group->factors[j] : 1;
         for (ptrdiff_t i = 0; i < count; i++) {
             if (best[i] == j) continue;
-            if (line[i] >= reached[i]) {
+            if (line[i] >= threshold[i]) {
                 double more = rest_of_squares(group, tile, start + i, j, first, work);
                 squares[j * stride + i] += more;
                 line[i] -= 0.5 * precision * more;
@@ -113,24 +114,24 @@ static OUTLINED int complete_bounds(
     return 1;
 }
 
-/* Components and features whose moments are summed together, in registers. */
+/* Numbers of components and of features whose moments are summed in registers at the same time. */
 enum { MOST_MEANS = VECTOR_BYTES == 64 ? 4 : 2, MOST_FEATURES = VECTOR_BYTES == 64 ? 3 : 2 };
 
 /* Size of the work space of `add_moments`, in numbers. */
-static ptrdiff_t moments_room(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
+static ptrdiff_t moments_work_size(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
     ptrdiff_t k = group->n_components, width = 1 + n_features, height = k > width ? k : width;
-    return 2 * width * stride + room_double(height, width) + height * width;
+    return 2 * width * stride + sums_size_double(height, width) + height * width;
 }
 
 /* Size, in numbers, of the array `wide` of `sweep`, `difference_log_prob` and `difference_moments` for a group, with lines
  * `stride` apart: a line of ones, the rows, their whitened coordinates, responsibilities, sums of squares, and the work
  * space of `add_moments`. */
-ptrdiff_t difference_room(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
-    return (1 + 2 * n_features + 2 * group->n_components) * stride + moments_room(group, n_features, stride);
+ptrdiff_t difference_work_size(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
+    return (1 + 2 * n_features + 2 * group->n_components) * stride + moments_work_size(group, n_features, stride);
 }
 
-/* Rows in double: fills phi with a line of ones, the first n_used features and, if the group whitens rows, their whitened
- * coordinates. Returns the rows that the distances are computed from. */
+/* Fills phi, in double, with a line of ones, the first n_used features minus the centre and, if the group whitens rows,
+ * their whitened coordinates. Returns the lines from which distances are computed: the whitened ones if there are any. */
 static const double *widen(
     const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const struct differences *group, ptrdiff_t n_used,
     ptrdiff_t n, double *phi, ptrdiff_t stride
@@ -144,8 +145,8 @@ static const double *widen(
     return whitened;
 }
 
-/* log_norm minus half the squared distances of two vectors of rows; the sums of squares go into `squares` unless it is
- * null. */
+/* Stores log_norm minus half the squared distances for two vectors of rows and, unless `squares` is null, the sums of
+ * squares. */
 #define STORE_DISTANCES(HEIGHT) \
     UNROLLED for (int r = 0; r < HEIGHT; r++) \
         UNROLLED for (int c = 0; c < 2; c++) { \
@@ -161,7 +162,7 @@ static const double *widen(
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
         for (ptrdiff_t d = 0; d < n_used; d++) { \
-            if (part == 0) { /* as many bytes as one feature of these rows has */ \
+            if (part == 0) { /* the share of one feature in the bytes of these rows */ \
                 for (ptrdiff_t byte = 0; byte < fetch; byte += CACHE_LINE) \
                     __builtin_prefetch(next + d * fetch + byte, 0, 2); \
             } \
@@ -184,9 +185,9 @@ static const double *widen(
             UNROLLED for (int c = 0; c < 2; c++) sums[0][c] += whitened[r][c] * whitened[r][c]; \
     } while (0)
 
-/* Log-densities (K, n) of the group's components into out and, unless it is null, sums of squares into `squares`; upper and
- * lower bounds of these where n_used < D features are used. `rows` is what `widen` returns. Prefetches `each` bytes a row
- * from `ahead` on, where the next rows are. work: D * WIDTH numbers. */
+/* Computes log-densities (K, n) of the group's components into out and, unless it is null, sums of squares into `squares`.
+ * If n_used < D features are used, these are upper bounds and lower bounds. `rows` is the result of `widen`. Prefetches the
+ * next rows of the tile, `each` bytes for each row, starting at `ahead`. work: D * WIDTH numbers. */
 static void subtract_means(
     const struct differences *group, const double *rows, ptrdiff_t n_features, ptrdiff_t n_used, ptrdiff_t n,
     ptrdiff_t stride, const char *ahead, ptrdiff_t each, double *squares, double *out, double *work
@@ -219,10 +220,10 @@ static void subtract_means(
         }
 }
 
-/* Log-densities (K, n) of the group's components for `count` rows of a tile from `start` on, and sums of squares. While
- * *bounds is true, they are bounded by the first features and -inf where negligible; *bounds becomes false once too many
- * pairs are not negligible. phi: room for the rows as `widen` fills it; `ready`: the rows that distances are computed from,
- * or null if they have to be computed. */
+/* Computes log-densities (K, n) of the group's components, and sums of squares, for `count` rows of a tile from `start` on.
+ * While *bounds is true, bounds by the first features are computed first, and log-densities are -inf where negligible;
+ * *bounds becomes false once too many pairs are not negligible. phi: memory that `widen` fills; `ready`: the result of
+ * `widen`, or null if it has to be called. */
 static OUTLINED void log_prob_by_differences(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const double *ready,
     double *phi, ptrdiff_t n, ptrdiff_t stride, double *squares, double *out, double *work, int *bounds
@@ -242,7 +243,8 @@ static OUTLINED void log_prob_by_differences(
     }
 }
 
-/* Sums over rows of responsibilities times differences, and times their squares, of some components and features. */
+/* Adds sums over rows of responsibilities times differences, and times squared differences, for HEIGHT components and
+ * MOST_FEATURES features. */
 #define ADD_SQUARED(HEIGHT, unused) \
     do { \
         VECTOR sums[2][MOST_MEANS * MOST_FEATURES + VECTOR_BYTES / 8] = {{{0}}}; \
@@ -284,13 +286,14 @@ static void add_squared(
         }
 }
 
-/* Adds the sums of responsibilities times differences, computed as the sums of responsibilities times rows minus the counts
- * times the means: the error that this causes in a new mean is of the size of the mean's own rounding error. */
+/* Adds the sums of responsibilities times differences to the first moments. They are computed as the sums of
+ * responsibilities times rows, minus the counts times the means. The error that this causes in a new mean is about the
+ * rounding error of the mean itself. */
 static void add_differences(
     const struct differences *group, const double *rows, const double *resp, ptrdiff_t n_features, ptrdiff_t n,
     ptrdiff_t stride, double *blocks, double *sums
 ) {
-    memset(blocks, 0, room_double(group->n_components, n_features) * sizeof *blocks);
+    memset(blocks, 0, sums_size_double(group->n_components, n_features) * sizeof *blocks);
     add_product_double(resp, rows, blocks, group->n_components, n_features, n, stride, 0);
     unpack_double(blocks, sums, group->n_components, n_features);
     for (ptrdiff_t k = 0; k < group->n_components; k++, sums += n_features) {
@@ -301,7 +304,7 @@ static void add_differences(
     }
 }
 
-/* Indices of the responsibilities (n,) above `least`, into chosen; returns how many. */
+/* Writes the indices of the responsibilities (n,) above `least` into chosen; returns their number. */
 static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int32_t *chosen) {
     ptrdiff_t count = 0;
     for (ptrdiff_t start = 0; start < n; start += LANES) {
@@ -316,8 +319,8 @@ static ptrdiff_t choose_above(const double *resp, ptrdiff_t n, double least, int
     return count;
 }
 
-/* Adds differences (HEIGHT, D), their lines `width` apart, times responsibilities to the first moments, and their squares
- * times responsibilities to the second moments, of each feature or summed over features. */
+/* Adds responsibilities times differences (HEIGHT, D), whose lines are `width` apart, to the first moments, and
+ * responsibilities times squared differences to the second moments, of each feature or summed over features. */
 #define ADD_CHOSEN(HEIGHT, unused) \
     do { \
         ptrdiff_t d = 0; \
@@ -361,7 +364,8 @@ static void add_chosen(
     }
 }
 
-/* The same for a component whose second moments are those of all pairs of features. */
+/* Adds the moments of component k over the `count` rows with indices `chosen`, if second moments are those of pairs of
+ * features. `rows` are lines that `widen` has filled. */
 static void add_pairs(
     const struct differences *group, ptrdiff_t k, const double *rows, const double *resp, const int32_t *chosen,
     ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t stride, double *work, double *blocks, double *sums
@@ -378,7 +382,7 @@ static void add_pairs(
         for (ptrdiff_t i = 0; i < whole; i++) difference[i] = i < count ? line[chosen[i]] - mean : 0;
         for (ptrdiff_t i = 0; i < whole; i++) product[i] = weighted[i] * difference[i];
     }
-    memset(blocks, 0, room_double(width, width) * sizeof *blocks);
+    memset(blocks, 0, sums_size_double(width, width) * sizeof *blocks);
     add_product_double(weighted, work, blocks, width, width, whole, stride, 1);
     unpack_double(blocks, sums, width, width);
     double *second = group->second + (group->second_moments == PAIRS_OF_EACH ? k * n_features * width / 2 : 0);
@@ -409,8 +413,8 @@ static void add_squared_norms(
     }
 }
 
-/* Indices of the rows that each component is responsible for, one component after another, into chosen. Returns the K + 1
- * numbers behind them: where the indices of each component begin and end. */
+/* Writes the indices of the rows whose responsibility is not negligible into chosen, one component after another. Returns
+ * K + 1 numbers, which follow the K n indices: the indices of component k are chosen[ends[k]] to chosen[ends[k + 1] - 1]. */
 static int32_t *choose_rows(
     const struct differences *group, const struct rows *tile, const double *resp, ptrdiff_t n, ptrdiff_t stride,
     int32_t *chosen
@@ -424,22 +428,22 @@ static int32_t *choose_rows(
     return ends;
 }
 
-/* Whether it is faster to sum over the rows that each component is responsible for than over all rows, where second moments
- * are not those of pairs of features. */
+/* Whether it is faster to sum over the rows that `choose_rows` has chosen than over all rows, if second moments are not
+ * those of pairs of features. */
 static int few_are_chosen(const struct differences *group, const int32_t *ends, ptrdiff_t n_features, ptrdiff_t n) {
     return 3.0 * ends[group->n_components] * (n_features + 24) < (double)group->n_components * n * n_features;
 }
 
-/* Adds the moments of `count` rows of a tile, weighted with responsibilities (K, n), to the group's sums. `squares`: what
- * `subtract_means` yields, read for ALL_FEATURES alone. phi: what `widen` filled, with the first features alone if
- * `is_part`. work: `moments_room` numbers; chosen: K n + K + 1 numbers. */
+/* Adds the moments of `count` rows of a tile, weighted with responsibilities (K, n), to the group's sums. `squares`: the
+ * result of `subtract_means`, used only for ALL_FEATURES. phi: filled by `widen`, if `is_part` with only the first features.
+ * work: `moments_work_size` numbers; chosen: K n + K + 1 numbers. */
 static OUTLINED void add_moments(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, double *phi,
     const double *resp, const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen, int is_part
 ) {
     const double *rows = phi + stride;
     ptrdiff_t k = group->n_components, n_features = tile->n_features, width = 1 + n_features;
-    double *blocks = work + 2 * width * stride, *sums = blocks + room_double(k > width ? k : width, width);
+    double *blocks = work + 2 * width * stride, *sums = blocks + sums_size_double(k > width ? k : width, width);
     const int32_t *ends = choose_rows(group, tile, resp, n, stride, chosen);
     int is_dense = !few_are_chosen(group, ends, n_features, n);
     add_counts(group, resp, n, stride);
@@ -459,8 +463,8 @@ static OUTLINED void add_moments(
     }
 }
 
-/* Adds the moments of components by products to `moments`, if they are responsible for few of the rows; returns 0, having
- * done nothing, if not. */
+/* Adds the counts and moments of components that are otherwise computed by products to `moments`, if few of their
+ * responsibilities are not negligible; else returns 0 and adds nothing. */
 static OUTLINED int add_if_few(
     const struct differences *moments, const struct rows *tile, ptrdiff_t start, const double *resp, ptrdiff_t n,
     ptrdiff_t stride, double *work, int32_t *chosen

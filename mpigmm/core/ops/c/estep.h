@@ -1,7 +1,7 @@
 /* The E-step of a tile. */
 
-/* NAME(log_sum_exp) for up to LOG_SUM_EXP_ROWS rows. A row for which all components have the log-density -inf gets no
- * responsibilities and the log-density -inf; a row for which one of them is NaN gets NaN alone. */
+/* NAME(log_sum_exp) for up to LOG_SUM_EXP_ROWS rows. If all components have the log-density -inf for a row, its
+ * responsibilities are 0 and its log-density is -inf; if one of them has NaN, all of these are NaN. */
 static void NAME(log_sum_exp_some)(
     REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
 ) {
@@ -39,8 +39,8 @@ static void NAME(log_sum_exp_some)(
     }
 }
 
-/* Turns weighted log-densities log_prob (K, n) into responsibilities in place; the rows' log-densities go into log_density
- * (n,). Responsibilities below exp(least) before division by their sum are zero. */
+/* Replaces weighted log-densities log_prob (K, n) by responsibilities; the rows' log-densities go into log_density (n,).
+ * Responsibilities below exp(least) before division by their sum are zero. */
 void NAME(log_sum_exp)(REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *log_density, REAL least) {
     for (ptrdiff_t start = 0; start < n; start += LOG_SUM_EXP_ROWS) {
         ptrdiff_t some = n - start < LOG_SUM_EXP_ROWS ? n - start : LOG_SUM_EXP_ROWS;
@@ -67,13 +67,13 @@ static void NAME(append)(
         }
 }
 
-/* Multiplies a line of n numbers by the rows' weights, unless these are null, and sets it to zero from n up to `whole`. */
+/* Multiplies a line of n numbers by sample_weight (n,), unless it is null; numbers from n to whole - 1 become zero. */
 static void NAME(weigh)(REAL *restrict line, const REAL *restrict sample_weight, ptrdiff_t n, ptrdiff_t whole) {
     for (ptrdiff_t i = 0; sample_weight && i < n; i++) line[i] *= sample_weight[i];
     for (ptrdiff_t i = n; i < whole; i++) line[i] = 0;
 }
 
-/* Sums of `height` lines of n numbers into out, which is returned. */
+/* The sum of `height` lines of n numbers, into out (n,), which is returned. */
 static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdiff_t height, ptrdiff_t n, ptrdiff_t stride) {
     memset(out, 0, n * sizeof *out);
     for (ptrdiff_t r = 0; r < height; r++)
@@ -81,12 +81,15 @@ static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdif
     return out;
 }
 
-/* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH: of some components by products of the features,
- * of the others (`group`) by differences from their means. Returns the log-likelihood; overwrites the sums of `products`
- * and adds to those of `group`. For some rows at a time for which each component by products is responsible for few of
- * them, these components add to `moments` instead of `products`; `moments` has no components if this is not wanted.
+/* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH. The components of `products` are computed by
+ * products of the features, those of `group` by differences from their means. Returns the log-likelihood, overwrites the
+ * sums of `products` and adds to those of `group`.
  *
- * work: (step + WIDTH) (1 + L + K + D) numbers; wide: `difference_room`; blocks: `room` of the sums, then of the scatter.
+ * `moments` describes the components of `products` again, by differences, or has no components. If the responsibilities of
+ * most pairs are negligible among `step` rows, the sums of these rows are added to `moments` instead of `products`.
+ *
+ * work: (step + WIDTH) (1 + L + K + D) numbers; wide: `difference_work_size`; blocks: `sums_size` of the sums, then of the
+ * scatter.
  */
 double NAME(sweep)(
     const struct rows *tile, const struct products *products, const struct differences *moments,
@@ -97,12 +100,12 @@ double NAME(sweep)(
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
     ptrdiff_t n_components = n_products + group->n_components;
     const REAL *whiten = products->whiten, *sample_weight = tile->sample_weight;
-    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(room)(n_products, n_lines);
-    memset(blocks, 0, NAME(room)(n_products, n_lines) * sizeof *blocks);
-    if (scatter) memset(scatter_blocks, 0, NAME(room)(d, d) * sizeof *blocks);
+    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(sums_size)(n_products, n_lines);
+    memset(blocks, 0, NAME(sums_size)(n_products, n_lines) * sizeof *blocks);
+    if (scatter) memset(scatter_blocks, 0, NAME(sums_size)(d, d) * sizeof *blocks);
     for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
-        ptrdiff_t stride = whole + WIDTH; /* lines a power of two apart would share few places of the cache */
+        ptrdiff_t stride = whole + WIDTH; /* addresses a power of two apart compete for the same lines of the cache */
         REAL *log_density = work, *phi = log_density + stride, *rows = phi + stride, *resp = phi + n_lines * stride;
         REAL *whitened = resp + n_components * stride, *others = resp + n_products * stride;
         const REAL *own_weight = sample_weight ? sample_weight + start : NULL;

@@ -1,11 +1,12 @@
 /* Matrix products, block by block: a block of the result is up to TALLEST lines by two vectors, whose sums stay in
  * registers.
  *
- * Matrices are lines of numbers; `stride` is the distance from one line to the next.
+ * A line is a row of a matrix; `stride` is the distance from one line to the next, in numbers. Rows of the data are columns
+ * of these matrices.
  */
 
-/* The block sums[r][c] = sum over l < depth of one[r * down + l * along] times vector c of line l of `other`. Unless
- * `ahead` is null, each step also prefetches one cache line from `ahead` on. */
+/* Computes the block sums[r][c] = sum over l < depth of one[r * down + l * along] times vector c of line l of `other`.
+ * Unless `ahead` is null, each step also prefetches one cache line, starting at `ahead`. */
 INLINE void NAME(block)(
     const int height, const int vectors, const REAL *one, ptrdiff_t down, ptrdiff_t along, const REAL *other,
     ptrdiff_t stride, ptrdiff_t depth, const char *ahead, VECTOR sums[TALLEST][2]
@@ -23,13 +24,13 @@ INLINE void NAME(block)(
     }
 }
 
-/* one (height, depth) times other (depth, n) into out (height, n); n is a multiple of WIDTH. If `one` is a lower triangle
- * (triangular), what lies above the diagonal is not read. Prefetches `each` bytes for each of the n columns from `ahead`
- * on. */
+/* one (height, depth) times other (depth, n) into out (height, n); n is a multiple of WIDTH. If `triangular`, `one` is a
+ * lower triangular matrix, whose entries above the diagonal are not read. Prefetches `each` bytes for each of the n columns,
+ * starting at `ahead`. */
 #define PRODUCT(HEIGHT, unused) \
     do { \
         VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, 2, one + first * depth, depth, 1, other + at, stride, reach, ahead + at * each, sums); \
+        NAME(block)(HEIGHT, 2, one + first * depth, depth, 1, other + at, stride, used, ahead + at * each, sums); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < 2; c++) *(VECTOR *)(out + (first + r) * stride + at + c * LANES) = sums[r][c]; \
     } while (0)
@@ -42,13 +43,13 @@ static void NAME(multiply)(
     for (ptrdiff_t at = 0; at < n; at += WIDTH)
         for (ptrdiff_t group = 0; group < groups; group++) {
             ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
-            ptrdiff_t reach = triangular && last < depth ? last : depth;
+            ptrdiff_t used = triangular && last < depth ? last : depth;
             WITH_HEIGHT(last - first, PRODUCT, 0)
         }
 }
 
 /* Adds one (height, n) times the transpose of other (width, n) to sums; n is a multiple of LANES. If both are the same rows
- * (symmetric), only the blocks that reach the lower triangle are computed.
+ * (symmetric), only the blocks with entries in the lower triangle are computed.
  *
  * The sums are kept block by block, in the order in which they are computed, and `unpack` makes a matrix of them. A block
  * is a group of up to TALLEST lines by two columns; block number (group * pairs + pair) begins at SLOTS times its number.
@@ -102,12 +103,12 @@ static void NAME(add_product)(
     }
 }
 
-/* Numbers in the sums of a product (height, width). */
-static ptrdiff_t NAME(room)(ptrdiff_t height, ptrdiff_t width) {
+/* Size of the sums of a product (height, width), in numbers. */
+static ptrdiff_t NAME(sums_size)(ptrdiff_t height, ptrdiff_t width) {
     return (height + TALLEST - 1) / TALLEST * ((width + 1) / 2) * SLOTS;
 }
 
-/* The sums of `add_product` as a matrix (height, width). */
+/* Copies the sums of `add_product` into a matrix (height, width). */
 static void NAME(unpack)(const double *sums, double *out, ptrdiff_t height, ptrdiff_t width) {
     ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, pairs = (width + 1) / 2;
     for (ptrdiff_t group = 0; group < groups; group++) {
@@ -118,9 +119,9 @@ static void NAME(unpack)(const double *sums, double *out, ptrdiff_t height, ptrd
     }
 }
 
-/* Ops.subtract_squared_norms, with lines (K, height, width): out (K, n) minus half the squared norms of lines_k times the
- * first `width` lines of `augmented`; start_from (K,) replaces what `out` held, unless it is null. work: width * WIDTH
- * numbers. */
+/* Ops.subtract_squared_norms: subtracts from out (K, n) half the squared norms of coefficients (K, height, width) times the
+ * first `width` lines of `augmented`. Unless it is null, start_from (K,) replaces the contents of out first. work: width *
+ * WIDTH numbers. */
 #define ADD_SQUARED_NORMS(HEIGHT, unused) \
     do { \
         VECTOR sums[TALLEST][2]; \
@@ -130,8 +131,8 @@ static void NAME(unpack)(const double *sums, double *out, ptrdiff_t height, ptrd
     } while (0)
 
 void NAME(subtract_squared_norms)(
-    const REAL *augmented, ptrdiff_t n_rows, const REAL *lines, ptrdiff_t n_components, ptrdiff_t height, ptrdiff_t width,
-    const REAL *start_from, REAL *work, REAL *out
+    const REAL *augmented, ptrdiff_t n_rows, const REAL *coefficients, ptrdiff_t n_components, ptrdiff_t height,
+    ptrdiff_t width, const REAL *start_from, REAL *work, REAL *out
 ) {
     ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
     for (ptrdiff_t start = 0; start < n_rows; start += WIDTH) {
@@ -139,7 +140,7 @@ void NAME(subtract_squared_norms)(
         for (ptrdiff_t d = 0; d < width; d++)
             for (ptrdiff_t i = 0; i < WIDTH; i++) work[d * WIDTH + i] = i < n ? augmented[d * n_rows + start + i] : 0;
         for (ptrdiff_t k = 0; k < n_components; k++) {
-            const REAL *some = lines + k * height * width;
+            const REAL *some = coefficients + k * height * width;
             VECTOR squares[2] = {{0}, {0}};
             for (ptrdiff_t group = 0; group < groups; group++) {
                 ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;

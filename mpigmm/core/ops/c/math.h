@@ -1,23 +1,24 @@
-/* exp and log for both precisions, without branches, so that the compiler makes vector instructions of them.
+/* exp in both precisions and log in double, without branches, so that the compiler can use vector instructions.
  *
- * exp and log rest on the rounding of single operations: no -ffast-math.
+ * They rely on the rounding of each operation, so that -ffast-math must not be used.
  */
 #ifdef __FAST_MATH__
-#error "exp and log here rest on rounding, which -ffast-math does away with"
+#error "exp and log rely on the rounding of each operation, which -ffast-math changes"
 #endif
 
-static const double ROUND = 6755399441055744.0; /* 1.5 * 2^52: adding it rounds, and leaves the number in the low bits */
+/* 1.5 * 2^52: the sum of this and a small number is rounded to an integer, which is in the low bits of the sum. */
+static const double ROUND = 6755399441055744.0;
 
 INLINE int64_t bits_of(double x) { union { double number; int64_t bits; } u = {x}; return u.bits; }
 INLINE double number_of(int64_t x) { union { int64_t bits; double number; } u = {x}; return u.number; }
 INLINE int32_t bits_of_single(float x) { union { float number; int32_t bits; } u = {x}; return u.bits; }
 INLINE float number_of_single(int32_t x) { union { int32_t bits; float number; } u = {x}; return u.number; }
 
-/* exp of a number whose result is a normal number, to the last place or two, without a branch.
+/* exp(x) for x whose result is a normal number, with an error of up to two units in the last place.
  *
- * exp(x) = 2^n exp(r) with n = round(x / ln 2), and a polynomial for |r| <= ln 2 / 2, (exp(r) - 1 - r) / r^2
- * interpolated in Chebyshev's nodes: right to 2e-17, and to 1e-8 in single precision (Muller, Elementary Functions,
- * 3rd ed., 2016, ch. 11).
+ * exp(x) = 2^n exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2. A polynomial interpolates (exp(r) - 1 - r) / r^2 in
+ * Chebyshev nodes, with an error of 2e-17, and of 1e-8 in single precision (Muller, Elementary Functions, 3rd ed., 2016,
+ * ch. 11).
  */
 INLINE double exponential_double(double x) {
     double shifted = x * 1.4426950408889634 + ROUND, n = shifted - ROUND;
@@ -39,7 +40,7 @@ INLINE float exponential_single(float x) {
         (int32_t)((uint32_t)bits_of_single(1.0f + (r + r * r * p)) + ((uint32_t)bits_of_single(shifted) << 23)));
 }
 
-/* log of a number from 1 on, to the last place or two, without a branch; NaN of what is not finite.
+/* log(x) for x >= 1, with an error of up to two units in the last place; NaN if x is not finite.
  *
  * log(x) = n ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 artanh((m - 1) / (m + 1)) (Muller, ibid.).
  */

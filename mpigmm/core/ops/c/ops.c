@@ -1,16 +1,16 @@
-/* The operations on a tile in C: what numpy.py does with NumPy, with fewer passes over memory.
+/* Array operations on tiles in C: the same as numpy.py computes with NumPy, with fewer passes over memory.
  *
  * The headers from vector.h to pruned.h hold the functions of one precision and are included once for each; their names end
- * in _double or _single (NAME). Every sum is taken in an order that the shapes alone decide. The file is compiled once for
- * each set of instructions (VECTOR_BYTES, see pyproject.toml), and library.py loads the result.
+ * in _double or _single (NAME). The order of the terms in every sum depends only on shapes. The file is compiled once for
+ * each instruction set (VECTOR_BYTES, see pyproject.toml), and library.py loads the result.
  *
  *     vector.h       vectors of numbers: loads, transposes, sums
  *     math.h         exp and log
  *     gemm.h         matrix products
- *     rows.h         from the rows of a file to centred rows of a precision
- *     differences.h  log-densities and moments by differences from the means, in double alone
+ *     rows.h         rows of any type minus the centre, in one precision
+ *     differences.h  log-densities and moments by differences of rows and means, only in double
  *     estep.h        log-sum-exp, and the whole E-step of a tile
- *     pruned.h       log-densities and moments without negligible pairs of row and component
+ *     pruned.h       log-densities and moments that leave out negligible pairs of row and component
  */
 #if defined(__x86_64__) && !defined(__clang__) /* whatever the environment's flags allow */
 #if VECTOR_BYTES == 16
@@ -28,7 +28,7 @@
 
 #include "../../raw_types.h"
 
-/* A block of a matrix product is up to TALLEST lines by two vectors: their sums fill the registers. */
+/* A block of a matrix product has up to TALLEST lines of two vectors each, so that its sums fill the registers. */
 #define TALLEST (VECTOR_BYTES == 64 ? 12 : 6)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -78,10 +78,10 @@
 
 enum { CACHE_LINE = 64 };
 
-/* Features that are converted from integers at a time. */
+/* Number of features that are converted from integers at a time. */
 enum { FEATURES_AT_ONCE = 64 };
 
-/* Rows of one log-sum-exp, and values that are added to fixed-point sums at a time: few enough for the cache. */
+/* Numbers of rows of one log-sum-exp, and of values added to fixed-point sums at a time: few enough for the cache. */
 enum { LOG_SUM_EXP_ROWS = 256, ADDED_AT_ONCE = 512 };
 
 /* The numbers of the types that rows may have: RAW_f8, RAW_f4, ... Integers follow the floating-point types. */
@@ -119,7 +119,7 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
             line[i] += (int64_t)whole;
             rest[i] -= whole * unit[i];
         }
-        for (ptrdiff_t limb = 1; limb < n_limbs; limb++) { /* few enough bits to be rounded by ROUND */
+        for (ptrdiff_t limb = 1; limb < n_limbs; limb++) { /* these have few enough bits for ROUND */
             line += size;
             for (ptrdiff_t i = 0; i < n; i++) {
                 unit[i] /= limb_unit;
@@ -132,7 +132,7 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
     }
 }
 
-/* The rows of a tile (n_rows, n_features), as they stand in a file: numbers of the type `kind`. */
+/* The rows of a tile (n_rows, n_features), numbers of the type `kind`. */
 struct rows {
     const char *raw;
     int kind;
@@ -146,8 +146,8 @@ struct rows {
 struct products {
     ptrdiff_t n_components, n_lines; /* K and L, the length of phi */
     int kind; /* which products: PAIRS, SQUARES or SQUARED_NORM */
-    const void *whiten; /* (D, D): what rows are multiplied by before their squared norms are taken, or null */
-    const void *coefficients; /* (K, L): of phi in the log-densities */
+    const void *whiten; /* (D, D): rows are multiplied by this before their squared norms are computed, or null */
+    const void *coefficients; /* (K, L): the coefficients of phi in the log-densities */
     double *sums; /* (K, L): sums over rows of responsibilities times phi */
     double *scatter; /* (D, D): sums over rows of responsibilities times x x^T, or null */
 };
@@ -177,16 +177,16 @@ struct products {
 #include "estep.h"
 #include "pruned.h"
 
-/* What library.py asks of the library. INTERFACE there: the version of the functions' arguments. */
+/* The version of the functions' arguments: INTERFACE in library.py. */
 int interface(void) { return 5; }
 
-/* What decides the size of the arrays that callers provide: the most lines of a block of a matrix product, the numbers in
- * one of its lines, and the numbers that its sums take; the last two in single precision, where they are largest. */
+/* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, the
+ * numbers in one line, and the size of the sums of a block. The last two are those of single precision, the largest. */
 ptrdiff_t tallest(void) { return TALLEST; }
 ptrdiff_t widest(void) { return WIDTH; }
 ptrdiff_t block_size(void) { return SLOTS; }
 
-/* The place in COMPILED of the best library for this processor: 2 with AVX-512, 1 with AVX2, else 0. */
+/* The index in COMPILED of the best library for this processor: 2 with AVX-512, 1 with AVX2, else 0. */
 int level(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();

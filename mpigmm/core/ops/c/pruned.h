@@ -1,4 +1,4 @@
-/* Log-densities and moments without negligible pairs of row and component. */
+/* Log-densities and moments that leave out negligible pairs of row and component. */
 
 /* Indices of the entries of `relevant` (n,) that are not zero, into chosen; returns how many. */
 static ptrdiff_t NAME(choose)(const INDEX *relevant, ptrdiff_t n, int32_t *chosen) {
@@ -15,17 +15,17 @@ static ptrdiff_t NAME(choose)(const INDEX *relevant, ptrdiff_t n, int32_t *chose
     return count;
 }
 
-/* From upper bounds to log-densities of one component for the `count` rows of (n, D) whose indices are `chosen`: subtracts
- * half the squares of the whitened coordinates that the bounds leave out.
+/* Replaces upper bounds of the log-densities of one component by log-densities, for the `count` rows of (n, D) whose indices
+ * are `chosen`: subtracts half the squares of the whitened coordinates that the bounds leave out.
  *
- * rest (1 + D, stride): offsets, then a line of coefficients for each feature; n_rest columns are used. The coefficients
- * are triangular: the first of these coordinates depends on the first D - n_rest + 1 features, each next one on one more.
+ * rest (1 + D, stride): a line of offsets, then a line of coefficients for each feature; n_rest columns are used. Column j
+ * is a whitened coordinate, which depends on the first D - n_rest + 1 + j features; its other coefficients are zero.
  * work: TALLEST * D numbers.
  */
 #define COMPLETE(HEIGHT, VECTORS) \
     do { \
         VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, VECTORS, work, n_features, 1, rest + stride + at, stride, reach, NULL, sums); \
+        NAME(block)(HEIGHT, VECTORS, work, n_features, 1, rest + stride + at, stride, used, NULL, sums); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < VECTORS; c++) { \
                 VECTOR whitened = sums[r][c] + NAME(load)(rest + at + c * LANES); \
@@ -46,7 +46,7 @@ static void NAME(complete)(
         }
         for (ptrdiff_t i = 0; i < TALLEST + LANES; i++) squares[i] = (VECTOR){0};
         for (ptrdiff_t at = 0; at < n_rest; at += WIDTH) {
-            ptrdiff_t reach = n_features - n_rest + at + WIDTH < n_features ? n_features - n_rest + at + WIDTH : n_features;
+            ptrdiff_t used = n_features - n_rest + at + WIDTH < n_features ? n_features - n_rest + at + WIDTH : n_features;
             if (n_rest - at > LANES)
                 WITH_HEIGHT(last - first, COMPLETE, 2)
             else
@@ -65,19 +65,19 @@ int NAME(pruned_distances)(
     const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *rest, ptrdiff_t n_rest, ptrdiff_t stride,
     ptrdiff_t n_components, REAL highest, REAL nats, ptrdiff_t most, REAL *out, REAL *work, INDEX *best, int32_t *chosen
 ) {
-    REAL *restrict reached = work, *copied = work + n_rows;
+    REAL *restrict threshold = work, *copied = work + n_rows;
     INDEX *restrict relevant = best + n_rows;
     int32_t *ends = chosen + n_rows;
     ptrdiff_t size = (1 + n_features) * stride;
     for (ptrdiff_t i = 0; i < n_rows; i++) {
         best[i] = 0;
-        reached[i] = out[i];
+        threshold[i] = out[i];
     }
     for (ptrdiff_t k = 1; k < n_components; k++) {
         const REAL *restrict line = out + k * n_rows;
         for (ptrdiff_t i = 0; i < n_rows; i++) {
-            best[i] = line[i] > reached[i] ? (INDEX)k : best[i];
-            reached[i] = line[i] > reached[i] ? line[i] : reached[i];
+            best[i] = line[i] > threshold[i] ? (INDEX)k : best[i];
+            threshold[i] = line[i] > threshold[i] ? line[i] : threshold[i];
         }
     }
     memset(ends, 0, (n_components + 1) * sizeof *ends);
@@ -89,20 +89,20 @@ int NAME(pruned_distances)(
             rows, n_features, chosen + start, ends[k] - start, rest + k * size, n_rest, stride, copied, out + k * n_rows);
     for (ptrdiff_t i = 0; i < n_rows; i++) {
         REAL value = out[best[i] * n_rows + i];
-        reached[i] = value == -(REAL)INFINITY ? value : (REAL)(value - logarithm(highest + 1 - value) - nats);
+        threshold[i] = value == -(REAL)INFINITY ? value : (REAL)(value - logarithm(highest + 1 - value) - nats);
     }
     ptrdiff_t pairs = 0;
     for (ptrdiff_t k = 0; k < n_components; k++) {
         const REAL *restrict line = out + k * n_rows;
         INDEX count = 0;
-        for (ptrdiff_t i = 0; i < n_rows; i++) count += line[i] >= reached[i];
+        for (ptrdiff_t i = 0; i < n_rows; i++) count += line[i] >= threshold[i];
         pairs += count;
     }
     if (pairs > most) return 0;
     for (ptrdiff_t k = 0; k < n_components; k++) {
         REAL *restrict line = out + k * n_rows;
         for (ptrdiff_t i = 0; i < n_rows; i++) {
-            INDEX above = line[i] >= reached[i], own = best[i] == (INDEX)k;
+            INDEX above = line[i] >= threshold[i], own = best[i] == (INDEX)k;
             relevant[i] = above & ~own;
             line[i] = above | own ? line[i] : -(REAL)INFINITY;
         }

@@ -1,6 +1,7 @@
-/* From the rows of a file, of any of RAW_TYPES, to rows of a precision minus the centre. Differences are taken in double. */
+/* Rows of any of RAW_TYPES minus the centre, in a precision. The differences are computed in double. */
 
-/* Features `first` to first + size of LANES rows of integers minus the centre; rows of out are FEATURES_AT_ONCE apart. */
+/* Features `first` to first + size - 1 of LANES rows of integers, minus the centre, into out, whose lines are
+ * FEATURES_AT_ONCE apart. */
 #define CONVERT(RAW) \
     do { \
         const RAW *restrict from = raw; \
@@ -16,8 +17,8 @@ static OUTLINED void NAME(convert)(
     WITH_RAW(kind, CONVERT)
 }
 
-/* NAME(center_transpose) for LANES rows of integers with LANES features or more: many features are converted first, then
- * transposed. */
+/* NAME(center_transpose) for LANES rows of integers with LANES features or more: converts up to FEATURES_AT_ONCE features at
+ * a time and then transposes them. */
 static void NAME(center_transpose_integers)(
     const void *raw, int kind, ptrdiff_t n_features, ptrdiff_t n_used, const double *centre, REAL *out, ptrdiff_t stride
 ) {
@@ -36,7 +37,8 @@ static void NAME(center_transpose_integers)(
     }
 }
 
-/* Rows (n, D) of a file minus the centre (D,), transposed: the first n_used lines of out (D, stride), zero from n on. */
+/* The first n_used features of rows (n, D) minus the centre (D,), transposed, into the first n_used lines of out
+ * (D, stride); columns from n on are zero. */
 #define CENTER_TRANSPOSE(RAW) \
     do { \
         const RAW *rows = raw; \
@@ -49,7 +51,7 @@ static void NAME(center_transpose_integers)(
                     out[d * stride + start + i] = (REAL)((double)from[i * n_features + d] - centre[d]); \
             for (ptrdiff_t next = LANES; kind < FIRST_INTEGER && next < n_used + LANES && n_used >= LANES; \
                  next += LANES) { \
-                ptrdiff_t d = next < n_used ? next - LANES : n_used - LANES; /* the last ones are taken twice */ \
+                ptrdiff_t d = next < n_used ? next - LANES : n_used - LANES; /* the last ones may be transposed twice */ \
                 VECTOR square[VECTOR_BYTES / REAL_BYTES]; \
                 UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) { \
                     REAL line[VECTOR_BYTES / REAL_BYTES]; \
@@ -77,7 +79,7 @@ void NAME(center_transpose)(
     WITH_RAW(kind, CENTER_TRANSPOSE)
 }
 
-/* Rows (n, D) of a file minus the centre (D,), into out (n, D). */
+/* Rows (n, D) minus the centre (D,), into out (n, D). */
 #define CENTER(RAW) \
     do { \
         const RAW *restrict rows = raw; \

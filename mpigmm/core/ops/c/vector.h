@@ -7,12 +7,12 @@ typedef double NAME(wide) __attribute__((vector_size(VECTOR_BYTES / REAL_BYTES *
 #define WIDE NAME(wide)
 #define INDICES NAME(indices)
 #define LANES ((ptrdiff_t)(VECTOR_BYTES / sizeof(REAL)))
-#define WIDTH (2 * LANES) /* numbers of one line of a block */
+#define WIDTH (2 * LANES) /* numbers in one line of a block */
 #define SLOTS ((2 * TALLEST + VECTOR_BYTES / REAL_BYTES - 1) / (VECTOR_BYTES / REAL_BYTES) * (VECTOR_BYTES / REAL_BYTES))
 
 INLINE VECTOR NAME(load)(const REAL *from) { return *(const VECTOR *)from; }
 
-/* Exchanges the odd groups of `size` numbers of one vector with the even groups of the other. */
+/* Exchanges the odd groups of `size` numbers of `one` with the even groups of `other`. */
 #if defined(__clang__)
 INLINE void NAME(exchange)(VECTOR *one, VECTOR *other, const int size) {
     for (ptrdiff_t i = 0; i < LANES; i++)
@@ -25,29 +25,29 @@ INLINE void NAME(exchange)(VECTOR *one, VECTOR *other, const int size) {
 #else
 INLINE void NAME(exchange)(VECTOR *one, VECTOR *other, const int size) {
 #if VECTOR_BYTES / REAL_BYTES == 2
-    const INDICES place = {0, 1};
+    const INDICES lane = {0, 1};
 #elif VECTOR_BYTES / REAL_BYTES == 4
-    const INDICES place = {0, 1, 2, 3};
+    const INDICES lane = {0, 1, 2, 3};
 #elif VECTOR_BYTES / REAL_BYTES == 8
-    const INDICES place = {0, 1, 2, 3, 4, 5, 6, 7};
+    const INDICES lane = {0, 1, 2, 3, 4, 5, 6, 7};
 #else
-    const INDICES place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const INDICES lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #endif
-    const INDICES from = place + (place & size) / size * (INDEX)(LANES - size);
+    const INDICES from = lane + (lane & size) / size * (INDEX)(LANES - size);
     VECTOR even = __builtin_shuffle(*one, *other, from);
     *other = __builtin_shuffle(*one, *other, from + size);
     *one = even;
 }
 #endif
 
-/* Transposes LANES vectors in place, by exchanging quarters recursively (Eklundh, IEEE Trans. Comput. 21, 1972). */
+/* Transposes LANES vectors in place by recursive exchanges of quarters (Eklundh, IEEE Trans. Comput. 21, 1972). */
 INLINE void NAME(transpose)(VECTOR square[VECTOR_BYTES / REAL_BYTES]) {
     UNROLLED for (int size = LANES / 2; size; size /= 2)
         UNROLLED for (int i = 0; i < LANES; i++)
             if (!(i & size)) NAME(exchange)(square + i, square + i + size, size);
 }
 
-/* One vector with the sums of the numbers of LANES vectors; overwrites these. */
+/* A vector with the sum of the numbers of each of LANES vectors, which are overwritten. */
 INLINE VECTOR NAME(totals)(VECTOR square[VECTOR_BYTES / REAL_BYTES]) {
     UNROLLED for (int size = LANES / 2; size; size /= 2)
         UNROLLED for (int i = 0; i < size; i++) {
