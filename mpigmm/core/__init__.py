@@ -1,1 +1,1 @@
-"""The mathematics: arrays in, arrays out; no MPI, no files."""
+"""The mathematics: functions of arrays and values, without MPI, files or options."""

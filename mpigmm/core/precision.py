@@ -101,7 +101,7 @@ def needs_double(mixture: Mixture, summary: DataSummary) -> BoolArray:
 
 
 def is_far(mixture: Mixture, statistics: SufficientStatistics, summary: DataSummary) -> bool:
-    """Whether the rows lie so far from a mixture that float32 does not give their log-densities to `TOLERANCE`.
+    """Whether the rows are so far from a mixture that float32 does not give their log-densities to `TOLERANCE`.
 
     Apart from the entropy of the responsibilities, the mean squared distance is twice the mean of `Mixture.log_norm`
     minus twice the mean log-density. It is D for rows drawn from the mixture; an excess over 2 D has a rounding error

@@ -25,7 +25,7 @@ def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic]
     """Default number of rows of a tile on the host.
 
     The rows fit into the cache, and are so many that rounding the statistics of a tile takes little time beside
-    computing them. The number depends on shape and precision alone, since the bits of a tile's sums depend on it. It is
+    computing them. The number depends only on shape and precision, since the bits of a tile's sums depend on it. It is
     never a power of two, because addresses a power of two apart compete for the same few lines of a cache.
     """
     fit = 2**22 // dtype.itemsize // (n_features + n_components)

@@ -229,7 +229,7 @@ def partition_means(rows: FloatArray, sample_weight: FloatArray, labels: Labels,
     if len(means) <= FEW_COMPONENTS:
         sums = (sample_weight * (labels == np.arange(len(means))[:, None])) @ rows
     else:
-        from scipy.sparse import csr_matrix  # by root alone: it opens hundreds of files
+        from scipy.sparse import csr_matrix  # only root needs it, and it opens hundreds of files
 
         sums = csr_matrix((sample_weight, labels, np.arange(len(rows) + 1)), (len(rows), len(means))).T @ rows
     counts = np.bincount(labels, sample_weight, len(means))

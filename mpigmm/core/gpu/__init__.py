@@ -1,1 +1,1 @@
-"""A GPU: its arrays, its streams, how it is found, and the rows that are staged on it. CuPy is imported here alone."""
+"""GPUs: their arrays, streams and discovery, and the copies of rows to them. Only this package imports CuPy."""

@@ -1,4 +1,4 @@
-"""Array operations in NumPy alone, which make several passes over a tile."""
+"""Array operations that use only NumPy and make several passes over a tile."""
 
 from __future__ import annotations
 
