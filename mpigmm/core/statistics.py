@@ -58,7 +58,10 @@ class SufficientStatistics:
 
     @property
     def second_moments(self) -> FloatArray:
-        """sum_i w_i r_ik (x_i - c_k)(x_i - c_k)^T, packed as `SecondMoments` says, shape (n_second,)."""
+        """sum_i w_i r_ik (x_i - c_k)(x_i - c_k)^T, packed, shape (n_second,).
+
+        `Covariances.second_moments` tells which of these entries, or of their sums, it contains.
+        """
         return self.arrays["second_moments"]
 
 

@@ -72,7 +72,7 @@ class MStepSums:
         Denominators of the new parameters. Weights are scaled to the sum 1.
     first_moments : ndarray of shape (K, D)
     second_moments : ndarray of shape (n_second,)
-        Packed as `Covariances.second_moments` says. Both moments are about the means that entered the E-step.
+        Packed, of the kind `Covariances.second_moments`. Moments are about the means that entered the E-step.
     """
 
     weight_counts: FloatArray

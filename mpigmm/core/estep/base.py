@@ -25,7 +25,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        """Compute moments about the means, weighted with resp (K, n).
+        """Compute moments about the means, weighted with resp (K, n): responsibilities times sample weights.
 
         First moments go into first (K, D), packed second moments into second (n_second,); both are float64.
         """
@@ -38,8 +38,10 @@ class Kernel(ABC):
         return False
 
     def dense_part(self) -> Kernel | None:
-        """The kernel to which this one would leave every tile, or itself, if that kernel computes all pairs of row and
-        component; otherwise None."""
+        """A kernel that computes all pairs of row and component: this kernel, or one to which it leaves every tile.
+
+        None if there is no such kernel.
+        """
         return None
 
 
