@@ -14,9 +14,11 @@ from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
 Responsibilities = Callable[[Any, FloatArray], tuple[FloatArray, FloatArray]]
-"""Called with an array library and weighted log-densities (K, n), which may be overwritten. Returns responsibilities
-(K, n), from 0 to 1 with a sum of at most 1 for each row, and each row's term of the objective (n,). The magnitude of a
-term must not exceed the largest magnitude that the row's log-density can have, which bounds the exact sum."""
+"""Called with an array library and weighted log-densities (K, n), which it may overwrite. Returns responsibilities
+(K, n) and each row's term of the objective (n,), in writeable arrays of the same dtype.
+
+The responsibilities of a row must have the sum 1, which kernels rely on. The magnitude of a term must not exceed the
+bound of the log-density's magnitude, which the format of the exact sums rests on."""
 
 
 class EStep:
