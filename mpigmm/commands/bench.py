@@ -65,8 +65,8 @@ def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
 def measure(context: RankContext, source: SyntheticSource, options: FitOptions, iterations: int) -> dict[str, Any]:
     """The figures of a bench, on root those of all ranks. Collective."""
     comm, header = context.comm, context.header
-    survey, _ = survey_rows(context, options, SURVEYED_ROWS)
-    problem, kind = problem_of(options, survey), COVARIANCE_TYPES[options.model.covariance_type]
+    summary, _ = survey_rows(context, options, SURVEYED_ROWS)
+    problem, kind = problem_of(options, summary), COVARIANCE_TYPES[options.model.covariance_type]
     mixture = true_mixture(source, kind)
     wanted = EStepPass(mixture, problem.first_precision(mixture))
     dtype = wanted.precision.dtype

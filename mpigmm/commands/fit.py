@@ -84,22 +84,22 @@ def lay_out_rows(
 def survey_and_fit(
     context: RankContext, options: FitOptions, plan: ResumePlan, recorder: AnyRecorder, begin: float
 ) -> None:
-    """DataSummary the rows, run all starts, write the results. Collective."""
+    """Survey the rows, run all starts, write the results. Collective."""
     comm, devices, model = context.comm, context.devices, options.model
-    survey, sample = survey_rows(context, options, sample_size(model.n_components, plan.header.n_features))
-    warning = far_row(context, survey, sample)
+    summary, sample = survey_rows(context, options, sample_size(model.n_components, plan.header.n_features))
+    warning = far_row(context, summary, sample)
     with comm.together():
-        recorder.begin(plan, survey, devices, [warning, context.layout.warning, devices.note])
+        recorder.begin(plan, summary, devices, [warning, context.layout.warning, devices.note])
     if plan.complete:
         return
     starts = Starts(options, plan.start, sample, recorder.initialisation)
     del sample
     reduction = Reduction(context, recorder.is_spent, recorder.say)
-    loop = em_loop(reduction, options, survey)
+    loop = em_loop(reduction, options, summary)
     progress = fit_starts(loop, options, plan.progress, starts, recorder)
     used = {"resumed_from": plan.resumed_from, **usage(reduction, begin)}
     with comm.together():
-        recorder.finish(progress, survey, devices, used)
+        recorder.finish(progress, summary, devices, used)
 
 
 def save_interrupted(comm: Comm, recorder: AnyRecorder, begin: float, stop: StopRequest) -> None:

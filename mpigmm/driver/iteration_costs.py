@@ -204,8 +204,8 @@ def measured_iteration(
         mixture = true_mixture(source, kind)
     layout = lay_out(comm, source.header, size.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, ops)
-    survey, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SURVEYED_ROWS)
-    problem = problem_of(options, survey)
+    summary, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SURVEYED_ROWS)
+    problem = problem_of(options, summary)
     wanted = EStepPass(mixture, problem.first_precision(mixture))
     _, seconds, _, m_step = timed_iterations(Reduction(context), problem, wanted, iterations)
     _, n_bytes = reduction_seconds(context, problem, mixture)
@@ -226,11 +226,11 @@ def measured_start(comm: Comm, request: PlanRequest, header: Header, stop: StopR
         source = SyntheticSource(measured, d, few, SOME_OVERLAP, correlated=False)
     layout = lay_out(comm, source.header, choose_tile_rows(compute, devices, d, few), compute, devices)
     context = open_context(comm, source, layout, devices, stop, NUMPY.name)
-    survey, sample = survey_rows(context, options, measured)
+    summary, sample = survey_rows(context, options, measured)
     seconds, n_bytes = 0.0, 0
     with comm.together():
         if comm.is_root:
-            seconds, n_bytes = seconds_and_bytes(options, sample, survey, stop)
+            seconds, n_bytes = seconds_and_bytes(options, sample, summary, stop)
     rows = wanted / measured
     return FirstMixture(
         method, wanted, seconds * rows * (1 if method == "random" else k / few), int(n_bytes * rows), few
@@ -245,7 +245,9 @@ def affordable_components(n_components: int, header: Header) -> int:
     return few
 
 
-def seconds_and_bytes(options: FitOptions, sample: Sample, survey: DataSummary, stop: StopRequest) -> tuple[float, int]:
+def seconds_and_bytes(
+    options: FitOptions, sample: Sample, summary: DataSummary, stop: StopRequest
+) -> tuple[float, int]:
     """Seconds and bytes of the first mixture from a sample, the sample included.
 
     The seconds are those of the processor or of the clock, whichever are fewer, so that other programs on this machine
@@ -262,7 +264,7 @@ def seconds_and_bytes(options: FitOptions, sample: Sample, survey: DataSummary, 
             COVARIANCE_TYPES[model.covariance_type],
             model.n_components,
             sample,
-            survey,
+            summary,
             safeguards,
             (options.init.seed, 0),
             lambda *step: stop.check(),

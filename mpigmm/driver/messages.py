@@ -18,19 +18,19 @@ FEW = 5
 """Components that a message names."""
 
 
-def problem_text(survey: DataSummary, header: Header, options: FitOptions) -> str:
+def problem_text(summary: DataSummary, header: Header, options: FitOptions) -> str:
     """Size of the data and of the mixture."""
     return (
-        f"{counted(survey.n_samples, 'row')} of {counted(header.n_features, 'feature')}, "
+        f"{counted(summary.n_samples, 'row')} of {counted(header.n_features, 'feature')}, "
         f"{counted(options.model.n_components, 'component')}, {options.model.covariance_type}"
     )
 
 
-def dropped_text(survey: DataSummary, header: Header) -> str | None:
+def dropped_text(summary: DataSummary, header: Header) -> str | None:
     """How many rows are left out, if any."""
-    if not survey.n_dropped:
+    if not summary.n_dropped:
         return None
-    return f"{survey.n_dropped:,} of {header.n_rows:,} rows hold NaN or infinity and are left out (data.missing: drop)"
+    return f"{summary.n_dropped:,} of {header.n_rows:,} rows hold NaN or infinity and are left out (data.missing: drop)"
 
 
 def precision_text(iteration: int, bits: int) -> str:

@@ -91,10 +91,12 @@ class Recorder:
             self.directory.check_writable()
         return replace(plan, seconds_left=left)
 
-    def begin(self, plan: ResumePlan, survey: DataSummary, devices: Devices, warnings: Sequence[str | None]) -> None:
+    def begin(
+        self, plan: ResumePlan, data_summary: DataSummary, devices: Devices, warnings: Sequence[str | None]
+    ) -> None:
         """Begin or resume the run's files once the data are known. Raises `UserError` where the data have changed."""
         name = shown(self.directory.path)
-        fingerprint = f"{shape_text(plan.header)} {survey.fingerprint:016x}"
+        fingerprint = f"{shape_text(plan.header)} {data_summary.fingerprint:016x}"
         check_same_data(plan.fingerprint, fingerprint, plan.header, name)
         if plan.complete and plan.progress.best is not None:
             self.say(f"{name} is finished already; add --restart to start over")
@@ -104,7 +106,11 @@ class Recorder:
         self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint, devices=kinds, speeds=plan.speeds)
         self._open_files()
         resumed = f"resuming start {plan.progress.init + 1} after iteration {plan.resumed_from}"
-        said = [problem_text(survey, plan.header, self.options), dropped_text(survey, plan.header), *warnings]
+        said = [
+            problem_text(data_summary, plan.header, self.options),
+            dropped_text(data_summary, plan.header),
+            *warnings,
+        ]
         for text in filter(None, [*said, None if plan.resumed_from is None else resumed]):
             self.say(text)
 
@@ -179,7 +185,7 @@ class Recorder:
         else:
             self._failing.discard(what)
 
-    def finish(self, progress: Progress, survey: DataSummary, devices: Devices, used: dict[str, Any]) -> None:
+    def finish(self, progress: Progress, data_summary: DataSummary, devices: Devices, used: dict[str, Any]) -> None:
         """Write the checkpoint that calls the run finished, then the results. Raises `OutputError`.
 
         In this order, since the run may have started from the old model; a run that is killed between them writes the
@@ -192,8 +198,8 @@ class Recorder:
             results = tuple(sorted({*self.checkpoint.results, best.mixture.digest()}))
             self.checkpoint = replace(self.checkpoint, results=results)
             self._save(progress)
-            save_model(self.directory / MODEL, fitted_model(best, survey, self.options))
-            fitted = summary(best, survey, self.checkpoint.devices, devices)
+            save_model(self.directory / MODEL, fitted_model(best, data_summary, self.options))
+            fitted = summary(best, data_summary, self.checkpoint.devices, devices)
             self.directory.write_json(SUMMARY, {**fitted, **used, **versions(devices.cupy)})
         except OutputError as error:
             raise OutputError(f"{error}, and run the same command again to go on") from None

@@ -1,4 +1,4 @@
-"""What is written of a fit: the model, and the content of ``summary.json``."""
+"""The content of ``model.h5`` and of ``summary.json``."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from mpigmm.runs.state import Fitted
 from mpigmm.version import __version__
 
 
-def fitted_model(best: Fitted, survey: DataSummary, options: FitOptions) -> Model:
+def fitted_model(best: Fitted, data_summary: DataSummary, options: FitOptions) -> Model:
     """The content of ``model.h5``."""
     ended, config = best.ended, dataclasses.asdict(options)
-    return Model(best.mixture, survey.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
+    return Model(best.mixture, data_summary.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
 
 
-def summary(best: Fitted, survey: DataSummary, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:
+def summary(best: Fitted, data_summary: DataSummary, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:
     """What was fitted, on what devices, and with which versions; all but `usage`.
 
     Parameters
     ----------
     best : Fitted
-    survey : DataSummary
+    data_summary : DataSummary
     kinds : tuple of str
         Kinds of devices that have taken part since the run began.
     devices : Devices
         Those of now.
     """
     return {
-        **fit_summary(best, survey),
+        **fit_summary(best, data_summary),
         "reproducible": len(kinds) == 1,
         "device": devices.device,
         "devices": devices.counts(),
     }
 
 
-def fit_summary(best: Fitted, survey: DataSummary) -> dict[str, Any]:
+def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
     """The statistical part: sizes, convergence, log-likelihood and criteria."""
     ended = best.ended
-    log_likelihood = ended.mean_log_likelihood * survey.total_weight
+    log_likelihood = ended.mean_log_likelihood * data_summary.total_weight
     return {
-        "n_samples": survey.n_samples,
-        "n_dropped": survey.n_dropped,
+        "n_samples": data_summary.n_samples,
+        "n_dropped": data_summary.n_dropped,
         "n_features": best.mixture.n_features,
         "n_components": best.mixture.n_components,
         "covariance_type": best.mixture.covariances.name,
@@ -62,7 +62,7 @@ def fit_summary(best: Fitted, survey: DataSummary) -> dict[str, Any]:
         "n_iter": ended.n_iter,
         "converged": ended.converged,
         "mean_log_likelihood": ended.mean_log_likelihood,
-        **criteria(best.mixture, log_likelihood, survey.total_weight),
+        **criteria(best.mixture, log_likelihood, data_summary.total_weight),
     }
 
 

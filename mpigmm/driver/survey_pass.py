@@ -27,7 +27,7 @@ Sample = tuple[FloatArray, FloatArray]
 
 
 def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> tuple[DataSummary, Sample]:
-    """The survey of all rows, and on root a sample of them for the initialisation. Collective.
+    """The summary of all rows, and on root a sample of them for the initialisation. Collective.
 
     Raises `AgreedError` naming the first row that cannot be used.
     """
@@ -44,12 +44,12 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
 
     sums, _ = Reduction(context).reduce(own.packed().size + 1, add_own, on_host=True)
     box = comm.max(np.concatenate([-own.low, own.high]))
-    survey = own.finish(sums[:-1], -box[: len(centre)], box[len(centre) :])
+    summary = own.finish(sums[:-1], -box[: len(centre)], box[len(centre) :])
     with comm.together():
-        check_survey(survey, header, options)
-    values, sample_weight = gather_sample(context, survey, sampler, sample, int(sums[-1]), sample_size)
+        check_summary(summary, header, options)
+    values, sample_weight = gather_sample(context, summary, sampler, sample, int(sums[-1]), sample_size)
     middle = comm.bcast(np.array([np.median(column) for column in values.T]) if comm.is_root else None)
-    return replace(survey, centre=middle), (values, sample_weight)
+    return replace(summary, centre=middle), (values, sample_weight)
 
 
 def first_centre(source: Source | SyntheticSource) -> FloatArray:
@@ -100,28 +100,30 @@ def bad_row_text(
     return f"{where} holds {what} in column {column}; {remedy}"
 
 
-def check_survey(survey: DataSummary, header: Header, options: FitOptions) -> None:
-    """Raise `DataError` where the rows are too few, weigh too little or vary too little for the mixture asked for."""
+def check_summary(summary: DataSummary, header: Header, options: FitOptions) -> None:
+    """Raise `DataError` where the rows are too few, or their weights or variances too small, for the mixture."""
     k = options.model.n_components
-    if survey.n_samples < k:
+    if summary.n_samples < k:
         raise DataError(
             f"model.n_components: {k} components need at least {k} rows, but {shown(header.dataset)} has "
-            f"{survey.n_samples} usable ones of {header.n_rows}; lower it, or check data.rows, data.weights and "
+            f"{summary.n_samples} usable ones of {header.n_rows}; lower it, or check data.rows, data.weights and "
             "data.missing"
         )
-    if not survey.total_weight > LEAST_WEIGHT:
-        raise DataError(f"data.weights: they sum to {survey.total_weight:g}, too little to compute with; scale them up")
+    if not summary.total_weight > LEAST_WEIGHT:
+        raise DataError(
+            f"data.weights: they sum to {summary.total_weight:g}, too little to compute with; scale them up"
+        )
     if options.model.reg_covar == 0:
-        check_variances(survey, header)
+        check_variances(summary, header)
 
 
-def check_variances(survey: DataSummary, header: Header) -> None:
+def check_variances(summary: DataSummary, header: Header) -> None:
     """Raise `DataError` where a feature varies too little for covariances without ``model.reg_covar``."""
 
     def named(features: list[int]) -> str:
         return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {shown(header.dataset)}"
 
-    constant, narrow = survey.constant_features(), survey.narrow_features()
+    constant, narrow = summary.constant_features(), summary.narrow_features()
     if constant:
         raise DataError(
             f"{named(constant)} has the same value in every row, so that no covariance is positive definite; set "
@@ -140,7 +142,7 @@ def n_sampled(sample: RowSample) -> int:
 
 
 def gather_sample(
-    context: RankContext, survey: DataSummary, sampler: RowSampler, own: RowSample, size: int, wanted: int
+    context: RankContext, summary: DataSummary, sampler: RowSampler, own: RowSample, size: int, wanted: int
 ) -> Sample:
     """The sample of all ranks, on root. Collective.
 
@@ -148,40 +150,40 @@ def gather_sample(
 
     Parameters
     ----------
-    context, survey, sampler
+    context, summary, sampler
     own : RowSample
         This rank's part.
     size : int
         Rows of all parts.
     wanted : int
     """
-    while sampler.share < 1 and size < min(wanted // 2, survey.n_samples):
+    while sampler.share < 1 and size < min(wanted // 2, summary.n_samples):
         sampler = RowSampler(sampler.seed, sampler.share * max(4.0, wanted / max(size, 1)))
-        own, size = draw_again(context, survey, sampler)
+        own, size = draw_again(context, summary, sampler)
     values, sample_weight = own.arrays(context.header.n_features)
     return context.comm.concatenate(values), context.comm.concatenate(sample_weight)  # ranks hold tiles in their order
 
 
-def draw_again(context: RankContext, survey: DataSummary, sampler: RowSampler) -> tuple[RowSample, int]:
+def draw_again(context: RankContext, summary: DataSummary, sampler: RowSampler) -> tuple[RowSample, int]:
     """This rank's sample, and the number of rows in those of all ranks. Collective."""
     own = RowSample()
 
     def add_own(total: IntArray) -> None:
-        _sample_own(context, survey, sampler, own)
+        _sample_own(context, summary, sampler, own)
         total[:] = n_sampled(own)
 
     sums, _ = Reduction(context).reduce(1, add_own, on_host=True)
     return own, int(sums[0])
 
 
-def far_row(context: RankContext, survey: DataSummary, sample: Sample) -> str | None:
+def far_row(context: RankContext, summary: DataSummary, sample: Sample) -> str | None:
     """On root, a warning that names the first row with a value too far from all others to be one. Collective."""
     comm, header = context.comm, context.header
     median, limit = comm.bcast(far_limits(sample[0]) if comm.is_root else None)
-    if (np.maximum(survey.high - median, median - survey.low) <= limit).all():
+    if (np.maximum(summary.high - median, median - summary.low) <= limit).all():
         return None
     with comm.together():
-        found = _first_far_row(context, survey, median, limit)
+        found = _first_far_row(context, summary, median, limit)
     row = -int(comm.max(np.array([-float(found)]))[0])
     warning = None
     with comm.together():
@@ -195,12 +197,12 @@ def far_row(context: RankContext, survey: DataSummary, sample: Sample) -> str | 
     return warning
 
 
-def _first_far_row(context: RankContext, survey: DataSummary, median: FloatArray, limit: FloatArray) -> int:
+def _first_far_row(context: RankContext, summary: DataSummary, median: FloatArray, limit: FloatArray) -> int:
     """Number of this rank's first row with a value beyond the limit; the number of all rows where it has none."""
 
     def tile_function(tile: Tile, tiles: Tiles) -> int:
         for rows in tiles:
-            tile.fill(rows, median, mask=survey.masked)
+            tile.fill(rows, median, mask=summary.masked)
             far = (np.abs(tile.rows) > limit[:, None]).any(axis=0)
             if far.any():
                 return rows.first + int(far.argmax())
@@ -209,13 +211,13 @@ def _first_far_row(context: RankContext, survey: DataSummary, median: FloatArray
     return min(context.for_each_tile(tile_function))
 
 
-def _sample_own(context: RankContext, survey: DataSummary, sampler: RowSampler, own: RowSample) -> None:
+def _sample_own(context: RankContext, summary: DataSummary, sampler: RowSampler, own: RowSample) -> None:
     """Add the chosen rows of this rank's tiles to a sample."""
 
     def tile_function(tile: Tile, tiles: Tiles) -> RowSample:
         chosen = RowSample()
         for rows in tiles:
-            tile.fill(rows, survey.centre, mask=survey.masked)
+            tile.fill(rows, summary.centre, mask=summary.masked)
             chosen.add(sampler, tile, rows)
         return chosen
 
