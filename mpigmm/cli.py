@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mpigmm.config import dump, load_config, resolve
-from mpigmm.options import Kernels
+from mpigmm.options import OpsChoice
 from mpigmm.requests import (
     BenchRequest,
     FitRequest,
@@ -148,14 +148,16 @@ def bench(
     n_components: Annotated[int, typer.Option(min=1, max=LARGEST_INT, help="Components.")] = 16,
     covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
     precision: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     separation: Annotated[
         float, typer.Option(min=0, max=1e15, help="Means are this times standard normal numbers.")
     ] = 3.0,
     iterations: Annotated[
         int, typer.Option(min=1, max=LARGEST_INT, help="Iterations, of which the median counts.")
     ] = 5,
-    kernels: Annotated[Kernels, typer.Option(help="Array operations; auto: the best on all ranks.")] = "auto",
+    ops: Annotated[
+        OpsChoice, typer.Option("--kernels", help="Array operations; auto: the fastest that all ranks have.")
+    ] = "auto",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Time an EM iteration on synthetic rows, against this machine's matrix products and memory."""
@@ -165,4 +167,4 @@ def bench(
         "compute": {"precision": precision, "device": device},
     }
     options = resolve(raw, overrides or [], sections=("model", "compute"))
-    context.obj.append(BenchRequest(options, n_samples, n_features, separation, iterations, kernels, json))
+    context.obj.append(BenchRequest(options, n_samples, n_features, separation, iterations, ops, json))

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kernels = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
-"""Values of ``bench --kernels``: libraries of array operations, from slow to fast; auto: the fastest that all ranks
-have."""
+OpsChoice = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
+"""Values of ``bench --kernels``: array operations, from slow to fast; auto: the fastest that all ranks have."""
 
 
 def option(help: str, default: Any = None, **rules: Any) -> Any:

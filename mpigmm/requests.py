@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpigmm.options import FitOptions, Kernels
+from mpigmm.options import FitOptions, OpsChoice
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BenchRequest:
     n_features: int
     separation: float
     iterations: int
-    kernels: Kernels = "auto"
+    ops: OpsChoice = "auto"
     json: bool = False
 
 

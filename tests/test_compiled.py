@@ -229,7 +229,7 @@ def test_a_run_goes_on_with_the_operations_that_it_began_with(tmp_path: Path) ->
     assert finished.returncode == 0 and "is finished already" in finished.stderr, finished.stderr
     refused = mpirun(2, "fit", *config, f"output.dir={tmp_path / 'a'}", "em.max_iter=3", PYTHONPATH=str(without))
     assert refused.returncode == 2, refused.stderr
-    assert f"{best_compiled()}, the loops that this run computes with, cannot be had on" in refused.stderr
+    assert f"{best_compiled()}, the array operations that this run computes with, cannot be had on" in refused.stderr
     assert "where there is a C compiler" in refused.stderr
     checkpoint = read_checkpoint(tmp_path / "a" / "checkpoint.h5")
     assert checkpoint.ops == best_compiled()

@@ -161,7 +161,7 @@ def load_ops(name: str) -> Ops:
         return ops_by_name(name)
     except ImportError as error:
         raise UserError(
-            f"{name}, the loops that this run computes with, cannot be had on {host()}: {error}; run on processors "
-            "like those that it began on, with mpigmm installed where there is a C compiler, or add --restart to start "
-            "over"
+            f"{name}, the array operations that this run computes with, cannot be had on {host()}: {error}; run on "
+            "processors like those that it began on, with mpigmm installed where there is a C compiler, or add "
+            "--restart to start over"
         ) from None

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mpigmm.core.arrays import DOUBLE, SINGLE
-from mpigmm.options import Kernels
+from mpigmm.options import OpsChoice
 
-COMPILED: tuple[str, ...] = get_args(Kernels)[2:]
+COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
