@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-PLACE_WEIGHT = 0.5
+POSITION_WEIGHT = 0.5
 """Weight of the position of a pixel relative to its colour."""
 
 
@@ -27,10 +27,10 @@ def write_features(path: Path) -> None:
     """Write ``/X``, float32: red, green, blue, row and column of each pixel."""
     photo = photograph()
     height, width, _ = photo.shape
-    place = np.stack(np.mgrid[:height, :width], axis=-1).astype(np.float32) / height * PLACE_WEIGHT
+    position = np.stack(np.mgrid[:height, :width], axis=-1).astype(np.float32) / height * POSITION_WEIGHT
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
-        file["X"] = np.concatenate([photo, place], axis=-1).reshape(-1, 5)
+        file["X"] = np.concatenate([photo, position], axis=-1).reshape(-1, 5)
         file["X"].attrs["columns"] = ["red", "green", "blue", "row", "column"]
 
 

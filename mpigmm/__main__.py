@@ -54,7 +54,7 @@ class Ranks(Protocol):
 
 
 def main() -> NoReturn:
-    """Run the command line on all ranks; ends the process with the contract's exit code."""
+    """Run the command line on all ranks; ends the process with an exit code of `mpigmm.errors`."""
     prepare_streams()
     arguments = sys.argv[1:]
     code = answer(arguments)
@@ -65,8 +65,10 @@ def main() -> NoReturn:
 
 
 def answer(arguments: list[str]) -> int | None:
-    """Print help or the version where the command line asks for one, without starting MPI, which takes longer than the
-    answer; returns the exit code, or None where it asks for something else."""
+    """Print help or the version if the command line asks for it, without starting MPI, which takes longer.
+
+    Returns the exit code, or None if the command line asks for something else.
+    """
     if QUESTIONS.isdisjoint(arguments) or launched()[1] > 1:
         return None
     request, code = parsed(arguments)

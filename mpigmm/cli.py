@@ -1,4 +1,4 @@
-"""Verbs and flags; no logic. Imported by root alone."""
+"""Verbs and flags of the command line, without logic. Imported by root alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mpigmm.requests import (
 from mpigmm.version import __version__
 
 LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES = 2**31 - 1, 2**53, 2**24
-"""What MPI, floats and arrays can count."""
+"""Largest counts: of MPI (32 bits), of whole numbers in float64, and of features."""
 
 app = typer.Typer(
     help="Gaussian mixtures by expectation-maximisation, on any number of MPI ranks: mpirun -n 64 mpigmm fit run.yaml",
@@ -41,7 +41,7 @@ Dataset = Annotated[
 
 
 def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
-    """The request on a command line; or none, where help or a usage error was printed, and the exit code."""
+    """The request of a command line, or None where help or a usage error was printed; and the exit code."""
     requests: list[VerbRequest] = []
     try:
         app(arguments, prog_name="mpigmm", obj=requests)

@@ -1,4 +1,4 @@
-"""From YAML and overrides to options, with messages that a user can act on. Imported by root alone."""
+"""Reads options from YAML and overrides; its error messages name the key and the remedy. Imported by root alone."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ SECTIONS: dict[str, type[Any]] = get_type_hints(FitOptions)
 BOUNDS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", operator.le)}
 SHOWN = reprlib.Repr()
 SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother = 2, 200, 200
-"""Values in messages: a few aliases in YAML can stand for more than memory holds."""
+"""Shortens values in messages: a few aliases in YAML can expand to more than fits into memory."""
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
-
 LARGEST = 2**63 - 1
-"""Of whole numbers: files and messages hold no larger ones."""
+"""Largest whole number: HDF5 files and MPI messages hold integers of 64 bits."""
 
 YAML_TYPES = {"int": "a whole number", "float": "a number", "timestamp": "a date", "bool": "true or false"}
 
 MOST_FAULTS = 20
-"""Faults that a message lists."""
+"""Largest number of faults that a message lists."""
 
 
 class Loader(yaml.SafeLoader):
-    """YAML's safe loader, which takes a key given twice for the mistake that it is, and 1:30 for a text.
+    """YAML's safe loader, which refuses duplicate keys and reads 1:30 as a text.
 
-    YAML 1.1 has numbers to the base 60, of any number of parts; here, colons stand in times alone.
+    YAML 1.1 reads it as a number to the base 60. In these configurations only times contain colons.
     """
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
@@ -145,7 +144,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def validate(raw: dict[str, Any], faults: Sequence[str] = ()) -> FitOptions:
-    """Options from nested mappings; raises `ConfigError` that lists every fault, those known already included."""
+    """Options from nested mappings; raises a `ConfigError` that lists `faults` and every fault of the mappings."""
     found = [*faults, *_unknown_names(raw)]
     sections = {}
     for name, section in SECTIONS.items():
@@ -158,7 +157,7 @@ def validate(raw: dict[str, Any], faults: Sequence[str] = ()) -> FitOptions:
             found.append(f"{name}: a section of keys is needed, not {_repr(given)}")
     if not found:
         options = FitOptions(**sections)
-        found = list(_at_odds(options))
+        found = list(_contradictions(options))
     found = list(dict.fromkeys(found))
     if found:
         more = [f"and {len(found) - MOST_FAULTS} more"] if len(found) > MOST_FAULTS else []
@@ -167,7 +166,7 @@ def validate(raw: dict[str, Any], faults: Sequence[str] = ()) -> FitOptions:
 
 
 def _section(name: str, section: type[Any], given: dict[str, Any]) -> tuple[Any, list[str]]:
-    """The options of one section, defaults in place of what is wrong, and its faults."""
+    """The options of one section, with defaults for invalid values, and its faults."""
     values, wrong = _expanded(name, given)
     model = _model(section)
     try:
@@ -239,7 +238,7 @@ def _unknown(what: str, name: str, known: list[str]) -> str:
 
 
 def _expanded(section: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values with ``~`` and ``$VAR`` expanded in paths, sizes and times as numbers; and what is wrong, by key."""
+    """Values with ``~`` and ``$VAR`` expanded in paths, and sizes and times as numbers; and faults by key."""
     values, wrong = dict(given), {}
     for name in values:
         try:
@@ -303,7 +302,7 @@ def parse_time(text: str) -> int:
 
 
 def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection[str]) -> Iterator[str]:
-    """What is wrong with values of the right types: out of bounds, not available yet, or true for a number."""
+    """Faults of values of the right type: out of bounds, not available yet, or a boolean in place of a number."""
     for field in [field for field in dataclasses.fields(values) if field.name not in wrong]:
         value = getattr(values, field.name)
         outside = any(
@@ -324,7 +323,7 @@ def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection
 
 
 def _not_offered(section: str, options: type[Any], field: Any, value: Any) -> Iterator[str]:
-    """The fault of a value that is none of those which this version can act on."""
+    """The fault of a value that this version does not accept, if it is one."""
     offered = field.metadata.get("available") or registered(field)
     if not offered or value in offered:
         return
@@ -372,7 +371,7 @@ def registered(field: Any) -> tuple[str, ...]:
 
 
 def _values(options: type[Any], field: Any) -> str:
-    """What an option may be, in words."""
+    """The values that an option accepts, in words."""
     if "registry" in field.metadata:
         return ", ".join(registered(field))
     available = field.metadata.get("available")
@@ -398,8 +397,8 @@ def _yaml(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _at_odds(options: FitOptions) -> Iterator[str]:
-    """What is wrong with keys that do not go together."""
+def _contradictions(options: FitOptions) -> Iterator[str]:
+    """Faults of keys that require or exclude one another."""
     init = options.init
     if init.method == "file" and not init.file:
         yield "init.file is missing: init.method is 'file', so name the model file to start from"

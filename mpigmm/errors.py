@@ -1,4 +1,4 @@
-"""What can go wrong, by whose fault, and the exit code of each."""
+"""Exceptions, each with the exit code of the program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MpigmmError(Exception):
 
 
 class UserError(MpigmmError):
-    """Something that the user or the machine's keeper can mend; the message says how."""
+    """An error that the user or the administrator of the machine can correct; the message says how."""
 
     exit_code = EXIT_USER
 
@@ -33,11 +33,11 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Rows, weights or an input file that cannot be used."""
+    """Rows, their weights or an input file that cannot be used."""
 
 
 class OutputError(UserError):
-    """A place to write to that cannot be written to."""
+    """A file, directory or stream that cannot be written."""
 
 
 class DegenerateError(UserError):
@@ -45,7 +45,7 @@ class DegenerateError(UserError):
 
 
 class InterruptedRunError(MpigmmError):
-    """The run was asked to stop, and can be taken up again."""
+    """The run was asked to stop, and can be resumed."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -72,9 +72,9 @@ def shown(path: object) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The operating system's words for an error in brackets, after a space; empty where the fault is not its own.
+    """The operating system's text for an error, in brackets after a space; empty if the error is not the system's.
 
-    HDF5 quotes them, if at all, amid words of its own that mean nothing to a user.
+    Messages of HDF5 quote this text, if at all, between details that do not help a user.
     """
     quoted = re.search("error message = '([^']*)'", str(error))
     number = getattr(error, "errno", None)

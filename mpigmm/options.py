@@ -23,8 +23,8 @@ def option(help: str, default: Any = None, **rules: Any) -> Any:
         Value where the user gives none.
     **rules
         Bounds (``ge``, ``gt``, ``le``); ``required=True``; ``registry="..."``, the name of the registry whose entries
-        are the values; or ``available=(...)``, the values that this version can act on where the contract names more.
-        ``planned=(...)`` are values beside those of a registry that the contract names already.
+        are the values; or ``available=(...)``, the values that this version accepts. ``planned=(...)`` are values
+        besides those of a registry, which a later version will accept: their error message says so.
     """
     if rules.get("required"):
         return field(metadata={"help": help, **rules})
@@ -135,7 +135,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """The configuration of a run, one field a section."""
+    """The configuration of a run: one field for each section."""
 
     data: DataOptions
     model: ModelOptions = field(default_factory=ModelOptions)

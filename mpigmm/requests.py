@@ -1,4 +1,4 @@
-"""What root asks of all ranks, a class a verb: root reads the command line and broadcasts one of these."""
+"""Requests: root reads the command line and broadcasts one of these to all ranks. One class for each verb."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """``predict``: a model, files of rows, and the file to write; with the `proba` largest posteriors of each row."""
+    """``predict``: a model, files of rows, the file to write; `proba`: how many of the largest posteriors to write."""
 
     model: str
     data: tuple[str, ...]

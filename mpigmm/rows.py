@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 VALUES, SAMPLE_WEIGHT = "values", "sample_weight"
-"""Names of the arrays that the program itself asks for."""
+"""Names of the arrays of features and of weights."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """Type of one array of a record.
+    """Dtype and width of one array of a record.
 
     Attributes
     ----------
     dtype : str
-        NumPy's name of the type of an entry.
+        NumPy's name of the dtype.
     width : int or None
         Columns of a matrix (n, width); None: the array is a vector (n,).
     """
@@ -54,7 +54,7 @@ class Rows:
     Attributes
     ----------
     first : int
-        Number of the first of them among all rows of the input.
+        Number of the first of these rows, counted from the first row of the input that is used.
     arrays : dict of str to ndarray
         ``values`` (n, D); ``sample_weight`` (n,) where rows have weights; in the memory of the host or of a GPU.
     """
@@ -70,7 +70,7 @@ class Rows:
 
     @classmethod
     def empty(cls, first: int, n_rows: int, fields: Fields) -> Rows:
-        """Arrays of these types whose entries are not set."""
+        """A record of n_rows uninitialised rows."""
         return cls(first, {name: np.empty(field.shape(n_rows), field.dtype) for name, field in fields.items()})
 
     @property
@@ -87,11 +87,11 @@ class Rows:
         return len(self.values)
 
     def __getitem__(self, part: slice) -> Rows:
-        """Views of the rows from part.start to part.stop, counted from the first of these."""
+        """Views of rows part.start to part.stop - 1, counted from the first row of this record."""
         return Rows(self.first + (part.start or 0), {name: array[part] for name, array in self.arrays.items()})
 
     def mapped(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> Rows:
-        """The record of what a function makes of each array."""
+        """A record of the same rows that holds function(array) in place of each array."""
         return Rows(self.first, {name: function(array) for name, array in self.arrays.items()})
 
 

@@ -1,1 +1,1 @@
-"""One module a verb, and nothing else."""
+"""The verbs of the command line, one module for each."""

@@ -1,4 +1,4 @@
-"""``bench``: EM iterations on synthetic rows, against what this machine can do at most."""
+"""``bench``: times EM iterations on synthetic rows, and measures the limits of this machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mpigmm.driver.devices import choose_devices, common_ops
 from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import choose_tile_rows, lay_out
 from mpigmm.driver.measure import (
+    SAMPLED_ROWS,
     compute_responsibilities,
     is_correlated,
     machine_limits,
@@ -32,8 +33,6 @@ from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.requests import BenchRequest
 from mpigmm.runs.streams import print_result
-
-SURVEYED_ROWS = 1024
 
 
 def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
@@ -63,9 +62,9 @@ def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
 
 
 def measure(context: RankContext, source: SyntheticSource, options: FitOptions, iterations: int) -> dict[str, Any]:
-    """The figures of a bench, on root those of all ranks. Collective."""
+    """The figures of the benchmark; those that include all ranks are complete on root alone. Collective."""
     comm, header = context.comm, context.header
-    summary, _ = survey_rows(context, options, SURVEYED_ROWS)
+    summary, _ = survey_rows(context, options, SAMPLED_ROWS)
     problem, kind = problem_of(options, summary), COVARIANCE_TYPES[options.model.covariance_type]
     mixture = true_mixture(source, kind)
     wanted = EStepPass(mixture, problem.first_precision(mixture))
@@ -108,7 +107,7 @@ def measure(context: RankContext, source: SyntheticSource, options: FitOptions, 
 
 
 def bench_text(report: dict[str, Any]) -> str:
-    """The figures of a bench as text."""
+    """The figures of the benchmark as text."""
     parts = ", ".join(
         f"{name} {report['seconds_' + key]:.3g} s"
         for name, key in (("E", "e_step"), ("M", "m_step"), ("reduction", "reduction"), ("waiting", "waiting"))

@@ -56,7 +56,7 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
 def open_run(
     comm: Comm, request: FitRequest, devices: Devices, stack: ExitStack, stop: StopRequest
 ) -> tuple[AnyRecorder, ResumePlan]:
-    """The recorder of this rank, closed by the stack, and where to go on. Collective; raises `AgreedError`."""
+    """The recorder of this rank, which the stack closes, and the plan. Collective; raises `AgreedError`."""
     recorder: AnyRecorder = NullRecorder()
     plan = None
     with comm.together():
@@ -70,7 +70,7 @@ def open_run(
 def lay_out_rows(
     comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, stop: StopRequest
 ) -> tuple[RankContext, ResumePlan]:
-    """The context of this rank, and the plan with the speeds by which unlike ranks share the tiles. Collective."""
+    """The context of this rank, and the plan with the speeds of ranks whose devices differ. Collective."""
     speeds, ops = None, plan.ops
     if plan.complete:
         ops = NUMPY.name
@@ -112,6 +112,6 @@ def save_interrupted(comm: Comm, recorder: AnyRecorder, begin: float, stop: Stop
 
 
 def seconds_spent(begin: float, stop: StopRequest) -> tuple[float, float | None]:
-    """Seconds since begin, and those that will have passed at the end of the present pass over the tiles, if known."""
-    spent, sweep = time.monotonic() - begin, stop.pace.seconds()
-    return spent, None if sweep is None else stop.pace.begun - begin + sweep
+    """Seconds from begin until now, and from begin to the end of the current pass over the tiles, if it is known."""
+    spent, whole_pass = time.monotonic() - begin, stop.pace.seconds()
+    return spent, None if whole_pass is None else stop.pace.begun - begin + whole_pass

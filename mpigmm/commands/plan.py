@@ -9,7 +9,7 @@ from typing import Any
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.data.source import Header, read_header
 from mpigmm.driver.devices import CPU, choose_devices
-from mpigmm.driver.iteration_costs import Rates, measured_rates, measured_start
+from mpigmm.driver.iteration_costs import Rates, measured_first_mixture, measured_rates
 from mpigmm.driver.layout import choose_tile_rows, row_budget
 from mpigmm.driver.network import Network, measured_network
 from mpigmm.errors import EXIT_DONE, DataError, counted
@@ -36,7 +36,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
     tile_rows = choose_tile_rows(options.compute, devices, header.n_features, options.model.n_components)
     with single_threaded_blas():
         rates = measured_rates(comm, request, devices, header, tile_rows, stop)
-        start = measured_start(comm, request, header, stop)
+        start = measured_first_mixture(comm, request, header, stop)
         network = measured_network(comm, request)
     n_threads = count_threads(options.compute.threads, comm.ranks_on_node()) if devices.device == CPU else 1
     with comm.together():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
-from mpigmm.data.output import Column, Layout, RowWriter, create, discard, publish, publish_new
+from mpigmm.data.output import Column, OutputFile, RowWriter, create, discard, publish, publish_new
 from mpigmm.data.source import input_files
 from mpigmm.driver.score_rows import PosteriorFunction, ScoreTask, for_each_posterior, open_stream, open_task
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
@@ -35,21 +35,21 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
             is_new = not os.path.lexists(request.out)
     task = comm.bcast(task)
     context = open_stream(comm, task, stop)
-    layout = None
+    output_file = None
     try:
         with comm.together():
             if comm.is_root:
                 attributes, tables = origin(request, task)
-                layout = create(request.out, task.header.n_rows, columns(request.proba), attributes, tables)
-        layout = comm.bcast(layout)
-        with comm.together(), single_threaded_blas(), RowWriter(layout) as writer:
+                output_file = create(request.out, task.header.n_rows, columns(request.proba), attributes, tables)
+        output_file = comm.bcast(output_file)
+        with comm.together(), single_threaded_blas(), RowWriter(output_file) as writer:
             for_each_posterior(context, task, lambda: tile_writer(writer, request.proba))
         with comm.together():
             if comm.is_root:
-                name_output(request, task, layout, is_new, stop.check)
+                name_output(request, task, output_file, is_new, stop.check)
     except AgreedError:
-        if comm.is_root and layout is not None:
-            discard(layout)
+        if comm.is_root and output_file is not None:
+            discard(output_file)
         raise
     return EXIT_DONE
 
@@ -83,20 +83,20 @@ def check_out(request: PredictRequest, task: ScoreTask, check: Callable[[], None
 
 
 def name_output(
-    request: PredictRequest, task: ScoreTask, layout: Layout, is_new: bool, check: Callable[[], None]
+    request: PredictRequest, task: ScoreTask, output_file: OutputFile, is_new: bool, check: Callable[[], None]
 ) -> None:
     """Give the finished file its final name.
 
     Raises `OutputError` where a file that `check_out` refuses has taken the name since the command began.
     """
-    if is_new and not request.overwrite and publish_new(layout):
+    if is_new and not request.overwrite and publish_new(output_file):
         return
     check_out(request, task, check)
-    publish(layout)
+    publish(output_file)
 
 
 def is_own(path: Path, check: Callable[[], None]) -> bool:
-    """Whether a file is empty or was written by `predict`; one by version 0.1.0 is known by its content."""
+    """Whether a file is empty or was written by `predict`, which version 0.1.0 did without the attribute ``format``."""
     if not path.stat().st_size:
         return True
     try:
@@ -108,7 +108,7 @@ def is_own(path: Path, check: Callable[[], None]) -> bool:
 
 
 def origin(request: PredictRequest, task: ScoreTask) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
-    """Attributes and small datasets of the output that tell from which model and files its rows come."""
+    """Attributes and small datasets of the output that name its model and the files of its rows."""
     header = task.header
     files = [os.fsencode(path) for path in header.paths]
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
@@ -117,7 +117,7 @@ def origin(request: PredictRequest, task: ScoreTask) -> tuple[dict[str, str], di
 
 
 def columns(proba: int) -> dict[str, Column]:
-    """Datasets of the output, a row each for every row of the input."""
+    """Datasets of the output with one entry for each row of the input."""
     found = {"labels": Column((), "int32"), "log_density": Column((), "float64")}
     if proba:
         found |= {"proba": Column((proba,), "float64"), "components": Column((proba,), "int32")}
@@ -125,7 +125,7 @@ def columns(proba: int) -> dict[str, Column]:
 
 
 def tile_writer(writer: RowWriter, proba: int) -> PosteriorFunction:
-    """A function that writes the labels, log densities and largest posteriors of a tile."""
+    """A function that writes the labels, log-densities and largest posteriors of a tile."""
 
     def write_tile(first: int, resp: FloatArray, log_density: FloatArray) -> None:
         writer.write("labels", first, resp.argmax(axis=0))

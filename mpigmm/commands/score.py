@@ -22,13 +22,14 @@ from mpigmm.requests import ScoreRequest
 from mpigmm.runs.streams import print_result, write_message
 
 FORM = FixedPoint.unbounded(1)
+"""Format of the sum of log-densities, from 2^-980 to 2^959 in magnitude."""
 LEAST_LOG_DENSITY = -(2.0**900)
-"""Least log density of a row that can be summed: the format holds the sum of 2^50 such rows."""
+"""Least log-density of a row that can be summed: the format holds the sum of 2^50 such rows."""
 
 
 @dataclass
 class Score:
-    """Sum of the log densities of some rows, and how many of them are -inf.
+    """Sum of the log-densities of some rows, and how many of them are -inf.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ class Score:
     n_impossible: int = 0
 
     def add(self, first_row: int, resp: FloatArray, log_density: FloatArray) -> None:
-        """Add a tile's rows. Raises `DataError` for a log density that is too low for the sum."""
+        """Add a tile's rows. Raises `DataError` for a log-density that is too low for the sum."""
         possible = ~np.isneginf(log_density)
         bad = possible & ~(log_density >= LEAST_LOG_DENSITY)
         if bad.any():
@@ -55,7 +56,7 @@ class Score:
         self.total.add(held.sum(keepdims=True))
 
     def packed(self) -> IntArray:
-        """What adds across threads and ranks, as one integer vector."""
+        """Limbs of the sum and number of impossible rows, an int64 vector that can be added over threads and ranks."""
         return np.append(carry(self.total.limbs), self.n_impossible)
 
 
@@ -78,7 +79,7 @@ def run(comm: Comm, request: ScoreRequest, stop: StopRequest) -> int:
 
 
 def summed_scores(context: RankContext, task: ScoreTask) -> IntArray:
-    """The sum over all rows, as `Score.packed`. Collective."""
+    """`Score.packed`, summed over the rows of all ranks. Collective."""
     scores: list[Score] = []
 
     def new_function() -> PosteriorFunction:

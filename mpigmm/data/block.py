@@ -13,10 +13,10 @@ from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.rows import Rows
 
 TILES_AHEAD = 2
-"""Tiles that are read ahead for each thread while it computes with another."""
+"""Number of tiles that are read in advance for each thread, while it computes with an earlier one."""
 
 READ_BYTES = 1 << 25
-"""Bytes of one read when rows are loaded into memory."""
+"""Size of one read, in bytes, when rows are loaded into memory."""
 
 
 def rows_of_tiles(tiles: range, tile_rows: int, n_rows: int) -> range:
@@ -61,7 +61,7 @@ class Block:
         return self.stop - self.start
 
     def make_resident(self) -> None:
-        """Have the next `load` read the rows into memory, where until now every pass reads them again."""
+        """From the next `load` on keep the rows in memory, instead of reading them again in every pass."""
         self._resident = True
 
     def load(self, check: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ class Block:
         self.seconds_read += time.perf_counter() - begin
 
     def share(self, worker: int, n_workers: int, held: Container[int] = ()) -> Iterator[Rows]:
-        """Every n_workers-th tile from tile number `worker` of the block on, in ascending order.
+        """Tiles of one of n_workers threads: every n_workers-th tile of the block, beginning with tile number `worker`.
 
         Tiles whose first row is in `held` are left out. Each of n_workers threads calls this once for a pass.
         """
@@ -96,16 +96,16 @@ class Block:
             yield rows[first - self.start : stop - self.start]
 
     def _streamed(self, tiles: Sequence[int], n_workers: int) -> Iterator[Rows]:
-        """Tiles as they are read, some of them ahead by a thread of their own.
+        """Tiles as they are read from the source; another thread reads `TILES_AHEAD` of them in advance.
 
-        Their memory is used again: a tile is valid until the next one is asked for.
+        Buffers are reused: a tile is valid until the next one is requested.
         """
         waiting: deque[Future[Rows]] = deque()
         most = min(self.tile_rows, self.n_rows)
-        places = cycle([Rows.empty(0, most, self.source.header.fields) for _ in range(TILES_AHEAD + 1)])
+        buffers = cycle([Rows.empty(0, most, self.source.header.fields) for _ in range(TILES_AHEAD + 1)])
         with ThreadPoolExecutor(1) as reader:
-            for tile, place in zip(tiles, places, strict=False):
-                waiting.append(reader.submit(self.source.read, *self._extent(tile), place))
+            for tile, buffer in zip(tiles, buffers, strict=False):
+                waiting.append(reader.submit(self.source.read, *self._extent(tile), buffer))
                 if len(waiting) > TILES_AHEAD:
                     yield self._next(waiting, n_workers)
             while waiting:

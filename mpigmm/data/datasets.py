@@ -1,4 +1,4 @@
-"""Opening HDF5 files and datasets for reading, with errors that name the remedy."""
+"""Opens HDF5 files and datasets for reading; its error messages name the remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK_SLOTS, KEEP_PARTLY_READ = 12_421, 0.75
 """Hash slots of that cache, a prime number, and HDF5's preference (0 to 1) for evicting chunks that are read whole."""
 
 MOST_LINKS = 16
-"""How many soft links in a row are followed in search of a broken external link."""
+"""Largest number of consecutive soft links that are followed to find a broken external link."""
 
 
 def open_hdf5(path: str, owner: h5py.File | None = None) -> h5py.File:
@@ -37,18 +37,18 @@ def open_hdf5(path: str, owner: h5py.File | None = None) -> h5py.File:
         which HDF5 itself opens sources: HDF5 refuses to open one file with two different settings at once, and some
         versions lock sources.
     """
-    place, name = Path(path), shown(path)
+    file_path, name = Path(path), shown(path)
     if not name:
         raise DataError("an empty name is given for a data file; name an HDF5 file")
     try:
-        place.stat()
+        file_path.stat()
     except FileNotFoundError:
         raise DataError(f"{name} does not exist; check the path and the working directory") from None
     except OSError as error:
         raise DataError(f"{name} cannot be opened{reason(error)}; check the path and its permissions") from None
-    if place.is_dir():
+    if file_path.is_dir():
         raise DataError(f"{name} is a directory; name a file, or a glob such as '{name}/*.h5'")
-    if not place.is_file():
+    if not file_path.is_file():
         raise DataError(f"{name} is not a regular file; name an HDF5 file")
     try:
         return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=_file_access(owner)))

@@ -14,7 +14,7 @@ LARGEST_KEPT = 1 << 25
 def return_freed_memory() -> None:
     """Have malloc return the memory of arrays of `SMALLEST_RETURNED` bytes and more as soon as they are freed.
 
-    Meant for the time before the first iteration: the sample for the first mixture is large and short-lived.
+    For the time before the first iteration: the sample for the first mixture is large and short-lived.
     """
     set_malloc(M_MMAP_THRESHOLD, SMALLEST_RETURNED)
 
@@ -22,8 +22,8 @@ def return_freed_memory() -> None:
 def keep_freed_memory() -> None:
     """Have malloc keep the memory of freed arrays of up to `LARGEST_KEPT` bytes for later arrays.
 
-    Meant for the iterations, each of which needs arrays of the same sizes: to obtain them from the operating system,
-    which clears every page, takes longer than to compute with them.
+    For the iterations, which all need arrays of the same sizes. Obtaining these from the operating system, which clears
+    every page, would take longer than the computation with them.
     """
     set_malloc(M_MMAP_THRESHOLD, LARGEST_KEPT)
     set_malloc(M_TRIM_THRESHOLD, (1 << 31) - 1)

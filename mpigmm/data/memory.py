@@ -19,7 +19,7 @@ memory.stat with those of them that only cache files, which the kernel frees whe
 
 
 def memory_budget(wanted: int | str, ranks_on_node: int) -> int:
-    """Bytes of rows that a rank may hold in memory; `auto` is its share of half of the node's free memory."""
+    """Bytes of rows that a rank may keep in memory; `auto`: its share of half of the node's free memory."""
     if wanted != "auto":
         return int(wanted)
     return free_memory(ranks_on_node) // 2 // ranks_on_node
@@ -39,18 +39,18 @@ def free_memory(ranks_on_node: int = 1) -> int:
 
 
 def node_memory() -> int:
-    """Bytes that this node has free."""
+    """Bytes of free memory on this node."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def own_memory() -> int:
-    """Bytes that this process holds."""
+    """Bytes of memory that this process uses."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held at any time; bytes that its parent held before the fork do not count."""
+    """Peak memory of this process in bytes, without the memory that its parent used before the fork."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -117,10 +117,10 @@ def group_folders(own: str, mounts: str) -> Iterator[tuple[str, Path]]:
             paths["cgroup" if controllers else "cgroup2"] = path
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
-        root, place = (unescaped(field) for field in before.split()[3:5])
+        root, mount_point = (unescaped(field) for field in before.split()[3:5])
         kind, _, options = after.split()[:3]
         if kind in paths and (kind == "cgroup2" or "memory" in options.split(",")):
-            top = Path(place)
+            top = Path(mount_point)
             # In a container the path may be that of the host, which is not below the mount.
             below = os.path.relpath(paths[kind], root)
             folder = top if below.startswith("..") else top / below

@@ -165,13 +165,13 @@ class Origins:
         return found
 
     def check(self, start: int, stop: int) -> None:
-        """Raise `DataError` where HDF5 may have missed a file when it read rows start to stop - 1 just now."""
+        """Raise `DataError` if a file with rows start to stop - 1 may have been missing when HDF5 read them."""
         for origin in self.find(start, stop):
             origin.check()
         if self._is_virtual:
-            self._check_room()
+            self._check_file_limit()
 
-    def _check_room(self) -> None:
+    def _check_file_limit(self) -> None:
         """Raise `DataError` where this process can open no more files.
 
         HDF5 keeps sources open, and treats one that it cannot open as missing.
@@ -198,7 +198,7 @@ def _sources(dataset: h5py.Dataset) -> Iterator[VirtualPart]:
         elif _growing_axis(source) is None:
             yield from _series(dataset, names, virtual, growing, _extent(source))
         else:
-            taken = _taken(virtual, growing, dataset.shape[growing])
+            taken = _count_indices(virtual, growing, dataset.shape[growing])
             n_values = taken * _across(virtual, growing)
             yield VirtualPart(0, dataset.shape[0], *_numbered(names, 0), n_values, _extent(source, taken))
 
@@ -250,8 +250,8 @@ def _growing_axis(space: h5py.h5s.SpaceID) -> int | None:
     return next((i for i, ends in enumerate(zip(counts, blocks, strict=True)) if h5py.h5s.UNLIMITED in ends), None)
 
 
-def _taken(space: h5py.h5s.SpaceID, axis: int, length: int) -> int:
-    """How many indices below `length` an unlimited selection contains along its axis."""
+def _count_indices(space: h5py.h5s.SpaceID, axis: int, length: int) -> int:
+    """Number of indices below `length` that an unlimited selection contains along its axis."""
     first, stride, _, block = (part[axis] for part in space.get_regular_hyperslab())
     if block == h5py.h5s.UNLIMITED:
         return int(max(0, length - first))
@@ -262,7 +262,7 @@ def _taken(space: h5py.h5s.SpaceID, axis: int, length: int) -> int:
 def _extent(space: h5py.h5s.SpaceID, taken: int = 0) -> tuple[int, ...] | None:
     """The smallest shape of a dataset that contains a selection; None: the selection is the whole dataset.
 
-    Of an unlimited selection, the first `taken` indices along its axis count.
+    For an unlimited selection, the shape that contains its first `taken` indices along its axis.
     """
     axis = _growing_axis(space)
     if space.get_select_type() == h5py.h5s.SEL_ALL:

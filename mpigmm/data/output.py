@@ -24,7 +24,7 @@ from mpigmm.errors import OutputError, reason, shown
 
 PAGE = 4096
 ABANDONED_SECONDS = 86400.0
-"""A temporary file that was not written to for so long is taken for one of a killed run."""
+"""A temporary file that was not written to for this long is assumed to belong to a killed run."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A file that is being written: its final name, its name until then, and its datasets."""
+class OutputFile:
+    """A file that is being written: its final name, its temporary name, and its datasets."""
 
     path: str
     temporary: str
@@ -50,9 +50,9 @@ class Layout:
 
 
 class ErrorKeeper(io.FileIO):
-    """A file for h5py to write to, which keeps the first error and completes short writes.
+    """A file object for h5py that keeps the first error and completes short writes.
 
-    h5py ignores exceptions of a Python file that it writes to, and writes that end early.
+    h5py itself ignores exceptions and short writes of Python file objects.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ def create(
     columns: Mapping[str, Column],
     attributes: Mapping[str, Any],
     tables: Mapping[str, Sequence[Any]] = MappingProxyType({}),
-) -> Layout:
+) -> OutputFile:
     """Create the file under a temporary name, with space for all rows. Raises `OutputError`.
 
     Parameters
@@ -106,7 +106,7 @@ def create(
         descriptor, temporary = create_temporary(Path(path))
         with ErrorKeeper(descriptor, "r+") as raw:
             with h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
-                placed = {name: _place(file, name, n_rows, column) for name, column in columns.items()}
+                created = {name: _create_dataset(file, name, n_rows, column) for name, column in columns.items()}
                 file.attrs.update(attributes)
                 _write_tables(file, tables)
             if raw.error is not None:
@@ -118,7 +118,7 @@ def create(
         if not isinstance(error, OSError):
             raise
         raise OutputError(f"{shown(path)} cannot be written{reason(error)}; choose another --out") from None
-    return Layout(path, str(temporary), placed)
+    return OutputFile(path, str(temporary), created)
 
 
 def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
@@ -127,37 +127,37 @@ def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
         file.create_dataset(name, data=values, dtype=h5py.string_dtype() if is_text else np.int64)
 
 
-def _place(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_layout(h5py.h5d.CONTIGUOUS)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    layout.set_obj_track_times(False)
+def _create_dataset(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)
     space = h5py.h5s.create_simple((n_rows, *column.row_shape))
     dtype = h5py.h5t.py_create(np.dtype(column.dtype))
-    dataset = h5py.h5d.create(file.id, name.encode(), dtype, space, layout)
+    dataset = h5py.h5d.create(file.id, name.encode(), dtype, space, properties)
     return Column(column.row_shape, column.dtype, dataset.get_offset())
 
 
 class RowWriter:
-    """Writes the rows of one rank. As a context manager, it opens the file, and at the end writes all rows to disk.
+    """Writes the rows of one rank. A context manager: opens the file, and at the end flushes it to disk.
 
     Parameters
     ----------
-    layout : Layout
+    output_file : OutputFile
         From `create`.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, output_file: OutputFile) -> None:
+        self.output_file = output_file
         self._descriptor = -1
 
     def __enter__(self) -> RowWriter:
         try:
-            self._descriptor = os.open(self.layout.temporary, os.O_WRONLY | NO_FOLLOW)
+            self._descriptor = os.open(self.output_file.temporary, os.O_WRONLY | NO_FOLLOW)
         except OSError as error:
             raise OutputError(
-                f"{shown(self.layout.path)}: a rank on {os.uname().nodename} cannot open the file that root made"
+                f"{shown(self.output_file.path)}: a rank on {os.uname().nodename} cannot open the file that root made"
                 f"{reason(error)}; write to a file system that all nodes share"
             ) from None
         return self
@@ -173,7 +173,7 @@ class RowWriter:
 
     def write(self, name: str, first_row: int, values: NDArray[Any]) -> None:
         """Write entries of a dataset from row first_row on. Raises `OutputError`."""
-        column = self.layout.columns[name]
+        column = self.output_file.columns[name]
         left = memoryview(np.ascontiguousarray(values, column.dtype).data).cast("B")
         offset = column.offset + first_row * column.row_bytes
         try:
@@ -185,37 +185,37 @@ class RowWriter:
 
     def _failure(self, error: OSError) -> OutputError:
         return OutputError(
-            f"{shown(self.layout.path)} cannot be written{reason(error)}; free some space or choose another --out"
+            f"{shown(self.output_file.path)} cannot be written{reason(error)}; free some space or choose another --out"
         )
 
 
-def publish(layout: Layout) -> None:
+def publish(output_file: OutputFile) -> None:
     """Give the complete file its final name. Raises `OutputError`."""
     try:
-        Path(layout.temporary).replace(layout.path)
+        Path(output_file.temporary).replace(output_file.path)
     except OSError as error:
-        raise OutputError(f"{shown(layout.path)} cannot be written{reason(error)}; choose another --out") from None
+        raise OutputError(f"{shown(output_file.path)} cannot be written{reason(error)}; choose another --out") from None
 
 
-def publish_new(layout: Layout) -> bool:
+def publish_new(output_file: OutputFile) -> bool:
     """Give the complete file its final name unless a file of that name exists; returns whether none did.
 
     Raises `OutputError`.
     """
     try:
-        os.link(layout.temporary, layout.path)  # unlike a rename, it replaces nothing
+        os.link(output_file.temporary, output_file.path)  # unlike a rename, it replaces nothing
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
-        if os.path.lexists(layout.path):
+        if os.path.lexists(output_file.path):
             return False
-        publish(layout)
+        publish(output_file)
     else:
-        discard(layout)
+        discard(output_file)
     return True
 
 
-def discard(layout: Layout) -> None:
+def discard(output_file: OutputFile) -> None:
     """Remove the temporary file, where there is one."""
     with suppress(OSError):
-        Path(layout.temporary).unlink()
+        Path(output_file.temporary).unlink()

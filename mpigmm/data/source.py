@@ -1,4 +1,4 @@
-"""The input: the rows of HDF5 datasets in one or several files, one after another."""
+"""The input: rows of HDF5 datasets in one or several files, concatenated in the order of the files."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def _columns(columns: Sequence[int] | None, n_features: int, dataset: str) -> tu
 
 
 class OpenDataset:
-    """A dataset that rows are read from, with checks that all its values are there.
+    """A dataset from which rows are read, with checks that none of its values are missing.
 
     Parameters
     ----------
@@ -354,8 +354,8 @@ class Source:
     def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
         """Rows start to stop - 1 of those used, with all arrays of the header. Raises `DataError`.
 
-        The arrays are the first entries of those of `into`, where that is given: to obtain new memory takes as long as
-        to read.
+        They are written to the first rows of `into`, if that is given: allocating new memory would take as long as
+        reading.
         """
         header, n_rows = self.header, stop - start
         rows = Rows.empty(start, n_rows, header.fields) if into is None else Rows(start, into[:n_rows].arrays)

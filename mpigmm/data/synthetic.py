@@ -11,19 +11,19 @@ from mpigmm.data.source import Header
 from mpigmm.rows import VALUES, Field, Rows
 
 BLOCK_ROWS = 4096
-"""Rows that are drawn together, from one stream of random numbers."""
+"""Number of rows that are drawn together, from one stream of random numbers."""
 
 
 class SyntheticSource:
-    """Draws rows from a mixture with equal weights, in place of a `Source`, which reads them.
+    """A source of random rows from a mixture with equal weights, used like a `Source`.
 
-    Every feature has unit variance within each component.
+    Each feature has unit variance within each component.
 
     Parameters
     ----------
     n_samples, n_features, n_components : int
     separation : float
-        The means are this times standard normal numbers.
+        The means are standard normal numbers multiplied by this.
     correlated : bool
         Whether features are correlated, differently in each component; if not, they are independent.
     seed : int
@@ -51,7 +51,7 @@ class SyntheticSource:
         self._block = lru_cache(maxsize=2)(self._draw)
 
     def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
-        """Rows start to stop - 1, in the first entries of the arrays of `into` where that is given."""
+        """Rows start to stop - 1; they are written to the first rows of `into`, if that is given."""
         blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
         whole = np.concatenate([self._block(block) for block in blocks])
         values = whole[start - blocks.start * BLOCK_ROWS :][: stop - start]

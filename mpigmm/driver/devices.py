@@ -28,11 +28,11 @@ class Devices:
     kinds : tuple of str
         Of each rank: ``cpu``, or the name of its GPU.
     sharing : tuple of int
-        Ranks among which each rank's GPU is shared; 1 for processors.
+        For each rank, the number of ranks that use its GPU; 1 for processors.
     ops : CudaOps or None
         Array operations of this rank's GPU, where it has one.
     cupy : str or None
-        Version of CuPy, where a rank uses it.
+        Newest version of CuPy that a rank uses; None if none does.
     note : str or None
         A message to the user about the choice.
     """
@@ -70,18 +70,18 @@ def choose_devices(comm: Comm, wanted: str) -> Devices:
         return Devices.cpus(comm.size)
     with comm.together():
         seen, reason = find_gpus(wanted)
-    places = comm.allgather((host(), seen))
-    addresses = assign(places, share=wanted == "gpu")
+    visible = comm.allgather((host(), seen))
+    addresses = assign(visible, share=wanted == "gpu")
     mine = addresses[comm.rank]
     with comm.together():
         ops, reason = (None, reason) if mine is None else open_ops(seen.index(mine), wanted)
     gpu = ops and ops.arrays
     told = comm.allgather((gpu.name, gpu.version, None) if gpu else (CPU, None, reason and f"{host()}: {reason}"))
     kinds, reasons = tuple(kind for kind, _, _ in told), [reason for _, _, reason in told if reason]
-    users = Counter(zip((node for node, _ in places), addresses, strict=True))
+    users = Counter(zip((node for node, _ in visible), addresses, strict=True))
     sharing = tuple(
         users[node, address] if kind != CPU else 1
-        for (node, _), address, kind in zip(places, addresses, kinds, strict=True)
+        for (node, _), address, kind in zip(visible, addresses, kinds, strict=True)
     )
     devices = Devices(kinds, sharing, ops, max((version for _, version, _ in told if version), default=None))
     return replace(devices, note=choice_note(devices, reasons))
@@ -107,20 +107,30 @@ def open_ops(number: int, wanted: str) -> tuple[CudaOps | None, str | None]:
 
 
 def refused(error: NoDeviceError, wanted: str) -> str:
-    """The reason in words where ``compute.device`` is auto; raises `UserError` where it is gpu."""
+    """The text of an error where ``compute.device`` is auto; raises `UserError` where it is gpu."""
     if wanted == "gpu":
         raise UserError(f"compute.device: gpu cannot be had on {host()}: {error}; or set compute.device: cpu")
     return str(error)
 
 
-def assign(places: Sequence[tuple[str, Sequence[str]]], share: bool) -> list[str | None]:
-    """The address of each rank's GPU: of those that the rank sees on its node, the one with the fewest ranks so far.
+def assign(visible: Sequence[tuple[str, Sequence[str]]], share: bool) -> list[str | None]:
+    """The address of each rank's GPU: of those visible to the rank, the one that the fewest ranks have so far.
 
-    None for a rank that sees no GPU, or only those of other ranks where GPUs are not to be shared.
+    Parameters
+    ----------
+    visible : sequence of (str, sequence of str)
+        For each rank, its node and the addresses of the GPUs that are visible to it.
+    share : bool
+        Whether several ranks may use one GPU.
+
+    Returns
+    -------
+    addresses : list of str or None
+        None for a rank that sees no GPU, or only GPUs of other ranks while `share` is false.
     """
     users: Counter[tuple[str, str]] = Counter()
     chosen: list[str | None] = []
-    for node, seen in places:
+    for node, seen in visible:
         least = min((users[node, address] for address in seen), default=1)
         free = [address for address in seen if users[node, address] == least]
         chosen.append(free[0] if free and (share or not least) else None)
@@ -129,7 +139,7 @@ def assign(places: Sequence[tuple[str, Sequence[str]]], share: bool) -> list[str
 
 
 def choice_note(devices: Devices, reasons: Sequence[str]) -> str | None:
-    """A message to the user where ranks compute on unlike devices, or a GPU was found and cannot be used."""
+    """A message to the user where ranks compute on different devices, or a GPU was found and cannot be used."""
     if devices.mixed:
         counts = ", ".join(f"{count} on {kind}" for kind, count in devices.counts().items())
         why = f" ({reasons[0]})" if reasons else ""

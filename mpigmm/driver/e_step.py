@@ -17,7 +17,7 @@ from mpigmm.errors import DataError, DegenerateError
 
 
 def sum_e_step(reduction: Reduction, problem: Problem, wanted: EStepPass) -> tuple[Summed, PassStatus]:
-    """Sum what an algorithm wants over all rows. Collective; raises `AgreedError`.
+    """Compute the sums over all rows that a pass asks for. Collective; raises `AgreedError`.
 
     Raises `SingularCovarianceError` or `SumRangeError`, on all ranks alike and before they communicate, where the sums
     cannot be computed.
@@ -43,7 +43,7 @@ def prepared(context: RankContext, problem: Problem, wanted: EStepPass) -> tuple
 
 
 def add_tiles(context: RankContext, form: FixedPoint, total: IntArray, problem: Problem, wanted: EStepPass) -> None:
-    """Add the statistics of this rank's tiles to limbs of zero; one of the threads adds to these limbs directly."""
+    """Add the statistics of this rank's tiles to `total`, limbs of zeros, which one of the threads uses as its own."""
     ops, dtype, layout = context.ops, wanted.precision.dtype, wanted.mixture.layout
     e_step, centre = prepared(context, problem, wanted)
     masked = problem.summary.masked
@@ -69,8 +69,10 @@ def add_tiles(context: RankContext, form: FixedPoint, total: IntArray, problem: 
 
 
 def check_log_likelihood(total: FloatArray) -> None:
-    """Raise where the sum (1,) of the log-likelihoods of tiles is not finite: `DegenerateError` where it is -inf, else
-    `DataError`."""
+    """Raise an error where the log-likelihood (1,) of a rank's tiles is not finite.
+
+    `DegenerateError` where it is -inf, `DataError` where it is NaN or infinity.
+    """
     if total[0] == -np.inf:
         raise DegenerateError(
             "a row lies too many standard deviations from every component for float64; raise model.reg_covar or "

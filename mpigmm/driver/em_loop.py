@@ -54,7 +54,7 @@ class EmLoop:
         Parameters
         ----------
         progress : Progress
-            Where to go on, with a state of the algorithm.
+            Of the start so far, with a state of the algorithm.
         em : EmOptions
         record : callable
             Called on this rank after every iteration with its progress, log line and repairs; an error that it raises
@@ -66,7 +66,7 @@ class EmLoop:
                 self.context.comm.agree(self.reduction.error or self.context.stop.out_of_time())
             old = self.algorithm.mixture(progress.state)
             state, report, summed, status = self.step(progress.state, progress.iteration + 1)
-            old.release()  # what was computed from it: a caller may keep the mixture until the loop ends
+            old.release()  # frees its Cholesky factors: a caller may refer to the mixture until the loop ends
             progress = advanced(progress, state, report)
             seconds, begin = time.perf_counter() - begin, time.perf_counter()
             line = log_line(progress, report, summed.of.precision, status, seconds)
@@ -76,7 +76,7 @@ class EmLoop:
         return progress
 
     def step(self, state: Any, iteration: int) -> tuple[Any, Report, Summed, PassStatus]:
-        """One step of the algorithm, with as many passes as it takes. Collective; raises `AgreedError`.
+        """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class EmLoop:
                 return state, report, outcome, status
 
     def _updated(self, state: Any, outcome: Summed | Rejected, iteration: int) -> tuple[Any, Report]:
-        """The update after a pass; raises `AgreedError`, on all ranks alike, where there is no way on."""
+        """The update after a pass; raises the same `AgreedError` on all ranks where the algorithm cannot continue."""
         try:
             return self.algorithm.update(state, outcome)
         except SumRangeError as error:
@@ -136,7 +136,7 @@ def problem_of(options: FitOptions, summary: DataSummary) -> Problem:
 
 
 def degenerate(error: SumRangeError) -> AgreedError:
-    """The error that says why sums have no bounds, and what to do, on all ranks alike."""
+    """The error for sums without finite bounds, with the remedy; the same on all ranks."""
     remedy = "raise model.reg_covar or model.variance_floor, rescale the data, or choose another init.file"
     return AgreedError(f"{error}; {remedy}", DegenerateError.exit_code)
 

@@ -19,7 +19,14 @@ from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import Devices, common_ops
 from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import choose_tile_rows, lay_out
-from mpigmm.driver.measure import is_correlated, reduction_seconds, row_flops, timed_iterations, true_mixture
+from mpigmm.driver.measure import (
+    SAMPLED_ROWS,
+    is_correlated,
+    reduction_seconds,
+    row_flops,
+    timed_iterations,
+    true_mixture,
+)
 from mpigmm.driver.reduction import TAIL_SIZE, Reduction
 from mpigmm.driver.survey_pass import Sample, survey_rows
 from mpigmm.driver.worker import open_context
@@ -29,20 +36,22 @@ from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import PlanRequest
 
 MEASURED_FLOPS, MEASURED_TILES = 3e9, 4
-"""At most so many operations and tiles of each rank are measured, as far as few rows and components allow."""
+"""Largest number of floating-point operations, and wanted number of tiles, of each rank in a measured iteration.
+
+At least `LEAST_ROWS` rows and `LEAST_COMPONENTS` components are measured, however many operations that takes.
+"""
 
 LEAST_ROWS, LEAST_COMPONENTS = 256, 2
 ROWS_EACH = 4
-"""Rows measured for each component, at least, so that few components are empty."""
+"""Least number of rows for each component, so that few components are empty."""
 
 FEW_ROWS = 64
-"""Rows of an iteration that measures the costs which do not depend on the rows."""
+"""Rows of the iteration that measures the costs which do not depend on the number of rows."""
 
 ITERATIONS = 3
-SURVEYED_ROWS = 1024
 
 MEASURED_ENTRIES = 1e8
-"""Rows times components times features of a first mixture that is measured."""
+"""Largest product of rows, components and features of a first mixture that is measured."""
 
 APART, SOME_OVERLAP, OVERLAPPING = 3.0, 1.0, 0.1
 """Separations of the synthetic components: most work is skipped with the first, none with the last."""
@@ -58,7 +67,7 @@ class Size:
 
     @classmethod
     def affordable(cls, kind: type[Covariances], n_components: int, n_features: int, tile_rows: int) -> Size:
-        """As many components, tiles and rows as `MEASURED_FLOPS` allow; part of a tile if a whole one exceeds it."""
+        """The largest size within `MEASURED_FLOPS`; tiles are cut where a whole one exceeds it."""
         per_entry = row_flops(kind, n_components, n_features) / n_components
         components = min(n_components, max(LEAST_COMPONENTS, math.isqrt(int(MEASURED_FLOPS / ROWS_EACH / per_entry))))
         wanted = max(MEASURED_TILES, -(-ROWS_EACH * components // tile_rows))
@@ -83,7 +92,7 @@ class Rates:
     reduced_bytes : int
         Bytes that a rank sums in the reduction.
     components : int
-        Number that was measured; the other figures are scaled from it to the fit's.
+        Number of components that was measured. The other figures are scaled to the number of the fit.
     """
 
     apart: float
@@ -96,18 +105,18 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class FirstMixture:
+class FirstMixtureCosts:
     """Costs of the first mixture of a start, which rank 0 alone computes.
 
     Attributes
     ----------
     method : str
     rows : int
-        Of the sample of rows.
+        Rows of the sample.
     seconds : float
     bytes : int
     components : int
-        Number that was measured; seconds and bytes are scaled from it to the fit's.
+        Number of components that was measured. Seconds and bytes are scaled to the number of the fit.
     """
 
     method: str
@@ -132,8 +141,8 @@ def measured_rates(
 ) -> Rates:
     """Costs of an iteration, from iterations on synthetic rows with one thread a rank. Collective.
 
-    Seconds a row come from the difference between an iteration over some tiles and one over a few rows. Where the fit
-    has more components than are measured, memory is extrapolated from all that are measured and half of them.
+    Seconds a row follow from the difference between an iteration over some tiles and one over a few rows. If fewer
+    components are measured than the fit has, memory is extrapolated linearly from that number and half of it.
     """
     model = request.options.model
     kind, k = COVARIANCE_TYPES[model.covariance_type], model.n_components
@@ -167,14 +176,14 @@ def measured_rates(
 
 
 def seconds_a_row(many_seconds: float, many: int, few_seconds: float, few: int) -> float:
-    """Seconds of each further row; the mean of all rows where more of them were measured to take no longer."""
+    """Seconds of each additional row, from two measurements; the mean over all rows where more took no longer."""
     if many > few and many_seconds > few_seconds:
         return (many_seconds - few_seconds) / (many - few)
     return many_seconds / many
 
 
 def scaled_bytes(n_bytes: int, kind: type[Covariances], measured: int, wanted: int, n_features: int) -> int:
-    """Bytes reduced with another number of components than measured; exact, since all sums have one number of limbs."""
+    """Bytes reduced with another number of components than was measured; exact, as all sums have equally many limbs."""
 
     def n_sums(k: int) -> int:
         return 1 + k + k * n_features + kind.n_second(k, n_features)
@@ -194,7 +203,7 @@ def measured_iteration(
     stop: StopRequest,
     ops: str,
 ) -> MeasuredIteration:
-    """Iterations on synthetic rows, begun from their true mixture, with one thread a rank. Collective."""
+    """Measure iterations on synthetic rows from their true mixture, with one thread a rank. Collective."""
     model, compute = options.model, replace(options.compute, threads=1, memory="auto")
     kind = COVARIANCE_TYPES[model.covariance_type]
     with comm.together():
@@ -204,7 +213,7 @@ def measured_iteration(
         mixture = true_mixture(source, kind)
     layout = lay_out(comm, source.header, size.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, ops)
-    summary, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SURVEYED_ROWS)
+    summary, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SAMPLED_ROWS)
     problem = problem_of(options, summary)
     wanted = EStepPass(mixture, problem.first_precision(mixture))
     _, seconds, _, m_step = timed_iterations(Reduction(context), problem, wanted, iterations)
@@ -212,12 +221,12 @@ def measured_iteration(
     return MeasuredIteration(seconds, m_step, n_bytes, max(comm.allgather(peak_memory())))
 
 
-def measured_start(comm: Comm, request: PlanRequest, header: Header, stop: StopRequest) -> FirstMixture:
-    """Costs of a first mixture, scaled from one with fewer components and rows that root computes. Collective."""
+def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, stop: StopRequest) -> FirstMixtureCosts:
+    """Costs of a first mixture, scaled from a measurement on root with fewer components and rows. Collective."""
     options, method, d = request.options, request.options.init.method, header.n_features
     k = options.model.n_components
     if method == "file":
-        return FirstMixture(method, 0, 0.0, 0, k)
+        return FirstMixtureCosts(method, 0, 0.0, 0, k)
     few = affordable_components(k, header)
     wanted, measured = (min(sample_size(components, d), header.n_rows) for components in (k, few))
     options = replace(options, model=replace(options.model, n_components=few))
@@ -232,13 +241,13 @@ def measured_start(comm: Comm, request: PlanRequest, header: Header, stop: StopR
         if comm.is_root:
             seconds, n_bytes = seconds_and_bytes(options, sample, summary, stop)
     rows = wanted / measured
-    return FirstMixture(
+    return FirstMixtureCosts(
         method, wanted, seconds * rows * (1 if method == "random" else k / few), int(n_bytes * rows), few
     )
 
 
 def affordable_components(n_components: int, header: Header) -> int:
-    """Components of a first mixture to measure: halved until rows times components times features are few enough."""
+    """Components of a first mixture to measure: n_components, halved until `MEASURED_ENTRIES` are not exceeded."""
     d, few = header.n_features, n_components
     while few > LEAST_COMPONENTS and few * min(sample_size(few, d), header.n_rows) * d > MEASURED_ENTRIES:
         few //= 2
@@ -248,10 +257,9 @@ def affordable_components(n_components: int, header: Header) -> int:
 def seconds_and_bytes(
     options: FitOptions, sample: Sample, summary: DataSummary, stop: StopRequest
 ) -> tuple[float, int]:
-    """Seconds and bytes of the first mixture from a sample, the sample included.
+    """Seconds to compute the first mixture from a sample, and bytes, including those of the sample.
 
-    The seconds are those of the processor or of the clock, whichever are fewer, so that other programs on this machine
-    count as little as possible.
+    The seconds are the smaller of processor time and wall time, to reduce the effect of other programs.
     """
     model = options.model
     safeguards = Safeguards(model.reg_covar, model.variance_floor)

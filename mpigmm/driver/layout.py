@@ -1,7 +1,4 @@
-"""The layout of a run: the rows of a tile, the tiles and threads of each rank, and the memory that its rows may take.
-
-Each of these is decided here, once, and nowhere else.
-"""
+"""The layout of a run: the rows of a tile, the tiles and threads of each rank, and where its rows are kept."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from mpigmm.parallel.threads import count_threads, crowding
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows are cut into tiles, and where this rank keeps and sums its own.
+    """How the rows are cut into tiles, and where this rank keeps its rows and sums its statistics.
 
     Attributes
     ----------
@@ -36,13 +33,13 @@ class Layout:
     fits_host : bool
         Whether this rank's rows fit into the memory that it may take on the host.
     fits_gpu : bool
-        Whether they fit into the memory that it may take on its GPU; False without one.
+        Whether its rows fit into the memory that it may take on its GPU; False without one.
     gpu_bytes : int
         Bytes of rows that may stay on this rank's GPU; 0 without one.
     sums_on_gpu : bool
         Whether MPI sums statistics in the memory of GPUs; the same on all ranks.
     warning : str or None
-        Says so where the threads of this node's ranks outnumber its processors.
+        For the user, where the ranks of this node have more threads than it has processors.
     """
 
     tile_rows: int
@@ -74,7 +71,7 @@ def lay_out(
     ----------
     comm, header, tile_rows, compute, devices
     speeds : list of int, optional
-        Speed of every rank; tiles are shared out in proportion. Equal where left out.
+        Rows a second of every rank, in proportion to which the tiles are distributed; equal where left out.
     """
     ranks_on_node = comm.ranks_on_node()
     n_threads = count_threads(compute.threads, ranks_on_node)
@@ -98,8 +95,11 @@ def lay_out(
 def choose_tile_rows(
     compute: ComputeOptions, devices: Devices, n_features: int, n_components: int, recorded: int | None = None
 ) -> int:
-    """Rows of a tile: ``compute.tile_rows``, or where that is ``auto`` those recorded by an earlier part of the run, or
-    the default for the problem's shape on processors or, where all ranks have one, on GPUs."""
+    """Rows of a tile: ``compute.tile_rows`` or, where that is ``auto``, those that the run began with (`recorded`).
+
+    For a new run ``auto`` is the default for the problem's shape: that of GPUs if every rank has one, else that of
+    processors.
+    """
     if compute.tile_rows != "auto":
         return int(compute.tile_rows)
     if recorded is not None:
@@ -114,8 +114,10 @@ def row_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:
 
 
 def gpu_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:
-    """Bytes of rows that may stay on this rank's GPU: ``compute.memory``, but at most this rank's share of half of the
-    memory that the GPU has free; 0 without a GPU."""
+    """Bytes of rows that may stay on this rank's GPU; 0 without a GPU.
+
+    This is ``compute.memory``, but at most this rank's share of half of the free memory of the GPU.
+    """
     if devices.ops is None:
         return 0
     gpu = devices.ops.arrays
@@ -125,7 +127,7 @@ def gpu_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:
 
 
 def fits_gpu(devices: Devices, header: Header, n_rows: int, n_bytes: int) -> bool:
-    """Whether so many rows fit into so many bytes of this rank's GPU."""
+    """Whether n_rows rows fit into n_bytes bytes of this rank's GPU."""
     assert devices.ops is not None
     return Stage(devices.ops.arrays, n_bytes).holds(header.fields, n_rows)
 

@@ -1,4 +1,4 @@
-"""The speeds of ranks on unlike devices, in proportion to which they share the tiles."""
+"""The speeds of ranks whose devices differ; tiles are distributed in proportion to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpigmm.driver.devices import CPU, Devices, label
 from mpigmm.driver.e_step import sum_e_step
 from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import fits_gpu, gpu_budget, lay_out
-from mpigmm.driver.measure import is_correlated, true_mixture
+from mpigmm.driver.measure import SAMPLED_ROWS, is_correlated, true_mixture
 from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.resume import ResumePlan
 from mpigmm.driver.survey_pass import survey_rows
@@ -27,9 +27,7 @@ from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads
 
 SEPARATION = 1.0
-"""Separation of the synthetic components, at which these overlap a little."""
-
-SAMPLE = 1024
+"""Separation of the synthetic components, at which they overlap a little: see `SyntheticSource`."""
 
 
 def measured_speeds(
@@ -43,9 +41,9 @@ def measured_speeds(
         own = own_speed(comm, options, plan, devices, max(comm.allgather(n_threads)), stop)
         if devices.ops is not None:
             devices.ops.arrays.release()
-        taken = comm.allgather(own)
+        speeds = comm.allgather(own)
         for kind in set(labels):
-            known[kind] = int(median(speed for speed, own in zip(taken, labels, strict=True) if own == kind))
+            known[kind] = int(median(speed for speed, other in zip(speeds, labels, strict=True) if other == kind))
     return [known[kind] for kind in labels], known
 
 
@@ -54,7 +52,7 @@ def own_speed(
 ) -> int:
     """Rows a second of this rank on synthetic rows, one tile a thread, measured on all ranks at once. Collective.
 
-    A GPU that will not hold its rank's rows has the synthetic rows copied to it in each pass, too.
+    If the rows of the fit will not fit on this rank's GPU, the synthetic rows are not kept there either.
     """
     model, rows = options.model, plan.tile_rows * n_threads
     kind = COVARIANCE_TYPES[model.covariance_type]
@@ -67,7 +65,7 @@ def own_speed(
     compute = replace(options.compute, memory="auto" if holds_rows(plan, devices, comm.rank, options) else 1)
     layout = lay_out(comm, source.header, plan.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, plan.ops)
-    summary, _ = survey_rows(context, options, SAMPLE)
+    summary, _ = survey_rows(context, options, SAMPLED_ROWS)
     problem, reduction = problem_of(options, summary), Reduction(context)
     wanted = EStepPass(mixture, Precision(problem.dtype, np.zeros(model.n_components, bool)))
     keep_freed_memory()
@@ -78,7 +76,7 @@ def own_speed(
 
 
 def holds_rows(plan: ResumePlan, devices: Devices, rank: int, options: FitOptions) -> bool:
-    """Whether this rank's GPU will hold its rows, if GPUs alone share them; True without a GPU."""
+    """Whether the rows of this rank fit on its GPU if the rows are divided among the GPUs; True without a GPU."""
     if devices.ops is None:
         return True
     n_rows = -(-plan.header.n_rows // max(1, len(devices.kinds) - devices.kinds.count(CPU)))

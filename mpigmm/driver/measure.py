@@ -1,4 +1,4 @@
-"""Measurements that `bench`, `plan` and the shares of unlike devices have in common."""
+"""Measurements that `bench`, `plan` and `load_balance` have in common."""
 
 from __future__ import annotations
 
@@ -28,17 +28,21 @@ from mpigmm.parallel.threads import run_workers
 PRODUCT_SIZE = 1024
 STREAM_BYTES = 1 << 26
 GPU_PRODUCT_SIZE, GPU_STREAM_BYTES = 8192, 1 << 30
-"""Order of the matrices, and bytes of the vector, by which a machine's limits are measured."""
+"""Order of the matrices that are multiplied, and bytes of the vector that is read, to measure a machine's limits."""
+
+SAMPLED_ROWS = 1024
+"""Expected rows of the sample that the survey of synthetic rows draws, to compute their centre."""
 
 PROBES = 5
+"""Measurements of which the median is taken."""
 
 
 def timed_iterations(
     reduction: Reduction, problem: Problem, wanted: EStepPass, iterations: int
 ) -> tuple[float, float, float, float]:
-    """Median seconds of an iteration, and of its tiles, its reduction and its M-step. Collective.
+    """Median seconds of an iteration, of its tiles, of its reduction and of its M-step. Collective.
 
-    An E-step that is not timed comes first.
+    The first E-step is not timed.
     """
     keep_freed_memory()
     sum_e_step(reduction, problem, wanted)
@@ -69,10 +73,10 @@ def true_mixture(source: SyntheticSource, kind: type[Covariances]) -> Mixture:
 
 
 def row_flops(kind: type[Covariances], n_components: int, n_features: int) -> float:
-    """Floating-point operations that a row needs where nothing is left out: two products of F numbers a component.
+    """Floating-point operations of a row without pruning: two products of F numbers for each component.
 
-    F = 1 + D + D (D + 1) / 2 for `full`, 1 + 2 D for `diag`, 2 + D for `spherical`; for `tied`, F = 1 + D, and once a
-    row the whitening and the second moments.
+    F = 1 + D + D (D + 1) / 2 for `full`, 1 + 2 D for `diag`, 2 + D for `spherical`. For `tied` F = 1 + D, and each row
+    is whitened and added to the second moments once.
     """
     k, d = n_components, n_features
     if kind.second_moments is SecondMoments.PAIRS_SUMMED:
@@ -81,7 +85,7 @@ def row_flops(kind: type[Covariances], n_components: int, n_features: int) -> fl
 
 
 def machine_limits(context: RankContext, dtype: np.dtype[Any]) -> tuple[float, float]:
-    """Flop/s of matrix products and bytes/s of reading, all threads of all ranks at once, summed. Collective."""
+    """Flop/s of matrix products and bytes/s of reading memory, of all threads and ranks together. Collective."""
     arrays, is_gpu = context.ops.arrays, context.stage is not None
     size, n_bytes = (GPU_PRODUCT_SIZE, GPU_STREAM_BYTES) if is_gpu else (PRODUCT_SIZE, STREAM_BYTES)
     with context.comm.together(), context.guarded():
@@ -104,7 +108,7 @@ def machine_limits(context: RankContext, dtype: np.dtype[Any]) -> tuple[float, f
 
 
 def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
-    """Seconds until all ranks, which begin at the same time, have done some work. Collective."""
+    """Seconds from a common begin until all ranks have done `work`. Collective."""
     comm.agree(None)
     begin = time.perf_counter()
     with comm.together():
@@ -113,7 +117,7 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
 
 
 def compute_responsibilities(context: RankContext, problem: Problem, wanted: EStepPass) -> None:
-    """Compute the responsibilities of this rank's rows; their sums, too, where the kernel computes both at once."""
+    """Compute the responsibilities of this rank's rows, and the statistics if the kernel computes both at once."""
     arrays = context.ops.arrays
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:

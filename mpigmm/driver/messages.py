@@ -15,7 +15,7 @@ from mpigmm.runs.state import Fitted
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
 MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
 FEW = 5
-"""Components that a message names."""
+"""Largest number of components that a message names."""
 
 
 def problem_text(summary: DataSummary, header: Header, options: FitOptions) -> str:
@@ -34,7 +34,7 @@ def dropped_text(summary: DataSummary, header: Header) -> str | None:
 
 
 def precision_text(iteration: int, bits: int) -> str:
-    """The iteration from which on tiles have so many bits, and why if they are not those asked for."""
+    """From which iteration on tiles are float32 or float64, and the reason for float64."""
     text = f"iteration {iteration} and those after it are computed in float{bits}"
     return f"{text}: {TOO_COARSE}" if bits == 64 else text
 

@@ -13,10 +13,10 @@ from mpigmm.parallel.comm import Comm
 from mpigmm.requests import PlanRequest
 
 ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 2e-6, 10e9
-"""Of a cluster's network, assumed where a single rank cannot measure them."""
+"""Seconds and bytes/s, as of a cluster's network; assumed where there is one rank, which cannot measure them."""
 
 MESSAGES = 50
-"""Reductions of which the median time is taken."""
+"""Number of reductions of which the median time is taken."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A recorder that records nothing, for all ranks but root."""
+"""The recorder of all ranks but root, which records nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mpigmm.runs.state import Progress
 
 
 class NullRecorder:
-    """The recorder of every rank but root: it has the methods of `Recorder`, and records nothing."""
+    """Has the methods of `Recorder`, none of which does anything."""
 
     def close(self) -> None: ...
 

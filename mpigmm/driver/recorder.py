@@ -94,7 +94,7 @@ class Recorder:
     def begin(
         self, plan: ResumePlan, data_summary: DataSummary, devices: Devices, warnings: Sequence[str | None]
     ) -> None:
-        """Begin or resume the run's files once the data are known. Raises `UserError` where the data have changed."""
+        """Begin or resume the files of the run, after the survey. Raises `UserError` where the data have changed."""
         name = shown(self.directory.path)
         fingerprint = f"{shape_text(plan.header)} {data_summary.fingerprint:016x}"
         check_same_data(plan.fingerprint, fingerprint, plan.header, name)
@@ -118,7 +118,7 @@ class Recorder:
         """Write the configuration, open the log and, on a restart, remove the files of the run before."""
         self.directory.write_config(self.request.config)
         self._log = ConvergenceLog(self.directory / LOG, self.checkpoint.history)
-        if self.request.restart:  # after the first files are written, which shows that there is room for files
+        if self.request.restart:  # only now that writing the first files has succeeded
             self.directory.clear(keep_model=self.directory.is_model(self.options.init.file))
 
     def record(self, progress: Progress, line: dict[str, Any], repairs: Repairs) -> None:
@@ -139,7 +139,7 @@ class Recorder:
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
-        """Write a checkpoint; where that fails, warn, leave the ones before as they are and go on."""
+        """Write a checkpoint; where that fails, warn and keep the older ones."""
         with self._spared("checkpoint"):
             self._save(progress)
 
@@ -149,9 +149,16 @@ class Recorder:
             self.save(self._unsaved)
 
     def check_time(self, spent: float, needed: float | None) -> None:
-        """Warn where this start has saved nothing new after the seconds spent, of those needed if they are known.
+        """Warn if this process has saved nothing new.
 
-        Raises `UserError` where the start before saved nothing either, for the next one would not.
+        Raises `UserError` if the previous process of this run saved nothing either: repeating it would not help.
+
+        Parameters
+        ----------
+        spent : float
+            Seconds since the process began.
+        needed : float or None
+            Seconds from then to the end of the current pass over the rows, where they are known.
         """
         if self._has_saved:
             return
@@ -175,7 +182,7 @@ class Recorder:
 
     @contextmanager
     def _spared(self, what: str) -> Iterator[None]:
-        """Write a file whose failure costs no more than a warning, which is given once until writing succeeds again."""
+        """A context for writing a file: turns a failure into a warning, given once until writing succeeds again."""
         try:
             yield
         except OutputError as error:
@@ -186,10 +193,10 @@ class Recorder:
             self._failing.discard(what)
 
     def finish(self, progress: Progress, data_summary: DataSummary, devices: Devices, used: dict[str, Any]) -> None:
-        """Write the checkpoint that calls the run finished, then the results. Raises `OutputError`.
+        """Write the checkpoint of the finished run, then the results. Raises `OutputError`.
 
-        In this order, since the run may have started from the old model; a run that is killed between them writes the
-        results when it is resumed.
+        The results come last because the new model may replace the one that the run started from. If the run is killed
+        before they are written, the next one writes them from the checkpoint.
         """
         best = progress.best
         assert best is not None and self._log is not None

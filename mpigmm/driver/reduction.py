@@ -1,4 +1,4 @@
-"""The one reduction of a pass over the rows: sums of integers, with flags, checksums and clocks in the same message."""
+"""Passes over the rows: each rank adds up integers, and one reduction sums them with flags, checksums and clocks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CLOCKS = FixedPoint(np.full(3, 60, np.int32), 3)
 """Format of the sums over ranks of compute seconds, their squares, and read seconds."""
 
 N_FLAGS = 5
-"""Ranks with an error, without time for another pass, and with a full GPU; checksums, and their squares."""
+"""Numbers of ranks with an error, without time for another pass, and with a full GPU; sums of checksums and squares."""
 
 TAIL_SIZE = N_FLAGS + CLOCKS.n_limbs * CLOCKS.top.size
-"""Integers that a reduction carries besides the sums."""
+"""Number of integers that a reduction carries besides the sums."""
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Reduction:
                 return sums[:size], self._status(sums[size:], clock.communicate)
 
     def note(self, work: Callable[[], None]) -> None:
-        """Do work of this rank alone; the other ranks learn of an error that it raises in the next reduction."""
+        """Call work() on one rank; if it raises an error, all ranks end with that error at the next reduction."""
         try:
             work()
         except Exception as error:
@@ -148,7 +148,7 @@ class Reduction:
     def _own_sums(self, size: int, add_own: Callable[[Array], None], on_host: bool) -> Array:
         """The reduction's buffer with this rank's part; all zeros where that fails.
 
-        A GPU that is out of memory is noted apart from other errors: the pass is taken again with less on the GPU.
+        That a GPU is out of memory is no error yet: the pass is repeated with less on the GPUs.
         """
         self._gpu_is_full = None
         with self.context.guarded():
@@ -168,7 +168,7 @@ class Reduction:
         return packed
 
     def _fill(self, packed: Array, size: int, add_own: Callable[[Array], None], on_host: bool) -> None:
-        """Have this rank's part added to the buffer, or to one where the rank computes, which is then copied to it."""
+        """Add this rank's part to the buffer, by way of a second one if the rank computes in another kind of memory."""
         arrays, summing = self._arrays(on_host)
         own = packed if arrays is summing else empty_buffer(size, arrays)
         add_own(own[:size])
@@ -201,9 +201,9 @@ class Reduction:
             return arrays.get(packed)
 
     def _frees_gpus(self, tail: IntArray) -> bool:
-        """Whether some GPU was out of memory; all GPUs hold less from then on.
+        """Whether some GPU was out of memory, so that the pass must be repeated; all GPUs then hold less.
 
-        Raises `AgreedError` where they cannot.
+        Raises `AgreedError` if they cannot hold less.
         """
         failed, _, full = tail[:3]
         if failed or not full:
@@ -232,5 +232,5 @@ class Reduction:
 
 
 def empty_buffer(size: int, arrays: Arrays = HOST) -> Array:
-    """Room for what one reduction carries: so many sums, flags, clocks."""
+    """A buffer of zeros for one reduction: `size` sums, then flags, checksums and clocks."""
     return arrays.zeros(size + TAIL_SIZE, np.dtype(np.int64))

@@ -1,4 +1,4 @@
-"""Where a fit goes on: root compares what is asked for with what an earlier run left in ``output.dir``."""
+"""Where a fit begins or resumes: root compares the request with the files of an earlier run in ``output.dir``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mpigmm.runs.state import Progress
 
 @dataclass(frozen=True)
 class ResumePlan:
-    """What root has found out and every rank needs.
+    """Where the fit begins or resumes, as root decides it for all ranks.
 
     Attributes
     ----------
@@ -43,17 +43,17 @@ class ResumePlan:
     ops : str
         Name of the array operations on the host.
     progress : Progress
-        Where to go on.
+        State of the fit to continue from.
     fingerprint : str or None
-        Of the data of the earlier run that is resumed.
+        Of the data of the run that is resumed; None for a new run.
     start : Mixture or None
         From ``init.file``.
     complete : bool
-        Whether an earlier run of the same settings has left nothing to do, if the data are the same too.
+        Whether an earlier run with these settings is finished; it still has to be checked that the data are the same.
     seconds_left : float
-        Until the run has to have stopped by itself.
+        Time until the run must have stopped.
     speeds : dict
-        Rows a second of kinds of ranks, as far as they have been measured.
+        Rows a second by kind of rank, as far as they have been measured.
     """
 
     header: Header
@@ -68,13 +68,13 @@ class ResumePlan:
 
     @property
     def resumed_from(self) -> int | None:
-        """The iteration after which the run goes on; None where it is new."""
+        """The iteration after which the run resumes; None for a new run."""
         return None if self.fingerprint is None else self.progress.iteration
 
 
 @dataclass
 class Resumption:
-    """Root's decision where to go on.
+    """Root's decision where the fit begins or resumes.
 
     Attributes
     ----------
@@ -83,11 +83,11 @@ class Resumption:
     say : callable
         Called with messages to the user.
     check : callable
-        Called now and then while files are read; may raise.
+        Called repeatedly while files are read; an exception that it raises ends the reading.
     checkpoint : Checkpoint
-        What the checkpoints of the run begin with; complete after `plan`.
+        The parts of the run's checkpoints that do not change from one to the next; complete after `plan`.
     newest_is_damaged : bool
-        Whether the newest checkpoint is missing or damaged, and the one before is gone on from.
+        Whether the run resumes from the previous checkpoint, because the newest is missing or damaged.
     """
 
     request: FitRequest
@@ -120,7 +120,7 @@ class Resumption:
         settings = identity(self.options, tile_rows, start)
         self.checkpoint = Checkpoint(Progress(), settings, "", tile_rows, ops, self.request.config)
         plan = ResumePlan(header, tile_rows, ops, start=start, speeds=found.speeds if found else {})
-        return plan if self.request.restart else self._taken_up(plan, found)
+        return plan if self.request.restart else self._continued(plan, found)
 
     def _load_checkpoint(self) -> Checkpoint | None:
         found, warning = load_checkpoint(self.directory.path)
@@ -148,8 +148,8 @@ class Resumption:
             )
         return ops
 
-    def _taken_up(self, plan: ResumePlan, found: Checkpoint | None) -> ResumePlan:
-        """The plan, changed to go on from a checkpoint. Raises `OutputError` where the directory is another run's."""
+    def _continued(self, plan: ResumePlan, found: Checkpoint | None) -> ResumePlan:
+        """The plan, resuming from a checkpoint if there is one; raises `OutputError` for another run's directory."""
         digest = model_digest(self.directory / MODEL, self.check, self.say)
         if found is not None:
             plan = self._resumed(plan, found, digest)
@@ -161,7 +161,7 @@ class Resumption:
         return plan
 
     def _resumed(self, plan: ResumePlan, found: Checkpoint, digest: str | None) -> ResumePlan:
-        """The plan that goes on from a checkpoint, beside a model with this digest, if any.
+        """The plan to resume from a checkpoint; `digest` is that of the directory's model, if any.
 
         Raises `OutputError` where the checkpoint belongs to another problem.
         """

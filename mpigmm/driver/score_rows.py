@@ -1,4 +1,4 @@
-"""What `predict` and `score` share: a model, rows with its features, and a pass over them."""
+"""For `predict` and `score`: opens a model and rows with its features, and computes posteriors tile by tile."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ DATASET = "/X"
 """The dataset with the rows, unless the user or the model names another."""
 
 PosteriorFunction = Callable[[int, FloatArray, FloatArray], None]
-"""Called for each tile with the number of its first row, responsibilities (K, n) and log densities (n,)."""
+"""Called for each tile with the number of its first row, responsibilities (K, n) and log-densities (n,)."""
 
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """A mixture and the rows to apply it to: their header, and a point among them (D,)."""
+    """A mixture, the header of the rows to apply it to, and a point amid these rows (D,)."""
 
     mixture: Mixture
     header: Header
@@ -85,7 +85,7 @@ def recorded(model: Model, key: str) -> Any:
 
 
 def recorded_columns(model: Model, header: Header) -> list[int] | None:
-    """The columns that the model was fitted to; None where the model names none, or the rows do not have them."""
+    """The columns that the model was fitted to; None where it names none, or where the rows have too few columns."""
     columns = recorded(model, "columns")
     if not isinstance(columns, list) or not all(isinstance(column, int) for column in columns):
         return None
@@ -93,7 +93,7 @@ def recorded_columns(model: Model, header: Header) -> list[int] | None:
 
 
 def open_stream(comm: Comm, task: ScoreTask, stop: StopRequest) -> RankContext:
-    """A context for one pass over the rows on processors, in which no rows are kept. Collective."""
+    """A context for one pass over the rows on processors, without rows kept in memory. Collective."""
     devices, compute = Devices.cpus(comm.size), ComputeOptions(memory=0)
     tile_rows = choose_tile_rows(compute, devices, task.mixture.n_features, task.mixture.n_components)
     ops = common_ops(comm)
@@ -102,9 +102,9 @@ def open_stream(comm: Comm, task: ScoreTask, stop: StopRequest) -> RankContext:
 
 
 def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Callable[[], PosteriorFunction]) -> None:
-    """Call a function with the posterior of each of this rank's tiles; each thread calls one of its own.
+    """Compute the posterior of each of this rank's tiles and pass it to a function, one function for each thread.
 
-    Raises `DataError` naming the first row that is not finite.
+    Raises `DataError`, which names the first row that is not finite.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The starts of a fit: each has a first mixture of its own, and the one with the best log-likelihood is kept."""
+"""The starts of a fit, each from its own first mixture; the result with the largest log-likelihood is kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Starts:
     sample : tuple of ndarrays
         On root, rows and their weights; freed once the last start has begun.
     report : callable
-        Called with the number of the start, and what `initialise` tells of its progress.
+        Called with the number of the start and the arguments with which `initialise` reports its progress.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Starts:
             if comm.is_root and mixture is None:
                 mixture = self._initialised(loop, init)
                 check_factors(mixture)
-        self.begun(init)
+        self.release_sample(init)
         return comm.bcast(mixture)
 
     def _initialised(self, loop: EmLoop, init: int) -> Mixture:
@@ -70,8 +70,8 @@ class Starts:
             step,
         )
 
-    def begun(self, init: int) -> None:
-        """Free the sample if start number init, which has its first mixture, is the last."""
+    def release_sample(self, init: int) -> None:
+        """Free the sample if start number init, which has its first mixture now, is the last."""
         if init + 1 == self.options.init.n_init:
             self.sample = None
 
@@ -86,7 +86,7 @@ def fit_starts(
             progress = replace(progress, state=algorithm.start(starts.first_mixture(loop, progress.init)))
             save(comm, recorder, progress)
         else:
-            starts.begun(progress.init)
+            starts.release_sample(progress.init)
         progress = loop.run(progress, options.em, recorder.record)
         mixture = algorithm.mixture(progress.state)
         mean = loop.mean_log_likelihood(mixture)
@@ -105,7 +105,7 @@ def save(comm: Comm, recorder: AnyRecorder, progress: Progress) -> None:
 
 
 def with_ended(progress: Progress, mixture: Mixture, mean_log_likelihood: float, converged: bool) -> Progress:
-    """Progress in which the current start, with its last mixture, counts as ended, and as the best if it is."""
+    """Progress with the result of the current start, which becomes the best if its log-likelihood is the largest."""
     ended = Ended(progress.init, progress.iteration, mean_log_likelihood, progress.change, converged)
     best = progress.best
     if best is None or mean_log_likelihood > best.ended.mean_log_likelihood:

@@ -1,4 +1,4 @@
-"""When a start of EM has taken its last iteration, and whether it goes on under other options."""
+"""When a start has converged or reached its last iteration, and whether other options would continue it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from mpigmm.runs.state import Progress
 
 
 def goes_on(iteration: int, change: float | None, em: EmOptions) -> bool:
-    """Whether a start takes another iteration after this one, which changed the mean log-likelihood by this much."""
+    """Whether a start takes another iteration after this one, which changed the objective by `change`."""
     return iteration < em.max_iter and not converged(change, em)
 
 
 def converged(change: float | None, em: EmOptions) -> bool:
-    """Whether the last iteration changed the mean log-likelihood by less than the tolerance."""
+    """Whether the last iteration changed the objective by less than the tolerance; the first one, and one with a
+    repair, have no change."""
     return change is not None and abs(change) < em.tol
 
 
 def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
-    """Raise `OutputError` if a start that has ended would go on under these options, but its mixture was not kept."""
+    """Raise `OutputError` if one of several starts that have ended would go on: only the best mixture was kept."""
     for ended in progress.ended if options.init.n_init > 1 else ():
         if goes_on(ended.n_iter, ended.change, options.em):
             raise OutputError(
@@ -31,7 +32,7 @@ def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
 
 
 def reopened(progress: Progress, options: FitOptions) -> Progress:
-    """The progress; not finished where a finished single start goes on, for example because `max_iter` was raised."""
+    """The progress, no longer finished if its only start goes on, for example because `max_iter` was raised."""
     single = options.init.n_init == 1
     if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
         return replace(progress, finished=False, best=None, ended=())

@@ -29,7 +29,7 @@ def fitted_model(best: Fitted, data_summary: DataSummary, options: FitOptions) -
 
 
 def summary(best: Fitted, data_summary: DataSummary, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:
-    """What was fitted, on what devices, and with which versions; all but `usage`.
+    """The part of ``summary.json`` about the mixture, the rows and the devices.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def summary(best: Fitted, data_summary: DataSummary, kinds: tuple[str, ...], dev
     kinds : tuple of str
         Kinds of devices that have taken part since the run began.
     devices : Devices
-        Those of now.
+        The devices of this process and the other ranks.
     """
     return {
         **fit_summary(best, data_summary),
@@ -49,7 +49,7 @@ def summary(best: Fitted, data_summary: DataSummary, kinds: tuple[str, ...], dev
 
 
 def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
-    """The statistical part: sizes, convergence, log-likelihood and criteria."""
+    """Sizes, convergence, log-likelihood and information criteria."""
     ended = best.ended
     log_likelihood = ended.mean_log_likelihood * data_summary.total_weight
     return {
@@ -67,9 +67,9 @@ def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
 
 
 def usage(reduction: Reduction, begin: float) -> dict[str, Any]:
-    """What the run used, on root: root's seconds since begin, the largest peak memory of a rank, all hosts.
+    """The part of ``summary.json`` about time and memory, complete on root alone. Collective.
 
-    Collective.
+    Seconds are root's, since `begin`; memory is the largest peak of a rank.
     """
     context, clock = reduction.context, reduction.clock
     ranks = context.comm.gather((host(), peak_memory()))
@@ -86,7 +86,7 @@ def usage(reduction: Reduction, begin: float) -> dict[str, Any]:
 
 
 def versions(cupy: str | None) -> dict[str, Any]:
-    """Versions of what the numbers depend on; CuPy's where a rank uses it."""
+    """The part of ``summary.json`` with versions of libraries; CuPy's where a rank uses it."""
     return {
         "versions": {
             "mpigmm": __version__,

@@ -19,11 +19,13 @@ from mpigmm.errors import DataError, shown
 from mpigmm.options import FitOptions
 
 FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
-"""Rows read to find a centre: at first, and at most at a time where none of the first can be used."""
+"""Rows that are read to find a centre: first, and at most at a time while none can be used."""
 
 LEAST_WEIGHT = 1e-100
+"""Sum of the sample weights that is too small to compute with."""
+
 Sample = tuple[FloatArray, FloatArray]
-"""Values (m, D) and weights (m,) of rows."""
+"""Values (m, D) and sample weights (m,) of some rows."""
 
 
 def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> tuple[DataSummary, Sample]:
@@ -53,7 +55,7 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
 
 
 def first_centre(source: Source | SyntheticSource) -> FloatArray:
-    """A point among the rows: the median of the first finite rows of weight above zero."""
+    """A point amid the rows (D,): the median of the first finite rows of positive weight; zeros if there are none."""
     start, count, n_rows = 0, FIRST_ROWS, source.header.n_rows
     while start < n_rows:
         rows = source.read(start, min(start + count, n_rows))
@@ -89,7 +91,7 @@ def _survey_own(context: RankContext, own: DataSummaryStatistics, sampler: RowSa
 def bad_row_text(
     error: BadRowError, header: Header, remedy: str = "set data.missing: drop to leave such rows out"
 ) -> str:
-    """A message that names a row which cannot be used, and the remedy."""
+    """The message about a row that cannot be used, with the remedy."""
     where = header.where(error.row)
     if error.column is None:
         return f"data.weights: {where} has weight {error.value:g}; weights are finite and >= 0"
@@ -146,7 +148,7 @@ def gather_sample(
 ) -> Sample:
     """The sample of all ranks, on root. Collective.
 
-    A larger share of the rows is drawn anew where masked rows leave fewer than half of those wanted.
+    If masked rows leave less than half of the wanted number, a larger share of the rows is drawn again.
 
     Parameters
     ----------
@@ -154,8 +156,9 @@ def gather_sample(
     own : RowSample
         This rank's part.
     size : int
-        Rows of all parts.
+        Rows of the parts of all ranks.
     wanted : int
+        Number of rows that the sample should have.
     """
     while sampler.share < 1 and size < min(wanted // 2, summary.n_samples):
         sampler = RowSampler(sampler.seed, sampler.share * max(4.0, wanted / max(size, 1)))
@@ -177,7 +180,10 @@ def draw_again(context: RankContext, summary: DataSummary, sampler: RowSampler) 
 
 
 def far_row(context: RankContext, summary: DataSummary, sample: Sample) -> str | None:
-    """On root, a warning that names the first row with a value too far from all others to be one. Collective."""
+    """On root, a warning about the first row with a value so far from all others that it may stand for a missing one.
+
+    None if there is no such row. Collective.
+    """
     comm, header = context.comm, context.header
     median, limit = comm.bcast(far_limits(sample[0]) if comm.is_root else None)
     if (np.maximum(summary.high - median, median - summary.low) <= limit).all():
@@ -198,7 +204,7 @@ def far_row(context: RankContext, summary: DataSummary, sample: Sample) -> str |
 
 
 def _first_far_row(context: RankContext, summary: DataSummary, median: FloatArray, limit: FloatArray) -> int:
-    """Number of this rank's first row with a value beyond the limit; the number of all rows where it has none."""
+    """Number of this rank's first row with a value farther than limit (D,) from the median (D,); n_rows if none."""
 
     def tile_function(tile: Tile, tiles: Tiles) -> int:
         for rows in tiles:

@@ -1,4 +1,4 @@
-"""What one rank works with: its rows, threads and device, and the functions that it applies to each of its tiles."""
+"""The rows, threads and device of one rank, and the loop that applies a function to each of its tiles."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from mpigmm.rows import Rows
 T = TypeVar("T")
 Tiles = Iterator[Rows]
 TileFunction = Callable[[Tile, Tiles], T]
-"""Called once by each thread with a work space and the tiles of that thread; returns the thread's result."""
+"""Called once by each thread with a tile to fill and the rows of that thread's tiles; returns the thread's result."""
 
 
 @dataclass
 class RankContext:
-    """What one rank works with.
+    """The rows, threads and device of one rank.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class RankContext:
     host_ops : Ops
         Array operations on the host.
     devices : Devices
-        Those of all ranks.
+        The devices of all ranks.
     stage : Stage or None
         Rows on this rank's GPU, where it has one.
     """
@@ -71,7 +71,7 @@ class RankContext:
 
     @property
     def ops(self) -> Ops:
-        """The array operations of the E-step: those of the rank's GPU, or without one `host_ops`."""
+        """The array operations of the E-step: those of the rank's GPU or, without one, `host_ops`."""
         return self.devices.ops or self.host_ops
 
     @property
@@ -91,7 +91,7 @@ class RankContext:
         )
 
     def for_each_device_tile(self, tile_function: TileFunction[T]) -> list[T]:
-        """The same where `ops` computes: on the rank's GPU, by one thread, or without one as `for_each_tile`."""
+        """The same in the memory of `ops`: by one thread on the rank's GPU or, without one, as `for_each_tile`."""
         if self.stage is None:
             return self.for_each_tile(tile_function)
         self.block.load(self.stop.check)
@@ -101,7 +101,7 @@ class RankContext:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Work on the rank's GPU, if any; raises `DeviceMemoryError` or `DeviceError` with a remedy if that fails."""
+        """A context for work on the rank's GPU, if any; raises `DeviceMemoryError` or `DeviceError` with the remedy."""
         if self.stage is None:
             yield
             return
@@ -123,11 +123,14 @@ class RankContext:
 
     @property
     def can_stage_less(self) -> bool:
-        """Whether GPUs can hold less than now; the same on all ranks."""
+        """Whether GPUs can hold less than they do now; the same on all ranks."""
         return self._level + 1 < len(LEVELS)
 
     def stage_less(self) -> str:
-        """Have GPUs hold less, and the host their rows if they fit; returns a text that says so. On all ranks alike."""
+        """Let GPUs hold less, and the host keep their rows if they fit there; returns a text for the user.
+
+        Called on all ranks alike.
+        """
         self._level += 1
         if self.stage is not None:
             with self.guarded():
@@ -137,7 +140,7 @@ class RankContext:
         return LEVELS[self._level]
 
     def _checked(self, tiles: Tiles) -> Tiles:
-        """The tiles, with a check for a stop request before each."""
+        """The tiles; before each it is checked whether the run is to stop."""
         for tile in tiles:
             self.stop.check()
             yield tile
@@ -150,7 +153,7 @@ class RankContext:
 def open_context(
     comm: Comm, source: Source | SyntheticSource, layout: Layout, devices: Devices, stop: StopRequest, ops: str
 ) -> RankContext:
-    """This rank's context, with its rows loaded if they are to be kept on the host. Collective; raises `AgreedError`.
+    """This rank's context, with its rows in memory if the layout says so. Collective; raises `AgreedError`.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from mpigmm.parallel.launcher import launched, why_not_loaded
 T = TypeVar("T")
 ROOT = 0
 LEAVING_SECONDS = 0.2
+"""Pause of a rank before it ends with an error, so that all ranks end before the launcher kills them."""
 
 PIECE_BYTES = 1 << 28
 """Largest message, in bytes. MPI counts elements in 32 bits, and may allocate a copy of a message."""
@@ -154,8 +155,8 @@ class Comm:
     def finish(self, exit_code: int) -> None:
         """End MPI. Collective.
 
-        With an exit code other than 0, ranks wait a moment after the others are here. A launcher kills the ranks that
-        still run when one has failed, which may take seconds; this way all end by themselves.
+        With an exit code other than 0, each rank waits for `LEAVING_SECONDS` after all ranks have ended MPI. A launcher
+        that sees a rank fail kills the ranks that still run, which may take seconds.
         """
         MPI.Finalize()
         if exit_code and self.size > 1:
@@ -179,7 +180,8 @@ class Comm:
     def together(self) -> Iterator[None]:
         """A context for local work that may fail on some ranks. Collective at its end.
 
-        Where it fails on any rank, all ranks raise the same error as by `agree`. No collective call may be made inside.
+        If it fails on any rank, all ranks raise the same `AgreedError`, as in `agree`. The local work must not make
+        collective calls.
         """
         error: Exception | None = None
         try:

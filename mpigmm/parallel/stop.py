@@ -14,12 +14,12 @@ TIME_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Pace:
-    """Estimates how long this rank's current sweep over its tiles takes.
+    """Estimates how long this rank's current pass over its tiles takes.
 
     Attributes
     ----------
     begun : float
-        When the sweep began, on the clock of `time.monotonic`.
+        When the pass began, on the clock of `time.monotonic`.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Pace:
         self._n_tiles = self._n_done = 0
 
     def begin(self, n_tiles: int) -> None:
-        """Begin a sweep over n_tiles tiles."""
+        """Begin a pass over n_tiles tiles."""
         self.begun, self._n_tiles, self._n_done = time.monotonic(), n_tiles, 0
 
     def step(self) -> None:
@@ -35,7 +35,7 @@ class Pace:
         self._n_done += 1
 
     def seconds(self) -> float | None:
-        """Estimated seconds of the whole sweep; None before its first tile is computed and after its last."""
+        """Estimated seconds of the whole pass; None before its first tile is computed and after its last."""
         if not 0 < self._n_done < self._n_tiles:
             return None
         return (time.monotonic() - self.begun) / self._n_done * self._n_tiles
@@ -53,7 +53,7 @@ class StopRequest:
     advice : str
         What the user can do after the stop, for the message.
     pace : Pace
-        Of the current sweep.
+        Of the current pass.
     """
 
     def __init__(self) -> None:

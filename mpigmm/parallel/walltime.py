@@ -46,12 +46,12 @@ def seconds_left(walltime: int | None) -> tuple[float, str | None]:
 
 
 def too_short(spent: float, needed: float | None) -> str:
-    """Say how much time a start had and how much it needs.
+    """A text that says how much time a job had and how much it needs.
 
     Parameters
     ----------
     spent : float
-        Seconds from the beginning of the start to its end.
+        Seconds from the beginning of the job to its end.
     needed : float or None
         Seconds from its beginning to the end of its first iteration, where they can be estimated.
     """

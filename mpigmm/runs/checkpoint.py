@@ -1,4 +1,4 @@
-"""``checkpoint.h5``: the state of a fit, from which a run that was interrupted goes on."""
+"""``checkpoint.h5``: the state of a fit, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT = "mpigmm-checkpoint"
 FORMAT_VERSION = 5
 NEWEST, PREVIOUS = "checkpoint.h5", "checkpoint.previous.h5"
 STATE, BEST = "state_", "best_"
-"""Beginnings of the names of the arrays of the algorithm's state, and of the best mixture so far."""
+"""Prefixes of the names of arrays: of the algorithm's state, and of the best mixture so far."""
 
 NO_LINES = np.empty((0, len(COLUMNS)))
 
@@ -72,17 +72,17 @@ class Checkpoint:
 
     @property
     def algorithm(self) -> type[Algorithm[Any]]:
-        """Whose state the progress holds."""
+        """Class of the algorithm whose state the progress holds."""
         return ALGORITHMS[self.identity["em.algorithm"]]
 
     @property
     def mixture(self) -> Mixture | None:
-        """The mixture of the progress, if it has one."""
+        """The mixture of the progress; None before the start has a first mixture."""
         return None if self.progress.state is None else self.algorithm.mixture(self.progress.state)
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, and keep the one before as ``checkpoint.previous.h5``; raises `OutputError`."""
+    """Write a checkpoint, and keep the last one as ``checkpoint.previous.h5``; raises `OutputError`."""
     progress = checkpoint.progress
     state = {
         "init": progress.init,
@@ -149,7 +149,7 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, str | None]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint file; raises `DataError`, and `OutputError` where another version wrote it."""
+    """Read one checkpoint file; raises `DataError`, and `OutputError` where its format version is another."""
     content = hdf5.load_own(path, FORMAT)
     attributes, arrays = content.attributes, content.arrays
     if attributes.get("format_version") != FORMAT_VERSION:

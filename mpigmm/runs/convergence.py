@@ -35,7 +35,7 @@ COLUMNS: dict[str, type] = {
 
 
 class ConvergenceLog:
-    """The log of a run, which is kept in memory too, for checkpoints.
+    """The log of a run; its lines are also kept in memory, for checkpoints.
 
     Parameters
     ----------

@@ -140,7 +140,7 @@ class RunDirectory:
                     ) from None
                 time.sleep(0.2)
             except OSError:
-                return  # a file system without locks: best effort
+                return  # a file system without locks
         job = os.environ.get("SLURM_JOB_ID")
         holder = f"process {os.getpid()} on {os.uname().nodename}" + (f", job {job}" if job else "")
         with suppress(OSError):  # on a full disk it stays without a name

@@ -31,7 +31,7 @@ CONTENT = "content"
 NO_MATCH = "its content does not match its checksum"
 
 MOST_PER_BYTE, LEAST_LIMIT = 2000, 2**26
-"""A file is damaged where an array has more bytes than `LEAST_LIMIT` plus `MOST_PER_BYTE` times those of the file."""
+"""A file is damaged if an array has more bytes than `LEAST_LIMIT` plus `MOST_PER_BYTE` times the file's size."""
 
 
 @dataclass
@@ -69,13 +69,13 @@ def head_of(body: bytes | memoryview) -> bytes:
 
 
 def with_digest(content: Content) -> Content:
-    """The content with an attribute by which `holds` recognises that it is unchanged."""
+    """The content with an attribute by which `is_unchanged` recognises that it is unchanged."""
     names = sorted(content.arrays), sorted(content.attributes)
     return Content(content.arrays, {**content.attributes, CONTENT: json.dumps([digest(content, *names), *names])})
 
 
-def holds(content: Content) -> bool | None:
-    """Whether the arrays and attributes of the digest are unchanged; None where there is no digest."""
+def is_unchanged(content: Content) -> bool | None:
+    """Whether the arrays and attributes that the digest covers are unchanged; None where there is no digest."""
     if CONTENT not in content.attributes:
         return None
     try:
@@ -131,16 +131,16 @@ def load(path: Path, expected: str, names: list[str], check: Callable[[], None] 
         return of_format(content_of(path, raw), expected, path)
     facts, arrays = asked(path, head, names, check)
     content = Content(arrays, facts["attributes"])
-    if not may_be_believed(head, content):
+    if not is_trustworthy(head, content):
         raise damaged(path)
     return of_format(content, expected, path)
 
 
-def may_be_believed(head: bytes, content: Content) -> bool:
-    """Whether a file without a valid checksum is another program's, or its content is as mpigmm wrote it."""
+def is_trustworthy(head: bytes, content: Content) -> bool:
+    """Whether to read a file without a valid checksum: another program's, or one with a valid digest of its content."""
     if head.startswith(SIGNATURE):
         return True  # a new file, whose attributes may be copies of a model's
-    held = holds(content)
+    held = is_unchanged(content)
     return not head.startswith(MAGIC) if held is None else held
 
 
@@ -245,7 +245,10 @@ def of_format(content: Content, expected: str, path: Path) -> Content:
 
 
 def arrays_of(file: h5py.File, names: list[str], most: float = float("inf")) -> dict[str, NDArray[Any]]:
-    """Those of the named datasets that exist, as arrays; raises `ValueError` where one has more than `most` bytes."""
+    """The named datasets as arrays, without those that do not exist.
+
+    Raises `ValueError` for an array of more than `most` bytes.
+    """
     found = {}
     for name in names:
         item = file.get(name)
@@ -281,7 +284,7 @@ def is_plain(file: h5py.File, name: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """The value of an attribute as a type of Python's; fixed-length strings, which C and Fortran write, as text."""
+    """An attribute's value as a Python object; fixed-length strings, which C and Fortran write, as text."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray):

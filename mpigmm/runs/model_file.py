@@ -17,12 +17,12 @@ from mpigmm.runs.guarded import never
 FORMAT = "mpigmm-model"
 FORMAT_VERSION = 1
 COMMON = ("weights", "means")
-"""Arrays that a mixture has whatever the type of its covariances."""
+"""Arrays of a mixture with any type of covariances."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A mixture, and the fit that it comes from.
+    """A mixture, and facts about the fit that it comes from.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ def load_model(path: Path, check: Callable[[], None] = never) -> Model:
 
 
 def all_names() -> list[str]:
-    """Names of the arrays of all types of mixtures."""
+    """Names of the arrays of mixtures with all types of covariances."""
     own = [name for kind in COVARIANCE_TYPES.values() for name in kind.array_names]
     return list(dict.fromkeys([*COMMON, *own]))
 

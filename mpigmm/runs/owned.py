@@ -33,7 +33,7 @@ def marked(config: str) -> bytes:
 
 
 def has_mark(content: bytes) -> bool:
-    """Whether this is a configuration that mpigmm wrote and that was not changed since."""
+    """Whether this is a configuration that mpigmm wrote and that was not changed since then."""
     config = content.partition(b"\n")[2].decode("utf-8", "replace")
     return content == marked(config)
 

@@ -74,7 +74,7 @@ class Reporter:
         return f"start {init + 1}/{self.n_init}  " if self.n_init > 1 else ""
 
     def close(self) -> None:
-        """End the updated line."""
+        """Stop updating the line on the terminal."""
         if self._live is not None:
             with suppress(*STREAM_ERRORS):
                 self._live.stop()

@@ -1,4 +1,4 @@
-"""A mark in the run's directory by which two starts in a row that saved nothing are noticed."""
+"""A mark file in the directory of a run, to notice that two jobs in a row ran out of time and saved nothing new."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from mpigmm.data.files import write_whole
 from mpigmm.errors import OutputError, UserError, shown
 
 STALLED = ".stalled"
-"""Name of the mark. It exists where the last start ran out of time before it saved anything, and holds the SHA-256 of
-the start's configuration."""
+"""Name of the mark file, which contains the SHA-256 of the job's configuration.
+
+It exists if the last job ran out of time before it saved anything."""
 
 
 def note_stall(directory: Path, config: str, told: str) -> None:
-    """Leave the mark of a start that ran out of time before it saved anything.
+    """Write the mark of a job that ran out of time before it saved anything.
 
     Parameters
     ----------
     directory : Path
         The run's directory.
     config : str
-        The start's configuration.
+        The job's configuration.
     told : str
-        What the start lacked, and the remedy, for the error's message.
+        The reason and the remedy, for the error's message.
 
     Raises
     ------
     UserError
-        Where the start before left a mark with the same configuration: a job that the batch system queues again by
-        itself would otherwise start and stop for ever.
+        If the previous job left a mark with the same configuration. Otherwise a job that the batch system queues again
+        by itself would start and stop for ever.
     """
     mark, digest = directory / STALLED, hashlib.sha256(config.encode()).hexdigest().encode()
     if is_stalled(mark, digest):

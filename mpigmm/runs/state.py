@@ -20,7 +20,7 @@ class Ended:
     mean_log_likelihood : float
         Of its last mixture.
     change : float or None
-        Change of the mean log-likelihood in its last iteration.
+        Change of the objective in its last iteration; None in the first iteration, and after a repair.
     converged : bool
     """
 
@@ -41,7 +41,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a fit between two iterations: everything that the later ones depend on.
+    """State of a fit between two iterations: everything that later iterations depend on.
 
     Attributes
     ----------
@@ -52,7 +52,8 @@ class Progress:
     state : object
         The algorithm's state after these iterations; None before the start has a first mixture.
     mean_log_likelihood, change : float or None
-        Those of the last iteration. The change is None where it does not count, since a component was repaired.
+        Mean log-likelihood of the mixture that entered the last iteration, and the change of the objective in it. The
+        change is None in the first iteration, and where a component was repaired.
     ended : tuple of Ended
         Results of the complete starts.
     best : Fitted or None
