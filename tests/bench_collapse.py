@@ -12,6 +12,7 @@ import numpy as np
 from bench_runs import iterations, write_settings
 from support import mixture_of, write_rows
 
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.measure import true_mixture
@@ -68,7 +69,7 @@ def one_unlike(
     """A component that holds one row, far tighter than the others or, for `tied`, far from them: lines of the log, and
     median seconds of the iterations after the first with it and without it, in alternation."""
     source = SyntheticSource(N_SAMPLES, n_features, N_COMPONENTS, 0.5, correlated=kind == "full")
-    rows, mixture = source.read(0, N_SAMPLES).values, true_mixture(source, kind)
+    rows, mixture = source.read(0, N_SAMPLES).values, true_mixture(source, COVARIANCE_TYPES[kind])
     places = [folder / kind / name for name in ("without", "with")]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from bench import WORKLOADS, print_table
 from bench_runs import apart, own_bench, write_blocks
 from support import clean_environment
 
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.gpu.arrays import GpuArrays, NoDeviceError
 from mpigmm.core.gpu.discovery import open_gpu, usable, visible_gpus
 from mpigmm.data.synthetic import SyntheticSource
@@ -75,7 +76,8 @@ def compare(name: str, separation: float) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_blocks(folder / "x.h5", source, 0, n_samples)
-        save_model(folder / "start.h5", Model(true_mixture(source, kind), n_samples, 0.0, 0, False, None))
+        mixture = true_mixture(source, COVARIANCE_TYPES[kind])
+        save_model(folder / "start.h5", Model(mixture, n_samples, 0.0, 0, False, None))
         theirs = tried("scikit-learn", lambda: apart("--iterate", place, N_ITER)[0])
         for precision in ("float64", "float32"):
             ours = own_bench([*shape, f"--precision={precision}"], 1)
