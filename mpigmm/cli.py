@@ -74,7 +74,7 @@ def fit(
     overrides: Overrides = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start over, whatever output.dir holds.")] = False,
 ) -> None:
-    """Fit a mixture; goes on by itself where output.dir holds an unfinished run of the same problem."""
+    """Fit a mixture, or resume the unfinished fit of the same problem in output.dir."""
     options = load_config(config, overrides or [])
     context.obj.append(FitRequest(options, dump(options), restart, config))
 
@@ -121,7 +121,7 @@ def plan(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Tell what a fit would need on P ranks: memory, tiles, bytes reduced, seconds an iteration. Reads no rows."""
+    """Predict what a fit needs on P ranks: memory, tiles, bytes reduced, seconds an iteration. Reads no rows."""
     options = load_config(config, overrides or [])
     context.obj.append(PlanRequest(options, tuple(ranks), latency, bandwidth, json))
 
@@ -132,7 +132,7 @@ def inspect(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A model, checkpoint or data file.")],
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Tell what a file holds."""
+    """Describe the content of a file."""
     context.obj.append(InspectRequest(file, json))
 
 

@@ -335,7 +335,7 @@ def _not_offered(section: str, options: type[Any], field: Any, value: Any) -> It
 
 
 def _explain(section: str, options: type[Any], given: dict[str, Any], fault: Any) -> str:
-    """One fault that pydantic found, in words."""
+    """The message for a fault that pydantic found."""
     name = str(fault["loc"][0])
     key = f"{section}.{name}"
     if fault["type"] == "missing":

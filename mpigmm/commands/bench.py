@@ -67,11 +67,11 @@ def measure(context: RankContext, source: SyntheticSource, options: FitOptions, 
     summary, _ = survey_rows(context, options, SAMPLED_ROWS)
     problem, kind = problem_of(options, summary), COVARIANCE_TYPES[options.model.covariance_type]
     mixture = true_mixture(source, kind)
-    wanted = EStepPass(mixture, problem.first_precision(mixture))
-    dtype = wanted.precision.dtype
+    e_step_pass = EStepPass(mixture, problem.first_precision(mixture))
+    dtype = e_step_pass.precision.dtype
     flops_at_most, bytes_at_most = machine_limits(context, dtype)
-    seconds, compute, communicate, m_step = timed_iterations(Reduction(context), problem, wanted, iterations)
-    e_step = seconds_of(comm, lambda: compute_responsibilities(context, problem, wanted))
+    seconds, compute, communicate, m_step = timed_iterations(Reduction(context), problem, e_step_pass, iterations)
+    e_step = seconds_of(comm, lambda: compute_responsibilities(context, problem, e_step_pass))
     reduction, n_bytes = reduction_seconds(context, problem, mixture)
     flops = header.n_rows * row_flops(kind, *mixture.means.shape)
     floor = max(flops / flops_at_most, header.n_rows * header.row_bytes / bytes_at_most)

@@ -85,7 +85,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def remedy(error: OSError) -> str:
-    """What the user can do about an error of the file system."""
+    """The remedy for an error of the file system."""
     known = {
         "ENOSPC": "free some space",
         "EDQUOT": "your quota is used up: free some space",

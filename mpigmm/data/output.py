@@ -1,4 +1,4 @@
-"""One HDF5 file of results that all ranks write, without a parallel build of HDF5.
+"""An HDF5 file of results that all ranks write, without a parallel build of HDF5.
 
 Root creates the file with contiguous datasets, whose space is allocated at once and begins at a multiple of `PAGE`
 bytes. Every rank then writes its own rows at their byte offsets, by system calls.

@@ -16,36 +16,38 @@ from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.errors import DataError, DegenerateError
 
 
-def sum_e_step(reduction: Reduction, problem: Problem, wanted: EStepPass) -> tuple[Summed, PassStatus]:
+def sum_e_step(reduction: Reduction, problem: Problem, e_step_pass: EStepPass) -> tuple[Summed, PassStatus]:
     """Compute the sums over all rows that a pass asks for. Collective; raises `AgreedError`.
 
     Raises `SingularCovarianceError` or `SumRangeError`, on all ranks alike and before they communicate, where the sums
     cannot be computed.
     """
-    form = sum_format(wanted.mixture, problem.summary, wanted.n_limbs)
+    form = sum_format(e_step_pass.mixture, problem.summary, e_step_pass.n_limbs)
     shape = form.n_limbs, form.top.size
 
     def add_own(total: Array) -> None:
-        add_tiles(reduction.context, form, total.reshape(shape), problem, wanted)
+        add_tiles(reduction.context, form, total.reshape(shape), problem, e_step_pass)
 
-    sums, status = reduction.reduce(form.n_limbs * form.top.size, add_own, wanted.mixture.checksum())
-    statistics = SufficientStatistics.of(form.value(sums.reshape(shape)), wanted.mixture.layout)
-    return Summed(wanted, statistics, form.n_limbs), status
+    sums, status = reduction.reduce(form.n_limbs * form.top.size, add_own, e_step_pass.mixture.checksum())
+    statistics = SufficientStatistics.of(form.value(sums.reshape(shape)), e_step_pass.mixture.layout)
+    return Summed(e_step_pass, statistics, form.n_limbs), status
 
 
-def prepared(context: RankContext, problem: Problem, wanted: EStepPass) -> tuple[EStep, Array]:
+def prepared(context: RankContext, problem: Problem, e_step_pass: EStepPass) -> tuple[EStep, Array]:
     """The E-step of a pass on this rank's device, and the centre that tiles subtract from their rows."""
-    summary, precision = problem.centred(wanted.mixture), wanted.precision
-    inputs = wanted.mixture.e_step_inputs(
+    summary, precision = problem.centred(e_step_pass.mixture), e_step_pass.precision
+    inputs = e_step_pass.mixture.e_step_inputs(
         summary.centre, summary.max_abs_deviation, precision.dtype, context.ops, precision.in_double
     )
-    return EStep(inputs, wanted.responsibilities), context.ops.arrays.put(summary.centre)
+    return EStep(inputs, e_step_pass.responsibilities), context.ops.arrays.put(summary.centre)
 
 
-def add_tiles(context: RankContext, form: FixedPoint, total: IntArray, problem: Problem, wanted: EStepPass) -> None:
+def add_tiles(
+    context: RankContext, form: FixedPoint, total: IntArray, problem: Problem, e_step_pass: EStepPass
+) -> None:
     """Add the statistics of this rank's tiles to `total`, limbs of zeros, which one of the threads uses as its own."""
-    ops, dtype, layout = context.ops, wanted.precision.dtype, wanted.mixture.layout
-    e_step, centre = prepared(context, problem, wanted)
+    ops, dtype, layout = context.ops, e_step_pass.precision.dtype, e_step_pass.mixture.layout
+    e_step, centre = prepared(context, problem, e_step_pass)
     masked = problem.summary.masked
     _ = form.quanta  # computed here once, and not by every thread
     limbs = iter([total])

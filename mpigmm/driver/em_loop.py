@@ -89,10 +89,10 @@ class EmLoop:
             Of the last pass.
         """
         while True:
-            wanted = self.algorithm.e_step_pass(state)
+            e_step_pass = self.algorithm.e_step_pass(state)
             outcome: Summed | Rejected
             try:
-                outcome, status = sum_e_step(self.reduction, self.problem, wanted)
+                outcome, status = sum_e_step(self.reduction, self.problem, e_step_pass)
             except (SingularCovarianceError, SumRangeError) as error:
                 outcome = Rejected(error)
             state, report = self._updated(state, outcome, iteration)

@@ -1,4 +1,4 @@
-"""What makes a run the same as an earlier one: its settings, its data, and the model that it wrote."""
+"""Whether a run continues an earlier one: compares their settings, their data, and the model that was written."""
 
 from __future__ import annotations
 

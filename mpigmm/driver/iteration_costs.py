@@ -215,8 +215,8 @@ def measured_iteration(
     context = open_context(comm, source, layout, devices, stop, ops)
     summary, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SAMPLED_ROWS)
     problem = problem_of(options, summary)
-    wanted = EStepPass(mixture, problem.first_precision(mixture))
-    _, seconds, _, m_step = timed_iterations(Reduction(context), problem, wanted, iterations)
+    e_step_pass = EStepPass(mixture, problem.first_precision(mixture))
+    _, seconds, _, m_step = timed_iterations(Reduction(context), problem, e_step_pass, iterations)
     _, n_bytes = reduction_seconds(context, problem, mixture)
     return MeasuredIteration(seconds, m_step, n_bytes, max(comm.allgather(peak_memory())))
 

@@ -67,11 +67,11 @@ def own_speed(
     context = open_context(comm, source, layout, devices, stop, plan.ops)
     summary, _ = survey_rows(context, options, SAMPLED_ROWS)
     problem, reduction = problem_of(options, summary), Reduction(context)
-    wanted = EStepPass(mixture, Precision(problem.dtype, np.zeros(model.n_components, bool)))
+    e_step_pass = EStepPass(mixture, Precision(problem.dtype, np.zeros(model.n_components, bool)))
     keep_freed_memory()
-    sum_e_step(reduction, problem, wanted)
+    sum_e_step(reduction, problem, e_step_pass)
     spent = reduction.clock.compute
-    sum_e_step(reduction, problem, wanted)
+    sum_e_step(reduction, problem, e_step_pass)
     return max(1, int(context.block.n_rows / (reduction.clock.compute - spent)))
 
 

@@ -38,20 +38,20 @@ PROBES = 5
 
 
 def timed_iterations(
-    reduction: Reduction, problem: Problem, wanted: EStepPass, iterations: int
+    reduction: Reduction, problem: Problem, e_step_pass: EStepPass, iterations: int
 ) -> tuple[float, float, float, float]:
     """Median seconds of an iteration, of its tiles, of its reduction and of its M-step. Collective.
 
     The first E-step is not timed.
     """
     keep_freed_memory()
-    sum_e_step(reduction, problem, wanted)
+    sum_e_step(reduction, problem, e_step_pass)
     taken = []
     for _ in range(iterations):
         begin, spent = time.perf_counter(), reduction.clock.communicate
-        summed, status = sum_e_step(reduction, problem, wanted)
+        summed, status = sum_e_step(reduction, problem, e_step_pass)
         m_begin = time.perf_counter()
-        m_step(wanted.mixture, summed.statistics, problem.summary, problem.safeguards, problem.prior)
+        m_step(e_step_pass.mixture, summed.statistics, problem.summary, problem.safeguards, problem.prior)
         end = time.perf_counter()
         taken.append((end - begin, status.compute, reduction.clock.communicate - spent, end - m_begin))
     seconds, compute, communicate, m_seconds = (median(column) for column in zip(*taken, strict=True))
@@ -116,19 +116,19 @@ def seconds_of(comm: Comm, work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def compute_responsibilities(context: RankContext, problem: Problem, wanted: EStepPass) -> None:
+def compute_responsibilities(context: RankContext, problem: Problem, e_step_pass: EStepPass) -> None:
     """Compute the responsibilities of this rank's rows, and the statistics if the kernel computes both at once."""
     arrays = context.ops.arrays
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:
-        statistics = SufficientStatistics.empty(wanted.mixture.layout, arrays)
+        statistics = SufficientStatistics.empty(e_step_pass.mixture.layout, arrays)
         for rows in tiles:
-            tile.fill(rows, centre, mask=False, dtype=wanted.precision.dtype)
+            tile.fill(rows, centre, mask=False, dtype=e_step_pass.precision.dtype)
             if not e_step.at_once(tile, statistics):
                 e_step.posterior(tile)
 
     with context.guarded():
-        e_step, centre = prepared(context, problem, wanted)
+        e_step, centre = prepared(context, problem, e_step_pass)
         context.for_each_device_tile(tile_function)
         arrays.synchronize()
 

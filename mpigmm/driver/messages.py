@@ -1,4 +1,4 @@
-"""What root tells the user about a fit."""
+"""Messages of root to the user of a fit."""
 
 from __future__ import annotations
 

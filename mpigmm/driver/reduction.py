@@ -41,7 +41,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class PassStatus:
-    """What a reduction carries besides the sums.
+    """The clocks and flags of a reduction.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ class Reduction:
         arrays.synchronize()
 
     def _tail(self, checksum: int, clock: Clock) -> IntArray:
-        """What the reduction carries besides the sums: flags, checksums, clocks."""
+        """The integers of a reduction after the sums: flags, checksums, clocks."""
         tail = np.zeros(TAIL_SIZE, np.int64)
         tail[:N_FLAGS] = (
             self.error is not None,

@@ -212,7 +212,7 @@ def split(value: object) -> tuple[bytes, list[NDArray[np.uint8]]]:
 
 
 def message_and_code(error: BaseException, rank: int, memory_remedy: str) -> tuple[str, int]:
-    """What to print of an error, and its exit code: a message where the user can mend the cause, else a traceback."""
+    """The text of an error and its exit code: a message where the user can correct the cause, else a traceback."""
     if isinstance(error, MpigmmError) and error.exit_code:
         return str(error), error.exit_code
     if isinstance(error, OSError):
