@@ -33,6 +33,7 @@ from mpigmm.core.estep.choose import KERNELS, choose_kernel
 from mpigmm.core.estep.differences import DifferenceKernel
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.estep.split import SplitKernel
+from mpigmm.core.estep.step import EStep
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.ops.base import Ops
@@ -41,6 +42,8 @@ from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.priors import ConjugatePrior, NoPrior
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import MOST_LIMBS, SumRangeError
+from mpigmm.core.tile import Tile
+from mpigmm.rows import Rows
 
 ROWS = blobs(1500, 4, 3)
 SAFEGUARDS = Safeguards(1e-6, 1e-3)
@@ -321,3 +324,26 @@ def test_the_order_of_the_registry_decides(monkeypatch: pytest.MonkeyPatch) -> N
     for kind in others:
         monkeypatch.setattr("mpigmm.core.estep.choose.KERNELS", [kind, *(k for k in KERNELS if k is not kind)])
         assert isinstance(leaves(choose_kernel(inputs), np.arange(8))[0][0], kind)
+
+
+@pytest.mark.parametrize("ops", ALL_OPS, ids=lambda ops: ops.name)
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_responsibilities_of_half_a_row_count_half(covariance_type: str, ops: Ops) -> None:
+    """Of whatever sum: no kernel takes them for those of the posterior."""
+
+    def halves(xp: Any, log_prob: Any) -> tuple[Any, Any]:
+        best = log_prob.max(axis=0)
+        resp = xp.exp(log_prob - best)
+        resp /= 2 * resp.sum(axis=0)
+        return resp, best * 0
+
+    weight, found = np.random.default_rng(0).random(len(ROWS)), []
+    mixture, survey = start_mixture(covariance_type, ROWS, 3), survey_of(ROWS, weight)
+    inputs = mixture.e_step_inputs(survey.centre, survey.max_abs_deviation, ops=ops)
+    for e_step in (EStep(inputs), EStep(inputs, halves)):
+        tile = Tile(4, len(ROWS), ops)
+        tile.fill(Rows.of(ROWS, weight).mapped(ops.arrays.put), ops.arrays.put(survey.centre), mask=False)
+        statistics = SufficientStatistics.empty(mixture.layout, ops.arrays)
+        e_step(tile, statistics)
+        found.append(ops.arrays.get(statistics.flat))
+    np.testing.assert_allclose(2 * found[1][1:], found[0][1:], rtol=1e-9, atol=1e-9 * np.abs(found[0]).max())

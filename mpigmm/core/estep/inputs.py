@@ -43,9 +43,9 @@ class EStepInputs:
         The array operations, whose arrays the tiles use.
     in_double : ndarray of bool, shape (K,)
         Components to compute in float64 even if the tiles are of float32.
-    is_part : bool
-        Whether the mixture has other components too, so that the sum of a row's responsibilities is less than its
-        sample weight.
+    sums_to_weight : bool
+        Whether the responsibilities of a row sum to its sample weight: those of all components of a mixture do, if they
+        are posterior probabilities.
     """
 
     means: FloatArray
@@ -57,7 +57,7 @@ class EStepInputs:
     dtype: np.dtype[Any]
     ops: Ops
     in_double: BoolArray
-    is_part: bool = False
+    sums_to_weight: bool = True
 
     @property
     def n_components(self) -> int:
@@ -103,5 +103,5 @@ class EStepInputs:
             factors=self.factors.select(components),
             log_norm=self.log_norm[components],
             in_double=self.in_double[components],
-            is_part=True,
+            sums_to_weight=False,
         )

@@ -190,7 +190,7 @@ class TiedQuadraticKernel(QuadraticKernel[SharedTriangularFactor]):
 
     def coefficients(self, inputs: EStepInputs, factors: SharedTriangularFactor) -> tuple[FloatArray, FloatArray]:
         self._lower = inputs.ops.lower_triangle(inputs.n_features)
-        self._is_part = inputs.is_part
+        self._sums_to_weight = inputs.sums_to_weight
         return np.ones((inputs.n_components, 1)), inputs.means @ factors.upper @ factors.upper.T
 
     def whitening(self, inputs: EStepInputs, factors: SharedTriangularFactor) -> FloatArray:
@@ -203,7 +203,7 @@ class TiedQuadraticKernel(QuadraticKernel[SharedTriangularFactor]):
 
     def scatter(self, tile: Tile, resp: FloatArray) -> FloatArray:
         xp, rows = self._ops.xp, tile.rows
-        shares = resp.sum(axis=0) if self._is_part else tile.sample_weight
+        shares = tile.sample_weight if self._sums_to_weight else resp.sum(axis=0)
         if shares is not None:
             root = xp.sqrt(shares, out=tile.vector("root"))
             rows = xp.multiply(rows, root, out=tile.array("scaled", *rows.shape))

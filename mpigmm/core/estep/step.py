@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ Responsibilities = Callable[[Any, FloatArray], tuple[FloatArray, FloatArray]]
 """Called with an array library and weighted log-densities (K, n), which it may overwrite. Returns responsibilities
 (K, n) and each row's term of the objective (n,), in writeable arrays of the same dtype.
 
-The responsibilities of a row must have the sum 1, which kernels rely on. The magnitude of a term must not exceed the
-bound of the log-density's magnitude, which the format of the exact sums rests on."""
+The magnitude of a term must not exceed the bound of the log-density's magnitude, on which the format of the exact sums
+rests."""
 
 
 class EStep:
@@ -35,7 +36,7 @@ class EStep:
     def __init__(self, inputs: EStepInputs, responsibilities: Responsibilities | None = None) -> None:
         self._inputs, self._ops = inputs, inputs.ops
         self._responsibilities = responsibilities
-        self._kernel = choose_kernel(inputs)
+        self._kernel = choose_kernel(inputs if responsibilities is None else replace(inputs, sums_to_weight=False))
 
     def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Responsibilities (K, n) and log-densities (n,) of a tile's rows, or the result of `responsibilities`.
