@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from inside import run_verb
-from support import blobs, write_config, write_rows
+from support import blobs, mpirun, write_config, write_rows
 
 from mpigmm.commands import predict
 from mpigmm.core.covariances import COVARIANCE_TYPES
@@ -172,3 +172,20 @@ def test_a_file_made_while_predict_runs_is_replaced_where_one_made_before_would_
         assert (code == 2 and "--out new.h5 exists, and is not what predict wrote before" in message) == refused
         assert (new.read_bytes() == b"theirs") == refused
     assert read_labels("new.h5")["labels"].shape == (500,) and not list(place.glob(".*.tmp"))
+
+
+def test_the_bits_do_not_depend_on_the_threads_of_blas(tmp_path: Path) -> None:
+    """Factors of large covariances are computed by a library of BLAS that would use several threads."""
+    random, d = np.random.default_rng(0), 400
+    mixing = random.standard_normal((2, d, 2 * d))
+    covariances = COVARIANCE_TYPES["full"](mixing @ mixing.transpose(0, 2, 1) / d)
+    means = random.standard_normal((2, d))
+    save_model(tmp_path / "m.h5", Model(Mixture(np.full(2, 0.5), means, covariances)))
+    rows = write_rows(tmp_path / "x.h5", random.standard_normal((500, d)))
+    found = []
+    for n_threads in ("1", "4"):
+        out = tmp_path / f"{n_threads}.h5"
+        done = mpirun(0, "predict", tmp_path / "m.h5", rows, "--out", out, OMP_NUM_THREADS=n_threads)
+        assert done.returncode == 0, done.stderr
+        found.append(read_labels(str(out))["log_density"].tobytes())
+    assert found[0] == found[1]

@@ -57,7 +57,7 @@ class Mixture:
         kind = COVARIANCE_TYPES.get(covariance_type)
         if kind is None:
             raise MixtureError(f"covariance type {covariance_type!r} is none of {', '.join(COVARIANCE_TYPES)}")
-        found = {name: _array(value) for name, value in arrays.items()}
+        found = {name: _array(arrays[name]) for name in ("weights", "means", *kind.array_names)}
         weights, means = found["weights"], found["means"]
         if weights.ndim != 1 or means.ndim != 2 or len(weights) != len(means):
             raise MixtureError(f"weights {weights.shape} and means {means.shape} are not of shapes (K,) and (K, D)")
@@ -177,7 +177,7 @@ class Mixture:
         if (self.weights < 0).any() or abs(self.weights.sum() - 1) > 1e-6:
             raise MixtureError("weights are not >= 0 with sum 1")
         self.covariances.check_symmetry()
-        _ = self.covariances.factors
+        self.covariances.factorised()
 
 
 def safe_centre(mixture: Mixture, centre: FloatArray) -> FloatArray:

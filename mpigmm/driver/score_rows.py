@@ -94,6 +94,7 @@ def recorded_columns(model: Model, header: Header) -> list[int] | None:
 
 def open_stream(comm: Comm, task: ScoreTask, stop: StopRequest) -> RankContext:
     """A context for one pass over the rows on processors, without rows kept in memory. Collective."""
+    task.mixture.covariances.prepare()
     devices, compute = Devices.cpus(comm.size), ComputeOptions(memory=0)
     tile_rows = choose_tile_rows(compute, devices, task.mixture.n_features, task.mixture.n_components)
     ops = common_ops(comm)
