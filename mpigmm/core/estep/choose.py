@@ -43,9 +43,10 @@ def choose_kernel(inputs: EStepInputs) -> Kernel:
     """
     supported = np.zeros(inputs.n_components, bool)
     for kind in KERNELS[:-1]:
-        if supported.all():
+        left = np.flatnonzero(~supported)
+        if not left.size:
             break
-        supported |= kind.supports(inputs)
+        supported[left] = kind.supports(inputs if left.size == supported.size else inputs.part(left))
     return split(inputs, supported, lambda part: first_that_pays(part, KERNELS))
 
 

@@ -31,7 +31,8 @@ def least_responsibilities(distance_bounds: FloatArray) -> FloatArray:
 def difference_group(inputs: EStepInputs) -> DifferenceGroup:
     """The components as a `DifferenceGroup`, in the memory of the tiles."""
     arrays = difference_arrays(inputs.factors, inputs)
-    return DifferenceGroup(inputs.second_moments, *(inputs.put(array, DOUBLE) for array in arrays))
+    nats = NATS if inputs.is_posterior else math.inf
+    return DifferenceGroup(inputs.second_moments, nats, *(inputs.put(array, DOUBLE) for array in arrays))
 
 
 def group_arrays(

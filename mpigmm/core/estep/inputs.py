@@ -43,9 +43,11 @@ class EStepInputs:
         The array operations, whose arrays the tiles use.
     in_double : ndarray of bool, shape (K,)
         Components to compute in float64 even if the tiles are of float32.
-    sums_to_weight : bool
-        Whether the responsibilities of a row sum to its sample weight: those of all components of a mixture do, if they
-        are posterior probabilities.
+    is_part : bool
+        Whether the mixture has other components too.
+    is_posterior : bool
+        Whether responsibilities are posterior probabilities, so that those of negligible pairs of row and component may
+        be zero.
     """
 
     means: FloatArray
@@ -57,7 +59,8 @@ class EStepInputs:
     dtype: np.dtype[Any]
     ops: Ops
     in_double: BoolArray
-    sums_to_weight: bool = True
+    is_part: bool = False
+    is_posterior: bool = True
 
     @property
     def n_components(self) -> int:
@@ -66,6 +69,11 @@ class EStepInputs:
     @property
     def n_features(self) -> int:
         return int(self.means.shape[1])
+
+    @property
+    def sums_to_weight(self) -> bool:
+        """Whether the responsibilities of a row sum to its sample weight."""
+        return self.is_posterior and not self.is_part
 
     @property
     def is_bounded(self) -> bool:
@@ -103,5 +111,5 @@ class EStepInputs:
             factors=self.factors.select(components),
             log_norm=self.log_norm[components],
             in_double=self.in_double[components],
-            sums_to_weight=False,
+            is_part=True,
         )

@@ -59,7 +59,8 @@ class PrunedKernel(RegisteredKernel):
 
     @classmethod
     def pays(cls, inputs: EStepInputs) -> bool:
-        return inputs.n_features >= costs.LEAST_FEATURES and inputs.ops.prunes and inputs.is_bounded
+        can_prune = inputs.is_posterior and inputs.is_bounded and inputs.ops.prunes
+        return can_prune and inputs.n_features >= costs.LEAST_FEATURES
 
     def _split(self, factors: FloatArray) -> None:
         """Compute the coefficients of the leading whitened coordinates, and the transposed coefficients of the

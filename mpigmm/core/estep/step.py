@@ -36,7 +36,7 @@ class EStep:
     def __init__(self, inputs: EStepInputs, responsibilities: Responsibilities | None = None) -> None:
         self._inputs, self._ops = inputs, inputs.ops
         self._responsibilities = responsibilities
-        self._kernel = choose_kernel(inputs if responsibilities is None else replace(inputs, sums_to_weight=False))
+        self._kernel = choose_kernel(inputs if responsibilities is None else replace(inputs, is_posterior=False))
 
     def posterior(self, tile: Tile) -> tuple[FloatArray, FloatArray]:
         """Responsibilities (K, n) and log-densities (n,) of a tile's rows, or the result of `responsibilities`.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
 from mpigmm.core.ops.base import MOST_LANES, OpsCosts, least_exponent, padded
-from mpigmm.core.ops.groups import LEAST_BOUNDED, NATS, DifferenceGroup, ProductGroup, SecondMoments, Sums
+from mpigmm.core.ops.groups import LEAST_BOUNDED, DifferenceGroup, ProductGroup, SecondMoments, Sums
 from mpigmm.core.ops.host import HostOps
 from mpigmm.core.ops.library import (
     ADD,
@@ -253,7 +253,7 @@ def differences_structure(
     form, factors = form_of(group)
     arrays = (group.means, group.subtracted, factors, group.whiten, group.log_norm, group.least, *moments)
     pointers = (pointer(array) if array.size else None for array in arrays)
-    own = DifferencesStructure(k, form, group.second_moments, LEAST_BOUNDED, NATS, *pointers)
+    own = DifferencesStructure(k, form, group.second_moments, LEAST_BOUNDED, group.nats, *pointers)
     own.held = arrays  # references: another thread may replace `group.roots`
     return own, moments
 

@@ -72,6 +72,8 @@ class DifferenceGroup:
     Attributes
     ----------
     second_moments : SecondMoments
+    nats : float
+        Log-densities may be -inf for components that are negligible for a row: `NATS`, or infinity if none is.
     means : ndarray of shape (K, D)
         The means minus the centre of the tiles. Moments are about them.
     log_norm : ndarray of shape (K,)
@@ -88,6 +90,7 @@ class DifferenceGroup:
     """
 
     second_moments: SecondMoments
+    nats: float
     means: FloatArray
     log_norm: FloatArray
     least: FloatArray
