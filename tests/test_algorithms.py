@@ -26,6 +26,7 @@ from mpigmm.core.algorithms.base import EStepPass, Problem, Rejected, Report, Su
 from mpigmm.core.algorithms.batch import BatchEM, BatchState
 from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.arrays import DOUBLE, SINGLE
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import MStepSums, Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.estep.base import Kernel
@@ -347,3 +348,39 @@ def test_responsibilities_of_half_a_row_count_half(covariance_type: str, ops: Op
         e_step(tile, statistics)
         found.append(ops.arrays.get(statistics.flat))
     np.testing.assert_allclose(2 * found[1][1:], found[0][1:], rtol=1e-9, atol=1e-9 * np.abs(found[0]).max())
+
+
+@pytest.mark.parametrize(
+    ("covariance_type", "ops"), [("full", NUMPY), *((kind, ALL_OPS[1]) for kind in TYPES)], ids=str
+)
+def test_no_pair_is_negligible_unless_responsibilities_are_the_posterior(covariance_type: str, ops: Ops) -> None:
+    """Tempered ones, say, of a pair may be large although its density is not."""
+    random, seen = np.random.default_rng(0), []
+    means = 1e3 + 10 * random.standard_normal((24, 64))
+    rows = means[np.arange(400) % 24] + random.standard_normal((400, 64))
+    covariances = COVARIANCE_TYPES[covariance_type].isotropic(24, 64)
+    centre = means[0] if covariance_type == "full" else np.zeros(64)
+
+    def tempered(xp: Any, log_prob: Any) -> tuple[Any, Any]:
+        seen.append(log_prob.copy())
+        return log_prob, log_prob[0].copy()
+
+    inputs = Mixture(np.full(24, 1 / 24), means, covariances).e_step_inputs(centre, np.full(64, 2e3), ops=ops)
+    tile, log_prob = Tile(64, 400, ops), np.empty((24, 400))
+    tile.fill(Rows.of(rows), centre, mask=False)
+    choose_kernel(inputs).log_prob(tile, log_prob)
+    assert np.isneginf(log_prob).any() == (covariance_type != "tied")
+    EStep(inputs, tempered).posterior(tile)
+    assert np.isfinite(seen[0]).all()
+
+
+def test_a_prior_of_fewer_than_no_rows_makes_no_weight_negative() -> None:
+    survey, start = survey_of(ROWS), start_mixture("diag", ROWS, 3)
+    statistics = SufficientStatistics.of(statistics_of(start, ROWS, survey).value(), start.layout)
+
+    class FewerRows(NoPrior):
+        def m_step_sums(self, mixture: Mixture, statistics: SufficientStatistics) -> MStepSums:
+            return replace(super().m_step_sums(mixture, statistics), weight_counts=np.array([-5.0, 10.0, 30.0]))
+
+    mixture, _ = m_step(start, statistics, survey, SAFEGUARDS, FewerRows(survey))
+    np.testing.assert_allclose(mixture.weights, [0.0, 0.25, 0.75])

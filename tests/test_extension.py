@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from mpi4py import MPI
 from support import assert_same_bits, blobs, launch, mpirun, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
+from mpigmm.core.algorithms import ALGORITHMS
+from mpigmm.core.algorithms.base import EStepPass, Rejected, Report, Summed
+from mpigmm.core.algorithms.batch import BatchEM, BatchState
+from mpigmm.core.algorithms.repair import Repairs
+from mpigmm.core.covariances.diag import Diag
+from mpigmm.core.mixture import Mixture
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -191,6 +198,38 @@ def test_the_objective_never_falls(comm: Comm, shared_path: Path, kind: str) -> 
     assert all(line["change"] >= -1e-10 for line in lines[1:])
 
 
+class Reckless(BatchEM):
+    """Batch EM that proposes a mixture with singular covariances first, and takes no for an answer."""
+
+    name = "reckless"
+
+    def start(self, mixture: Mixture) -> BatchState:
+        self.is_reckless = True
+        return super().start(mixture)
+
+    def e_step_pass(self, state: BatchState) -> EStepPass:
+        if self.is_reckless:
+            state = replace(state, mixture=replace(state.mixture, covariances=Diag(np.zeros((4, 3)))))
+        return super().e_step_pass(state)
+
+    def update(self, state: BatchState, outcome: Summed | Rejected) -> tuple[BatchState, Report]:
+        if isinstance(outcome, Rejected):
+            self.is_reckless = False
+            return state, Report(0.0, 0.0, None, Repairs(), again=True)
+        self.is_reckless = True
+        return super().update(state, outcome)
+
+
+def test_a_proposal_that_cannot_be_factored_is_rejected(
+    comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(comm, shared_path)
+    monkeypatch.setitem(ALGORITHMS, "reckless", Reckless)
+    expected = fit_alone(shared_path, "none", f"alone-{comm.rank}")
+    found = fit_alone(shared_path, "none", f"reckless-{comm.rank}", "em.algorithm=reckless")
+    assert_same_bits(expected, found)
+
+
 def test_what_is_not_registered_is_refused_by_name(comm: Comm, shared_path: Path) -> None:
     write_data(comm, shared_path)
     for override in ("model.covariance_type=unknown", "em.algorithm=unknown", "model.prior=unknown"):
@@ -204,5 +243,9 @@ def test_without_the_registries_a_model_of_theirs_is_refused_by_name(comm: Comm,
         pytest.skip("launches a process of its own")
     write_data(comm, tmp_path)
     fit_alone(tmp_path, "unit", "alone")
-    done = mpirun(0, "inspect", str(tmp_path / "alone" / "model.h5"))
-    assert done.returncode == 2 and "'unit' is none of full, tied, diag, spherical" in done.stderr
+    for name, message in (
+        ("model.h5", "'unit' is none of full, tied, diag, spherical"),
+        ("checkpoint.h5", "model.covariance_type 'unit', which this installation does not have"),
+    ):
+        done = mpirun(0, "inspect", str(tmp_path / "alone" / name))
+        assert done.returncode == 2 and message in done.stderr

@@ -87,6 +87,7 @@ def summed_scores(context: RankContext, task: ScoreTask) -> IntArray:
         return scores[-1].add
 
     def add_own(total: IntArray) -> None:
+        scores.clear()
         for_each_posterior(context, task, new_function)
         for score in scores:
             total += score.packed()

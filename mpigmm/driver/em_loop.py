@@ -70,6 +70,7 @@ class EmLoop:
             progress = advanced(progress, state, report)
             seconds, begin = time.perf_counter() - begin, time.perf_counter()
             line = log_line(progress, report, summed.of.precision, status, seconds)
+            del summed  # with the old mixture, which takes as much memory as the new one
             self.reduction.note(lambda p=progress, text=line, made=report.repairs: record(p, text, made))  # type: ignore[misc]
             is_last = status.is_last
         self.reduction.agree()
@@ -89,10 +90,9 @@ class EmLoop:
             Of the last pass.
         """
         while True:
-            e_step_pass = self.algorithm.e_step_pass(state)
             outcome: Summed | Rejected
             try:
-                outcome, status = sum_e_step(self.reduction, self.problem, e_step_pass)
+                outcome, status = sum_e_step(self.reduction, self.problem, self.algorithm.e_step_pass(state))
             except (SingularCovarianceError, SumRangeError) as error:
                 outcome = Rejected(error)
             state, report = self._updated(state, outcome, iteration)
@@ -112,15 +112,17 @@ class EmLoop:
             )
             raise AgreedError(message, DegenerateError.exit_code) from None
 
-    def mean_log_likelihood(self, mixture: Mixture) -> float:
-        """Mean log-likelihood of all rows under a mixture, per unit of weight. Collective; raises `AgreedError`."""
+    def evaluate(self, mixture: Mixture) -> tuple[float, float]:
+        """Mean log-likelihood of all rows under a mixture, per unit of weight, and the objective of estimates under the
+        prior. Collective; raises `AgreedError`."""
         try:
             summed, _ = sum_e_step(
                 self.reduction, self.problem, EStepPass(mixture, self.problem.first_precision(mixture))
             )
         except SumRangeError as error:
             raise degenerate(error) from None
-        return float(summed.statistics.log_likelihood[0]) / self.problem.summary.total_weight
+        mean = float(summed.statistics.log_likelihood[0]) / self.problem.summary.total_weight
+        return mean, self.problem.objective(mean, mixture)
 
 
 def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> EmLoop:

@@ -12,6 +12,7 @@ import numpy as np
 from mpigmm.core.algorithms.base import EStepPass, Problem
 from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.covariances.base import Covariances
+from mpigmm.core.covariances.full import Full
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.statistics import SufficientStatistics
@@ -60,16 +61,14 @@ def timed_iterations(
 
 def is_correlated(kind: type[Covariances]) -> bool:
     """Whether synthetic rows for a type of covariances are correlated, differently in each component."""
-    return kind.second_moments is SecondMoments.PAIRS_OF_EACH
+    return issubclass(kind, Full)
 
 
 def true_mixture(source: SyntheticSource, kind: type[Covariances]) -> Mixture:
     """The mixture that synthetic rows are drawn from."""
     k, d = source.means.shape
-    covariances = kind.isotropic(k, d)
-    if is_correlated(kind):
-        covariances = kind.from_arrays({"covariances": source.mixing.transpose(0, 2, 1) @ source.mixing}, k, d)
-    return Mixture(np.full(k, 1 / k), source.means, covariances)
+    own = Full(source.mixing.transpose(0, 2, 1) @ source.mixing) if is_correlated(kind) else kind.isotropic(k, d)
+    return Mixture(np.full(k, 1 / k), source.means, own)
 
 
 def row_flops(kind: type[Covariances], n_components: int, n_features: int) -> float:

@@ -89,8 +89,11 @@ def fit_starts(
             starts.release_sample(progress.init)
         progress = loop.run(progress, options.em, recorder.record)
         mixture = algorithm.mixture(progress.state)
-        mean = loop.mean_log_likelihood(mixture)
-        progress = with_ended(progress, mixture, mean, converged(progress.change, options.em))
+        mean, objective = loop.evaluate(mixture)
+        ended = Ended(
+            progress.init, progress.iteration, mean, objective, progress.change, converged(progress.change, options.em)
+        )
+        progress = with_ended(progress, mixture, ended)
         if progress.init + 1 == options.init.n_init:
             return replace(progress, finished=True)
         progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
@@ -104,11 +107,10 @@ def save(comm: Comm, recorder: AnyRecorder, progress: Progress) -> None:
         recorder.save(progress)
 
 
-def with_ended(progress: Progress, mixture: Mixture, mean_log_likelihood: float, converged: bool) -> Progress:
-    """Progress with the result of the current start, which becomes the best if its log-likelihood is the largest."""
-    ended = Ended(progress.init, progress.iteration, mean_log_likelihood, progress.change, converged)
+def with_ended(progress: Progress, mixture: Mixture, ended: Ended) -> Progress:
+    """Progress with the result of the current start, which becomes the best if its objective is the largest."""
     best = progress.best
-    if best is None or mean_log_likelihood > best.ended.mean_log_likelihood:
+    if best is None or ended.objective > best.ended.objective:
         best = Fitted(mixture, ended)
     return replace(progress, ended=(*progress.ended, ended), best=best)
 

@@ -37,10 +37,12 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
     with comm.together():
         centre = first_centre(context.block.source) if comm.is_root else None
     centre = comm.bcast(centre)
-    sampler, sample = RowSampler(options.init.seed, sample_size / header.n_rows), RowSample()
-    own = DataSummaryStatistics(centre, drop=options.data.missing == "drop")
+    sampler = RowSampler(options.init.seed, sample_size / header.n_rows)
+    own, sample = empty_survey(centre, options), RowSample()
 
     def add_own(total: IntArray) -> None:
+        nonlocal own, sample
+        own, sample = empty_survey(centre, options), RowSample()
         _survey_own(context, own, sampler, sample)
         total[:] = np.append(own.packed(), n_sampled(sample))
 
@@ -66,6 +68,11 @@ def first_centre(source: Source | SyntheticSource) -> FloatArray:
             return np.asarray(np.median(rows.values[used].astype(np.float64), axis=0))
         start, count = start + count, min(2 * count, MOST_ROWS)
     return np.zeros(source.header.n_features)
+
+
+def empty_survey(centre: FloatArray, options: FitOptions) -> DataSummaryStatistics:
+    """The survey of no rows, about a centre (D,)."""
+    return DataSummaryStatistics(centre, drop=options.data.missing == "drop")
 
 
 def _survey_own(context: RankContext, own: DataSummaryStatistics, sampler: RowSampler, sample: RowSample) -> None:
@@ -172,6 +179,8 @@ def draw_again(context: RankContext, summary: DataSummary, sampler: RowSampler) 
     own = RowSample()
 
     def add_own(total: IntArray) -> None:
+        nonlocal own
+        own = RowSample()
         _sample_own(context, summary, sampler, own)
         total[:] = n_sampled(own)
 

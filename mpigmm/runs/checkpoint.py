@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mpigmm.core.algorithms import ALGORITHMS
 from mpigmm.core.algorithms.base import Algorithm
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.errors import DataError, OutputError, shown
@@ -185,16 +186,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def state_of(content: hdf5.Content, path: Path, algorithm: str) -> object:
-    """The state of an algorithm in a file; None where it holds none. Raises `OutputError` for an unknown algorithm."""
+    """The state of an algorithm in a file; None where it holds none. Raises `OutputError` for unknown names."""
     arrays = {name.removeprefix(STATE): array for name, array in content.arrays.items() if name.startswith(STATE)}
     if not arrays:
         return None
-    if algorithm not in ALGORITHMS:
-        raise OutputError(
-            f"{shown(path)} holds a run of em.algorithm {algorithm!r}, which this installation does not have; go on "
-            "where it was begun, or add --restart to start over"
-        )
-    return ALGORITHMS[algorithm].from_arrays(str(content.attributes["covariance_type"]), arrays)
+    covariance_type = str(content.attributes["covariance_type"])
+    for key, name, known in (
+        ("em.algorithm", algorithm, ALGORITHMS),
+        ("model.covariance_type", covariance_type, COVARIANCE_TYPES),
+    ):
+        if name not in known:
+            raise OutputError(
+                f"{shown(path)} holds a run of {key} {name!r}, which this installation does not have; go on where it "
+                "was begun, or add --restart to start over"
+            )
+    return ALGORITHMS[algorithm].from_arrays(covariance_type, arrays)
 
 
 def _as_array(text: str) -> NDArray[np.uint8]:

@@ -17,8 +17,8 @@ class Ended:
         Number of the start.
     n_iter : int
         Its iterations.
-    mean_log_likelihood : float
-        Of its last mixture.
+    mean_log_likelihood, objective : float
+        Of its last mixture; the objective is the mean log-likelihood plus the prior's part.
     change : float or None
         Change of the objective in its last iteration; None in the first iteration, and after a repair.
     converged : bool
@@ -27,6 +27,7 @@ class Ended:
     init: int
     n_iter: int
     mean_log_likelihood: float
+    objective: float
     change: float | None
     converged: bool
 

@@ -51,6 +51,10 @@ class Problem:
         """The summary with its centre replaced by `safe_centre` of a mixture."""
         return replace(self.summary, centre=safe_centre(mixture, self.summary.centre))
 
+    def objective(self, mean_log_likelihood: float, mixture: Mixture) -> float:
+        """The mean log-likelihood of a mixture plus the log-density of the prior, per unit of sample weight."""
+        return mean_log_likelihood + self.prior.log_density(mixture) / self.summary.total_weight
+
     def first_precision(self, mixture: Mixture) -> Precision:
         """The precision in which a step from a mixture is tried first."""
         return choose_precision(self.dtype, mixture, self.centred(mixture))

@@ -100,8 +100,7 @@ class BatchEM(Algorithm[BatchState]):
             return Precision.double(new.n_components)
 
     def _report(self, state: BatchState, statistics: SufficientStatistics, repairs: Repairs) -> Report:
-        total_weight = self.problem.summary.total_weight
-        mean = float(statistics.log_likelihood[0]) / total_weight
-        objective = mean + self.problem.prior.log_density(state.mixture) / total_weight
+        mean = float(statistics.log_likelihood[0]) / self.problem.summary.total_weight
+        objective = self.problem.objective(mean, state.mixture)
         change = None if state.objective is None else objective - state.objective
         return Report(mean, objective, change, repairs)

@@ -40,12 +40,12 @@ def m_step(
     repairs : Repairs
         The components whose covariances were floored, and those that were re-seeded.
     """
-    empty = statistics.counts <= least_count(summary)
     sums = prior.m_step_sums(mixture, statistics)
+    empty = np.minimum(sums.mean_counts, sums.covariance_counts) <= least_count(summary)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         deltas = np.where(empty[:, None], 0.0, sums.first_moments / sums.mean_counts[:, None])
     covariances, floored = mixture.covariances.update(sums, deltas, empty, safeguards, summary.variances)
-    weights = np.where(empty, 0.0, sums.weight_counts)
+    weights = np.where(empty, 0.0, np.maximum(sums.weight_counts, 0.0))
     new = Mixture(weights / weights.sum(), mixture.means + deltas, covariances)
     reseeded: list[int] = np.flatnonzero(empty).tolist()
     if reseeded:
