@@ -162,7 +162,10 @@ class Algorithm(ABC, Generic[State]):
 
     @abstractmethod
     def e_step_pass(self, state: State) -> EStepPass:
-        """The sums that the next step needs."""
+        """The sums that the next step needs.
+
+        May raise `SingularCovarianceError` or `SumRangeError`: `update` is then given `Rejected`.
+        """
 
     @abstractmethod
     def update(self, state: State, outcome: Summed | Rejected) -> tuple[State, Report]:
