@@ -235,6 +235,10 @@ class EstimatedCovariances(Covariances):
     def arrays(self) -> dict[str, FloatArray]:
         return {"covariances": self.values}
 
+    @classmethod
+    def n_parameters(cls, n_components: int, n_features: int) -> int:
+        return cls.n_second(n_components, n_features)  # each is estimated from one second moment
+
     def update(
         self, sums: MStepSums, deltas: FloatArray, empty: BoolArray, safeguards: Safeguards, data_variances: FloatArray
     ) -> tuple[Covariances, Floored]:

@@ -32,10 +32,6 @@ class Diag(EstimatedCovariances):
         return (n_components, n_features)
 
     @classmethod
-    def n_parameters(cls, n_components: int, n_features: int) -> int:
-        return n_components * n_features
-
-    @classmethod
     def n_second(cls, n_components: int, n_features: int) -> int:
         return n_components * n_features
 

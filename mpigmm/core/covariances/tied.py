@@ -37,10 +37,6 @@ class Tied(EstimatedCovariances):
         return (n_features, n_features)
 
     @classmethod
-    def n_parameters(cls, n_components: int, n_features: int) -> int:
-        return n_features * (n_features + 1) // 2
-
-    @classmethod
     def n_second(cls, n_components: int, n_features: int) -> int:
         return n_features * (n_features + 1) // 2
 
