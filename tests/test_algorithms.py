@@ -39,6 +39,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.cuda import CudaOps
+from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.priors import ConjugatePrior, NoPrior
 from mpigmm.core.statistics import SufficientStatistics
@@ -384,3 +385,11 @@ def test_a_prior_of_fewer_than_no_rows_makes_no_weight_negative() -> None:
 
     mixture, _ = m_step(start, statistics, survey, SAFEGUARDS, FewerRows(survey))
     np.testing.assert_allclose(mixture.weights, [0.0, 0.25, 0.75])
+
+
+def test_second_moments_that_no_operation_computes_are_refused() -> None:
+    """C would read arrays of another shape."""
+    mixture = start_mixture("diag", ROWS, 3)
+    inputs = replace(mixture.e_step_inputs(ROWS.mean(axis=0)), second_moments=SecondMoments.ALL_FEATURES)
+    with pytest.raises(TypeError, match="ALL_FEATURES with DiagonalFactors"):
+        choose_kernel(inputs)

@@ -12,7 +12,7 @@ from mpigmm.core.estep.base import NextKernel, RegisteredKernel
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, Factors, IsotropicFactors, SharedTriangularFactor, TriangularFactors
-from mpigmm.core.ops.groups import NATS, DifferenceGroup
+from mpigmm.core.ops.groups import NATS, DifferenceGroup, SecondMoments
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
@@ -28,8 +28,20 @@ def least_responsibilities(distance_bounds: FloatArray) -> FloatArray:
     return np.asarray(math.exp(-NATS) / np.maximum(1.0, distance_bounds))
 
 
+COMPUTED = {
+    (TriangularFactors, SecondMoments.PAIRS_OF_EACH),
+    (SharedTriangularFactor, SecondMoments.PAIRS_SUMMED),
+    (DiagonalFactors, SecondMoments.EACH_FEATURE),
+    (IsotropicFactors, SecondMoments.ALL_FEATURES),
+}
+"""Factors with the second moments that array operations compute beside distances by these factors."""
+
+
 def difference_group(inputs: EStepInputs) -> DifferenceGroup:
-    """The components as a `DifferenceGroup`, in the memory of the tiles."""
+    """The components as a `DifferenceGroup`, in the memory of the tiles; raises `TypeError` if not `COMPUTED`."""
+    factors, moments = type(inputs.factors), inputs.second_moments
+    if (factors, moments) not in COMPUTED:
+        raise TypeError(f"no array operation computes the second moments {moments.name} with {factors.__name__}")
     arrays = difference_arrays(inputs.factors, inputs)
     nats = NATS if inputs.is_posterior else math.inf
     return DifferenceGroup(inputs.second_moments, nats, *(inputs.put(array, DOUBLE) for array in arrays))
