@@ -230,6 +230,27 @@ def test_a_proposal_that_cannot_be_factored_is_rejected(
     assert_same_bits(expected, found)
 
 
+class Careless(BatchEM):
+    """Batch EM that accepts singular covariances."""
+
+    name = "careless"
+
+    def update(self, state: BatchState, outcome: Summed | Rejected) -> tuple[BatchState, Report]:
+        state, report = super().update(state, outcome)
+        return replace(state, mixture=replace(state.mixture, covariances=Diag(np.zeros((4, 3))))), report
+
+
+@pytest.mark.parametrize(("max_iter", "when"), [(1, "in the end"), (2, "after iteration 2")])
+def test_a_singular_mixture_that_was_accepted_ends_the_fit(
+    comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch, max_iter: int, when: str
+) -> None:
+    write_data(comm, shared_path)
+    monkeypatch.setitem(ALGORITHMS, "careless", Careless)
+    config = str(settings(shared_path, "none", shared_path / f"careless-{comm.rank}"))
+    code, message = run_verb(Alone(), "fit", config, "em.algorithm=careless", f"em.max_iter={max_iter}")
+    assert code == 2 and f"component 0 is not positive definite {when}; raise model.reg_covar" in message
+
+
 def test_what_is_not_registered_is_refused_by_name(comm: Comm, shared_path: Path) -> None:
     write_data(comm, shared_path)
     for override in ("model.covariance_type=unknown", "em.algorithm=unknown", "model.prior=unknown"):

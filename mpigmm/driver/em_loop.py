@@ -103,14 +103,8 @@ class EmLoop:
         """The update after a pass; raises the same `AgreedError` on all ranks where the algorithm cannot continue."""
         try:
             return self.algorithm.update(state, outcome)
-        except SumRangeError as error:
-            raise degenerate(error) from None
-        except SingularCovarianceError as error:
-            message = (
-                f"{error} after iteration {iteration}; raise model.reg_covar or model.variance_floor, or lower "
-                "model.n_components"
-            )
-            raise AgreedError(message, DegenerateError.exit_code) from None
+        except (SingularCovarianceError, SumRangeError) as error:
+            raise degenerate(error, f" after iteration {iteration}") from None
 
     def evaluate(self, mixture: Mixture) -> tuple[float, float]:
         """Mean log-likelihood of all rows under a mixture, per unit of weight, and the objective of estimates under the
@@ -119,8 +113,8 @@ class EmLoop:
             summed, _ = sum_e_step(
                 self.reduction, self.problem, EStepPass(mixture, self.problem.first_precision(mixture))
             )
-        except SumRangeError as error:
-            raise degenerate(error) from None
+        except (SingularCovarianceError, SumRangeError) as error:
+            raise degenerate(error, " in the end") from None
         mean = float(summed.statistics.log_likelihood[0]) / self.problem.summary.total_weight
         return mean, self.problem.objective(mean, mixture)
 
@@ -137,10 +131,15 @@ def problem_of(options: FitOptions, summary: DataSummary) -> Problem:
     return Problem(summary, safeguards, PRIORS[model.prior](summary), np.dtype(options.compute.precision))
 
 
-def degenerate(error: SumRangeError) -> AgreedError:
-    """The error for sums without finite bounds, with the remedy; the same on all ranks."""
-    remedy = "raise model.reg_covar or model.variance_floor, rescale the data, or choose another init.file"
-    return AgreedError(f"{error}; {remedy}", DegenerateError.exit_code)
+def degenerate(error: SingularCovarianceError | SumRangeError, when: str) -> AgreedError:
+    """The error for a fit that cannot go on, with the remedy; `when` tells when a covariance became singular."""
+    if isinstance(error, SingularCovarianceError):
+        message = f"{error}{when}; raise model.reg_covar or model.variance_floor, or lower model.n_components"
+    else:
+        message = (
+            f"{error}; raise model.reg_covar or model.variance_floor, rescale the data, or choose another init.file"
+        )
+    return AgreedError(message, DegenerateError.exit_code)
 
 
 def advanced(progress: Progress, state: Any, report: Report) -> Progress:
