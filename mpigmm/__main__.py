@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from typing import NoReturn, Protocol, TypeVar
 
+from mpigmm.data.malloc import PROCESS
 from mpigmm.errors import EXIT_FAULT, AgreedError, MpigmmError
 from mpigmm.parallel.launcher import end_with_parent, launched
 from mpigmm.parallel.stop import StopRequest
@@ -38,7 +39,7 @@ QUESTIONS = {"--help", "--version"}
 
 
 class Ranks(Protocol):
-    """The part of a `Comm` that this module uses; importing the class itself would load MPI."""
+    """The part of an `MpiComm` that this module uses; importing the class itself would load MPI."""
 
     rank: int
     size: int
@@ -80,12 +81,13 @@ def run(arguments: list[str]) -> int:
     stop = StopRequest()
     stop.listen()
     end_with_parent()
+    PROCESS.is_ours = True
     try:
-        from mpigmm.parallel.comm import Comm
+        from mpigmm.parallel.mpi import MpiComm
     except MpigmmError as error:
         say(str(error))
         return error.exit_code
-    comm = Comm(memory_remedy="lower compute.memory or use more nodes")
+    comm = MpiComm(memory_remedy="lower compute.memory or use more nodes")
     code = guard(comm, arguments, stop)
     stop.ignore()
     comm.finish(code)

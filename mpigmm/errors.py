@@ -28,11 +28,11 @@ class UserError(MpigmmError):
     exit_code = EXIT_USER
 
 
-class ConfigError(UserError):
+class ConfigError(UserError, ValueError):
     """A configuration key, an override or a command-line value that cannot be used."""
 
 
-class DataError(UserError):
+class DataError(UserError, ValueError):
     """Rows, their weights or an input file that cannot be used."""
 
 
@@ -57,13 +57,14 @@ class AgreedError(MpigmmError):
     ----------
     message : str
         What root prints.
-    exit_code : int
-        What every rank exits with.
+    kind : type of MpigmmError
+        The class of the error on the rank where it arose; it decides what every rank exits with.
     """
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, kind: type[MpigmmError]) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.kind = kind
+        self.exit_code = kind.exit_code
 
 
 def shown(path: object) -> str:

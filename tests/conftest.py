@@ -17,8 +17,9 @@ from strict import StrictGpu
 from mpigmm import config
 from mpigmm.driver import devices
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.mpi import MpiComm
 
-WORLD = Comm()
+WORLD = MpiComm()
 DEVICE = os.environ.get("MPIGMM_TEST_DEVICE")
 """gpu: ``compute.device`` where a config leaves it out; stand-in: the same, with the stand-in as the GPU."""
 

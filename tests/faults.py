@@ -264,7 +264,7 @@ def resident(process: int) -> int:
 def damage(place: Path, count: int, seed: int = 0) -> Counter[str]:
     """Go on from checkpoints that are damaged anywhere, in this process, `count` times; how these runs ended."""
     from mpigmm.__main__ import serve  # which starts MPI
-    from mpigmm.parallel.comm import Comm
+    from mpigmm.parallel.mpi import MpiComm
 
     config = write_config(
         place / "small.yaml",
@@ -276,7 +276,7 @@ def damage(place: Path, count: int, seed: int = 0) -> Counter[str]:
 
     def fit(*overrides: str) -> int:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            return serve(Comm(), ["fit", str(config), *overrides], StopRequest())
+            return serve(MpiComm(), ["fit", str(config), *overrides], StopRequest())
 
     assert fit() == fit("em.max_iter=4", f"output.dir={place / 'begun'}") == 0
     bits, chance, ends = read_model(place / "out" / "model.h5"), random.Random(seed), Counter[str]()

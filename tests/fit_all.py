@@ -6,9 +6,9 @@ from __future__ import annotations
 import sys
 
 from mpigmm.__main__ import serve
-from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
 
-world = Comm()
+world = MpiComm()
 for task in sys.argv[1:]:
     assert serve(world, ["fit", *task.split(",")], StopRequest()) == 0

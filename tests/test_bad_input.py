@@ -21,6 +21,7 @@ from support import blobs, write_config, write_rows
 from mpigmm.__main__ import serve
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
 
 ROWS = blobs(600, 3, 2)
@@ -381,7 +382,7 @@ def place(comm: Comm, shared_path: Path, fitted: Path, monkeypatch: pytest.Monke
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, made once."""
-    comm = Comm()
+    comm = MpiComm()
     path = Path(comm.bcast(str(tmp_path_factory.mktemp("fitted"))))
     if comm.is_root:
         write_rows(path / "x.h5", ROWS)
@@ -410,7 +411,7 @@ def content(place: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parallel
-@pytest.mark.skipif(Comm().size not in (1, 3), reason="the table runs on one rank and on three")
+@pytest.mark.skipif(MpiComm().size not in (1, 3), reason="the table runs on one rank and on three")
 @pytest.mark.parametrize("bad", CASES.values(), ids=CASES)
 def test_a_mistake_is_named_and_costs_nothing(
     comm: Comm, place: Path, bad: Bad, capfd: pytest.CaptureFixture[str]

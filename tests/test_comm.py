@@ -9,8 +9,9 @@ import pytest
 from support import blobs, factors_of, start_mixture
 
 from mpigmm.core.mixture import Mixture
-from mpigmm.parallel import comm as module
-from mpigmm.parallel.comm import Comm, pieces, split
+from mpigmm.parallel import mpi as module
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.mpi import pieces, split
 
 pytestmark = pytest.mark.parallel
 

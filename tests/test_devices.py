@@ -18,6 +18,7 @@ from mpigmm.driver import devices, load_balance, measure
 from mpigmm.driver.devices import assign
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.checkpoint import load_checkpoint
 
@@ -108,7 +109,7 @@ def test_one_answer_on_gpus(comm: Comm, case: Path, offer: Offer, monkeypatch: p
     on_gpu = "compute.device=gpu"
     whole = read_model(fit(comm, case, "whole", on_gpu) / "model.h5")
     monkeypatch.setattr(Comm, "check_launcher", lambda self: None)
-    alone = fit(Comm(MPI.COMM_SELF), case, f"alone{comm.rank}", on_gpu)
+    alone = fit(MpiComm(MPI.COMM_SELF), case, f"alone{comm.rank}", on_gpu)
     assert_same_bits(read_model(alone / "model.h5"), whole)
     others = {
         "streamed": ["compute.memory=1"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from strict import StrictGpu
@@ -25,7 +27,7 @@ from mpigmm.core.precision import choose_precision
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
-from mpigmm.parallel.threads import run_workers
+from mpigmm.parallel.threads import Workers, single_threaded_blas
 from mpigmm.rows import Rows
 
 
@@ -164,7 +166,8 @@ def test_threads_share_a_group() -> None:
             e_step(tile, statistics)
             return statistics.flat.tobytes()
 
-        assert len(set(run_workers(4, sums))) == 1
+        with single_threaded_blas, closing(Workers(4)) as workers:
+            assert len(set(workers.run(sums))) == 1
 
 
 @pytest.mark.parametrize("spread", [1.0, 300.0], ids=["apart", "overlapping"])

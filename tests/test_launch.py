@@ -22,6 +22,7 @@ from support import (
 )
 
 from mpigmm.__main__ import parsed
+from mpigmm.parallel.comm import NodeShare
 from mpigmm.parallel.launcher import launched, why_not_loaded
 from mpigmm.parallel.threads import count_threads, crowding
 
@@ -145,7 +146,8 @@ def test_predict_is_complete_and_in_order_on_any_ranks(config: Path) -> None:
 
 def test_ranks_other_than_root_import_no_user_interface() -> None:
     code = (
-        "import sys; from mpigmm.__main__ import serve, StopRequest; from mpigmm.parallel.comm import Comm; c = Comm();"
+        "import sys; from mpigmm.__main__ import serve, StopRequest; from mpigmm.parallel.mpi import MpiComm;"
+        "c = MpiComm();"
         "serve(c, ['--version'], StopRequest());"
         "found = {m for m in sys.modules} & {'typer', 'rich', 'yaml', 'pydantic', 'matplotlib', 'sklearn'};"
         "sys.stdout.write(f'{c.rank} loaded {sorted(found)}\\n')"  # at once: ranks may run into one another
@@ -185,7 +187,7 @@ def test_what_launchers_do_not_write_is_ignored(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
     for name in ("PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
-    assert count_threads("auto", 1) == 3 and launched() == (0, 1)
+    assert count_threads("auto", NodeShare(1, 1)) == 3 and launched() == (0, 1)
 
 
 LOOKED = "cannot load MPI library\n/opt/x/libmpi.so.40: cannot open shared object file: No such file or directory\n"

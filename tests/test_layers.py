@@ -57,7 +57,7 @@ CORE = (
 """`mpigmm.core`, from top to bottom: ``a b`` may import one another, though in no circle."""
 
 HOMES = {
-    "mpi4py": ("parallel/comm.py",),
+    "mpi4py": ("parallel/mpi.py",),
     "threadpoolctl": ("parallel/",),
     "cupy": ("core/gpu/",),
     "scipy": ("core/",),
@@ -71,7 +71,7 @@ HOMES = {
 """Where foreign libraries are imported; NumPy is at home everywhere, and what is not listed nowhere."""
 
 PUT_OFF = {
-    ("__main__.py", "mpigmm.parallel.comm"): "help and the version need no MPI, which takes longer to start",
+    ("__main__.py", "mpigmm.parallel.mpi"): "help and the version need no MPI, which takes longer to start",
     ("__main__.py", "mpigmm.cli"): "only root reads the command line, and so loads typer, pydantic and yaml",
     ("__main__.py", "import_module"): "a verb loads its own module alone",
     ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",
@@ -95,7 +95,7 @@ OPTIONS = {
 UNREACHED = [
     ("commands.score", "driver.recorder"),
     ("commands.predict", "driver.recorder"),
-    *(("", heavy) for heavy in ("parallel.comm", "core.mixture", "config")),
+    *(("", heavy) for heavy in ("parallel.mpi", "core.mixture", "config")),
 ]
 """Modules of which the first (``""``: the package itself) may not import the second, not even through others."""
 

@@ -20,8 +20,9 @@ from mpigmm.__main__ import serve
 from mpigmm.data import files
 from mpigmm.data.output import Column, RowWriter, create, publish
 from mpigmm.driver import recorder
-from mpigmm.errors import AgreedError, OutputError
-from mpigmm.parallel.comm import Comm, message_and_code
+from mpigmm.errors import AgreedError, OutputError, UserError
+from mpigmm.parallel.comm import message_and_kind
+from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs import hdf5, owned
 from mpigmm.runs.checkpoint import load_checkpoint
@@ -52,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> None:
-    assert serve(Comm(), list(arguments), StopRequest()) == 0
+    assert serve(MpiComm(), list(arguments), StopRequest()) == 0
 
 
 def refused(*arguments: str) -> str:
@@ -614,7 +615,7 @@ def test_control_characters_in_paths_leave_one_line(place: Path, capfd: pytest.C
         (*rows, "init.method=file", "init.file=out/model.h5", "data.columns=[0]"),
     ):
         assert "\n" not in refused(*arguments), arguments
-    assert message_and_code(FileNotFoundError(2, "No such file", "a\nb"), 0, "") == ("No such file: a\\nb", 2)
+    assert message_and_kind(FileNotFoundError(2, "No such file", "a\nb"), 0, "") == ("No such file: a\\nb", UserError)
 
 
 def test_a_model_of_unknown_origin_is_read_by_a_process_without_mpi(

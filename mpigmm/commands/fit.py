@@ -38,7 +38,7 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     COVARIANCE_TYPES[options.model.covariance_type].prepare()
     stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
     with ExitStack() as stack:
-        stack.enter_context(single_threaded_blas())
+        stack.enter_context(single_threaded_blas)
         devices = choose_devices(comm, options.compute.device)
         recorder, plan = open_run(comm, request, devices, stack, stop)
         stop.deadline = time.monotonic() + plan.seconds_left - RESERVE_SECONDS

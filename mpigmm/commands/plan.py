@@ -34,11 +34,11 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
             header = rows_header(options)
     header = comm.bcast(header)
     tile_rows = choose_tile_rows(options.compute, devices, header.n_features, options.model.n_components)
-    with single_threaded_blas():
+    with single_threaded_blas:
         rates = measured_rates(comm, request, devices, header, tile_rows, stop)
         start = measured_first_mixture(comm, request, header, stop)
         network = measured_network(comm, request)
-    n_threads = count_threads(options.compute.threads, comm.ranks_on_node()) if devices.device == CPU else 1
+    n_threads = count_threads(options.compute.threads, comm.node_share()) if devices.device == CPU else 1
     with comm.together():
         memory = row_budget(devices, comm.rank, options.compute)
     if comm.is_root:

@@ -42,7 +42,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
                 attributes, tables = origin(request, task)
                 output_file = create(request.out, task.header.n_rows, columns(request.proba), attributes, tables)
         output_file = comm.bcast(output_file)
-        with comm.together(), single_threaded_blas(), RowWriter(output_file) as writer:
+        with comm.together(), single_threaded_blas, RowWriter(output_file) as writer:
             for_each_posterior(context, task, lambda: tile_writer(writer, request.proba))
         with comm.together():
             if comm.is_root:

@@ -68,7 +68,7 @@ def run(comm: Comm, request: ScoreRequest, stop: StopRequest) -> int:
             task = open_task(request.model, request.data, request.dataset, stop.check)
     task = comm.bcast(task)
     context = open_stream(comm, task, stop)
-    with single_threaded_blas():
+    with single_threaded_blas:
         packed = summed_scores(context, task)
     if comm.is_root:
         text = as_json(task, packed)

@@ -1,4 +1,7 @@
-"""Options of glibc's malloc: whether memory that the program frees goes back to the operating system."""
+"""Options of glibc's malloc: whether memory that the program frees goes back to the operating system.
+
+Nothing is set unless the process belongs to mpigmm: a program that calls mpigmm as a library keeps its own settings.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,20 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 SMALLEST_RETURNED = 1 << 20
 LARGEST_KEPT = 1 << 25
+
+
+class Ownership:
+    """Whether the process was started to run mpigmm.
+
+    Attributes
+    ----------
+    is_ours : bool
+    """
+
+    is_ours = False
+
+
+PROCESS = Ownership()
 
 
 def return_freed_memory() -> None:
@@ -30,7 +47,9 @@ def keep_freed_memory() -> None:
 
 
 def set_malloc(option: int, value: int) -> None:
-    """Set an option by mallopt(3); does nothing where the C library has no such function."""
+    """Set an option by mallopt(3), if the process is ours; does nothing where the C library has no such function."""
+    if not PROCESS.is_ours:
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(option, value)

@@ -231,6 +231,8 @@ def file_shape(path: str, name: str, sample_weight: str | None) -> FileShape:
     try:
         with open_hdf5(path) as file:
             return _file_shape(file, path, name, sample_weight)
+    except DataError:
+        raise
     except HDF5_ERRORS as error:
         raise DataError(f"{shown(name)} in {shown(path)} cannot be read{reason(error)}; is the file whole?") from None
 
@@ -376,6 +378,8 @@ class Source:
             for name, array in rows.arrays.items():
                 with opened[name].reading(start, stop):
                     self._read_array(opened[name], start, array, self._columns if name == VALUES else None)
+        except DataError:
+            raise
         except HDF5_ERRORS as error:
             raise DataError(
                 f"rows {start:,} to {stop:,} of {shown(self.header.dataset)} in {shown(path)} cannot be read"

@@ -139,7 +139,7 @@ def degenerate(error: SingularCovarianceError | SumRangeError, when: str) -> Agr
         message = (
             f"{error}; raise model.reg_covar or model.variance_floor, rescale the data, or choose another init.file"
         )
-    return AgreedError(message, DegenerateError.exit_code)
+    return AgreedError(message, DegenerateError)
 
 
 def advanced(progress: Progress, state: Any, report: Report) -> Progress:

@@ -13,7 +13,7 @@ from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header
 from mpigmm.driver.devices import CPU, Devices
 from mpigmm.options import ComputeOptions
-from mpigmm.parallel.comm import Comm, gpu_aware
+from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.partition import count_tiles, own_tiles
 from mpigmm.parallel.threads import count_threads, crowding
 
@@ -73,8 +73,8 @@ def lay_out(
     speeds : list of int, optional
         Rows a second of every rank, in proportion to which the tiles are distributed; equal where left out.
     """
-    ranks_on_node = comm.ranks_on_node()
-    n_threads = count_threads(compute.threads, ranks_on_node)
+    share = comm.node_share()
+    n_threads = count_threads(compute.threads, share)
     tiles = own_tiles(count_tiles(header.n_rows, tile_rows), comm.rank, speeds or [1] * comm.size)
     n_rows = len(rows_of_tiles(tiles, tile_rows, header.n_rows))
     sums_on_gpu = devices.device == "gpu" and all_gpu_aware(comm, compute)
@@ -84,11 +84,11 @@ def lay_out(
             tile_rows=tile_rows,
             tiles=tiles,
             n_threads=max(1, min(n_threads, len(tiles))),
-            fits_host=n_rows * header.row_bytes <= memory_budget(compute.memory, ranks_on_node),
+            fits_host=n_rows * header.row_bytes <= memory_budget(compute.memory, share.n_ranks),
             fits_gpu=devices.ops is not None and fits_gpu(devices, header, n_rows, gpu_bytes),
             gpu_bytes=gpu_bytes,
             sums_on_gpu=sums_on_gpu,
-            warning=crowding_warning(n_threads, ranks_on_node),
+            warning=crowding_warning(n_threads, share.n_ranks),
         )
 
 
@@ -138,7 +138,7 @@ def all_gpu_aware(comm: Comm, compute: ComputeOptions) -> bool:
     All ranks must sum in the same kind of memory: a sum of some arrays on GPUs and some on the host may never end.
     """
     aware = compute.gpu_aware_mpi
-    return all(comm.allgather(gpu_aware() if aware == "auto" else aware))
+    return all(comm.allgather(comm.is_gpu_aware if aware == "auto" else aware))
 
 
 def crowding_warning(n_threads: int, ranks_on_node: int) -> str | None:

@@ -34,7 +34,7 @@ def measured_speeds(
     comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, stop: StopRequest
 ) -> tuple[list[int], dict[str, int]]:
     """Rows a second of every rank, and of every kind of rank; measured unless a checkpoint holds them. Collective."""
-    n_threads = count_threads(options.compute.threads, comm.ranks_on_node())
+    n_threads = count_threads(options.compute.threads, comm.node_share())
     labels = comm.allgather(label(devices, comm.rank, n_threads))
     known = dict(plan.speeds)
     if not known.keys() >= set(labels):

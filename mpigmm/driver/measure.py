@@ -24,7 +24,6 @@ from mpigmm.driver.e_step import prepared, sum_e_step
 from mpigmm.driver.reduction import Reduction, empty_buffer
 from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.threads import run_workers
 
 PRODUCT_SIZE = 1024
 STREAM_BYTES = 1 << 26
@@ -99,10 +98,11 @@ def machine_limits(context: RankContext, dtype: np.dtype[Any]) -> tuple[float, f
         arrays.synchronize()
 
     def rate(work: Callable[[int], object], amount: float) -> float:
-        taken = [seconds_of(context.comm, lambda: run_workers(n_workers, work)) for _ in range(PROBES)]
+        taken = [seconds_of(context.comm, lambda: run(work)) for _ in range(PROBES)]
         return float(context.comm.sum(np.array([int(n_workers * amount)]))[0] / median(taken))
 
     n_workers = 1 if is_gpu else context.n_threads
+    run = (lambda work: work(0)) if is_gpu else context.workers.run
     return rate(product, 2.0 * size**3), rate(read, n_bytes)
 
 

@@ -12,7 +12,7 @@ from mpigmm.core.arrays import HOST, Array, Arrays
 from mpigmm.core.exact import FixedPoint, IntArray
 from mpigmm.core.gpu.arrays import DeviceMemoryError
 from mpigmm.driver.worker import RankContext
-from mpigmm.errors import EXIT_FAULT, AgreedError
+from mpigmm.errors import AgreedError, MpigmmError
 
 CLOCKS = FixedPoint(np.full(3, 60, np.int32), 3)
 """Format of the sums over ranks of compute seconds, their squares, and read seconds."""
@@ -223,7 +223,7 @@ class Reduction:
             raise AgreedError(
                 "ranks hold different parameters, so that their sums mean nothing: run on nodes with one type of "
                 "processor and the same libraries, and go on from the last checkpoint",
-                EXIT_FAULT,
+                MpigmmError,
             )
         compute, square, read = CLOCKS.value(tail[N_FLAGS:].reshape(CLOCKS.n_limbs, -1)) / size
         spread = float(np.sqrt(max(square - compute**2, 0.0)))

@@ -15,7 +15,7 @@ from mpigmm.driver.criteria import criteria
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.reduction import Reduction
 from mpigmm.options import FitOptions
-from mpigmm.parallel.comm import host, library
+from mpigmm.parallel.comm import host
 from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import Model
 from mpigmm.runs.state import Fitted
@@ -82,6 +82,7 @@ def usage(reduction: Reduction, begin: float) -> dict[str, Any]:
         "seconds_compute": clock.compute,
         "seconds_communicate": clock.communicate,
         "peak_memory_bytes": max((peak for _, peak in ranks), default=0),
+        **({"mpi_library": context.comm.library} if context.comm.library else {}),
     }
 
 
@@ -95,5 +96,4 @@ def versions(cupy: str | None) -> dict[str, Any]:
             "hdf5": hdf5_version(),
             **({"cupy": cupy} if cupy else {}),
         },
-        "mpi_library": library(),
     }

@@ -20,7 +20,7 @@ from mpigmm.driver.devices import Devices, load_ops
 from mpigmm.driver.layout import Layout
 from mpigmm.parallel.comm import Comm, host
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.parallel.threads import hold_blas, run_workers
+from mpigmm.parallel.threads import Workers
 from mpigmm.rows import Rows
 
 T = TypeVar("T")
@@ -60,6 +60,7 @@ class RankContext:
     def __post_init__(self) -> None:
         self._level = 0
         self._tiles = [self._work_space(self.host_ops) for _ in range(self.n_threads)]
+        self.workers = Workers(self.n_threads)
 
     @property
     def header(self) -> Header:
@@ -85,9 +86,8 @@ class RankContext:
         Each tile is given to one thread.
         """
         self.stop.pace.begin(len(self.block.tiles))
-        return run_workers(
-            self.n_threads,
-            lambda worker: tile_function(self._tiles[worker], self._checked(self.block.share(worker, self.n_threads))),
+        return self.workers.run(
+            lambda worker: tile_function(self._tiles[worker], self._checked(self.block.share(worker, self.n_threads)))
         )
 
     def for_each_device_tile(self, tile_function: TileFunction[T]) -> list[T]:
@@ -166,6 +166,4 @@ def open_context(
         stage = Stage(devices.ops.arrays, layout.gpu_bytes) if devices.ops is not None else None
         block = Block(source, layout.tiles, layout.tile_rows, layout.resident)
         block.load(stop.check)
-        context = RankContext(comm, layout, block, stop, load_ops(ops), devices, stage)
-        hold_blas()
-        return context
+        return RankContext(comm, layout, block, stop, load_ops(ops), devices, stage)

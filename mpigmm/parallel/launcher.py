@@ -18,6 +18,9 @@ SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
 
 
+LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+
+
 def whole_number(text: str) -> int | None:
     """The value of a text of one to nine decimal digits; None for any other text."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
@@ -30,6 +33,27 @@ def launched() -> tuple[int, int]:
         if size is not None and rank is not None:
             return rank, size
     return 0, 1
+
+
+def launched_on_node() -> int | None:
+    """Number of processes that the launcher started on this node; None where it does not tell."""
+    for name in LOCAL_SIZE_VARIABLES:
+        size = whole_number(os.environ.get(name, ""))
+        if size:
+            return size
+    return slurm_tasks(os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""), os.environ.get("SLURM_NODEID", ""))
+
+
+def slurm_tasks(per_node: str, node: str) -> int | None:
+    """Tasks of a SLURM step on the node with this number, from a list such as ``4(x2),3``; None where it is not one."""
+    counts: list[int] = []
+    for part in per_node.split(","):
+        found = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?", part)
+        if found is None:
+            return None
+        counts += [int(found[1])] * int(found[2] or 1)
+    number = whole_number(node)
+    return counts[number] if number is not None and number < len(counts) else None
 
 
 def why_not_loaded(error: Exception) -> str:

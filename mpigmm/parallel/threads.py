@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache
+from threading import Lock
 from typing import Literal, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from mpigmm.errors import counted
+from mpigmm.parallel.comm import NodeShare
 from mpigmm.parallel.launcher import whole_number
 
 T = TypeVar("T")
 
 
-def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
+def count_threads(wanted: int | Literal["auto"], share: NodeShare) -> int:
     """Number of threads that a rank uses.
 
     `auto` stands for the first that is set of ``SLURM_CPUS_PER_TASK`` and ``OMP_NUM_THREADS``, or else for this rank's
-    share of the processors that its affinity allows.
+    share of the node's processors: all processors for a process that runs alone.
     """
     if wanted != "auto":
         return wanted
@@ -29,7 +29,7 @@ def count_threads(wanted: int | Literal["auto"], ranks_on_node: int) -> int:
         granted = whole_number(os.environ.get(name, "").split(",")[0])
         if granted:
             return granted
-    return max(1, len(os.sched_getaffinity(0)) // ranks_on_node)
+    return share.n_processors
 
 
 def crowding(n_threads: int, ranks_on_node: int) -> str | None:
@@ -45,41 +45,74 @@ def crowding(n_threads: int, ranks_on_node: int) -> str | None:
     )
 
 
-def hold_blas() -> None:
-    """Limit the BLAS libraries that are loaded by now to one thread, for as long as the process runs."""
-    threadpool_limits(1)
+class BlasLimit:
+    """Limits BLAS and LAPACK to one thread for as long as any thread of the process needs it.
 
-
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """A context in which the BLAS and LAPACK libraries that are loaded when it is entered use one thread."""
-    with threadpool_limits(1):
-        yield
-
-
-def run_workers(n_threads: int, work: Callable[[int], T]) -> list[T]:
-    """Results of work(0), ..., work(n_threads - 1), each computed by a thread; with one, by the calling thread.
-
-    Of several errors, the one with the least attribute ``row`` is raised, so that the message names the same row on any
-    number of threads.
+    Several fits may run at once in one process. The first to enter the limit sets it, and the last to leave it restores
+    the numbers of threads that the process had before. Libraries that are loaded meanwhile are not limited.
     """
-    if n_threads == 1:
-        return [work(0)]
 
-    def guarded(worker: int) -> T | Exception:
-        try:
-            return work(worker)
-        except Exception as error:
-            return error
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._n_users = 0
 
-    results = list(pool(n_threads).map(guarded, range(n_threads)))
-    errors = [result for result in results if isinstance(result, Exception)]
-    if errors:
-        raise min(errors, key=lambda error: getattr(error, "row", 0))
-    return [result for result in results if not isinstance(result, Exception)]
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_users:
+                self._controller = ThreadpoolController()
+                self._limit = self._controller.limit(limits=1)
+            self._n_users += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._n_users -= 1
+            if not self._n_users:
+                self._limit.restore_original_limits()
+
+    def hold(self) -> None:
+        """Limit the calling thread too: some libraries keep a number for each thread."""
+        self._controller.limit(limits=1)
 
 
-@lru_cache(maxsize=1)
-def pool(n_threads: int) -> ThreadPoolExecutor:
-    """Threads that are kept for later calls: a new thread takes milliseconds to find and limit the BLAS libraries."""
-    return ThreadPoolExecutor(n_threads, initializer=hold_blas)
+single_threaded_blas = BlasLimit()
+"""A context in which the BLAS and LAPACK libraries that are loaded when it is entered use one thread."""
+
+
+class Workers:
+    """The threads of a rank, which must be used inside of `single_threaded_blas`.
+
+    Parameters
+    ----------
+    n_threads : int
+        With one, the calling thread does the work.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._pool = ThreadPoolExecutor(n_threads, initializer=single_threaded_blas.hold) if n_threads > 1 else None
+
+    def run(self, work: Callable[[int], T]) -> list[T]:
+        """Results of work(0), ..., work(n_threads - 1), each computed by a thread.
+
+        Of several errors, the one with the least attribute ``row`` is raised, so that the message names the same row on
+        any number of threads.
+        """
+        if self._pool is None:
+            return [work(0)]
+
+        def guarded(worker: int) -> T | Exception:
+            try:
+                return work(worker)
+            except Exception as error:
+                return error
+
+        results = list(self._pool.map(guarded, range(self.n_threads)))
+        errors = [result for result in results if isinstance(result, Exception)]
+        if errors:
+            raise min(errors, key=lambda error: getattr(error, "row", 0))
+        return [result for result in results if not isinstance(result, Exception)]
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()

@@ -181,6 +181,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             speeds=speeds,
             results=tuple(json.loads(attributes.get("results", "[]"))),
         )
+    except DataError:
+        raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
 

@@ -226,6 +226,8 @@ def opened(path: Path, raw: memoryview) -> Iterator[h5py.File]:
     try:
         with h5py.File(io.BytesIO(raw), "r") as file:
             yield file
+    except DataError:
+        raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise unreadable(path, reason(error)) from None
 

