@@ -29,7 +29,8 @@ from support import write_config, write_rows
 
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import save_model
 
 WORKLOADS = {
     "W1": (1_000_000, 100, 10, "diag", [3.0]),

@@ -16,7 +16,8 @@ from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.measure import true_mixture
-from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import save_model
 
 COLLAPSE_TITLES = ["case", "precision", "bits", "ms of each iteration", "against", "slower by", "nats off float64"]
 COLLAPSE_CASES = ["random-512", *(f"{kind}-{d}" for kind in ("spherical", "tied", "full") for d in (8, 64))]

@@ -26,7 +26,8 @@ from mpigmm.core.gpu.arrays import GpuArrays, NoDeviceError
 from mpigmm.core.gpu.discovery import open_gpu, usable, visible_gpus
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.measure import true_mixture
-from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import save_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 LARGE = {"large": (1_000_000, 128, 1024, "spherical", [3.0])}

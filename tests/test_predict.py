@@ -18,7 +18,8 @@ from mpigmm.commands import predict
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.parallel.comm import Comm
-from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import save_model
 
 ROWS = blobs(500, 3, 2)
 PARTS = {"p.2.h5": ROWS[:100], "p.10.h5": ROWS[100:101], "p.11.h5": ROWS[101:101], "q.h5": ROWS[101:]}

@@ -21,7 +21,8 @@ from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.rows import Rows
-from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import save_model
 
 ROWS = blobs(500, 3, 2)
 

@@ -28,7 +28,8 @@ from mpigmm.runs.checkpoint import (
     save_checkpoint,
 )
 from mpigmm.runs.convergence import COLUMNS, ConvergenceLog
-from mpigmm.runs.model_file import Model, load_model, save_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import load_model, save_model
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.state import Ended, Fitted, Progress
 

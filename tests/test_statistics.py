@@ -33,7 +33,8 @@ from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import MOST_LIMBS, SumRangeError, sum_format
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.runs.model_file import Model, save_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import save_model
 
 NEAR = blobs(1000, 3, 3)
 

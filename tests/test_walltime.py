@@ -12,8 +12,8 @@ import pytest
 from support import blobs, write_config, write_rows
 
 from mpigmm.__main__ import serve
-from mpigmm.commands import fit as fit_module
 from mpigmm.core.estep.step import EStep
+from mpigmm.driver import fit_rows as fit_module
 from mpigmm.errors import AgreedError, UserError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import Pace, StopRequest

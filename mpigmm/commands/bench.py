@@ -52,7 +52,7 @@ def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
     tile_rows = choose_tile_rows(options.compute, devices, request.n_features, model.n_components)
     ops = common_ops(comm) if request.ops == "auto" else request.ops
     with single_threaded_blas:
-        layout = lay_out(comm, source.header, tile_rows, options.compute, devices)
+        layout = lay_out(comm, source, tile_rows, options.compute, devices)
         context = open_context(comm, source, layout, devices, stop, ops)
         report = measure(context, source, options, request.iterations)
     with comm.together():

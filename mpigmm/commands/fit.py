@@ -2,116 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack, closing
-from dataclasses import replace
-
-from mpigmm.core.algorithms.initialise import sample_size
-from mpigmm.core.covariances import COVARIANCE_TYPES
-from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.data.source import Source
-from mpigmm.driver.devices import Devices, choose_devices
-from mpigmm.driver.em_loop import em_loop
-from mpigmm.driver.layout import lay_out
-from mpigmm.driver.load_balance import measured_speeds
-from mpigmm.driver.null_recorder import NullRecorder
-from mpigmm.driver.recorder import AnyRecorder, Recorder
-from mpigmm.driver.reduction import Reduction
-from mpigmm.driver.resume import ResumePlan
-from mpigmm.driver.starts import Starts, fit_starts
-from mpigmm.driver.summary import usage
-from mpigmm.driver.survey_pass import far_row, survey_rows
-from mpigmm.driver.worker import RankContext, open_context
-from mpigmm.errors import EXIT_DONE, EXIT_INTERRUPTED, AgreedError
-from mpigmm.options import FitOptions
+from mpigmm.data.hdf5_source import Hdf5Source, read_header
+from mpigmm.driver.fit_rows import fit_rows
+from mpigmm.driver.recorder import Recorder
+from mpigmm.errors import EXIT_DONE
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.parallel.threads import single_threaded_blas
-from mpigmm.parallel.walltime import RESERVE_SECONDS
 from mpigmm.requests import FitRequest
+from mpigmm.runs.progress import Reporter
 
 
 def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     """Fit the mixture that a request describes; returns the exit code. Collective."""
-    begin = time.monotonic()
-    options = request.options
-    COVARIANCE_TYPES[options.model.covariance_type].prepare()
+    options, data = request.options, request.options.data
     stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
-    with ExitStack() as stack:
-        stack.enter_context(single_threaded_blas)
-        devices = choose_devices(comm, options.compute.device)
-        recorder, plan = open_run(comm, request, devices, stack, stop)
-        stop.deadline = time.monotonic() + plan.seconds_left - RESERVE_SECONDS
-        recorder.set_deadline(stop.deadline)
-        try:
-            context, plan = lay_out_rows(comm, options, plan, devices, stop)
-            survey_and_fit(context, options, plan, recorder, begin)
-        except AgreedError as error:
-            if error.exit_code == EXIT_INTERRUPTED:
-                save_interrupted(comm, recorder, begin, stop)
-            raise
-    return EXIT_DONE
-
-
-def open_run(
-    comm: Comm, request: FitRequest, devices: Devices, stack: ExitStack, stop: StopRequest
-) -> tuple[AnyRecorder, ResumePlan]:
-    """The recorder of this rank, which the stack closes, and the plan. Collective; raises `AgreedError`."""
-    recorder: AnyRecorder = NullRecorder()
-    plan = None
+    header = None
     with comm.together():
         if comm.is_root:
-            recorder = Recorder(request)
-        stack.enter_context(closing(recorder))
-        plan = recorder.open(devices, stop.check)
-    return recorder, comm.bcast(plan)
+            header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
+    header = comm.bcast(header)
 
+    def new_recorder() -> Recorder:
+        return Recorder(request, header, Reporter(options.em.max_iter, options.init.n_init))
 
-def lay_out_rows(
-    comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, stop: StopRequest
-) -> tuple[RankContext, ResumePlan]:
-    """The context of this rank, and the plan with the speeds of ranks whose devices differ. Collective."""
-    speeds, ops = None, plan.ops
-    if plan.complete:
-        ops = NUMPY.name
-    elif devices.mixed:
-        speeds, known = measured_speeds(comm, options, plan, devices, stop)
-        plan = replace(plan, speeds=known)
-    layout = lay_out(comm, plan.header, plan.tile_rows, options.compute, devices, speeds)
-    return open_context(comm, Source(plan.header), layout, devices, stop, ops), plan
-
-
-def survey_and_fit(
-    context: RankContext, options: FitOptions, plan: ResumePlan, recorder: AnyRecorder, begin: float
-) -> None:
-    """Survey the rows, run all starts, write the results. Collective."""
-    comm, devices, model = context.comm, context.devices, options.model
-    summary, sample = survey_rows(context, options, sample_size(model.n_components, plan.header.n_features))
-    warning = far_row(context, summary, sample)
-    with comm.together():
-        recorder.begin(plan, summary, devices, [warning, context.layout.warning, devices.note])
-    if plan.complete:
-        return
-    starts = Starts(options, plan.start, sample, recorder.initialisation)
-    del sample
-    reduction = Reduction(context, recorder.is_spent, recorder.say)
-    loop = em_loop(reduction, options, summary)
-    progress = fit_starts(loop, options, plan.progress, starts, recorder)
-    used = {"resumed_from": plan.resumed_from, **usage(reduction, begin)}
-    with comm.together():
-        recorder.finish(progress, summary, devices, used)
-
-
-def save_interrupted(comm: Comm, recorder: AnyRecorder, begin: float, stop: StopRequest) -> None:
-    """Save the last iteration, and warn where too little time was allowed to save anything. Collective."""
-    is_for_time = any(comm.allgather(stop.is_for_time))
-    with comm.together():
-        recorder.save_latest()
-        if is_for_time:
-            recorder.check_time(*seconds_spent(begin, stop))
-
-
-def seconds_spent(begin: float, stop: StopRequest) -> tuple[float, float | None]:
-    """Seconds from begin until now, and from begin to the end of the current pass over the tiles, if it is known."""
-    spent, whole_pass = time.monotonic() - begin, stop.pace.seconds()
-    return spent, None if whole_pass is None else stop.pace.begun - begin + whole_pass
+    fit_rows(comm, options, Hdf5Source(header), new_recorder, stop)
+    return EXIT_DONE

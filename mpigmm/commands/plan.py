@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from mpigmm.core.covariances import COVARIANCE_TYPES
-from mpigmm.data.source import Header, read_header
+from mpigmm.data.hdf5_source import read_header
+from mpigmm.data.source import Header
 from mpigmm.driver.devices import CPU, choose_devices
 from mpigmm.driver.iteration_costs import Rates, measured_first_mixture, measured_rates
 from mpigmm.driver.layout import choose_tile_rows, row_budget

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
+from mpigmm.data.hdf5_source import input_files
 from mpigmm.data.output import Column, OutputFile, RowWriter, create, discard, publish, publish_new
-from mpigmm.data.source import input_files
 from mpigmm.driver.score_rows import PosteriorFunction, ScoreTask, for_each_posterior, open_stream, open_task
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
 from mpigmm.parallel.comm import Comm

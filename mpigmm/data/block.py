@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 
 from mpigmm.data.source import Source
-from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.rows import Rows
 
 TILES_AHEAD = 2
@@ -29,7 +28,7 @@ class Block:
 
     Parameters
     ----------
-    source : Source or SyntheticSource
+    source : Source
         Where rows are read from.
     tiles : range
         Numbers of the tiles on the global grid.
@@ -46,7 +45,7 @@ class Block:
         Seconds for which threads have waited for rows so far, divided by the number of threads.
     """
 
-    def __init__(self, source: Source | SyntheticSource, tiles: range, tile_rows: int, resident: bool) -> None:
+    def __init__(self, source: Source, tiles: range, tile_rows: int, resident: bool) -> None:
         self.source = source
         self.tiles = tiles
         self.tile_rows = tile_rows
@@ -60,6 +59,11 @@ class Block:
     def n_rows(self) -> int:
         return self.stop - self.start
 
+    @property
+    def _most_rows(self) -> int:
+        """Largest number of rows of a tile of this rank."""
+        return min(self.tile_rows, self.n_rows)
+
     def make_resident(self) -> None:
         """From the next `load` on keep the rows in memory, instead of reading them again in every pass."""
         self._resident = True
@@ -69,7 +73,7 @@ class Block:
 
         check() is called before every read; an exception that it raises ends the loading, and the block holds no rows.
         """
-        if not self._resident or not self.n_rows or self._rows is not None:
+        if not self._resident or not self.n_rows or self._rows is not None or self.source.held is not None:
             return
         begin, header = time.perf_counter(), self.source.header
         rows = Rows.empty(self.start, self.n_rows, header.fields)
@@ -87,7 +91,15 @@ class Block:
         Tiles whose first row is in `held` are left out. Each of n_workers threads calls this once for a pass.
         """
         tiles = [tile for tile in self.tiles[worker::n_workers] if tile * self.tile_rows not in held]
+        if self.source.held is not None:
+            return self._held(tiles)
         return self._streamed(tiles, n_workers) if self._rows is None else self._slices(self._rows, tiles)
+
+    def _held(self, tiles: Sequence[int]) -> Iterator[Rows]:
+        """Tiles of a source that holds the rows in memory; one that must be copied is valid until the next one."""
+        buffer = None if self.source.has_views else Rows.empty(0, self._most_rows, self.source.header.fields)
+        for tile in tiles:
+            yield self.source.read(*self._extent(tile), buffer)
 
     def _slices(self, rows: Rows, tiles: Sequence[int]) -> Iterator[Rows]:
         """Tiles as views of the rows in memory."""
@@ -101,8 +113,7 @@ class Block:
         Buffers are reused: a tile is valid until the next one is requested.
         """
         waiting: deque[Future[Rows]] = deque()
-        most = min(self.tile_rows, self.n_rows)
-        buffers = cycle([Rows.empty(0, most, self.source.header.fields) for _ in range(TILES_AHEAD + 1)])
+        buffers = cycle([Rows.empty(0, self._most_rows, self.source.header.fields) for _ in range(TILES_AHEAD + 1)])
         with ThreadPoolExecutor(1) as reader:
             for tile, buffer in zip(tiles, buffers, strict=False):
                 waiting.append(reader.submit(self.source.read, *self._extent(tile), buffer))

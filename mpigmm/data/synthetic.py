@@ -7,15 +7,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.data.source import Header
+from mpigmm.data.source import Header, Source
 from mpigmm.rows import VALUES, Field, Rows
 
 BLOCK_ROWS = 4096
 """Number of rows that are drawn together, from one stream of random numbers."""
 
 
-class SyntheticSource:
-    """A source of random rows from a mixture with equal weights, used like a `Source`.
+class SyntheticSource(Source):
+    """A source of random rows from a mixture with equal weights.
 
     Each feature has unit variance within each component.
 
@@ -51,7 +51,6 @@ class SyntheticSource:
         self._block = lru_cache(maxsize=2)(self._draw)
 
     def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
-        """Rows start to stop - 1; they are written to the first rows of `into`, if that is given."""
         blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
         whole = np.concatenate([self._block(block) for block in blocks])
         values = whole[start - blocks.start * BLOCK_ROWS :][: stop - start]

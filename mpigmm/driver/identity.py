@@ -95,7 +95,7 @@ def known_results(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(sorted({*checkpoint.results, *([best.mixture.digest()] if best else [])}))
 
 
-def model_digest(path: Path, check: Callable[[], None], say: Callable[[str], None]) -> str | None:
+def model_digest(path: Path, check: Callable[[], None], warn: Callable[[str], None]) -> str | None:
     """Digest of the model in a run's directory, `check` as in `load_model`; None where there is none or it is damaged.
 
     Raises `DataError` where the file is whole and no model.
@@ -107,7 +107,7 @@ def model_digest(path: Path, check: Callable[[], None], say: Callable[[str], Non
     except DataError:
         if is_whole(path):
             raise
-        say(f"warning: {shown(path)} is damaged; the run writes it anew")
+        warn(f"{shown(path)} is damaged; the run writes it anew")
         return None
 
 

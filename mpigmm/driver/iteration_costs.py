@@ -211,7 +211,7 @@ def measured_iteration(
             comm.size * size.rows, n_features, size.components, separation, correlated=is_correlated(kind)
         )
         mixture = true_mixture(source, kind)
-    layout = lay_out(comm, source.header, size.tile_rows, compute, devices)
+    layout = lay_out(comm, source, size.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, ops)
     summary, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SAMPLED_ROWS)
     problem = problem_of(options, summary)
@@ -233,7 +233,7 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
     compute, devices = ComputeOptions(threads=1), Devices.cpus(comm.size)
     with comm.together():
         source = SyntheticSource(measured, d, few, SOME_OVERLAP, correlated=False)
-    layout = lay_out(comm, source.header, choose_tile_rows(compute, devices, d, few), compute, devices)
+    layout = lay_out(comm, source, choose_tile_rows(compute, devices, d, few), compute, devices)
     context = open_context(comm, source, layout, devices, stop, NUMPY.name)
     summary, sample = survey_rows(context, options, measured)
     seconds, n_bytes = 0.0, 0

@@ -10,11 +10,11 @@ from mpigmm.core.gpu.staging import Stage
 from mpigmm.core.tile import default_gpu_rows, default_rows
 from mpigmm.data.block import rows_of_tiles
 from mpigmm.data.memory import memory_budget
-from mpigmm.data.source import Header
+from mpigmm.data.source import Header, Source
 from mpigmm.driver.devices import CPU, Devices
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.partition import count_tiles, own_tiles
+from mpigmm.parallel.partition import count_tiles, held_tiles, own_tiles
 from mpigmm.parallel.threads import count_threads, crowding
 
 
@@ -59,23 +59,28 @@ class Layout:
 
 def lay_out(
     comm: Comm,
-    header: Header,
+    source: Source,
     tile_rows: int,
     compute: ComputeOptions,
     devices: Devices,
     speeds: list[int] | None = None,
 ) -> Layout:
-    """The layout of rows with this header. Collective; raises `AgreedError`.
+    """The layout of a source's rows. Collective; raises `AgreedError`.
 
     Parameters
     ----------
-    comm, header, tile_rows, compute, devices
+    comm, source, tile_rows, compute, devices
     speeds : list of int, optional
-        Rows a second of every rank, in proportion to which the tiles are distributed; equal where left out.
+        Rows a second of every rank, in proportion to which the tiles are distributed; equal where left out. Rows that
+        lie in the memory of the ranks stay where they are.
     """
+    header, held = source.header, source.held
     share = comm.node_share()
     n_threads = count_threads(compute.threads, share)
-    tiles = own_tiles(count_tiles(header.n_rows, tile_rows), comm.rank, speeds or [1] * comm.size)
+    if held is None:
+        tiles = own_tiles(count_tiles(header.n_rows, tile_rows), comm.rank, speeds or [1] * comm.size)
+    else:
+        tiles = held_tiles(held, tile_rows)
     n_rows = len(rows_of_tiles(tiles, tile_rows, header.n_rows))
     sums_on_gpu = devices.device == "gpu" and all_gpu_aware(comm, compute)
     with comm.together():
@@ -84,7 +89,7 @@ def lay_out(
             tile_rows=tile_rows,
             tiles=tiles,
             n_threads=max(1, min(n_threads, len(tiles))),
-            fits_host=n_rows * header.row_bytes <= memory_budget(compute.memory, share.n_ranks),
+            fits_host=held is not None or n_rows * header.row_bytes <= memory_budget(compute.memory, share.n_ranks),
             fits_gpu=devices.ops is not None and fits_gpu(devices, header, n_rows, gpu_bytes),
             gpu_bytes=gpu_bytes,
             sums_on_gpu=sums_on_gpu,
@@ -144,4 +149,4 @@ def all_gpu_aware(comm: Comm, compute: ComputeOptions) -> bool:
 def crowding_warning(n_threads: int, ranks_on_node: int) -> str | None:
     """A warning, with the remedy, where this node's ranks have more threads than processors."""
     crowded = crowding(n_threads, ranks_on_node)
-    return crowded and f"warning: {crowded}; start fewer ranks on it, or lower compute.threads"
+    return crowded and f"{crowded}; start fewer ranks on it, or lower compute.threads"

@@ -11,6 +11,7 @@ from mpigmm.core.algorithms.base import EStepPass
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.precision import Precision
 from mpigmm.data.malloc import keep_freed_memory
+from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import CPU, Devices, label
 from mpigmm.driver.e_step import sum_e_step
@@ -18,7 +19,7 @@ from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import fits_gpu, gpu_budget, lay_out
 from mpigmm.driver.measure import SAMPLED_ROWS, is_correlated, true_mixture
 from mpigmm.driver.reduction import Reduction
-from mpigmm.driver.resume import ResumePlan
+from mpigmm.driver.resume_plan import ResumePlan
 from mpigmm.driver.survey_pass import survey_rows
 from mpigmm.driver.worker import open_context
 from mpigmm.options import FitOptions
@@ -31,14 +32,14 @@ SEPARATION = 1.0
 
 
 def measured_speeds(
-    comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, stop: StopRequest
+    comm: Comm, options: FitOptions, header: Header, plan: ResumePlan, devices: Devices, stop: StopRequest
 ) -> tuple[list[int], dict[str, int]]:
     """Rows a second of every rank, and of every kind of rank; measured unless a checkpoint holds them. Collective."""
     n_threads = count_threads(options.compute.threads, comm.node_share())
     labels = comm.allgather(label(devices, comm.rank, n_threads))
     known = dict(plan.speeds)
     if not known.keys() >= set(labels):
-        own = own_speed(comm, options, plan, devices, max(comm.allgather(n_threads)), stop)
+        own = own_speed(comm, options, header, plan, devices, max(comm.allgather(n_threads)), stop)
         if devices.ops is not None:
             devices.ops.arrays.release()
         speeds = comm.allgather(own)
@@ -48,7 +49,13 @@ def measured_speeds(
 
 
 def own_speed(
-    comm: Comm, options: FitOptions, plan: ResumePlan, devices: Devices, n_threads: int, stop: StopRequest
+    comm: Comm,
+    options: FitOptions,
+    header: Header,
+    plan: ResumePlan,
+    devices: Devices,
+    n_threads: int,
+    stop: StopRequest,
 ) -> int:
     """Rows a second of this rank on synthetic rows, one tile a thread, measured on all ranks at once. Collective.
 
@@ -59,11 +66,11 @@ def own_speed(
     n_rows = max(rows * comm.size, model.n_components)
     with comm.together():
         source = SyntheticSource(
-            n_rows, plan.header.n_features, model.n_components, SEPARATION, correlated=is_correlated(kind)
+            n_rows, header.n_features, model.n_components, SEPARATION, correlated=is_correlated(kind)
         )
         mixture = true_mixture(source, kind)
-    compute = replace(options.compute, memory="auto" if holds_rows(plan, devices, comm.rank, options) else 1)
-    layout = lay_out(comm, source.header, plan.tile_rows, compute, devices)
+    compute = replace(options.compute, memory="auto" if holds_rows(header, devices, comm.rank, options) else 1)
+    layout = lay_out(comm, source, plan.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, plan.ops)
     summary, _ = survey_rows(context, options, SAMPLED_ROWS)
     problem, reduction = problem_of(options, summary), Reduction(context)
@@ -75,9 +82,9 @@ def own_speed(
     return max(1, int(context.block.n_rows / (reduction.clock.compute - spent)))
 
 
-def holds_rows(plan: ResumePlan, devices: Devices, rank: int, options: FitOptions) -> bool:
+def holds_rows(header: Header, devices: Devices, rank: int, options: FitOptions) -> bool:
     """Whether the rows of this rank fit on its GPU if the rows are divided among the GPUs; True without a GPU."""
     if devices.ops is None:
         return True
-    n_rows = -(-plan.header.n_rows // max(1, len(devices.kinds) - devices.kinds.count(CPU)))
-    return fits_gpu(devices, plan.header, n_rows, gpu_budget(devices, rank, options.compute))
+    n_rows = -(-header.n_rows // max(1, len(devices.kinds) - devices.kinds.count(CPU)))
+    return fits_gpu(devices, header, n_rows, gpu_budget(devices, rank, options.compute))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header
-from mpigmm.errors import counted, shown
+from mpigmm.errors import counted
 from mpigmm.options import FitOptions
 from mpigmm.runs.state import Fitted
+from mpigmm.runs.voice import Voice
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
 MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
@@ -26,6 +26,18 @@ def problem_text(summary: DataSummary, header: Header, options: FitOptions) -> s
     )
 
 
+def tell_beginning(
+    voice: Voice, summary: DataSummary, header: Header, options: FitOptions, warnings: Sequence[str | None]
+) -> None:
+    """Tell the user what is going to be fitted."""
+    voice.say(problem_text(summary, header, options))
+    dropped = dropped_text(summary, header)
+    if dropped:
+        voice.say(dropped)
+    for warning in filter(None, warnings):
+        voice.warn(warning)
+
+
 def dropped_text(summary: DataSummary, header: Header) -> str | None:
     """How many rows are left out, if any."""
     if not summary.n_dropped:
@@ -39,10 +51,10 @@ def precision_text(iteration: int, bits: int) -> str:
     return f"{text}: {TOO_COARSE}" if bits == 64 else text
 
 
-def result_text(path: Path, best: Fitted) -> str:
-    """The file with the fitted mixture, and how the fit ended."""
+def result_text(name: str, best: Fitted) -> str:
+    """The name of the fitted mixture, and how the fit ended."""
     return (
-        f"{shown(path)}: {counted(best.mixture.n_components, 'component')}, "
+        f"{name}: {counted(best.mixture.n_components, 'component')}, "
         f"{'converged' if best.ended.converged else 'stopped'} after {counted(best.ended.n_iter, 'iteration')}, "
         f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}"
     )
@@ -50,7 +62,7 @@ def result_text(path: Path, best: Fitted) -> str:
 
 def unconverged_text(options: FitOptions, repairs: Repairs) -> str:
     """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
-    said = f"warning: max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
+    said = f"max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
     if not repairs:
         again = "run the same command again to go on" if options.init.n_init == 1 else "add --restart"
         return f"{said}; raise em.max_iter and {again}"

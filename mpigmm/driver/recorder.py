@@ -8,13 +8,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
+from mpigmm.data.source import Header
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.identity import check_same_data, shape_text
-from mpigmm.driver.messages import MORE_TIME, dropped_text, precision_text, problem_text, result_text, unconverged_text
-from mpigmm.driver.null_recorder import NullRecorder
-from mpigmm.driver.resume import ResumePlan, Resumption
+from mpigmm.driver.memory_recorder import MemoryRecorder
+from mpigmm.driver.messages import MORE_TIME, result_text, tell_beginning
+from mpigmm.driver.null_recorder import Outcome
+from mpigmm.driver.resume import Resumption
+from mpigmm.driver.resume_plan import ResumePlan
 from mpigmm.driver.summary import fitted_model, summary, versions
 from mpigmm.errors import OutputError, shown
 from mpigmm.parallel.walltime import Allowance, seconds_left, too_short
@@ -22,27 +28,29 @@ from mpigmm.requests import FitRequest
 from mpigmm.runs.checkpoint import Checkpoint, drop_damaged, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
+from mpigmm.runs.hdf5 import hdf5_version
 from mpigmm.runs.model_file import save_model
 from mpigmm.runs.owned import LOG, MODEL, SUMMARY
-from mpigmm.runs.progress import Reporter
 from mpigmm.runs.stalls import forget_stall, note_stall
 from mpigmm.runs.state import Fitted, Progress
-from mpigmm.runs.streams import print_result
+from mpigmm.runs.voice import Voice
 
 
-class Recorder:
-    """The directory of a run, its log and its messages, on root.
+class Recorder(MemoryRecorder):
+    """The directory of a run with its files, on root.
 
     Parameters
     ----------
     request : FitRequest
+    header : Header
+        Of the rows.
+    voice : Voice
     """
 
-    def __init__(self, request: FitRequest) -> None:
+    def __init__(self, request: FitRequest, header: Header, voice: Voice) -> None:
+        super().__init__(request.options, header, voice)
         self.request = request
-        self.options = request.options
         self.directory = RunDirectory(str(request.options.output.dir), request.config_file)
-        self.reporter = Reporter(request.options.em.max_iter, request.options.init.n_init)
         self.checkpoint = Checkpoint(Progress(), {}, "", 0, "")
         self.allowance = Allowance()
         self._log: ConvergenceLog | None = None
@@ -51,42 +59,29 @@ class Recorder:
         self._saved = time.monotonic()
         self._has_saved = False
         self._failing: set[str] = set()
-        self._bits = 32
-        self._repairs: dict[int, Repairs] = {}
+        self._found: tuple[Fitted, DataSummary] | None = None
 
     def close(self) -> None:
-        """Release the directory and the terminal."""
         try:
-            self.reporter.close()
+            self.voice.close()
             if self._log is not None:
                 self._log.close()
         finally:
             self.directory.close()
 
     def set_deadline(self, deadline: float) -> None:
-        """Set the time by which to have stopped, on the clock of `time.monotonic`."""
         self.allowance.deadline = deadline
 
     def is_spent(self) -> bool:
-        """Whether there may be no time for another iteration."""
         return self.allowance.is_spent()
 
-    def say(self, text: str) -> None:
-        """Write a message to the user."""
-        self.reporter.say(text)
-
-    def initialisation(self, init: int, name: str, done: int, most: int) -> None:
-        """Show how far the initialisation of start number init is."""
-        self.reporter.initialisation(init, name, done, most)
-
     def open(self, devices: Devices, check: Callable[[], None]) -> ResumePlan | None:
-        """Decide where to go on, `check` as in `load_model`. Raises `UserError`."""
-        resumption = Resumption(self.request, self.directory, self.say, check)
+        resumption = Resumption(self.request, self.header, self.directory, self.voice, check)
         plan = resumption.plan(devices)
         self.checkpoint, self._newest_is_damaged = resumption.checkpoint, resumption.newest_is_damaged
         left, problem = seconds_left(self.options.output.walltime)
         if problem:
-            self.say(f"warning: {problem}; set output.walltime if the run is to stop by itself")
+            self.voice.warn(f"{problem}; set output.walltime if the run is to stop by itself")
         if not plan.complete:
             self.directory.check_writable()
         return replace(plan, seconds_left=left)
@@ -94,25 +89,21 @@ class Recorder:
     def begin(
         self, plan: ResumePlan, data_summary: DataSummary, devices: Devices, warnings: Sequence[str | None]
     ) -> None:
-        """Begin or resume the files of the run, after the survey. Raises `UserError` where the data have changed."""
         name = shown(self.directory.path)
-        fingerprint = f"{shape_text(plan.header)} {data_summary.fingerprint:016x}"
-        check_same_data(plan.fingerprint, fingerprint, plan.header, name)
+        fingerprint = f"{shape_text(self.header)} {data_summary.fingerprint:016x}"
+        check_same_data(plan.fingerprint, fingerprint, self.header, name)
         if plan.complete and plan.progress.best is not None:
             self.say(f"{name} is finished already; add --restart to start over")
-            self._print_result(plan.progress.best)
+            self._found = plan.progress.best, data_summary
+            self._tell_result(plan.progress.best)
             return
         kinds = tuple(sorted({*self.checkpoint.devices, *devices.kinds}))
         self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint, devices=kinds, speeds=plan.speeds)
         self._open_files()
         resumed = f"resuming start {plan.progress.init + 1} after iteration {plan.resumed_from}"
-        said = [
-            problem_text(data_summary, plan.header, self.options),
-            dropped_text(data_summary, plan.header),
-            *warnings,
-        ]
-        for text in filter(None, [*said, None if plan.resumed_from is None else resumed]):
-            self.say(text)
+        tell_beginning(self.voice, data_summary, self.header, self.options, warnings)
+        if plan.resumed_from is not None:
+            self.say(resumed)
 
     def _open_files(self) -> None:
         """Write the configuration, open the log and, on a restart, remove the files of the run before."""
@@ -127,12 +118,8 @@ class Recorder:
         with self._spared("log"):
             self._log.append(line)
         self._unsaved = progress
-        self._repairs[progress.init] = repairs
         self.allowance.note(line["seconds"])
-        self.reporter.iteration(line)
-        if self.options.compute.precision == "float32" and line["precision_bits"] != self._bits:
-            self._bits = line["precision_bits"]
-            self.say(precision_text(line["iteration"], self._bits))
+        self._tell(progress, line, repairs)
         output = self.options.output
         due = time.monotonic() - self._saved >= output.checkpoint_seconds
         if due or progress.iteration % output.checkpoint_iterations == 0:
@@ -144,7 +131,6 @@ class Recorder:
             self._save(progress)
 
     def save_latest(self) -> None:
-        """Write a checkpoint of the last completed iteration, unless there is one already."""
         if self._unsaved is not None:
             self.save(self._unsaved)
 
@@ -166,7 +152,7 @@ class Recorder:
         if self._unsaved is None:
             told = f"{too_short(spent, needed)}; {MORE_TIME}"
         note_stall(self.directory.path, self.request.config, told)
-        self.say(f"warning: nothing new was saved: {told}")
+        self.voice.warn(f"nothing new was saved: {told}")
 
     def _save(self, progress: Progress) -> None:
         assert self._log is not None
@@ -187,7 +173,7 @@ class Recorder:
             yield
         except OutputError as error:
             if what not in self._failing:
-                self.say(f"warning: {error}; the run goes on, and will try again")
+                self.voice.warn(f"{error}; the run goes on, and will try again")
             self._failing.add(what)
         else:
             self._failing.discard(what)
@@ -205,18 +191,27 @@ class Recorder:
             results = tuple(sorted({*self.checkpoint.results, best.mixture.digest()}))
             self.checkpoint = replace(self.checkpoint, results=results)
             self._save(progress)
-            save_model(self.directory / MODEL, fitted_model(best, data_summary, self.options))
+            model = fitted_model(best, data_summary, self.options)
+            save_model(self.directory / MODEL, model)
             fitted = summary(best, data_summary, self.checkpoint.devices, devices)
-            self.directory.write_json(SUMMARY, {**fitted, **used, **versions(devices.cupy)})
+            found = {**fitted, **used, **versions(devices.cupy, hdf5=hdf5_version())}
+            self.directory.write_json(SUMMARY, found)
         except OutputError as error:
             raise OutputError(f"{error}, and run the same command again to go on") from None
-        if not best.ended.converged and self.options.em.tol > 0:
-            self.say(unconverged_text(self.options, self._repairs.get(best.ended.init, Repairs())))
-        self._print_result(best)
+        self._outcome = Outcome(model, found, self.history)
+        self._tell_end(progress)
+        self._tell_result(best)
 
-    def _print_result(self, best: Fitted) -> None:
-        self.reporter.close()
-        print_result(result_text(self.directory / MODEL, best))
+    @property
+    def history(self) -> NDArray[np.float64]:
+        return self.checkpoint.history if self._log is None else self._log.table()
 
+    @property
+    def outcome(self) -> Outcome | None:
+        if self._found is None:
+            return super().outcome
+        model = fitted_model(*self._found, self.options)
+        return Outcome(model, self.directory.read_json(SUMMARY), self.history)
 
-AnyRecorder = Recorder | NullRecorder
+    def _tell_result(self, best: Fitted) -> None:
+        self.voice.result(result_text(shown(self.directory / MODEL), best))

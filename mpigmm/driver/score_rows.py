@@ -12,16 +12,18 @@ from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.row_checks import BadRowError, check_finite, check_magnitude
 from mpigmm.core.tile import Tile
-from mpigmm.data.source import Header, Source, find_dataset, read_header, resolve_paths
+from mpigmm.data.hdf5_source import Hdf5Source, find_dataset, read_header, resolve_paths
+from mpigmm.data.source import Header
 from mpigmm.driver.devices import Devices, common_ops
 from mpigmm.driver.layout import choose_tile_rows, lay_out
 from mpigmm.driver.survey_pass import bad_row_text, first_centre
 from mpigmm.driver.worker import RankContext, Tiles, open_context
 from mpigmm.errors import DataError, counted, shown
 from mpigmm.options import ComputeOptions
-from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.comm import Comm, SingleProcess
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.runs.model_file import Model, load_model
+from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import load_model
 from mpigmm.runs.streams import write_message
 
 DATASET = "/X"
@@ -55,7 +57,7 @@ def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: 
         )
     if header.n_rows == 0:
         raise DataError(f"{shown(dataset)} has no rows in {header.files}")
-    return ScoreTask(model.mixture, header, first_centre(Source(header)))
+    return ScoreTask(model.mixture, header, first_centre(SingleProcess(), Hdf5Source(header)))
 
 
 def choose_dataset(model: Model, model_path: str, data: Sequence[str]) -> str:
@@ -98,8 +100,9 @@ def open_stream(comm: Comm, task: ScoreTask, stop: StopRequest) -> RankContext:
     devices, compute = Devices.cpus(comm.size), ComputeOptions(memory=0)
     tile_rows = choose_tile_rows(compute, devices, task.mixture.n_features, task.mixture.n_components)
     ops = common_ops(comm)
-    layout = lay_out(comm, task.header, tile_rows, compute, devices)
-    return open_context(comm, Source(task.header), layout, devices, stop, ops)
+    source = Hdf5Source(task.header)
+    layout = lay_out(comm, source, tile_rows, compute, devices)
+    return open_context(comm, source, layout, devices, stop, ops)
 
 
 def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Callable[[], PosteriorFunction]) -> None:

@@ -10,7 +10,7 @@ from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
 from mpigmm.driver.em_loop import EmLoop
-from mpigmm.driver.recorder import AnyRecorder
+from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.stopping import converged
 from mpigmm.driver.survey_pass import Sample
 from mpigmm.errors import DegenerateError
@@ -77,7 +77,7 @@ class Starts:
 
 
 def fit_starts(
-    loop: EmLoop, options: FitOptions, progress: Progress, starts: Starts, recorder: AnyRecorder
+    loop: EmLoop, options: FitOptions, progress: Progress, starts: Starts, recorder: NullRecorder
 ) -> Progress:
     """Run all starts that are not complete; returns the finished progress with the best of them. Collective."""
     comm, algorithm = loop.context.comm, loop.algorithm
@@ -101,7 +101,7 @@ def fit_starts(
     return progress
 
 
-def save(comm: Comm, recorder: AnyRecorder, progress: Progress) -> None:
+def save(comm: Comm, recorder: NullRecorder, progress: Progress) -> None:
     """Write a checkpoint. Collective."""
     with comm.together():
         recorder.save(progress)

@@ -16,8 +16,7 @@ from mpigmm.driver.devices import Devices
 from mpigmm.driver.reduction import Reduction
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import host
-from mpigmm.runs.hdf5 import hdf5_version
-from mpigmm.runs.model_file import Model
+from mpigmm.runs.model import Model
 from mpigmm.runs.state import Fitted
 from mpigmm.version import __version__
 
@@ -66,10 +65,10 @@ def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
     }
 
 
-def usage(reduction: Reduction, begin: float) -> dict[str, Any]:
+def usage(reduction: Reduction) -> dict[str, Any]:
     """The part of ``summary.json`` about time and memory, complete on root alone. Collective.
 
-    Seconds are root's, since `begin`; memory is the largest peak of a rank.
+    Seconds are root's, since the run began; memory is the largest peak of a rank.
     """
     context, clock = reduction.context, reduction.clock
     ranks = context.comm.gather((host(), peak_memory()))
@@ -77,7 +76,7 @@ def usage(reduction: Reduction, begin: float) -> dict[str, Any]:
         "n_ranks": context.comm.size,
         "threads_per_rank": context.n_threads,
         "hosts": sorted({name for name, _ in ranks}),
-        "seconds": time.monotonic() - begin,
+        "seconds": time.monotonic() - context.stop.begun,
         "seconds_read": context.block.seconds_read,
         "seconds_compute": clock.compute,
         "seconds_communicate": clock.communicate,
@@ -86,14 +85,14 @@ def usage(reduction: Reduction, begin: float) -> dict[str, Any]:
     }
 
 
-def versions(cupy: str | None) -> dict[str, Any]:
-    """The part of ``summary.json`` with versions of libraries; CuPy's where a rank uses it."""
+def versions(cupy: str | None, **others: str) -> dict[str, Any]:
+    """The part of ``summary.json`` with versions of libraries: of CuPy where a rank uses it, and of `others`."""
     return {
         "versions": {
             "mpigmm": __version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "hdf5": hdf5_version(),
+            **others,
             **({"cupy": cupy} if cupy else {}),
         },
     }

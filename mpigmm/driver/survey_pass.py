@@ -12,11 +12,11 @@ from mpigmm.core.row_checks import BadRowError
 from mpigmm.core.sampling import RowSample, RowSampler
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
-from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.errors import DataError, shown
 from mpigmm.options import FitOptions
+from mpigmm.parallel.comm import Comm
 
 FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
 """Rows that are read to find a centre: first, and at most at a time while none can be used."""
@@ -34,9 +34,7 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
     Raises `AgreedError` naming the first row that cannot be used.
     """
     comm, header = context.comm, context.header
-    with comm.together():
-        centre = first_centre(context.block.source) if comm.is_root else None
-    centre = comm.bcast(centre)
+    centre = first_centre(comm, context.block.source)
     sampler = RowSampler(options.init.seed, sample_size / header.n_rows)
     own, sample = empty_survey(centre, options), RowSample()
 
@@ -56,18 +54,39 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
     return replace(summary, centre=middle), (values, sample_weight)
 
 
-def first_centre(source: Source | SyntheticSource) -> FloatArray:
-    """A point amid the rows (D,): the median of the first finite rows of positive weight; zeros if there are none."""
+def first_centre(comm: Comm, source: Source) -> FloatArray:
+    """A point amid the rows (D,): the median of the first finite rows of positive weight; zeros if there are none.
+
+    Collective; raises `AgreedError`.
+    """
     start, count, n_rows = 0, FIRST_ROWS, source.header.n_rows
     while start < n_rows:
-        rows = source.read(start, min(start + count, n_rows))
-        used = np.isfinite(rows.values).all(axis=1)
-        if rows.sample_weight is not None:
-            used &= rows.sample_weight.astype(np.float64) > 0
-        if used.any():
-            return np.asarray(np.median(rows.values[used].astype(np.float64), axis=0))
+        with comm.together():
+            own = usable_values(comm, source, start, min(start + count, n_rows))
+        found = comm.concatenate(own)
+        centre = comm.bcast(np.median(found, axis=0) if len(found) else None)
+        if centre is not None:
+            return np.asarray(centre)
         start, count = start + count, min(2 * count, MOST_ROWS)
     return np.zeros(source.header.n_features)
+
+
+def usable_values(comm: Comm, source: Source, start: int, stop: int) -> FloatArray:
+    """Values (n, D) of the finite rows of positive weight among rows start to stop - 1.
+
+    Of a source that all ranks can read, root returns all such rows, and the others none.
+    """
+    held = source.held
+    if held is None:
+        held = range(source.header.n_rows if comm.is_root else 0)
+    start, stop = max(start, held.start), min(stop, held.stop)
+    if start >= stop:
+        return np.empty((0, source.header.n_features))
+    rows = source.read(start, stop)
+    used = np.isfinite(rows.values).all(axis=1)
+    if rows.sample_weight is not None:
+        used &= rows.sample_weight.astype(np.float64) > 0
+    return np.asarray(rows.values[used], np.float64)
 
 
 def empty_survey(centre: FloatArray, options: FitOptions) -> DataSummaryStatistics:
@@ -101,12 +120,21 @@ def bad_row_text(
     """The message about a row that cannot be used, with the remedy."""
     where = header.where(error.row)
     if error.column is None:
-        return f"data.weights: {where} has weight {error.value:g}; weights are finite and >= 0"
+        return f"{header.weights_name}: {where} has weight {error.value:g}; weights are finite and >= 0"
     what = "NaN" if np.isnan(error.value) else "an infinity" if np.isinf(error.value) else f"{error.value:g}"
     column = header.column(error.column)
     if np.isfinite(error.value):
         return f"{where} holds {what} in column {column}, too large to square; rescale the column, or leave the row out"
     return f"{where} holds {what} in column {column}; {remedy}"
+
+
+def check_n_rows(header: Header, n_components: int) -> None:
+    """Raise `DataError` where the rows of a fit are fewer than the components."""
+    if header.n_rows < n_components:
+        raise DataError(
+            f"model.n_components: {n_components} components need at least as many rows, but "
+            f"{shown(header.dataset)} has {header.n_rows}; lower it, or check {header.named_by}"
+        )
 
 
 def check_summary(summary: DataSummary, header: Header, options: FitOptions) -> None:
@@ -115,12 +143,11 @@ def check_summary(summary: DataSummary, header: Header, options: FitOptions) -> 
     if summary.n_samples < k:
         raise DataError(
             f"model.n_components: {k} components need at least {k} rows, but {shown(header.dataset)} has "
-            f"{summary.n_samples} usable ones of {header.n_rows}; lower it, or check data.rows, data.weights and "
-            "data.missing"
+            f"{summary.n_samples} usable ones of {header.n_rows}; lower it, or check {header.selected_by}"
         )
     if not summary.total_weight > LEAST_WEIGHT:
         raise DataError(
-            f"data.weights: they sum to {summary.total_weight:g}, too little to compute with; scale them up"
+            f"{header.weights_name}: they sum to {summary.total_weight:g}, too little to compute with; scale them up"
         )
     if options.model.reg_covar == 0:
         check_variances(summary, header)
@@ -202,14 +229,14 @@ def far_row(context: RankContext, summary: DataSummary, sample: Sample) -> str |
     row = -int(comm.max(np.array([-float(found)]))[0])
     warning = None
     with comm.together():
-        if comm.is_root and row < header.n_rows:
+        if found == row < header.n_rows:
             values = context.block.source.read(row, row + 1).values[0].astype(np.float64)
             column = int((np.abs(values - median) > limit).argmax())
             warning = (
-                f"warning: {header.where(row)} holds {values[column]:g} in column {header.column(column)}, a million "
+                f"{header.where(row)} holds {values[column]:g} in column {header.column(column)}, a million "
                 "standard deviations from the rest; if it means a missing value, write NaN and set data.missing: drop"
             )
-    return warning
+    return next(filter(None, comm.gather(warning)), None)
 
 
 def _first_far_row(context: RankContext, summary: DataSummary, median: FloatArray, limit: FloatArray) -> int:

@@ -12,10 +12,11 @@ from mpigmm.core.gpu.arrays import DeviceError, DeviceMemoryError
 from mpigmm.core.gpu.staging import LEVELS, Stage
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.tile import Tile
+from mpigmm.data.array_source import ArraySource
 from mpigmm.data.block import Block
 from mpigmm.data.malloc import return_freed_memory
 from mpigmm.data.source import Header, Source
-from mpigmm.data.synthetic import SyntheticSource
+from mpigmm.driver.borders import complete_tiles
 from mpigmm.driver.devices import Devices, load_ops
 from mpigmm.driver.layout import Layout
 from mpigmm.parallel.comm import Comm, host
@@ -139,6 +140,13 @@ class RankContext:
                 self.block.make_resident()
         return LEVELS[self._level]
 
+    def close(self) -> None:
+        """End the threads, and give the memory of the GPU back."""
+        self.workers.close()
+        self.stage = None
+        if self.devices.ops is not None:
+            self.devices.ops.arrays.release()
+
     def _checked(self, tiles: Tiles) -> Tiles:
         """The tiles; before each it is checked whether the run is to stop."""
         for tile in tiles:
@@ -151,7 +159,7 @@ class RankContext:
 
 
 def open_context(
-    comm: Comm, source: Source | SyntheticSource, layout: Layout, devices: Devices, stop: StopRequest, ops: str
+    comm: Comm, source: Source, layout: Layout, devices: Devices, stop: StopRequest, ops: str
 ) -> RankContext:
     """This rank's context, with its rows in memory if the layout says so. Collective; raises `AgreedError`.
 
@@ -162,6 +170,8 @@ def open_context(
         Name of the array operations on the host.
     """
     return_freed_memory()
+    if isinstance(source, ArraySource):
+        complete_tiles(comm, source, layout.tile_rows)
     with comm.together():
         stage = Stage(devices.ops.arrays, layout.gpu_bytes) if devices.ops is not None else None
         block = Block(source, layout.tiles, layout.tile_rows, layout.resident)

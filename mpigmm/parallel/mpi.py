@@ -107,9 +107,9 @@ class MpiComm(Comm):
         return whole
 
     def transfer(self, outgoing: Sequence[Transfer], incoming: Sequence[Transfer]) -> None:
-        sent = [self.mpi.Isend(piece, dest=each.rank) for each in outgoing for piece in pieces(each.array.reshape(-1))]
+        sent = [self.mpi.Isend(piece, dest=each.rank) for each in outgoing for piece in pieces(bytes_of(each.array))]
         for each in incoming:
-            for piece in pieces(each.array.reshape(-1)):
+            for piece in pieces(bytes_of(each.array)):
                 self.mpi.Recv(piece, source=each.rank)
         MPI.Request.Waitall(sent)
 
@@ -156,6 +156,11 @@ class MpiComm(Comm):
         MPI.Finalize()
         if exit_code and self.size > 1:
             time.sleep(LEAVING_SECONDS)
+
+
+def bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The memory of a contiguous array: MPI does not know all of NumPy's dtypes."""
+    return array.reshape(-1).view(np.uint8)
 
 
 def pieces(vector: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -25,6 +25,11 @@ def own_tiles(n_tiles: int, rank: int, speeds: Sequence[int]) -> range:
     return range(start, start + counts[rank])
 
 
+def held_tiles(rows: range, tile_rows: int) -> range:
+    """The tiles of a rank that holds these rows in its memory: those whose first row is among them."""
+    return range(count_tiles(rows.start, tile_rows), count_tiles(rows.stop, tile_rows))
+
+
 def count_tiles(n_rows: int, tile_rows: int) -> int:
     """Number of tiles of a grid over n_rows, the last of which may be shorter."""
     return -(-n_rows // tile_rows)

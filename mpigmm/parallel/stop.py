@@ -52,11 +52,14 @@ class StopRequest:
         When the run is to stop without a signal, on the clock of `time.monotonic`.
     advice : str
         What the user can do after the stop, for the message.
+    begun : float
+        When the run began, on the clock of `time.monotonic`.
     pace : Pace
         Of the current pass.
     """
 
     def __init__(self) -> None:
+        self.begun = time.monotonic()
         self.received: signal.Signals | None = None
         self.deadline = float("inf")
         self.advice = "run the same command again"

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class ConvergenceLog:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line. Where it cannot be written now, raises `OutputError`; the next call writes it too."""
-        self._values.extend(math.nan if line[name] is None else line[name] for name in COLUMNS)
+        self._values.extend(row_of(line))
         self.flush()
 
     def flush(self) -> None:
@@ -100,6 +100,11 @@ class ConvergenceLog:
         width = len(COLUMNS)
         starts = range(first * width, len(self._values), width)
         return b"".join(_encode(self._values[start : start + width]) for start in starts)
+
+
+def row_of(line: Mapping[str, Any]) -> list[float]:
+    """The numbers of a line, in the order of `COLUMNS`; NaN for a null."""
+    return [math.nan if line[name] is None else line[name] for name in COLUMNS]
 
 
 def _encode(row: Iterable[float]) -> bytes:

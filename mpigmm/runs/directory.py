@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mpigmm.data.files import NO_FOLLOW, cannot_write, remedy, remove_leftovers, write_whole
-from mpigmm.errors import OutputError, reason, shown
+from mpigmm.errors import DataError, OutputError, reason, shown
 from mpigmm.runs.owned import CHECKPOINTS, CONFIG, MODEL, OUTPUTS, SUMMARY, beginning, foreign_files, has_mark, marked
 
 LOCK_SECONDS = 10.0
@@ -98,6 +98,14 @@ class RunDirectory:
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file."""
         write_whole(self / name, json.dumps(value, indent=2).encode() + b"\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file; raises `DataError`."""
+        try:
+            content: dict[str, Any] = json.loads((self / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{shown(self / name)} cannot be read{reason(error)}; remove it") from None
+        return content
 
     def _lies_here(self, path: Path, name: str) -> bool:
         """Whether a path leads, by links or not, to the file of this name in the directory."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,12 @@ from mpigmm.core.mixture import Mixture, MixtureError
 from mpigmm.errors import DataError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.guarded import never
+from mpigmm.runs.model import Model
 
 FORMAT = "mpigmm-model"
 FORMAT_VERSION = 1
 COMMON = ("weights", "means")
 """Arrays of a mixture with any type of covariances."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A mixture, and facts about the fit that it comes from.
-
-    Attributes
-    ----------
-    mixture : Mixture
-    n_samples : int
-    mean_log_likelihood : float
-        Log-likelihood of this mixture, divided by the sum of the rows' weights.
-    n_iter : int
-    converged : bool
-    config : dict
-        The configuration of the fit, as in ``config.yaml``; empty for files that another program wrote.
-    """
-
-    mixture: Mixture
-    n_samples: int = 0
-    mean_log_likelihood: float = float("nan")
-    n_iter: int = 0
-    converged: bool = False
-    config: dict[str, Any] | None = None
 
 
 def save_model(path: Path, model: Model) -> None:

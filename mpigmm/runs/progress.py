@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from mpigmm.runs.streams import STREAM_ERRORS, write_message
+from mpigmm.runs.streams import STREAM_ERRORS, print_result, write_message
+from mpigmm.runs.voice import Voice
 
 DAY = 86400.0
 MANY_YEARS = 1e4 * DAY
@@ -16,8 +17,8 @@ LOG_SECONDS, LIVE_SECONDS = 5.0, 0.25
 """Least seconds between two messages on the progress of the initialisation, in a batch log and on a terminal."""
 
 
-class Reporter:
-    """Shows the progress of a fit.
+class Reporter(Voice):
+    """Shows the progress of a fit on standard error, and its result on standard output.
 
     Parameters
     ----------
@@ -26,6 +27,7 @@ class Reporter:
     """
 
     def __init__(self, max_iter: int, n_init: int) -> None:
+        super().__init__()
         self.max_iter = max_iter
         self.n_init = n_init
         self._live = _start_live() if sys.stderr.isatty() else None
@@ -38,6 +40,9 @@ class Reporter:
             return
         with suppress(*STREAM_ERRORS):
             self._live.console.print(text, highlight=False, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
 
     def iteration(self, line: dict[str, Any]) -> None:
         """Show an iteration's log line."""
@@ -72,6 +77,11 @@ class Reporter:
 
     def _start(self, init: int) -> str:
         return f"start {init + 1}/{self.n_init}  " if self.n_init > 1 else ""
+
+    def result(self, text: str) -> None:
+        """Print a text to standard output; raises `OutputError`."""
+        self.close()
+        print_result(text)
 
     def close(self) -> None:
         """Stop updating the line on the terminal."""

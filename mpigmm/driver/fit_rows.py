@@ -1,0 +1,130 @@
+"""A fit, from a source of rows to the best mixture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+from mpigmm.core.algorithms.initialise import sample_size
+from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.ops.numpy import NUMPY
+from mpigmm.data.source import Source
+from mpigmm.driver.devices import Devices, choose_devices
+from mpigmm.driver.em_loop import em_loop
+from mpigmm.driver.layout import lay_out
+from mpigmm.driver.load_balance import measured_speeds
+from mpigmm.driver.null_recorder import NullRecorder
+from mpigmm.driver.reduction import Reduction
+from mpigmm.driver.resume_plan import ResumePlan
+from mpigmm.driver.starts import Starts, fit_starts
+from mpigmm.driver.summary import usage
+from mpigmm.driver.survey_pass import check_n_rows, far_row, survey_rows
+from mpigmm.driver.worker import RankContext, open_context
+from mpigmm.errors import EXIT_INTERRUPTED, AgreedError
+from mpigmm.options import FitOptions
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.parallel.walltime import RESERVE_SECONDS
+
+
+def fit_rows(
+    comm: Comm, options: FitOptions, source: Source, new_recorder: Callable[[], NullRecorder], stop: StopRequest
+) -> NullRecorder:
+    """Fit a mixture to the rows of a source. Collective; raises `AgreedError`.
+
+    Parameters
+    ----------
+    comm, options, source
+    new_recorder : callable
+        Makes the recorder; called on root.
+    stop : StopRequest
+
+    Returns
+    -------
+    recorder : NullRecorder
+        On root, with the outcome.
+    """
+    COVARIANCE_TYPES[options.model.covariance_type].prepare()
+    with ExitStack() as stack:
+        stack.enter_context(single_threaded_blas)
+        with comm.together():
+            check_n_rows(source.header, options.model.n_components)
+        devices = choose_devices(comm, options.compute.device)
+        recorder, plan = open_record(comm, new_recorder, devices, stack, stop)
+        stop.deadline = time.monotonic() + plan.seconds_left - RESERVE_SECONDS
+        recorder.set_deadline(stop.deadline)
+        try:
+            context, plan = lay_out_rows(comm, options, source, plan, devices, stop)
+            stack.callback(context.close)
+            survey_and_fit(context, options, plan, recorder)
+        except AgreedError as error:
+            if error.exit_code == EXIT_INTERRUPTED:
+                save_interrupted(comm, recorder, stop)
+            raise
+        return recorder
+
+
+def open_record(
+    comm: Comm, new_recorder: Callable[[], NullRecorder], devices: Devices, stack: ExitStack, stop: StopRequest
+) -> tuple[NullRecorder, ResumePlan]:
+    """The recorder of this rank, which the stack closes, and the plan. Collective; raises `AgreedError`."""
+    recorder = NullRecorder()
+    plan = None
+    with comm.together():
+        if comm.is_root:
+            recorder = new_recorder()
+        stack.enter_context(closing(recorder))
+        plan = recorder.open(devices, stop.check)
+    return recorder, comm.bcast(plan)
+
+
+def lay_out_rows(
+    comm: Comm, options: FitOptions, source: Source, plan: ResumePlan, devices: Devices, stop: StopRequest
+) -> tuple[RankContext, ResumePlan]:
+    """The context of this rank, and the plan with the speeds of ranks whose devices differ. Collective."""
+    speeds, ops = None, plan.ops
+    if plan.complete:
+        ops = NUMPY.name
+    elif devices.mixed and source.held is None:
+        speeds, known = measured_speeds(comm, options, source.header, plan, devices, stop)
+        plan = replace(plan, speeds=known)
+    layout = lay_out(comm, source, plan.tile_rows, options.compute, devices, speeds)
+    return open_context(comm, source, layout, devices, stop, ops), plan
+
+
+def survey_and_fit(context: RankContext, options: FitOptions, plan: ResumePlan, recorder: NullRecorder) -> None:
+    """Survey the rows, run all starts, write the results. Collective."""
+    comm, devices, model = context.comm, context.devices, options.model
+    summary, sample = survey_rows(context, options, sample_size(model.n_components, context.header.n_features))
+    warning = far_row(context, summary, sample)
+    with comm.together():
+        recorder.begin(plan, summary, devices, [warning, context.layout.warning, devices.note])
+    if plan.complete:
+        return
+    starts = Starts(options, plan.start, sample, recorder.initialisation)
+    del sample
+    reduction = Reduction(context, recorder.is_spent, recorder.say)
+    loop = em_loop(reduction, options, summary)
+    progress = fit_starts(loop, options, plan.progress, starts, recorder)
+    used = {"resumed_from": plan.resumed_from, **usage(reduction)}
+    with comm.together():
+        recorder.finish(progress, summary, devices, used)
+
+
+def save_interrupted(comm: Comm, recorder: NullRecorder, stop: StopRequest) -> None:
+    """Save the last iteration, and warn where too little time was allowed to save anything. Collective."""
+    is_for_time = any(comm.allgather(stop.is_for_time))
+    with comm.together():
+        recorder.save_latest()
+        if is_for_time:
+            recorder.check_time(*seconds_spent(stop))
+
+
+def seconds_spent(stop: StopRequest) -> tuple[float, float | None]:
+    """Seconds from the beginning of the run until now, and to the end of the current pass over the tiles, if it is
+    known."""
+    spent, whole_pass = time.monotonic() - stop.begun, stop.pace.seconds()
+    return spent, None if whole_pass is None else stop.pace.begun - stop.begun + whole_pass
