@@ -45,6 +45,7 @@ CORE = (
     "algorithms",
     "priors",
     "precision sum_format",
+    "draw",
     "mixture",
     "covariances | estep",
     "factors statistics",

@@ -1,7 +1,8 @@
 """Factors U_k of the precision matrices, with U_k U_k^T = inverse of covariance k.
 
 The whitened coordinates of a row x are U_k^T (x - mean_k), and its squared Mahalanobis distance from component k is the
-sum of their squares. The E-step needs nothing else of the covariances, of whatever type they are.
+sum of their squares. The E-step needs nothing else of the covariances, of whatever type they are, and neither does the
+drawing of rows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from mpigmm.core.arrays import Indices
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.matrices import distance_bound
+from mpigmm.core.matrices import distance_bound, precision, unwhiten
 
 
 class Factors(ABC):
@@ -23,6 +24,18 @@ class Factors(ABC):
     def log_determinants(self, n_features: int) -> FloatArray:
         """log det U_k, half the log-determinant of the precision; shape (K,), or () where all components share a
         factor."""
+
+    @abstractmethod
+    def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
+        """The rows U_k^-T z (n, D) for the rows z of standard (n, D), where k is the row's entry of components (n,).
+
+        If z is standard normal, the covariance of U_k^-T z is that of component k. The result is a new array.
+        """
+
+    @abstractmethod
+    def precisions(self) -> FloatArray:
+        """The precision matrices U_k U_k^T: matrices (K, D, D), a matrix (D, D) that all components share, diagonals
+        (K, D), or multiples (K,) of the identity matrix. Matrices are symmetric to the last bit."""
 
     @abstractmethod
     def precision_diagonals(self) -> FloatArray:
@@ -60,6 +73,19 @@ class TriangularFactors(Factors):
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper, axis1=1, axis2=2)).sum(axis=1))
 
+    def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
+        rows = np.empty_like(standard)
+        for k in np.unique(components):
+            own = np.flatnonzero(components == k)
+            rows[own] = unwhiten(self.upper[k], standard[own])
+        return rows
+
+    def precisions(self) -> FloatArray:
+        precisions = np.empty_like(self.upper)
+        for k, factor in enumerate(self.upper):  # one by one: their products would take as much memory again
+            precisions[k] = precision(factor)
+        return precisions
+
     def precision_diagonals(self) -> FloatArray:
         return np.asarray(np.einsum("kde,kde->kd", self.upper, self.upper))
 
@@ -91,6 +117,12 @@ class SharedTriangularFactor(Factors):
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper)).sum())
 
+    def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
+        return unwhiten(self.upper, standard)
+
+    def precisions(self) -> FloatArray:
+        return precision(self.upper)
+
     def precision_diagonals(self) -> FloatArray:
         return np.asarray(np.square(self.upper).sum(axis=1))
 
@@ -119,6 +151,12 @@ class DiagonalFactors(Factors):
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(self.roots).sum(axis=1))
 
+    def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
+        return standard / self.roots[components]
+
+    def precisions(self) -> FloatArray:
+        return np.square(self.roots)
+
     def precision_diagonals(self) -> FloatArray:
         return np.square(self.roots)
 
@@ -146,6 +184,12 @@ class IsotropicFactors(Factors):
 
     def log_determinants(self, n_features: int) -> FloatArray:
         return n_features * np.log(self.roots)
+
+    def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
+        return standard / self.roots[components, None]
+
+    def precisions(self) -> FloatArray:
+        return np.square(self.roots)
 
     def precision_diagonals(self) -> FloatArray:
         return np.square(self.roots)[:, None]

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
+from mpigmm.core.arrays import HOST
 from mpigmm.core.exact import FloatArray
 
 SYMMETRY = 1e-5
@@ -33,6 +34,20 @@ def precision_cholesky(covariance: FloatArray) -> FloatArray:
     if info != 0 or not np.isfinite(inverse).all():
         raise np.linalg.LinAlgError("not positive definite, or nearly singular")
     return np.ascontiguousarray(inverse.T)
+
+
+def unwhiten(factor: FloatArray, standard: FloatArray) -> FloatArray:
+    """The rows U^-T z (n, D) for the rows z of standard (n, D), by forward substitution with a factor U (D, D)."""
+    rows = HOST.empty(standard.size).reshape(standard.shape)
+    rows[:] = standard
+    solved, _ = lapack().dtrtrs(factor.T, rows.T, lower=1, overwrite_b=1)  # U^T has no zero on its diagonal
+    return np.asarray(solved.T)
+
+
+def precision(factor: FloatArray) -> FloatArray:
+    """U U^T (D, D) for a factor U (D, D), symmetric to the last bit."""
+    product = factor @ factor.T
+    return np.asarray((product + product.T) / 2)
 
 
 def is_symmetric(covariance: FloatArray) -> bool:

@@ -158,6 +158,14 @@ class Covariances(ABC):
     def factorised(self) -> Factors:
         """Compute the value of `factors`; raises `SingularCovarianceError`."""
 
+    @property
+    def precisions(self) -> FloatArray:
+        """The inverses of the covariances, in the shape that scikit-learn gives `precisions_` of the same type.
+
+        They are computed from the factors at each call. Raises `SingularCovarianceError`.
+        """
+        return self.factors.precisions()
+
     @abstractmethod
     def bounds(self, deviations: FloatArray) -> FloatArray:
         """Upper bounds (n_second,) of one row's terms in the packed second moments.
