@@ -50,6 +50,14 @@ class InterruptedRunError(MpigmmError):
     exit_code = EXIT_INTERRUPTED
 
 
+class InterruptedCallError(InterruptedRunError, KeyboardInterrupt):
+    """A call was interrupted by KeyboardInterrupt on some rank; raised on all of them."""
+
+
+class MpigmmWarning(UserWarning):
+    """A warning about a fit: its settings, its rows or its result."""
+
+
 class AgreedError(MpigmmError):
     """The one error that all ranks have agreed to end with.
 

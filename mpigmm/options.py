@@ -26,8 +26,6 @@ def option(help: str, default: Any = None, **rules: Any) -> Any:
         are the values; or ``available=(...)``, the values that this version accepts. ``planned=(...)`` are values
         besides those of a registry, which a later version will accept: their error message says so.
     """
-    if rules.get("required"):
-        return field(metadata={"help": help, **rules})
     return field(default=default, metadata={"help": help, **rules})
 
 
@@ -35,6 +33,7 @@ def option(help: str, default: Any = None, **rules: Any) -> Any:
 class DataOptions:
     path: str | list[str] = option(
         "HDF5 file, list of files or glob (in natural order: p.2 before p.10); the rows of several are one matrix.",
+        "",
         required=True,
     )
     dataset: str = option("Dataset that holds the rows, (n_samples, n_features) or (n_samples,).", "/X")
@@ -137,7 +136,7 @@ class OutputOptions:
 class FitOptions:
     """The configuration of a run: one field for each section."""
 
-    data: DataOptions
+    data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     init: InitOptions = field(default_factory=InitOptions)
     em: EmOptions = field(default_factory=EmOptions)

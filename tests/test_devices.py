@@ -108,7 +108,7 @@ def test_one_answer_on_gpus(comm: Comm, case: Path, offer: Offer, monkeypatch: p
     offer(StrictGpu())
     on_gpu = "compute.device=gpu"
     whole = read_model(fit(comm, case, "whole", on_gpu) / "model.h5")
-    monkeypatch.setattr(Comm, "check_launcher", lambda self: None)
+    monkeypatch.setattr(MpiComm, "check_launcher", lambda self: None)
     alone = fit(MpiComm(MPI.COMM_SELF), case, f"alone{comm.rank}", on_gpu)
     assert_same_bits(read_model(alone / "model.h5"), whole)
     others = {

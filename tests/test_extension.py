@@ -30,6 +30,7 @@ from mpigmm.core.covariances.diag import Diag
 from mpigmm.core.mixture import Mixture
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
 
 pytestmark = pytest.mark.parallel
@@ -46,7 +47,7 @@ def registries(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-class Alone(Comm):
+class Alone(MpiComm):
     """This rank without the others."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from mpigmm.__main__ import serve
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.tile import Tile
-from mpigmm.driver import score_rows
+from mpigmm.driver import posteriors
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -84,7 +84,7 @@ def place(comm: Comm, shared_path: Path) -> Place:
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy's loops, then the best ones."""
     if request.param == "numpy":
-        monkeypatch.setattr(score_rows, "common_ops", lambda comm: NUMPY.name)
+        monkeypatch.setattr(posteriors, "common_ops", lambda comm: NUMPY.name)
 
 
 @pytest.mark.parallel

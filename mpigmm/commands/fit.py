@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpigmm.data.hdf5_source import Hdf5Source, read_header
+from mpigmm.driver.file_rows import open_files
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.recorder import Recorder
 from mpigmm.errors import EXIT_DONE
@@ -14,16 +14,12 @@ from mpigmm.runs.progress import Reporter
 
 def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     """Fit the mixture that a request describes; returns the exit code. Collective."""
-    options, data = request.options, request.options.data
+    options = request.options
     stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
-    header = None
-    with comm.together():
-        if comm.is_root:
-            header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
-    header = comm.bcast(header)
+    source = open_files(comm, options.data)
 
     def new_recorder() -> Recorder:
-        return Recorder(request, header, Reporter(options.em.max_iter, options.init.n_init))
+        return Recorder(request, source.header, Reporter(options.em.max_iter, options.init.n_init))
 
-    fit_rows(comm, options, Hdf5Source(header), new_recorder, stop)
+    fit_rows(comm, options, source, new_recorder, stop)
     return EXIT_DONE

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
-from mpigmm.data.hdf5_source import input_files
+from mpigmm.data.hdf5_source import Hdf5Source, input_files
 from mpigmm.data.output import Column, OutputFile, RowWriter, create, discard, publish, publish_new
-from mpigmm.driver.score_rows import PosteriorFunction, ScoreTask, for_each_posterior, open_stream, open_task
+from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior, open_stream
+from mpigmm.driver.score_rows import open_task
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.requests import PredictRequest
+from mpigmm.rows import Rows
 from mpigmm.runs.hdf5 import outline
 
 FORMAT = "mpigmm-predict"
@@ -34,7 +36,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
             check_out(request, task, stop.check)
             is_new = not os.path.lexists(request.out)
     task = comm.bcast(task)
-    context = open_stream(comm, task, stop)
+    context = open_stream(comm, Hdf5Source(task.header), task, stop)
     output_file = None
     try:
         with comm.together():
@@ -127,7 +129,8 @@ def columns(proba: int) -> dict[str, Column]:
 def tile_writer(writer: RowWriter, proba: int) -> PosteriorFunction:
     """A function that writes the labels, log-densities and largest posteriors of a tile."""
 
-    def write_tile(first: int, resp: FloatArray, log_density: FloatArray) -> None:
+    def write_tile(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
+        first = rows.first
         writer.write("labels", first, resp.argmax(axis=0))
         writer.write("log_density", first, log_density)
         if proba:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
-from mpigmm.core.row_checks import LARGEST_MAGNITUDE, check_finite, check_magnitude, check_sample_weight
+from mpigmm.core.row_checks import LARGEST_MAGNITUDE, check_finite, check_magnitude, check_sample_weight, used_values
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows
 
@@ -111,11 +111,10 @@ class DataSummaryStatistics:
 
     def _refuse(self, rows: Rows) -> None:
         """Raise `BadRowError` for the first row of weight > 0 that is an error."""
-        values, weight = rows.values, rows.sample_weight
-        used = values if weight is None else np.where(weight[:, None] == 0, 0, values)
+        used = used_values(rows)
         if not self.drop:
             check_finite(used, rows.first)
-        check_magnitude(np.where(np.isfinite(used), used, 0), values, rows.first)
+        check_magnitude(np.where(np.isfinite(used), used, 0), rows.values, rows.first)
 
     def _add_sums(self, tile: Tile, rows: Rows) -> None:
         weight, weighted, used = tile.sample_weight, tile.rows, tile.rows

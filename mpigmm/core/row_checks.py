@@ -31,6 +31,12 @@ class BadRowError(Exception):
         self.value = value
 
 
+def used_values(rows: Rows) -> NDArray[np.generic]:
+    """Values (n, D) of rows, with zeros for those of weight zero."""
+    weight = rows.sample_weight
+    return rows.values if weight is None else np.where(weight[:, None] == 0, 0, rows.values)
+
+
 def check_finite(values: NDArray[np.generic], first_row: int) -> None:
     """Raise `BadRowError` for the first NaN or infinity among values (n, D), whose first row has number first_row."""
     if values.dtype.kind == "f":

@@ -77,7 +77,7 @@ class Reduction:
     ----------
     clock : Clock
         Seconds of all passes so far.
-    error : Exception or None
+    error : BaseException or None
         An error of this rank's that the other ranks learn of in the next reduction.
     """
 
@@ -89,7 +89,7 @@ class Reduction:
     ) -> None:
         self.context = context
         self.clock = Clock()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._is_spent = is_spent
         self._say = say
         self._gpu_is_full: DeviceMemoryError | None = None
@@ -134,7 +134,7 @@ class Reduction:
         """Call work() on one rank; if it raises an error, all ranks end with that error at the next reduction."""
         try:
             work()
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self.error = error
 
     def agree(self) -> None:
@@ -155,13 +155,14 @@ class Reduction:
             packed = empty_buffer(size, self._arrays(on_host)[1])  # before the pass, which may fill the GPU
         if self.error is None:
             try:
+                self.context.stop.check()  # a rank without tiles too
                 with self.context.guarded():
                     self._fill(packed, size, add_own, on_host)
                 return packed
             except DeviceMemoryError as error:
                 # A copy: the traceback of the error refers to arrays on the GPU.
                 self._gpu_is_full = DeviceMemoryError(str(error))
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
                 self.error = error
             with self.context.guarded():
                 packed[:] = 0

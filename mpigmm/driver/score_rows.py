@@ -1,45 +1,23 @@
-"""For `predict` and `score`: opens a model and rows with its features, and computes posteriors tile by tile."""
+"""For `predict` and `score`: opens a model and rows with its features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpigmm.core.estep.step import EStep
-from mpigmm.core.exact import FloatArray
-from mpigmm.core.mixture import Mixture, safe_centre
-from mpigmm.core.row_checks import BadRowError, check_finite, check_magnitude
-from mpigmm.core.tile import Tile
 from mpigmm.data.hdf5_source import Hdf5Source, find_dataset, read_header, resolve_paths
 from mpigmm.data.source import Header
-from mpigmm.driver.devices import Devices, common_ops
-from mpigmm.driver.layout import choose_tile_rows, lay_out
-from mpigmm.driver.survey_pass import bad_row_text, first_centre
-from mpigmm.driver.worker import RankContext, Tiles, open_context
+from mpigmm.driver.posteriors import ScoreTask
+from mpigmm.driver.survey_pass import first_centre
 from mpigmm.errors import DataError, counted, shown
-from mpigmm.options import ComputeOptions
-from mpigmm.parallel.comm import Comm, SingleProcess
-from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.comm import SingleProcess
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import load_model
 from mpigmm.runs.streams import write_message
 
 DATASET = "/X"
 """The dataset with the rows, unless the user or the model names another."""
-
-PosteriorFunction = Callable[[int, FloatArray, FloatArray], None]
-"""Called for each tile with the number of its first row, responsibilities (K, n) and log-densities (n,)."""
-
-
-@dataclass(frozen=True)
-class ScoreTask:
-    """A mixture, the header of the rows to apply it to, and a point amid these rows (D,)."""
-
-    mixture: Mixture
-    header: Header
-    centre: FloatArray
 
 
 def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: Callable[[], None]) -> ScoreTask:
@@ -92,42 +70,3 @@ def recorded_columns(model: Model, header: Header) -> list[int] | None:
     if not isinstance(columns, list) or not all(isinstance(column, int) for column in columns):
         return None
     return columns if columns and max(columns) < header.file_features else None
-
-
-def open_stream(comm: Comm, task: ScoreTask, stop: StopRequest) -> RankContext:
-    """A context for one pass over the rows on processors, without rows kept in memory. Collective."""
-    task.mixture.covariances.prepare()
-    devices, compute = Devices.cpus(comm.size), ComputeOptions(memory=0)
-    tile_rows = choose_tile_rows(compute, devices, task.mixture.n_features, task.mixture.n_components)
-    ops = common_ops(comm)
-    source = Hdf5Source(task.header)
-    layout = lay_out(comm, source, tile_rows, compute, devices)
-    return open_context(comm, source, layout, devices, stop, ops)
-
-
-def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Callable[[], PosteriorFunction]) -> None:
-    """Compute the posterior of each of this rank's tiles and pass it to a function, one function for each thread.
-
-    Raises `DataError`, which names the first row that is not finite.
-
-    Parameters
-    ----------
-    context, task
-    new_function : callable
-        Returns the function of a thread.
-    """
-    centre = safe_centre(task.mixture, task.centre)
-    e_step = EStep(task.mixture.e_step_inputs(centre, ops=context.host_ops))
-
-    def tile_function(tile: Tile, tiles: Tiles) -> None:
-        posterior_function = new_function()
-        for rows in tiles:
-            check_finite(rows.values, rows.first)
-            tile.fill(rows, centre, mask=False)
-            check_magnitude(tile.rows.T, rows.values, rows.first)
-            posterior_function(rows.first, *e_step.posterior(tile))
-
-    try:
-        context.for_each_tile(tile_function)
-    except BadRowError as error:
-        raise DataError(bad_row_text(error, task.header, "mend the row or leave it out")) from None

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import AgreedError, InterruptedRunError, MpigmmError, UserError, shown
+from mpigmm.errors import AgreedError, InterruptedCallError, MpigmmError, UserError, shown
 from mpigmm.parallel.launcher import launched_on_node
 
 T = TypeVar("T")
@@ -214,7 +214,7 @@ def message_and_kind(error: BaseException, rank: int, memory_remedy: str) -> tup
     if isinstance(error, MemoryError):
         return f"rank {rank} is out of memory; {memory_remedy}", UserError
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted on rank {rank}", InterruptedRunError
+        return f"interrupted on rank {rank}", InterruptedCallError
     return f"rank {rank} failed:\n{''.join(traceback.format_exception(error)).rstrip()}", MpigmmError
 
 

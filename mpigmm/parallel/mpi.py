@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import pickle
 import sys
@@ -13,7 +14,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import UserError
+from mpigmm.errors import ConfigError, UserError
 from mpigmm.parallel.comm import ROOT, Comm, NodeShare, Transfer
 from mpigmm.parallel.launcher import launched, launched_on_node, why_not_loaded
 
@@ -59,6 +60,28 @@ class MpiComm(Comm):
         self.memory_remedy = memory_remedy
         self.rank = self.mpi.Get_rank()
         self.size = self.mpi.Get_size()
+
+    @classmethod
+    def duplicate(cls, mpi: object) -> MpiComm:
+        """The ranks of a copy of a communicator, which does not mix with the messages of the caller. Collective.
+
+        Parameters
+        ----------
+        mpi : mpi4py.MPI.Intracomm or int
+            The communicator, or its handle in Fortran.
+
+        Raises
+        ------
+        ConfigError
+            Where this is no communicator that can be used.
+        """
+        copy = intracomm(mpi).Dup()
+        copy.Set_errhandler(MPI.ERRORS_RETURN)
+        return cls(copy)
+
+    def free(self) -> None:
+        """Free the communicator. Collective."""
+        self.mpi.Free()
 
     def check_launcher(self) -> None:
         """Raise `UserError` where a launcher started several processes, but MPI has one rank in each."""
@@ -156,6 +179,27 @@ class MpiComm(Comm):
         MPI.Finalize()
         if exit_code and self.size > 1:
             time.sleep(LEAVING_SECONDS)
+
+
+def intracomm(mpi: object) -> MPI.Intracomm:
+    """A communicator from itself or from its handle in Fortran; raises `ConfigError`."""
+    if not MPI.Is_initialized() or MPI.Is_finalized():
+        raise ConfigError("comm: MPI is not running; initialise it before the call, and finalise it after")
+    if not isinstance(mpi, MPI.Comm):
+        try:
+            mpi = MPI.Comm.f2py(operator.index(mpi))  # type: ignore[arg-type]
+        except TypeError:
+            raise ConfigError(
+                f"comm: {mpi!r} is neither a communicator of mpi4py nor the handle of one (comm.py2f())"
+            ) from None
+    if mpi == MPI.COMM_NULL or mpi.Is_inter():
+        raise ConfigError("comm: an intracommunicator is needed, such as MPI.COMM_WORLD or what its Split returns")
+    return MPI.Intracomm(mpi)
+
+
+def is_for_threads() -> bool:
+    """Whether MPI may be called by threads other than the one that initialised it, one at a time."""
+    return bool(MPI.Query_thread() >= MPI.THREAD_SERIALIZED)
 
 
 def bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -1,0 +1,270 @@
+"""The mixture of the Python interface: parameters, files, and what can be computed for rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mpigmm.calls import Matrix, OwnRows, array_source, call, seed_of
+from mpigmm.core import mixture as core
+from mpigmm.core.draw import draw_rows
+from mpigmm.core.exact import FloatArray
+from mpigmm.data.array_source import ArraySource
+from mpigmm.driver.criteria import criteria
+from mpigmm.driver.posteriors import ScoreTask, for_each_posterior, open_stream
+from mpigmm.driver.scoring import Score, summed_scores
+from mpigmm.driver.survey_pass import first_centre
+from mpigmm.driver.worker import RankContext
+from mpigmm.errors import ConfigError, DataError, counted
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.parallel.threads import single_threaded_blas
+from mpigmm.rows import Rows
+from mpigmm.runs.model import Model
+
+NOTHING_LOST = "nothing was changed"
+
+
+class Mixture:
+    """A mixture of Gaussian components: p(x) = sum_k weights_k N(x | means_k, covariances_k).
+
+    It cannot be changed. `fit` returns one, `load` reads one from a file.
+
+    Parameters
+    ----------
+    weights : array_like of shape (K,)
+        Not negative, with sum 1.
+    means : array_like of shape (K, D)
+    covariances : array_like
+        As in scikit-learn: (K, D, D) for ``full``, (D, D) for ``tied``, (K, D) for ``diag`` and (K,) for ``spherical``;
+        positive definite.
+    covariance_type : str
+        ``full``, ``tied``, ``diag`` or ``spherical``.
+
+    Raises
+    ------
+    DataError
+        Where these are not the parameters of a mixture.
+
+    Notes
+    -----
+    Rows are given as a matrix (n, D) of integers or floats with any strides, or as a tuple of D vectors (n,). Arrays
+    are not copied. `predict`, `predict_proba` and `score_samples` compute on this process, with as many threads as
+    `fit` uses. `score`, `aic`, `bic` and `icl` are collective if a communicator is given: each rank brings its own
+    rows, and all get the result for the rows of all. A row that is not finite raises `DataError`, which names it.
+    """
+
+    def __init__(
+        self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, covariance_type: str = "full"
+    ) -> None:
+        given = {"weights": weights, "means": means, "covariances": covariances}
+        arrays = {name: np.array(value) for name, value in given.items()}
+        try:
+            self._model = Model(core.Mixture.from_arrays(covariance_type, arrays))
+        except core.MixtureError as error:
+            raise DataError(str(error)) from None
+
+    @classmethod
+    def from_model(cls, model: Model) -> Mixture:
+        """The mixture of a fit, with what is known of the fit, which `save` writes."""
+        mixture = cls.__new__(cls)
+        mixture._model = model
+        return mixture
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Mixture:
+        """Read a model file, such as the ``model.h5`` that a fit writes; raises `DataError`."""
+        from mpigmm.runs.model_file import load_model
+
+        return cls.from_model(load_model(Path(path)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a model file, whole or not at all; raises `OutputError`."""
+        from mpigmm.runs.model_file import save_model
+
+        save_model(Path(path), self._model)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Mixture: {counted(self.n_components, 'component')}, {counted(self.n_features, 'feature')}, "
+            f"{self.covariance_type}>"
+        )
+
+    @property
+    def _core(self) -> core.Mixture:
+        return self._model.mixture
+
+    @property
+    def weights(self) -> FloatArray:
+        """Weights of the components, (K,)."""
+        return read_only(self._core.weights)
+
+    @property
+    def means(self) -> FloatArray:
+        """Means of the components, (K, D)."""
+        return read_only(self._core.means)
+
+    @property
+    def covariances(self) -> FloatArray:
+        """Covariances, in the shape that belongs to their type."""
+        return read_only(self._core.covariances.arrays()["covariances"])
+
+    @property
+    def precisions(self) -> FloatArray:
+        """Inverses of the covariances, in the same shape."""
+        return read_only(self._core.covariances.precisions)
+
+    @property
+    def covariance_type(self) -> str:
+        return self._core.covariances.name
+
+    @property
+    def n_components(self) -> int:
+        return self._core.n_components
+
+    @property
+    def n_features(self) -> int:
+        return self._core.n_features
+
+    def predict(self, X: Matrix) -> NDArray[np.int64]:  # noqa: N803
+        """The component (n,) with the largest posterior probability, of each row (n, D)."""
+        return self._of_rows(X, (), np.int64, lambda resp, log_density: resp.argmax(axis=0))
+
+    def predict_proba(self, X: Matrix) -> FloatArray:  # noqa: N803
+        """Posterior probabilities (n, K) of the components, of each row (n, D)."""
+        return self._of_rows(X, (self.n_components,), np.float64, lambda resp, log_density: resp.T)
+
+    def score_samples(self, X: Matrix) -> FloatArray:  # noqa: N803
+        """Log-density log p(x) (n,) of each row (n, D)."""
+        return self._of_rows(X, (), np.float64, lambda resp, log_density: log_density)
+
+    def score(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """Mean log-likelihood of the rows (n, D), weighted with sample_weight (n,). Collective."""
+        return self._score(X, sample_weight, comm).mean_log_likelihood
+
+    def aic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """Akaike's information criterion, 2 p - 2 log L with p free parameters; lower is better. Collective."""
+        return self._criteria(X, sample_weight, comm)["aic"]
+
+    def bic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """The Bayesian information criterion, p log(sum of weights) - 2 log L; lower is better. Collective."""
+        return self._criteria(X, sample_weight, comm)["bic"]
+
+    def icl(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """The integrated completed likelihood in its form for BIC, BIC + 2 H; lower is better. Collective.
+
+        H = -sum_i weight_i sum_k r_ik log r_ik is the entropy of the posterior probabilities r_ik (McLachlan and Peel,
+        Finite Mixture Models, 2000, section 6.10).
+        """
+        return self._criteria(X, sample_weight, comm, with_entropy=True)["icl"]
+
+    def sample(self, n_samples: int = 1, seed: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Rows (n, D) drawn from the mixture, and the components (n,) that they come from.
+
+        Row i depends only on the mixture, the seed and i: a longer sample begins with the shorter one, and all ranks
+        draw the same.
+
+        Parameters
+        ----------
+        n_samples : int
+        seed : int
+            0 or larger, and less than 2**63.
+        """
+        if not isinstance(n_samples, (int, np.integer)) or n_samples < 0:
+            raise ConfigError(f"n_samples: {n_samples!r} is not valid; a whole number >= 0 is needed")
+        known = seed_of(seed)
+        with self._factored():
+            rows, labels = draw_rows(self._core, known, 0, int(n_samples))
+        return rows, labels.astype(np.int64)
+
+    def _of_rows(
+        self,
+        X: Matrix,  # noqa: N803
+        shape: tuple[int, ...],
+        dtype: type[Any],
+        of_tile: Callable[[FloatArray, FloatArray], NDArray[Any]],
+    ) -> NDArray[Any]:
+        """An array (n, *shape) of what of_tile computes from responsibilities (K, m) and log-densities (m,) of m
+        rows."""
+        own = OwnRows.of(X, None)
+        found = np.empty((own.n_rows, *shape), dtype)
+
+        def keep(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
+            found[rows.first : rows.first + len(rows)] = of_tile(resp, log_density)
+
+        def work(comm: Comm, stop: StopRequest) -> None:
+            with self._stream(comm, array_source(comm, own), stop) as (context, task):
+                for_each_posterior(context, task, lambda: keep)
+
+        if own.n_rows:
+            call(None, NOTHING_LOST, work)
+        return found
+
+    def _criteria(
+        self,
+        X: Matrix,  # noqa: N803
+        sample_weight: ArrayLike | None,
+        comm: object,
+        *,
+        with_entropy: bool = False,
+    ) -> dict[str, float]:
+        score = self._score(X, sample_weight, comm, with_entropy=with_entropy)
+        found = criteria(self._core, score.log_likelihood, score.total_weight)
+        return {**found, "icl": found["bic"] + 2 * score.entropy}
+
+    def _score(
+        self,
+        X: Matrix,  # noqa: N803
+        sample_weight: ArrayLike | None,
+        comm: object,
+        *,
+        with_entropy: bool = False,
+    ) -> Score:
+        """The sums over the rows of all ranks. Collective."""
+
+        def work(comm: Comm, stop: StopRequest) -> Score:
+            own = None
+            with comm.together():
+                own = OwnRows.of(X, sample_weight)
+            assert own is not None
+            source = array_source(comm, own)
+            with comm.together():
+                if not source.header.n_rows:
+                    raise DataError("X has no rows")
+            with self._stream(comm, source, stop) as (context, task):
+                return summed_scores(context, task, with_entropy=with_entropy)
+
+        return call(comm, NOTHING_LOST, work)
+
+    @contextmanager
+    def _stream(self, comm: Comm, source: ArraySource, stop: StopRequest) -> Iterator[tuple[RankContext, ScoreTask]]:
+        """A context for one pass over the rows of a source. Collective."""
+        with comm.together():
+            if source.header.n_features != self.n_features:
+                raise DataError(
+                    f"X has {counted(source.header.n_features, 'feature')}, but the mixture has {self.n_features}"
+                )
+        with self._factored():
+            task = ScoreTask(self._core, source.header, first_centre(comm, source))
+            with closing(open_stream(comm, source, task, stop)) as context:
+                yield context, task
+
+    @contextmanager
+    def _factored(self) -> Iterator[None]:
+        """A context in which BLAS uses one thread, so that its results do not depend on the number of threads."""
+        self._core.covariances.prepare()
+        with single_threaded_blas:
+            yield
+
+
+def read_only(array: FloatArray) -> FloatArray:
+    """A view of an array through which it cannot be changed."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

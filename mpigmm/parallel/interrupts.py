@@ -1,0 +1,61 @@
+"""Work that an exception in its caller, such as KeyboardInterrupt, does not tear apart."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from mpigmm.parallel.stop import StopRequest
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.05
+"""Longest time for which the caller waits without a look at interrupts that no signal woke it for."""
+
+
+class Task(Generic[T]):
+    """Work in a thread of its own, with its result or its error."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="mpigmm", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._work())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> T:
+        """The result; raises the error where there is one."""
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+
+def interruptible(stop: StopRequest, work: Callable[[], T]) -> T:
+    """The result of work(), which another thread computes while this one waits.
+
+    Python raises KeyboardInterrupt, and what the handlers of signals raise, in the main thread, between any two
+    instructions. Ranks that wait in a collective call for one that was torn out of it would wait for ever. So such an
+    exception becomes a request to stop, which the work heeds where all ranks can agree on it. It is raised again only
+    if the work has ended in spite of it, or if it is not KeyboardInterrupt.
+    """
+    task = Task(work)
+    task.thread.start()
+    while True:
+        try:
+            while task.thread.is_alive():
+                task.thread.join(POLL_SECONDS)
+            break
+        except BaseException as error:
+            stop.interruption = error
+    if stop.interruption is not None and not isinstance(stop.interruption, KeyboardInterrupt):
+        raise stop.interruption
+    result = task.result()
+    if stop.interruption is not None:
+        raise stop.interruption
+    return result

@@ -1,0 +1,165 @@
+"""Settings of a call from Python, of which all ranks must give the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mpigmm.errors import ConfigError
+from mpigmm.options import DataOptions, FitOptions
+from mpigmm.parallel.comm import Comm
+
+Config = str | os.PathLike[str] | Mapping[str, Any] | FitOptions
+"""The path of a YAML file, its sections as a mapping, or options."""
+
+IN_MEMORY = "rows in memory"
+"""Stands for `data.path` where rows are given as arrays."""
+
+SELECTING = ("path", "dataset", "weights", "columns", "rows")
+"""Keys of section `data` that choose rows in files."""
+
+
+def agreed_options(comm: Comm, config: Config, *, in_memory: bool) -> FitOptions:
+    """The options that all ranks give. Collective; raises `AgreedError`.
+
+    Root reads them for all ranks. Only where ranks give different settings do all of them read their own, so that the
+    message can name what is wrong, or in which keys they differ.
+
+    Parameters
+    ----------
+    comm : Comm
+    config : path, mapping or FitOptions
+    in_memory : bool
+        Whether the rows are given as arrays.
+    """
+    raw: str | dict[str, Any] = ""
+    with comm.together():
+        raw = plain_settings(config)
+    told = comm.allgather((digest(raw), in_memory))
+    with comm.together():
+        check_rows_given([has_rows for _, has_rows in told])
+    if len({own for own, _ in told}) > 1:
+        return compared(comm, raw, in_memory=in_memory)
+    options = None
+    with comm.together():
+        if comm.is_root:
+            options = resolved(raw, in_memory=in_memory)
+    return comm.bcast(options)
+
+
+def plain_settings(config: Config) -> str | dict[str, Any]:
+    """A path, or nested dictionaries of Python's own types; raises `ConfigError`."""
+    if isinstance(config, (str, os.PathLike)):
+        return os.fspath(config)
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"config: {config!r} is neither the path of a YAML file, nor a dictionary of sections such as "
+            "{'model': {'n_components': 8}}, nor options"
+        )
+    return {str(name): plain(section) for name, section in config.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value of a configuration as YAML would give it: paths as texts, numbers of NumPy as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+        return value.item()
+    return value
+
+
+def digest(raw: object) -> str:
+    """A hash that is the same for the same settings."""
+    return hashlib.blake2b(json.dumps(raw, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
+
+
+def check_rows_given(given: list[bool]) -> None:
+    """Raise `ConfigError` where some ranks give rows as arrays and others do not."""
+    if len(set(given)) > 1:
+        raise ConfigError(
+            f"X is given on rank {given.index(True)}, but not on rank {given.index(False)}; give it on all ranks (an "
+            "array of no rows where a rank has none), or on none to read data.path"
+        )
+
+
+def compared(comm: Comm, raw: str | dict[str, Any], *, in_memory: bool) -> FitOptions:
+    """The options of ranks that give them in different words. Collective; raises `AgreedError` where they differ."""
+    options = None
+    with comm.together():
+        try:
+            options = resolved(raw, in_memory=in_memory)
+        except ConfigError as error:
+            raise ConfigError(f"on rank {comm.rank}: {error}") from None
+    assert options is not None
+    all_options = comm.allgather(options)
+    with comm.together():
+        check_same(all_options)
+    return options
+
+
+def check_same(all_options: list[FitOptions]) -> None:
+    """Raise `ConfigError` where the options of ranks differ."""
+    first = keys_of(all_options[0])
+    for rank, options in enumerate(all_options):
+        differing = [
+            f"{key} is {first[key]!r} on rank 0 and {value!r} on rank {rank}"
+            for key, value in keys_of(options).items()
+            if value != first[key]
+        ]
+        if differing:
+            raise ConfigError(f"the ranks give different settings: {'; '.join(differing)}; give all ranks the same")
+
+
+def keys_of(options: FitOptions) -> dict[str, Any]:
+    """The values of options by dotted key."""
+    return {
+        f"{section}.{key}": value
+        for section, values in dataclasses.asdict(options).items()
+        for key, value in values.items()
+    }
+
+
+def resolved(raw: str | dict[str, Any], *, in_memory: bool) -> FitOptions:
+    """The options of settings as `plain_settings` returns them; raises `ConfigError`."""
+    from mpigmm.config import read_yaml, resolve
+
+    sections = read_yaml(raw) if isinstance(raw, str) else {**raw}
+    if in_memory:
+        data = sections.get("data")
+        sections["data"] = without_files({} if data is None else data)
+    return resolve(sections, [])
+
+
+def without_files(data: Any) -> Any:
+    """Section `data` for rows that are given as arrays; raises `ConfigError` where it chooses rows in files."""
+    if not isinstance(data, Mapping):
+        return data
+    defaults = {field.name: field.default for field in dataclasses.fields(DataOptions)}
+    chosen = [key for key in SELECTING if key in data and data[key] not in (None, "", defaults[key])]
+    if chosen:
+        raise ConfigError(
+            f"data.{chosen[0]}: the rows are given as X; leave the key out, or call without X to read files"
+        )
+    return {**data, "path": IN_MEMORY}
+
+
+def config_text(options: FitOptions) -> str:
+    """Options as YAML."""
+    from mpigmm.config import dump
+
+    return dump(options)
+
+
+def config_path(config: Config) -> str:
+    """The path that a configuration was read from; empty where it was not."""
+    return os.fspath(config) if isinstance(config, (str, os.PathLike)) else ""
