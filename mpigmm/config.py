@@ -11,6 +11,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -168,7 +169,7 @@ def validate(raw: dict[str, Any], faults: Sequence[str] = ()) -> FitOptions:
 def _section(name: str, section: type[Any], given: dict[str, Any]) -> tuple[Any, list[str]]:
     """The options of one section, with defaults for invalid values, and its faults."""
     values, wrong = _expanded(name, given)
-    model = _model(section)
+    model = _model(name)
     try:
         checked = model.model_validate(values)
     except ValidationError as error:
@@ -208,14 +209,21 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _model(options: type[Any]) -> type[BaseModel]:
+@lru_cache
+def _model(name: str) -> type[BaseModel]:
     """A pydantic model of one section's dataclass."""
-    hints = get_type_hints(options)
+    options, hints = SECTIONS[name], _type_hints(name)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         default = ... if field.metadata.get("required") else field.default
         fields[field.name] = (hints[field.name], Field(default))
     return create_model(options.__name__, __config__=ConfigDict(allow_inf_nan=False), **fields)
+
+
+@lru_cache
+def _type_hints(name: str) -> dict[str, Any]:
+    """Types of the fields of one section."""
+    return get_type_hints(SECTIONS[name])
 
 
 def _unknown_names(raw: dict[str, Any]) -> Iterator[str]:
@@ -311,7 +319,7 @@ def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection
             if rule in field.metadata and isinstance(value, (int, float))
         )
         raw = given.get(field.name)
-        is_switch = bool in get_args(get_type_hints(type(values))[field.name])
+        is_switch = bool in get_args(_type_hints(section)[field.name])
         parts = raw if isinstance(raw, list) else [raw]
         mistaken = raw in (0, 1) and not isinstance(raw, bool) if is_switch else any(isinstance(p, bool) for p in parts)
         numbers = [p for p in (value if isinstance(value, list) else [value]) if isinstance(p, int)]

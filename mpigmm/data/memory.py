@@ -52,7 +52,12 @@ def own_memory() -> int:
 def peak_memory() -> int:
     """Peak memory of this process in bytes, without the memory that its parent used before the fork."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(found[1]) * 1024 if found else peak_since_fork()
+
+
+def peak_since_fork() -> int:
+    """Peak memory of this process in bytes, the parent's at the fork included; reads no file."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def slurm_memory(environment: Mapping[str, str], ranks_on_node: int) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.data.memory import peak_memory
+from mpigmm.data.memory import peak_memory, peak_since_fork
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.reduction import Reduction
@@ -71,7 +71,8 @@ def usage(reduction: Reduction) -> dict[str, Any]:
     Seconds are root's, since the run began; memory is the largest peak of a rank.
     """
     context, clock = reduction.context, reduction.clock
-    ranks = context.comm.gather((host(), peak_memory()))
+    peak = peak_memory if context.block.source.held is None else peak_since_fork  # such a fit opens no file
+    ranks = context.comm.gather((host(), peak()))
     return {
         "n_ranks": context.comm.size,
         "threads_per_rank": context.n_threads,

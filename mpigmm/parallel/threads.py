@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -54,12 +55,12 @@ class BlasLimit:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._n_users = 0
+        self._n_users = self._n_modules = 0
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._n_users:
-                self._controller = ThreadpoolController()
+                self._find_libraries()
                 self._limit = self._controller.limit(limits=1)
             self._n_users += 1
 
@@ -68,6 +69,11 @@ class BlasLimit:
             self._n_users -= 1
             if not self._n_users:
                 self._limit.restore_original_limits()
+
+    def _find_libraries(self) -> None:
+        """Find the libraries that are loaded, which takes a millisecond; they change only with Python's modules."""
+        if self._n_modules != len(sys.modules):
+            self._controller, self._n_modules = ThreadpoolController(), len(sys.modules)
 
     def hold(self) -> None:
         """Limit the calling thread too: some libraries keep a number for each thread."""

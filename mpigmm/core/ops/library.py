@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, get_args
@@ -211,6 +212,7 @@ SCALED, SHARED, FACTORED = range(3)
 """How squared distances are computed: see differences.h."""
 
 
+@lru_cache
 def load_library(name: str) -> ctypes.CDLL:
     """The library of a name in `COMPILED`; raises `ImportError` if it does not exist or cannot be loaded."""
     for suffix in EXTENSION_SUFFIXES:
