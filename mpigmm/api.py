@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpigmm.calls import Matrix, OwnRows, array_source, call
+from mpigmm.calls import Matrix, OwnRows, array_source, call, in_words_of_calls
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
@@ -105,7 +105,7 @@ def fit(
         outcome = call(comm, AGAIN, work)
     finally:
         for text in voices[0].warnings if voices else ():
-            warnings.warn(text, MpigmmWarning, stacklevel=2)
+            warnings.warn(in_words_of_calls(text), MpigmmWarning, stacklevel=2)
     return FitResult(Mixture.from_model(outcome.model), outcome.summary, convergence_table(outcome.history))
 
 

@@ -22,6 +22,10 @@ Matrix = ArrayLike | Sequence[NDArray[Any]]
 """Rows as the caller gives them: a matrix (n, D), or a tuple of D arrays (n,)."""
 
 
+WORDS = {"add --restart": "give restart=True", "run the same command again": "call fit again with the same settings"}
+"""What stands in messages for a flag of the command, or for another run of it, and what a caller does instead."""
+
+
 def call(comm: object, advice: str, work: Callable[[Comm, StopRequest], T]) -> T:
     """The result of work(ranks, stop) on all ranks of a communicator. Collective.
 
@@ -44,7 +48,14 @@ def call(comm: object, advice: str, work: Callable[[Comm, StopRequest], T]) -> T
                 return work(ranks, stop)
             return interruptible(stop, lambda: work(ranks, stop))
         except AgreedError as error:
-            raise error.kind(str(error)) from None
+            raise error.kind(in_words_of_calls(str(error))) from None
+
+
+def in_words_of_calls(message: str) -> str:
+    """A message in which remedies on the command line are those of a call."""
+    for command, word in WORDS.items():
+        message = message.replace(command, word)
+    return message
 
 
 @contextmanager

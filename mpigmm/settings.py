@@ -137,7 +137,14 @@ def resolved(raw: str | dict[str, Any], *, in_memory: bool) -> FitOptions:
     if in_memory:
         data = sections.get("data")
         sections["data"] = without_files({} if data is None else data)
+    elif not has_path(sections.get("data")):
+        raise ConfigError("data.path is missing; name the files of the rows there, or give the rows as X")
     return resolve(sections, [])
+
+
+def has_path(data: Any) -> bool:
+    """Whether section `data` names files; True where it is no section, of which validation tells."""
+    return bool(data.get("path")) if isinstance(data, Mapping) else data is not None
 
 
 def without_files(data: Any) -> Any:
@@ -145,7 +152,7 @@ def without_files(data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     defaults = {field.name: field.default for field in dataclasses.fields(DataOptions)}
-    chosen = [key for key in SELECTING if key in data and data[key] not in (None, "", defaults[key])]
+    chosen = [key for key in SELECTING if key in data and data[key] not in (None, "", IN_MEMORY, defaults[key])]
     if chosen:
         raise ConfigError(
             f"data.{chosen[0]}: the rows are given as X; leave the key out, or call without X to read files"

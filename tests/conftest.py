@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpi4py import MPI  # noqa: F401  # before mpigmm's, so that MPI may be called by any thread, as in most programs
 from strict import StrictGpu
 
 from mpigmm import config
 from mpigmm.driver import devices
+from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.mpi import MpiComm
 
@@ -24,14 +26,16 @@ DEVICE = os.environ.get("MPIGMM_TEST_DEVICE")
 """gpu: ``compute.device`` where a config leaves it out; stand-in: the same, with the stand-in as the GPU."""
 
 
-def read_with_gpu(path: str, read: Callable[[str], dict[str, Any]] = config.read_yaml) -> dict[str, Any]:
-    raw = read(path)
+def resolve_with_gpu(
+    raw: dict[str, Any], *others: Any, resolve: Callable[..., FitOptions] = config.resolve, **named: Any
+) -> FitOptions:
     compute = raw.get("compute") or {}
-    return raw | {"compute": {"device": "gpu"} | compute} if isinstance(compute, dict) else raw
+    raw = raw | {"compute": {"device": "gpu"} | compute} if isinstance(compute, dict) else raw
+    return resolve(raw, *others, **named)
 
 
 if DEVICE:
-    config.read_yaml = read_with_gpu
+    config.resolve = resolve_with_gpu
 if DEVICE == "stand-in":
     devices.visible_gpus = lambda: ["stand-in"]
     devices.open_gpu = lambda number: StrictGpu()

@@ -37,6 +37,10 @@ class ArrayHeader(Header):
         return "the rows that each rank brings"
 
     @property
+    def by_columns(self) -> str:
+        return ""
+
+    @property
     def selected_by(self) -> str:
         return "X, sample_weight and data.missing"
 

@@ -73,6 +73,11 @@ class Header:
         return "data.path and data.rows"
 
     @property
+    def by_columns(self) -> str:
+        """How columns are left out, for a message."""
+        return " by data.columns"
+
+    @property
     def selected_by(self) -> str:
         """What decides which rows are used, for a message."""
         return "data.rows, data.weights and data.missing"

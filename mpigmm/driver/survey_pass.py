@@ -163,12 +163,12 @@ def check_variances(summary: DataSummary, header: Header) -> None:
     if constant:
         raise DataError(
             f"{named(constant)} has the same value in every row, so that no covariance is positive definite; set "
-            "model.reg_covar above 0, or leave the column out by data.columns"
+            f"model.reg_covar above 0, or leave the column out{header.by_columns}"
         )
     if narrow:
         raise DataError(
             f"{named(narrow)} varies by less than float64 can square (by {np.sqrt(LEAST_VARIANCE):g} or less); rescale "
-            "it, set model.reg_covar above 0, or leave it out by data.columns"
+            f"it, set model.reg_covar above 0, or leave it out{header.by_columns}"
         )
 
 

@@ -214,7 +214,7 @@ def message_and_kind(error: BaseException, rank: int, memory_remedy: str) -> tup
     if isinstance(error, MemoryError):
         return f"rank {rank} is out of memory; {memory_remedy}", UserError
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted on rank {rank}", InterruptedCallError
+        return f"interrupted by KeyboardInterrupt on rank {rank}", InterruptedCallError
     return f"rank {rank} failed:\n{''.join(traceback.format_exception(error)).rstrip()}", MpigmmError
 
 

@@ -21,6 +21,9 @@ class Task(Generic[T]):
         self._work = work
         self._results: list[T] = []
         self._error: BaseException | None = None
+        self._done = False
+        self._running = threading.Lock()
+        self._running.acquire()
         self.thread = threading.Thread(target=self._run, name="mpigmm", daemon=True)
 
     def _run(self) -> None:
@@ -28,6 +31,17 @@ class Task(Generic[T]):
             self._results.append(self._work())
         except BaseException as error:
             self._error = error
+        self._done = True
+        self._running.release()
+
+    def wait(self) -> None:
+        """Wait until the work is done; an exception may be raised meanwhile, after which the wait can be repeated.
+
+        `Thread.join` does not allow that: interrupted, it takes the thread for ended.
+        """
+        while not self._done:
+            self._running.acquire(timeout=POLL_SECONDS)
+        self.thread.join()
 
     def result(self) -> T:
         """The result; raises the error where there is one."""
@@ -48,8 +62,7 @@ def interruptible(stop: StopRequest, work: Callable[[], T]) -> T:
     task.thread.start()
     while True:
         try:
-            while task.thread.is_alive():
-                task.thread.join(POLL_SECONDS)
+            task.wait()
             break
         except BaseException as error:
             stop.interruption = error
