@@ -84,7 +84,7 @@ def test_it_prints_a_line_for_each_fit_and_needs_neither_files_nor_much_memory()
     np.testing.assert_allclose(weights, [[0.7, 0.3]] * len(weights), atol=0.02)
     assert (temperatures[0] < [0.003, 0.02]).all() and temperatures[-1, 0] > 1.5 * temperatures[0, 0]
 
-    ranks = [json.loads(text) for text in re.findall(r"\{.*\}", done.stderr)]
+    ranks = [json.loads(text) for text in re.findall(r"\{[^{}]*\}", done.stderr)]
     assert len(ranks) == 3 and [rank["fits"] for rank in ranks] == [N_STEPS // EVERY] * 3
     assert [rank["opened"] for rank in ranks] == [[]] * 3
     assert max(rank["peak_bytes"] for rank in ranks) < 3 * 8 * N_PARTICLES + MOST_BYTES, ranks
