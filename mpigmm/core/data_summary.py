@@ -15,6 +15,9 @@ from mpigmm.rows import Rows
 LEAST_VARIANCE = 1e-280
 """Least variance of a feature; with a smaller one the variance of a component may underflow float64."""
 
+N_COUNTS = 4
+"""Integers that are summed over ranks besides the limbs of the sums: see `DataSummaryStatistics.packed`."""
+
 FAR_DEVIATIONS = 1e6
 """Distance from the median, in standard deviations, beyond which a value may be a code for a missing value."""
 
@@ -142,6 +145,11 @@ class DataSummaryStatistics:
         self.n_dropped += other.n_dropped
         return self
 
+    @property
+    def n_packed(self) -> int:
+        """Number of entries of `packed()`."""
+        return self.sums.limbs.size + N_COUNTS
+
     def packed(self) -> IntArray:
         """The part of the statistics that is summed over ranks, as one vector of int64.
 
@@ -161,8 +169,8 @@ class DataSummaryStatistics:
         low, high : ndarray of shape (D,)
             The minimum of `low` and the maximum of `high` over ranks.
         """
-        low_half, high_half, n_rows, n_dropped = map(int, packed[-4:])
-        n_samples, total_weight, *sums = self.sums.form.value(packed[:-4].reshape(self.sums.limbs.shape))
+        low_half, high_half, n_rows, n_dropped = map(int, packed[-N_COUNTS:])
+        n_samples, total_weight, *sums = self.sums.form.value(packed[:-N_COUNTS].reshape(self.sums.limbs.shape))
         n_features = len(self.centre)
         with np.errstate(invalid="ignore", divide="ignore"):
             shift = np.array(sums[:n_features]) / total_weight

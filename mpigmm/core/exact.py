@@ -74,15 +74,15 @@ class FixedPoint:
             own = digits[: rest.size]
             quantum[:] = self.quanta[some]
             np.divide(1.0, quantum, out=per)
-            for limb in range(self.n_limbs):
-                if limb:
-                    quantum /= LIMB_UNIT
-                    per *= LIMB_UNIT
-                np.rint(np.multiply(rest, per, out=part), out=part)
-                with np.errstate(invalid="ignore"):  # the caller reports values that are not finite
+            with np.errstate(invalid="ignore"):  # the caller reports values that are not finite
+                for limb in range(self.n_limbs):
+                    if limb:
+                        quantum /= LIMB_UNIT
+                        per *= LIMB_UNIT
+                    np.rint(np.multiply(rest, per, out=part), out=part)
                     np.copyto(own, part, casting="unsafe")
-                limbs[limb, some] += own
-                rest -= np.multiply(part, quantum, out=part)
+                    limbs[limb, some] += own
+                    rest -= np.multiply(part, quantum, out=part)
 
     def value(self, limbs: IntArray) -> FloatArray:
         """The sums (size,) in float64; limbs that hold the same sums give the same bits."""
@@ -131,7 +131,7 @@ class ExactSum:
             carry(self.limbs)
 
     def __add__(self, other: ExactSum) -> ExactSum:
-        return ExactSum(self.form, carry(self.limbs) + carry(other.limbs))
+        return ExactSum(self.form, carry(self.limbs + other.limbs))
 
     def value(self) -> FloatArray:
         """The sum as float64 of shape (size,), rounded once."""

@@ -44,7 +44,7 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
         _survey_own(context, own, sampler, sample)
         total[:] = np.append(own.packed(), n_sampled(sample))
 
-    sums, _ = Reduction(context).reduce(own.packed().size + 1, add_own, on_host=True)
+    sums, _ = Reduction(context).reduce(own.n_packed + 1, add_own, on_host=True)
     box = comm.max(np.concatenate([-own.low, own.high]))
     summary = own.finish(sums[:-1], -box[: len(centre)], box[len(centre) :])
     with comm.together():
