@@ -48,7 +48,9 @@ def call(comm: object, advice: str, work: Callable[[Comm, StopRequest], T]) -> T
                 return work(ranks, stop)
             return interruptible(stop, lambda: work(ranks, stop))
         except AgreedError as error:
-            raise error.kind(in_words_of_calls(str(error))) from None
+            failure = error.kind(in_words_of_calls(str(error)))
+        # Raised here, so that it does not refer to the error before it, whose traceback keeps arrays alive.
+        raise failure
 
 
 def in_words_of_calls(message: str) -> str:

@@ -425,11 +425,12 @@ def test_with_a_directory_it_resumes_and_writes_what_the_command_writes(comm: Co
     again = mpigmm.fit(settings, own(comm, ROWS), comm=MPI.COMM_WORLD)
     assert bits(again) == bits(result) and again.summary == result.summary
     assert again.convergence.tobytes() == result.convergence.tobytes()
+    assert bits(mpigmm.fit(out / "config.yaml", own(comm, ROWS), comm=MPI.COMM_WORLD)) == bits(result)
     loaded = mpigmm.Mixture.load(out / "model.h5")
     assert loaded.weights.tobytes() == result.mixture.weights.tobytes()
     with pytest.raises(errors.OutputError, match=r"of another problem: model\.n_components was 3, is 2"):
         mpigmm.fit({**settings, "model": {"n_components": 2}}, own(comm, ROWS), comm=MPI.COMM_WORLD)
-    with pytest.raises(errors.DataError, match="the rows of X are not those"):
+    with pytest.raises(errors.DataError, match="the rows of X are not those.*give restart=True to start over"):
         mpigmm.fit(settings, own(comm, ROWS + 1), comm=MPI.COMM_WORLD)
     fresh = mpigmm.fit({**settings, "init": {"seed": 1}}, own(comm, ROWS), comm=MPI.COMM_WORLD, restart=True)
     assert fresh.summary["resumed_from"] is None
@@ -464,7 +465,7 @@ def test_a_mixture_in_a_file_as_the_start(comm: Comm, shared_path: Path) -> None
 def test_what_a_file_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_rows(tmp_path / "rows.h5", ROWS)
     for settings in (SETTINGS, FitOptions(model=ModelOptions(3))):
-        with pytest.raises(errors.ConfigError, match=r"data\.path"):
+        with pytest.raises(errors.ConfigError, match=r"data\.path is missing; .* or give the rows as X"):
             mpigmm.fit(settings)
     config = tmp_path / "run.yaml"
     config.write_text(f"data: {{path: {path}}}\nmodel: {{n_components: 3}}\nem: {{max_iter: 8, tol: 0}}\n")

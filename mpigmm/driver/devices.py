@@ -59,6 +59,11 @@ class Devices:
         """Whether ranks compute on different kinds of devices; the last bits then depend on which ranks take part."""
         return len(set(self.kinds)) > 1
 
+    def release(self) -> None:
+        """Return to this rank's GPU, if any, the memory that no array uses any more."""
+        if self.ops is not None:
+            self.ops.arrays.release()
+
     def counts(self) -> dict[str, int]:
         """Ranks of each kind."""
         return dict(sorted(Counter(self.kinds).items()))

@@ -53,6 +53,7 @@ def fit_rows(
         with comm.together():
             check_n_rows(source.header, options.model.n_components)
         devices = choose_devices(comm, options.compute.device)
+        stack.callback(devices.release)
         recorder, plan = open_record(comm, new_recorder, devices, stack, stop)
         stop.deadline = time.monotonic() + plan.seconds_left - RESERVE_SECONDS
         recorder.set_deadline(stop.deadline)

@@ -40,8 +40,7 @@ def measured_speeds(
     known = dict(plan.speeds)
     if not known.keys() >= set(labels):
         own = own_speed(comm, options, header, plan, devices, max(comm.allgather(n_threads)), stop)
-        if devices.ops is not None:
-            devices.ops.arrays.release()
+        devices.release()
         speeds = comm.allgather(own)
         for kind in set(labels):
             known[kind] = int(median(speed for speed, other in zip(speeds, labels, strict=True) if other == kind))

@@ -141,11 +141,9 @@ class RankContext:
         return LEVELS[self._level]
 
     def close(self) -> None:
-        """End the threads, and give the memory of the GPU back."""
+        """End the threads, and free the rows on the GPU."""
         self.workers.close()
         self.stage = None
-        if self.devices.ops is not None:
-            self.devices.ops.arrays.release()
 
     def _checked(self, tiles: Tiles) -> Tiles:
         """The tiles; before each it is checked whether the run is to stop."""

@@ -45,9 +45,13 @@ class Task(Generic[T]):
 
     def result(self) -> T:
         """The result; raises the error where there is one."""
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
+        error, self._error = self._error, None
+        if error is None:
+            return self._results[0]
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame
 
 
 def interruptible(stop: StopRequest, work: Callable[[], T]) -> T:
