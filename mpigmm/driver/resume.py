@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops import best_ops
 from mpigmm.core.ops.numpy import NUMPY
@@ -112,7 +113,8 @@ class Resumption:
         tile_rows = choose_tile_rows(
             self.options.compute,
             devices,
-            header.n_features,
+            header,
+            COVARIANCE_TYPES[self.options.model.covariance_type],
             self.options.model.n_components,
             found.tile_rows if found else None,
         )

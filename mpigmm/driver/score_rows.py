@@ -96,7 +96,8 @@ def open_stream(comm: Comm, task: ScoreTask, stop: StopRequest) -> RankContext:
     """A context for one pass over the rows on processors, without rows kept in memory. Collective."""
     task.mixture.covariances.prepare()
     devices, compute = Devices.cpus(comm.size), ComputeOptions(memory=0)
-    tile_rows = choose_tile_rows(compute, devices, task.mixture.n_features, task.mixture.n_components)
+    kind = type(task.mixture.covariances)
+    tile_rows = choose_tile_rows(compute, devices, task.header, kind, task.mixture.n_components)
     ops = common_ops(comm)
     layout = lay_out(comm, task.header, tile_rows, compute, devices)
     return open_context(comm, Source(task.header), layout, devices, stop, ops)
