@@ -113,7 +113,8 @@ class ComputeOptions:
         "auto",
     )
     tile_rows: int | Literal["auto"] = option(
-        "Rows of a tile, the unit of work and of summation; auto: a function of the shape of the problem alone.",
+        "Rows of a tile, the unit of work and of summation; auto: a function of the problem alone, that is, of the "
+        "numbers of rows, features and components, the covariance type and the precision.",
         "auto",
         ge=1,
         le=2**24,

@@ -430,7 +430,7 @@ def test_with_a_directory_it_resumes_and_writes_what_the_command_writes(comm: Co
     assert loaded.weights.tobytes() == result.mixture.weights.tobytes()
     with pytest.raises(errors.OutputError, match=r"of another problem: model\.n_components was 3, is 2"):
         mpigmm.fit({**settings, "model": {"n_components": 2}}, own(comm, ROWS), comm=MPI.COMM_WORLD)
-    with pytest.raises(errors.DataError, match="the rows of X are not those.*give restart=True to start over"):
+    with pytest.raises(errors.DataError, match=r"the rows of X are not those.*give restart=True to start over"):
         mpigmm.fit(settings, own(comm, ROWS + 1), comm=MPI.COMM_WORLD)
     fresh = mpigmm.fit({**settings, "init": {"seed": 1}}, own(comm, ROWS), comm=MPI.COMM_WORLD, restart=True)
     assert fresh.summary["resumed_from"] is None

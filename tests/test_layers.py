@@ -55,7 +55,7 @@ CORE = (
     "data_summary row_checks sampling",
     "ops",
     "gpu",
-    "tile",
+    "tile tile_rows",
     "arrays exact triangle matrices raw_types",
 )
 """`mpigmm.core`, from top to bottom: ``a b`` may import one another, though in no circle."""

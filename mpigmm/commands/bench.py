@@ -49,7 +49,7 @@ def run(comm: Comm, request: BenchRequest, stop: StopRequest) -> int:
             correlated=is_correlated(kind),
         )
     devices = choose_devices(comm, options.compute.device)
-    tile_rows = choose_tile_rows(options.compute, devices, request.n_features, model.n_components)
+    tile_rows = choose_tile_rows(options.compute, devices, source.header, kind, model.n_components)
     ops = common_ops(comm) if request.ops == "auto" else request.ops
     with single_threaded_blas:
         layout = lay_out(comm, source, tile_rows, options.compute, devices)

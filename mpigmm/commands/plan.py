@@ -27,14 +27,15 @@ from mpigmm.runs.streams import print_result
 def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
     """Print the plan; returns the exit code. Collective."""
     options = request.options
-    COVARIANCE_TYPES[options.model.covariance_type].prepare()
+    kind = COVARIANCE_TYPES[options.model.covariance_type]
+    kind.prepare()
     devices = choose_devices(comm, options.compute.device)
     header = None
     with comm.together():
         if comm.is_root:
             header = rows_header(options)
     header = comm.bcast(header)
-    tile_rows = choose_tile_rows(options.compute, devices, header.n_features, options.model.n_components)
+    tile_rows = choose_tile_rows(options.compute, devices, header, kind, options.model.n_components)
     with single_threaded_blas:
         rates = measured_rates(comm, request, devices, header, tile_rows, stop)
         start = measured_first_mixture(comm, request, header, stop)

@@ -8,36 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.arrays import ALIGNMENT, DOUBLE, SINGLE, Array, Arrays
+from mpigmm.core.arrays import DOUBLE, Array, Arrays
 from mpigmm.core.exact import FloatArray
 from mpigmm.rows import Rows
 
 BYTE = np.dtype(np.uint8)
-LEAST_GPU_ROWS, MOST_GPU_ROWS, GPU_BYTES = 1 << 14, 1 << 16, 1 << 28
-"""Least and largest number of rows of a tile on a GPU, and bytes that its arrays may take: enough rows for all threads
-of the GPU, without much of its memory."""
-
-MOST_SINGLE_ROWS = 1 << 15
-"""Largest number of rows over which a GPU sums products in float32."""
-
-
-def default_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
-    """Default number of rows of a tile on the host.
-
-    The rows fit into the cache, and are so many that rounding the statistics of a tile takes little time beside
-    computing them. The number depends only on shape and precision, since the bits of a tile's sums depend on it. It is
-    never a power of two, because addresses a power of two apart compete for the same few lines of a cache.
-    """
-    fit = 2**22 // dtype.itemsize // (n_features + n_components)
-    wanted = max(fit, 8 * n_features, 1024)
-    return int(min(16384, 2 ** (wanted.bit_length() - 1))) - ALIGNMENT // dtype.itemsize
-
-
-def default_gpu_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = DOUBLE) -> int:
-    """Default number of rows of a tile in a run in which every rank has a GPU."""
-    fit = GPU_BYTES // dtype.itemsize // (n_features + n_components)
-    most = MOST_SINGLE_ROWS if dtype == SINGLE else MOST_GPU_ROWS
-    return int(max(LEAST_GPU_ROWS, min(most, 2 ** (fit.bit_length() - 1))))
 
 
 class RowOps(Protocol):

@@ -233,7 +233,9 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
     compute, devices = ComputeOptions(threads=1), Devices.cpus(comm.size)
     with comm.together():
         source = SyntheticSource(measured, d, few, SOME_OVERLAP, correlated=False)
-    layout = lay_out(comm, source, choose_tile_rows(compute, devices, d, few), compute, devices)
+    kind = COVARIANCE_TYPES[options.model.covariance_type]
+    tile_rows = choose_tile_rows(compute, devices, source.header, kind, few)
+    layout = lay_out(comm, source, tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, NUMPY.name)
     summary, sample = survey_rows(context, options, measured)
     seconds, n_bytes = 0.0, 0

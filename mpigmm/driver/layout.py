@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpigmm.core.covariances.base import Covariances
 from mpigmm.core.gpu.staging import Stage
-from mpigmm.core.tile import default_gpu_rows, default_rows
+from mpigmm.core.tile_rows import gpu_rows, host_rows
 from mpigmm.data.block import rows_of_tiles
 from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, Source
@@ -98,19 +99,26 @@ def lay_out(
 
 
 def choose_tile_rows(
-    compute: ComputeOptions, devices: Devices, n_features: int, n_components: int, recorded: int | None = None
+    compute: ComputeOptions,
+    devices: Devices,
+    header: Header,
+    kind: type[Covariances],
+    n_components: int,
+    recorded: int | None = None,
 ) -> int:
     """Rows of a tile: ``compute.tile_rows`` or, where that is ``auto``, those that the run began with (`recorded`).
 
-    For a new run ``auto`` is the default for the problem's shape: that of GPUs if every rank has one, else that of
-    processors.
+    For a new run ``auto`` is the default for the rows with this header, the type of covariances and the number of
+    components: that of GPUs if every rank has one, else that of processors.
     """
     if compute.tile_rows != "auto":
         return int(compute.tile_rows)
     if recorded is not None:
         return recorded
-    default = default_rows if CPU in devices.kinds else default_gpu_rows
-    return default(n_features, n_components, np.dtype(compute.precision))
+    n_features, dtype = header.n_features, np.dtype(compute.precision)
+    if CPU not in devices.kinds:
+        return gpu_rows(n_features, n_components, dtype)
+    return host_rows(header.n_rows, n_features, n_components, kind.n_second(n_components, n_features), dtype)
 
 
 def row_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:

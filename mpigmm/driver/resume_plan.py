@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops import best_ops
 from mpigmm.core.ops.numpy import NUMPY
@@ -65,7 +66,9 @@ def new_plan(options: FitOptions, header: Header, devices: Devices, start: Mixtu
 
 def tile_rows_of(options: FitOptions, header: Header, devices: Devices, recorded: int | None = None) -> int:
     """Rows of a tile of a fit; see `choose_tile_rows`."""
-    return choose_tile_rows(options.compute, devices, header.n_features, options.model.n_components, recorded)
+    model = options.model
+    kind = COVARIANCE_TYPES[model.covariance_type]
+    return choose_tile_rows(options.compute, devices, header, kind, model.n_components, recorded)
 
 
 def best_ops_known(voice: Voice) -> str:

@@ -17,7 +17,8 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.priors import NoPrior
 from mpigmm.core.statistics import SufficientStatistics
-from mpigmm.core.tile import Tile, default_rows
+from mpigmm.core.tile import Tile
+from mpigmm.core.tile_rows import most_rows
 from mpigmm.rows import Rows
 
 LEAST_TRIALS = 16
@@ -270,7 +271,7 @@ def partition_mixture(
     total = SufficientStatistics.empty(start.layout)
     total.flat[:] = 0.0
     second = total.second_moments.reshape(-1, kind.n_second(1, n_features))  # of each component, or of all together
-    tile = Tile(n_features, min(len(rows), default_rows(n_features, 1)), NUMPY)
+    tile = Tile(n_features, min(len(rows), most_rows(n_features, 1)), NUMPY)
     order = np.argsort(labels, kind="stable")
     edges = np.searchsorted(labels[order], np.arange(n_components + 1))
     for k, own in enumerate(np.split(order, edges[1:-1])):

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.ops.base import Ops
-from mpigmm.core.tile import default_rows
+from mpigmm.core.tile_rows import most_rows
 
 LEAST_FEATURES = 16
 """Least number of features for which pruning is considered. With fewer, choosing rows costs more than computing with
@@ -70,4 +70,4 @@ def bounded_e(k: int, d: int, leading: FloatArray, ops: Ops) -> tuple[FloatArray
     costs = ops.costs
     bound = k * (2 * leading * (leading + 1) / costs.flops + costs.access * leading + 5 * costs.access)
     rest = 2 * (d - leading) * (d + 1) / costs.flops + 2 * costs.access * d
-    return np.asarray(bound + 2 * k * costs.call / default_rows(d, k)), np.asarray(rest)
+    return np.asarray(bound + 2 * k * costs.call / most_rows(d, k)), np.asarray(rest)

@@ -14,7 +14,8 @@ from mpigmm.core.gpu.arrays import CudaKernel, GpuArrays
 from mpigmm.core.ops.base import LEAST_EXPONENTS, Ops, OpsCosts
 from mpigmm.core.ops.groups import DifferenceGroup, Products, SecondMoments
 from mpigmm.core.raw_types import HEADER
-from mpigmm.core.tile import MOST_SINGLE_ROWS, Tile
+from mpigmm.core.tile import Tile
+from mpigmm.core.tile_rows import MOST_SINGLE_ROWS
 from mpigmm.core.triangle import lower_triangle
 
 MOST_LINES = 65535
