@@ -23,7 +23,7 @@ from support import (
 
 from mpigmm.__main__ import parsed
 from mpigmm.parallel.comm import NodeShare
-from mpigmm.parallel.launcher import launched, why_not_loaded
+from mpigmm.parallel.launcher import launched, launched_on_node, why_not_loaded
 from mpigmm.parallel.threads import count_threads, crowding
 
 ROWS = blobs(3000, 3, 3)
@@ -188,6 +188,40 @@ def test_what_launchers_do_not_write_is_ignored(monkeypatch: pytest.MonkeyPatch,
     for name in ("PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     assert count_threads("auto", NodeShare(1, 1)) == 3 and launched() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "launched_here", "ranks", "processors"),
+    [
+        ({0, 1, 2, 3}, [], None, 1, 4),  # a process alone has the machine
+        ({0, 1, 2, 3}, [{0, 1, 2, 3}], None, 2, 2),
+        ({0, 1}, [{2, 3}], 2, 2, 2),  # bound to processors of its own
+        ({0, 1, 2}, [{2, 3, 4}, {5}], None, 3, 2),
+        ({0, 1, 2, 3, 4, 5}, [set(range(6))] * 2, 3, 3, 2),
+        ({0, 1, 2, 3}, [], 4, 4, 1),  # three ranks in other communicators
+        ({0}, [{0}] * 7, 8, 8, 1),
+    ],
+)
+def test_processors_are_shared_by_the_ranks_that_may_run_on_them(
+    own: set[int], others: list[set[int]], launched_here: int | None, ranks: int, processors: int
+) -> None:
+    assert NodeShare.of(own, others, launched_here) == NodeShare(ranks, processors)
+
+
+@pytest.mark.parametrize(
+    ("per_node", "node", "tasks"),
+    [("4", "0", 4), ("4(x2),3", "1", 4), ("4(x2),3", "2", 3), ("4(x2),3", "3", None), ("", "0", None), ("x", "", None)],
+)
+def test_tasks_of_a_node_in_slurms_words(
+    monkeypatch: pytest.MonkeyPatch, per_node: str, node: str, tasks: int | None
+) -> None:
+    for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", per_node)
+    monkeypatch.setenv("SLURM_NODEID", node)
+    assert launched_on_node() == tasks
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "7")
+    assert launched_on_node() == 7
 
 
 LOOKED = "cannot load MPI library\n/opt/x/libmpi.so.40: cannot open shared object file: No such file or directory\n"
