@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpigmm.calls import Matrix, OwnRows, array_source, call, in_words_of_calls
+from mpigmm.calls import call, in_words_of_calls
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
@@ -17,6 +17,7 @@ from mpigmm.driver.null_recorder import Outcome
 from mpigmm.errors import ConfigError, MpigmmWarning
 from mpigmm.fitted import Mixture
 from mpigmm.options import FitOptions
+from mpigmm.own_rows import Matrix, OwnRows, array_source
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.launcher import launched
 from mpigmm.parallel.stop import StopRequest

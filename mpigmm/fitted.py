@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpigmm.calls import Matrix, OwnRows, array_source, call, seed_of
+from mpigmm.calls import call
 from mpigmm.core import mixture as core
 from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
@@ -22,6 +22,7 @@ from mpigmm.driver.scoring import Score, summed_scores
 from mpigmm.driver.survey_pass import first_centre
 from mpigmm.driver.worker import RankContext
 from mpigmm.errors import ConfigError, DataError, counted
+from mpigmm.own_rows import Matrix, OwnRows, array_source
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
@@ -268,3 +269,10 @@ def read_only(array: FloatArray) -> FloatArray:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def seed_of(seed: object) -> int:
+    """A seed of random numbers; raises `ConfigError`."""
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and 0 <= seed < 2**63:
+        return int(seed)
+    raise ConfigError(f"seed: {seed!r} is not valid; a whole number >= 0 and < 2**63 is needed")

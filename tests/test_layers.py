@@ -32,7 +32,7 @@ LAYERS = (
     "cli",
     "api",
     "fitted",
-    "calls | settings",
+    "calls | own_rows | settings",
     "config",
     "commands",
     "driver",

@@ -1,0 +1,139 @@
+"""The arrays that each rank gives in a call from Python, checked and described as one source of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mpigmm.data.array_source import ArrayHeader, ArraySource, Columns
+from mpigmm.errors import DataError, counted
+from mpigmm.parallel.comm import Comm
+
+Matrix = ArrayLike | Sequence[NDArray[Any]]
+"""Rows as the caller gives them: a matrix (n, D), or a tuple of D arrays (n,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class OwnRows:
+    """The rows that a rank brings.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n, D), or list of D ndarrays of shape (n,)
+    sample_weight : ndarray of shape (n,) or None
+    """
+
+    values: NDArray[Any] | Columns
+    sample_weight: NDArray[Any] | None
+
+    @classmethod
+    def of(cls, X: Matrix, sample_weight: ArrayLike | None) -> OwnRows:  # noqa: N803
+        """Check the arrays of a caller; raises `DataError`."""
+        values = columns_of(X) if isinstance(X, tuple) else matrix_of(X)
+        own = cls(values, None if sample_weight is None else array_of(sample_weight, "sample_weight"))
+        weight = own.sample_weight
+        if weight is not None and weight.shape != (own.n_rows,):
+            raise DataError(
+                f"sample_weight has shape {weight.shape}, but X has {counted(own.n_rows, 'row')}; give one weight a row"
+            )
+        return own
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.values) if isinstance(self.values, np.ndarray) else len(self.values[0])
+
+    @property
+    def shape(self) -> OwnShape:
+        arrays = [self.values] if isinstance(self.values, np.ndarray) else self.values
+        width = self.values.shape[1] if isinstance(self.values, np.ndarray) else len(self.values)
+        dtype = np.result_type(*(array.dtype for array in arrays)).newbyteorder("=")
+        return OwnShape(self.n_rows, width, dtype.str, self.sample_weight is not None)
+
+
+@dataclass(frozen=True)
+class OwnShape:
+    """Rows, features and dtype of the rows that a rank brings, and whether they have weights."""
+
+    n_rows: int
+    n_features: int
+    dtype: str
+    is_weighted: bool
+
+
+def columns_of(arrays: Sequence[Any]) -> list[NDArray[Any]]:
+    """The columns of a matrix, from a tuple of vectors; raises `DataError`."""
+    columns = [array_of(array, f"X[{i}]") for i, array in enumerate(arrays)]
+    if not columns:
+        raise DataError("X is an empty tuple; give one array (n,) for each feature")
+    for i, column in enumerate(columns):
+        if column.ndim != 1 or len(column) != len(columns[0]):
+            raise DataError(
+                f"X[{i}] has shape {column.shape}, but X[0] has {columns[0].shape}; of a tuple, each array holds one "
+                "feature of all rows"
+            )
+    return columns
+
+
+def matrix_of(X: object) -> NDArray[Any]:  # noqa: N803
+    """A matrix (n, D); raises `DataError`."""
+    matrix = array_of(X, "X")
+    if matrix.ndim == 1 and not matrix.size:
+        return matrix.reshape(0, 0)
+    if matrix.ndim != 2:
+        advice = "X[:, None] is one feature, X[None, :] one row" if matrix.ndim == 1 else "rows first, then features"
+        raise DataError(f"X has shape {matrix.shape}, but a matrix (n_samples, n_features) is needed: {advice}")
+    return matrix
+
+
+def array_of(value: object, name: str) -> NDArray[Any]:
+    """An array of real numbers, a copy only where value is none; raises `DataError`."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError(
+            f"{name} is a masked array; fill it with NaN, and set data.missing: drop to leave such rows out"
+        )
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} is no array of numbers ({error}); convert it to a NumPy array") from None
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise DataError(f"{name} has dtype {array.dtype}, but integers or float16, 32 or 64 are needed; convert it")
+    return array
+
+
+def array_source(comm: Comm, own: OwnRows) -> ArraySource:
+    """The rows of all ranks as a source. Collective; raises `AgreedError`."""
+    shapes = comm.allgather(own.shape)
+    with comm.together():
+        header = common_header(shapes)
+    return ArraySource(header, comm.rank, own.values, own.sample_weight)
+
+
+def common_header(shapes: Sequence[OwnShape]) -> ArrayHeader:
+    """The header of the rows of all ranks; raises `DataError` where they do not fit together.
+
+    Ranks without rows may have any number of features, and weights or none.
+    """
+    with_rows = {rank: shape for rank, shape in enumerate(shapes) if shape.n_rows}
+    if not with_rows:
+        return ArrayHeader.of([0] * len(shapes), shapes[0].dtype, shapes[0].n_features, is_weighted=False)
+    first, like = next(iter(with_rows.items()))
+    for rank, shape in with_rows.items():
+        if shape.n_features != like.n_features:
+            raise DataError(
+                f"X has {counted(shape.n_features, 'feature')} on rank {rank}, but {like.n_features} on rank {first}; "
+                "give all ranks rows with the same features"
+            )
+        if shape.is_weighted != like.is_weighted:
+            has, lacks = (rank, first) if shape.is_weighted else (first, rank)
+            raise DataError(
+                f"sample_weight is given on rank {has}, but not on rank {lacks}; give it on all ranks, or on none"
+            )
+    if not like.n_features:
+        raise DataError("X has no columns")
+    dtype = np.result_type(*(shape.dtype for shape in with_rows.values())).str
+    lengths = [shape.n_rows for shape in shapes]
+    return ArrayHeader.of(lengths, dtype, like.n_features, is_weighted=like.is_weighted)
