@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -536,6 +537,8 @@ def test_a_process_alone_starts_no_mpi_and_opens_no_file() -> None:
 
 def test_the_package_names_what_it_offers() -> None:
     assert {"fit", "FitResult", "Mixture", "errors", "__version__"} <= set(dir(mpigmm))
+    stub = (Path(mpigmm.__file__).parent / "__init__.pyi").read_text()
+    assert set(re.findall(r"as (\w+)$", stub, re.MULTILINE)) == set(mpigmm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mpigmm.nothing
 

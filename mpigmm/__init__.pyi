@@ -1,0 +1,7 @@
+"""The public names for type checkers and editors, which do not see what is loaded when it is first used."""
+
+from mpigmm import errors as errors
+from mpigmm.api import FitResult as FitResult
+from mpigmm.api import fit as fit
+from mpigmm.fitted import Mixture as Mixture
+from mpigmm.version import __version__ as __version__
