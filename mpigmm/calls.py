@@ -36,12 +36,26 @@ def call(comm: object, advice: str, work: Callable[[Comm, StopRequest], T]) -> T
     with communicator(comm) as (ranks, is_for_threads):
         try:
             if not is_for_threads:
-                return work(ranks, stop)
-            return interruptible(stop, lambda: work(ranks, stop))
+                return ended_together(ranks, stop, work)
+            return interruptible(stop, lambda: ended_together(ranks, stop, work))
         except AgreedError as error:
             failure = error.kind(in_words_of_calls(str(error)))
         # Raised here, so that it does not refer to the error before it, whose traceback keeps arrays alive.
         raise failure
+
+
+def ended_together(ranks: Comm, stop: StopRequest, work: Callable[[Comm, StopRequest], T]) -> T:
+    """The result of work(ranks, stop). An error that a rank has not agreed on with the others is raised on all of them,
+    at their next collective call or when they end the work. Collective."""
+    try:
+        result = work(ranks, stop)
+    except AgreedError:
+        raise
+    except BaseException as error:
+        ranks.agree(error)
+        raise
+    ranks.agree(None)
+    return result
 
 
 def in_words_of_calls(message: str) -> str:

@@ -23,9 +23,12 @@ from support import TYPES, blobs, write_rows
 from threadpoolctl import threadpool_info
 
 import mpigmm
-from mpigmm import errors
+from mpigmm import errors, own_rows
+from mpigmm import settings as settings_module
+from mpigmm.core.algorithms import batch
 from mpigmm.core.estep.step import EStep
 from mpigmm.data import malloc
+from mpigmm.driver import e_step, em_loop, fit_rows, starts, survey_pass, worker
 from mpigmm.options import EmOptions, FitOptions, ModelOptions, OutputOptions
 from mpigmm.parallel import mpi
 from mpigmm.parallel.comm import Comm
@@ -292,6 +295,53 @@ def test_too_few_rows_and_none(comm: Comm) -> None:
     refused(comm, errors.DataError, "components need at least as many rows, but X has 0", X=ROWS[:0])
     refused(comm, errors.DataError, "3 components need at least as many rows, but X has 2; lower it", X=few)
     refused(comm, errors.DataError, "but X has 0 usable ones of 600; lower it, or check X", sample_weight=weights)
+
+
+FAULTS = {
+    "settings": (settings_module, "digest"),
+    "rows": (own_rows, "common_header"),
+    "devices": (fit_rows, "choose_devices"),
+    "layout": (fit_rows, "lay_out"),
+    "threads": (worker, "Workers"),
+    "borders": (worker, "complete_tiles"),
+    "centre": (survey_pass, "usable_values"),
+    "survey": (survey_pass, "empty_survey"),
+    "starts": (fit_rows, "Starts"),
+    "format of the sums": (e_step, "sum_format"),
+    "kernels": (e_step, "prepared"),
+    "M-step": (batch, "m_step"),
+    "log": (em_loop, "log_line"),
+    "end of a start": (starts, "with_ended"),
+    "usage": (fit_rows, "usage"),
+}
+
+
+@parallel
+@pytest.mark.parametrize("kind", [MemoryError, ZeroDivisionError])
+@pytest.mark.parametrize("place", FAULTS)
+def test_a_fault_on_one_rank_at_any_place_is_raised_on_all(
+    comm: Comm, last: bool, monkeypatch: pytest.MonkeyPatch, place: str, kind: type[Exception]
+) -> None:
+    module, name = FAULTS[place]
+    function, calls = getattr(module, name), []
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if last and len(calls) == 1:
+            raise kind("a test")
+        return function(*arguments, **named)
+
+    mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failing)
+        rank = comm.size - 1
+        out_of_memory = f"rank {rank} is out of memory; use "
+        pattern = out_of_memory if kind is MemoryError else f"rank {rank} failed:\nTraceback(.*\n)*.*a test"
+        begin = time.monotonic()
+        with pytest.raises(errors.MpigmmError, match=pattern):
+            mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)
+        assert time.monotonic() - begin < 1.5 and (calls or not last)
+    mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)
 
 
 class Slow:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from mpigmm.parallel.launcher import launched_on_node
 
 T = TypeVar("T")
 ROOT = 0
+
+Told = tuple[str, type[MpigmmError]]
+"""The message of an error, and its class."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,14 @@ class Comm(ABC):
         """Take the maximum of a vector of floats over ranks, entry by entry, in place. Collective."""
 
     @abstractmethod
+    def any_failed(self, failed: bool) -> bool:
+        """Whether any rank has failed. Collective."""
+
+    @abstractmethod
+    def exchange_errors(self, told: Told | None) -> list[Told | None]:
+        """The errors of all ranks, in their order, on every rank. Collective."""
+
+    @abstractmethod
     def node_share(self) -> NodeShare:
         """This rank's share of its node. Collective."""
 
@@ -132,12 +143,13 @@ class Comm(ABC):
         Of several errors, the one with the lowest exit code is raised: a fault of the program comes before a mistake of
         the user's, and that before an interruption. Among equal ones, the lowest rank's is.
         """
-        failed = np.array([error is not None], np.int64)
-        if not self.sum(failed)[0]:
-            return
-        texts = self.gather(None if error is None else message_and_kind(error, self.rank, self.memory_remedy))
-        verdict = min((text for text in texts if text is not None), key=lambda text: text[1].exit_code, default=None)
-        message, kind = self.bcast(verdict)
+        if self.any_failed(error is not None):
+            self.agree_on_errors(error)
+
+    def agree_on_errors(self, error: BaseException | None) -> NoReturn:
+        """Raise the error that all ranks agree on, some of which pass one. Collective."""
+        told = self.exchange_errors(None if error is None else message_and_kind(error, self.rank, self.memory_remedy))
+        message, kind = min((each for each in told if each is not None), key=lambda each: each[1].exit_code)
         raise AgreedError(message, kind) from error
 
     @contextmanager
@@ -194,6 +206,12 @@ class SingleProcess(Comm):
     def node_share(self) -> NodeShare:
         return NodeShare.of(os.sched_getaffinity(0), [], launched_on_node())
 
+    def any_failed(self, failed: bool) -> bool:
+        return failed
+
+    def exchange_errors(self, told: Told | None) -> list[Told | None]:
+        return [told]
+
     @property
     def is_gpu_aware(self) -> bool:
         return True
@@ -203,7 +221,7 @@ class SingleProcess(Comm):
         return None
 
 
-def message_and_kind(error: BaseException, rank: int, memory_remedy: str) -> tuple[str, type[MpigmmError]]:
+def message_and_kind(error: BaseException, rank: int, memory_remedy: str) -> Told:
     """The text of an error and its class: a message where the user can correct the cause, else a traceback."""
     if isinstance(error, AgreedError):
         return str(error), error.kind

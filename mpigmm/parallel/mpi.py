@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.errors import ConfigError, UserError
-from mpigmm.parallel.comm import ROOT, Comm, NodeShare, Transfer
+from mpigmm.parallel.comm import ROOT, Comm, NodeShare, Told, Transfer
 from mpigmm.parallel.launcher import launched, launched_on_node, why_not_loaded
 
 T = TypeVar("T")
@@ -27,6 +27,9 @@ PIECE_BYTES = 1 << 28
 
 APART_BYTES = 1 << 20
 """`MpiComm.bcast` sends arrays of at least this many bytes from their memory, and does not copy them into a pickle."""
+
+HEAD_SIZE = 512
+"""Number of integers in the first message of all collective methods of a guarded communicator."""
 
 GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
 """Environment variables that make Cray's MPICH and MVAPICH accept memory of GPUs."""
@@ -47,17 +50,27 @@ except (ImportError, RuntimeError) as error:
 class MpiComm(Comm):
     """The ranks of an MPI communicator.
 
+    A rank that fails outside of `together` does not know in which collective method the others wait for it. The
+    program then aborts. A call from Python may not. Its communicator is *guarded*: all collective methods begin with a
+    reduction of `HEAD_SIZE` integers, the first of which counts ranks that have failed, so that such a rank calls
+    `agree`, and the others raise its error, whatever they wait for. The head carries the beginning of a sum, so that
+    few statistics take one reduction.
+
     Parameters
     ----------
     mpi : mpi4py.MPI.Comm, optional
         ``MPI.COMM_WORLD`` by default.
     memory_remedy : str
         See `Comm`.
+    is_guarded : bool
     """
 
-    def __init__(self, mpi: MPI.Comm | None = None, memory_remedy: str = "use more nodes") -> None:
+    def __init__(
+        self, mpi: MPI.Comm | None = None, memory_remedy: str = "use more nodes", *, is_guarded: bool = False
+    ) -> None:
         self.mpi = MPI.COMM_WORLD if mpi is None else mpi
         self.memory_remedy = memory_remedy
+        self.is_guarded = is_guarded
         self.rank = self.mpi.Get_rank()
         self.size = self.mpi.Get_size()
 
@@ -77,7 +90,7 @@ class MpiComm(Comm):
         """
         copy = intracomm(mpi).Dup()
         copy.Set_errhandler(MPI.ERRORS_RETURN)
-        return cls(copy)
+        return cls(copy, is_guarded=True)
 
     def free(self) -> None:
         """Free the communicator. Collective."""
@@ -98,26 +111,31 @@ class MpiComm(Comm):
     def bcast(self, value: T | None) -> T:
         if self.size == 1:
             return cast(T, value)
+        self._guard()
         pickled, arrays = split(value) if self.is_root else (b"", [])
         pickled, sizes = self.mpi.bcast((pickled, [array.size for array in arrays]), root=ROOT)
-        if not self.is_root:
-            arrays = [np.empty(size, np.uint8) for size in sizes]
+        if sizes:
+            with self.together():
+                arrays = arrays or [np.empty(size, np.uint8) for size in sizes]
         for array in arrays:
             for piece in pieces(array):
                 self.mpi.Bcast(piece, root=ROOT)
         return cast(T, value if self.is_root else pickle.loads(pickled, buffers=arrays))
 
     def gather(self, value: T) -> list[T]:
+        self._guard()
         return self.mpi.gather(value, root=ROOT) or []
 
     def allgather(self, value: T) -> list[T]:
+        self._guard()
         return list(self.mpi.allgather(value))
 
     def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.size == 1:
             return rows
         counts = self.gather(len(rows))
-        whole = np.empty((sum(counts), *rows.shape[1:]))
+        with self.together():
+            whole = np.empty((sum(counts), *rows.shape[1:]))
         if not self.is_root:
             self.transfer([Transfer(ROOT, np.ascontiguousarray(rows))], [])
             return whole
@@ -137,16 +155,45 @@ class MpiComm(Comm):
         MPI.Request.Waitall(sent)
 
     def sum(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        for piece in pieces(values):
+        n_done = self._sum_head(values) if self.is_guarded else 0
+        for piece in pieces(values[n_done:]) if n_done < values.size else ():
             self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.SUM)
         return values
 
     def max(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        self._guard()
         for piece in pieces(values):
             self.mpi.Allreduce(MPI.IN_PLACE, piece, op=MPI.MAX)
         return values
 
+    def any_failed(self, failed: bool) -> bool:
+        head = np.zeros(HEAD_SIZE if self.is_guarded else 1, np.int64)
+        head[0] = failed
+        self.mpi.Allreduce(MPI.IN_PLACE, head, op=MPI.SUM)
+        return bool(head[0])
+
+    def exchange_errors(self, told: Told | None) -> list[Told | None]:
+        return list(self.mpi.allgather(told))
+
+    def _guard(self) -> None:
+        """Raise the error of a rank that has failed, if the communicator is guarded."""
+        if self.is_guarded:
+            self.agree(None)
+
+    def _sum_head(self, values: NDArray[np.int64]) -> int:
+        """Sum the first entries of a vector over ranks, in place, and return their number; raises the error of a rank
+        that has failed. Nothing is summed of a vector on a GPU."""
+        n_summed = min(values.size, HEAD_SIZE - 1) if isinstance(values, np.ndarray) else 0
+        head = np.zeros(HEAD_SIZE, np.int64)
+        head[1 : 1 + n_summed] = values[:n_summed]
+        self.mpi.Allreduce(MPI.IN_PLACE, head, op=MPI.SUM)
+        if head[0]:
+            self.agree_on_errors(None)
+        values[:n_summed] = head[1 : 1 + n_summed]
+        return n_summed
+
     def node_share(self) -> NodeShare:
+        self._guard()
         node = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
         try:
             affinities = node.allgather(os.sched_getaffinity(0))
