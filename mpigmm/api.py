@@ -14,7 +14,7 @@ from mpigmm.data.source import Header, Source
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
 from mpigmm.driver.null_recorder import Outcome
-from mpigmm.errors import ConfigError, MpigmmWarning
+from mpigmm.errors import ConfigError, MpigmmWarning, counted
 from mpigmm.fitted import Mixture
 from mpigmm.options import FitOptions
 from mpigmm.own_rows import Matrix, OwnRows, array_source
@@ -30,7 +30,7 @@ from mpigmm.settings import Config, agreed_options, config_path, config_text
 AGAIN = "call fit again with the same settings to go on, if they have output.dir"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
     """What a fit has found, the same on every rank.
 
@@ -46,6 +46,10 @@ class FitResult:
     mixture: Mixture
     summary: dict[str, Any]
     convergence: NDArray[np.void]
+
+    def __repr__(self) -> str:
+        ended = "converged" if self.summary["converged"] else "stopped"
+        return f"<FitResult: {self.mixture!r}, {ended} after {counted(self.summary['n_iter'], 'iteration')}>"
 
 
 def fit(

@@ -33,15 +33,19 @@ def call(comm: object, advice: str, work: Callable[[Comm, StopRequest], T]) -> T
     """
     stop = StopRequest()
     stop.advice = advice
-    with communicator(comm) as (ranks, is_for_threads):
-        try:
-            if not is_for_threads:
-                return ended_together(ranks, stop, work)
-            return interruptible(stop, lambda: ended_together(ranks, stop, work))
-        except AgreedError as error:
-            failure = error.kind(in_words_of_calls(str(error)))
-        # Raised here, so that it does not refer to the error before it, whose traceback keeps arrays alive.
-        raise failure
+
+    def all_work() -> T:
+        with communicator(comm) as ranks:
+            return ended_together(ranks, stop, work)
+
+    try:
+        return interruptible(stop, all_work) if may_use_threads(comm) else all_work()
+    except AgreedError as error:
+        failure = error.kind(in_words_of_calls(str(error)))
+    try:
+        raise failure  # here, so that it does not refer to the error before it, whose traceback keeps arrays alive
+    finally:
+        del failure  # its traceback refers to this frame
 
 
 def ended_together(ranks: Comm, stop: StopRequest, work: Callable[[Comm, StopRequest], T]) -> T:
@@ -65,19 +69,25 @@ def in_words_of_calls(message: str) -> str:
     return message
 
 
-@contextmanager
-def communicator(comm: object) -> Iterator[tuple[Comm, bool]]:
-    """A context with the ranks of a communicator, and whether other threads than this one may send messages.
-
-    Collective; raises `ConfigError`.
-    """
+def may_use_threads(comm: object) -> bool:
+    """Whether other threads than this one may communicate."""
     if comm is None:
-        yield SingleProcess(), True
-        return
-    from mpigmm.parallel.mpi import MpiComm, is_for_threads
+        return True
+    from mpigmm.parallel import mpi
 
-    ranks = MpiComm.duplicate(comm)
+    return mpi.is_for_threads()
+
+
+@contextmanager
+def communicator(comm: object) -> Iterator[Comm]:
+    """A context with the ranks of a communicator. Collective; raises `ConfigError`."""
+    if comm is None:
+        yield SingleProcess()
+        return
+    from mpigmm.parallel import mpi
+
+    ranks = mpi.MpiComm.duplicate(comm)
     try:
-        yield ranks, is_for_threads()
+        yield ranks
     finally:
         ranks.free()

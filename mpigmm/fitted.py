@@ -19,7 +19,7 @@ from mpigmm.data.array_source import ArraySource
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.posteriors import ScoreTask, for_each_posterior, open_stream
 from mpigmm.driver.scoring import Score, summed_scores
-from mpigmm.driver.survey_pass import first_centre
+from mpigmm.driver.survey_pass import check_total_weight, first_centre
 from mpigmm.driver.worker import RankContext
 from mpigmm.errors import ConfigError, DataError, counted
 from mpigmm.own_rows import Matrix, OwnRows, array_source
@@ -30,6 +30,9 @@ from mpigmm.rows import Rows
 from mpigmm.runs.model import Model
 
 NOTHING_LOST = "nothing was changed"
+
+MOST_SAMPLES = 2**53
+"""Number of rows to draw that is too large."""
 
 
 class Mixture:
@@ -65,17 +68,17 @@ class Mixture:
         self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, covariance_type: str = "full"
     ) -> None:
         given = {"weights": weights, "means": means, "covariances": covariances}
-        arrays = {name: np.array(value) for name, value in given.items()}
         try:
-            self._model = Model(core.Mixture.from_arrays(covariance_type, arrays))
-        except core.MixtureError as error:
-            raise DataError(str(error)) from None
+            arrays = {name: np.array(value) for name, value in given.items()}
+            self._model = frozen(Model(core.Mixture.from_arrays(covariance_type, arrays)))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"these are not the parameters of a mixture: {error}") from None
 
     @classmethod
     def from_model(cls, model: Model) -> Mixture:
         """The mixture of a fit, with what is known of the fit, which `save` writes."""
         mixture = cls.__new__(cls)
-        mixture._model = model
+        mixture._model = frozen(model)
         return mixture
 
     @classmethod
@@ -104,22 +107,22 @@ class Mixture:
     @property
     def weights(self) -> FloatArray:
         """Weights of the components, (K,)."""
-        return read_only(self._core.weights)
+        return self._core.weights
 
     @property
     def means(self) -> FloatArray:
         """Means of the components, (K, D)."""
-        return read_only(self._core.means)
+        return self._core.means
 
     @property
     def covariances(self) -> FloatArray:
         """Covariances, in the shape that belongs to their type."""
-        return read_only(self._core.covariances.arrays()["covariances"])
+        return self._core.covariances.arrays()["covariances"]
 
     @property
     def precisions(self) -> FloatArray:
-        """Inverses of the covariances, in the same shape."""
-        return read_only(self._core.covariances.precisions)
+        """Inverses of the covariances, in the same shape; a new array."""
+        return self._core.covariances.precisions
 
     @property
     def covariance_type(self) -> str:
@@ -177,12 +180,14 @@ class Mixture:
         seed : int
             0 or larger, and less than 2**63.
         """
-        if not isinstance(n_samples, (int, np.integer)) or n_samples < 0:
-            raise ConfigError(f"n_samples: {n_samples!r} is not valid; a whole number >= 0 is needed")
-        known = seed_of(seed)
-        with self._factored():
-            rows, labels = draw_rows(self._core, known, 0, int(n_samples))
-        return rows, labels.astype(np.int64)
+        n_rows, known = whole_number("n_samples", n_samples, MOST_SAMPLES), whole_number("seed", seed, 2**63)
+
+        def work(comm: Comm, stop: StopRequest) -> tuple[FloatArray, NDArray[np.int64]]:
+            with self._factored():
+                rows, labels = draw_rows(self._core, known, 0, n_rows)
+            return rows, labels.astype(np.int64)
+
+        return call(None, NOTHING_LOST, work)
 
     def _of_rows(
         self,
@@ -193,19 +198,20 @@ class Mixture:
     ) -> NDArray[Any]:
         """An array (n, *shape) of what of_tile computes from responsibilities (K, m) and log-densities (m,) of m
         rows."""
-        own = OwnRows.of(X, None)
-        found = np.empty((own.n_rows, *shape), dtype)
 
-        def keep(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
-            found[rows.first : rows.first + len(rows)] = of_tile(resp, log_density)
+        def work(comm: Comm, stop: StopRequest) -> NDArray[Any]:
+            own = OwnRows.of(X, None)
+            found = np.empty((own.n_rows, *shape), dtype)
 
-        def work(comm: Comm, stop: StopRequest) -> None:
-            with self._stream(comm, array_source(comm, own), stop) as (context, task):
-                for_each_posterior(context, task, lambda: keep)
+            def keep(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
+                found[rows.first : rows.first + len(rows)] = of_tile(resp, log_density)
 
-        if own.n_rows:
-            call(None, NOTHING_LOST, work)
-        return found
+            if own.n_rows:
+                with self._stream(comm, array_source(comm, own), stop) as (context, task):
+                    for_each_posterior(context, task, lambda: keep)
+            return found
+
+        return call(None, NOTHING_LOST, work)
 
     def _criteria(
         self,
@@ -235,11 +241,17 @@ class Mixture:
                 own = OwnRows.of(X, sample_weight)
             assert own is not None
             source = array_source(comm, own)
+            digests = comm.allgather(self._core.digest())
             with comm.together():
+                if len(set(digests)) > 1:
+                    raise ConfigError("the ranks have different mixtures; call with the same on all of them")
                 if not source.header.n_rows:
                     raise DataError("X has no rows")
             with self._stream(comm, source, stop) as (context, task):
-                return summed_scores(context, task, with_entropy=with_entropy)
+                score = summed_scores(context, task, with_entropy=with_entropy)
+            with comm.together():
+                check_total_weight(score.total_weight, source.header)
+            return score
 
         return call(comm, NOTHING_LOST, work)
 
@@ -264,15 +276,15 @@ class Mixture:
             yield
 
 
-def read_only(array: FloatArray) -> FloatArray:
-    """A view of an array through which it cannot be changed."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
+def frozen(model: Model) -> Model:
+    """The model, whose arrays can no longer be changed."""
+    for array in model.mixture.arrays().values():
+        array.flags.writeable = False
+    return model
 
 
-def seed_of(seed: object) -> int:
-    """A seed of random numbers; raises `ConfigError`."""
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and 0 <= seed < 2**63:
-        return int(seed)
-    raise ConfigError(f"seed: {seed!r} is not valid; a whole number >= 0 and < 2**63 is needed")
+def whole_number(name: str, value: object, limit: int) -> int:
+    """A whole number >= 0 and < limit; raises `ConfigError`, which names it."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < limit:
+        return int(value)
+    raise ConfigError(f"{name}: {value!r} is not valid; a whole number >= 0 and < {limit} is needed")

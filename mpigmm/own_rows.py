@@ -70,11 +70,10 @@ def columns_of(arrays: Sequence[Any]) -> list[NDArray[Any]]:
     if not columns:
         raise DataError("X is an empty tuple; give one array (n,) for each feature")
     for i, column in enumerate(columns):
-        if column.ndim != 1 or len(column) != len(columns[0]):
-            raise DataError(
-                f"X[{i}] has shape {column.shape}, but X[0] has {columns[0].shape}; of a tuple, each array holds one "
-                "feature of all rows"
-            )
+        if column.ndim != 1:
+            raise DataError(f"X[{i}] has shape {column.shape}; in a tuple, a vector (n,) holds one feature of all rows")
+        if len(column) != len(columns[0]):
+            raise DataError(f"X[{i}] has {len(column)} entries, but X[0] has {len(columns[0])}; each needs one a row")
     return columns
 
 
@@ -92,9 +91,7 @@ def matrix_of(X: object) -> NDArray[Any]:  # noqa: N803
 def array_of(value: object, name: str) -> NDArray[Any]:
     """An array of real numbers, a copy only where value is none; raises `DataError`."""
     if isinstance(value, np.ma.MaskedArray):
-        raise DataError(
-            f"{name} is a masked array; fill it with NaN, and set data.missing: drop to leave such rows out"
-        )
+        raise DataError(f"{name} is a masked array; leave the masked rows out, or fill it with NaN")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:

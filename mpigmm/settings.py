@@ -37,9 +37,11 @@ def agreed_options(comm: Comm, config: Config, *, in_memory: bool) -> FitOptions
         Whether the rows are given as arrays.
     """
     raw: str | dict[str, Any] = ""
+    own = None
     with comm.together():
         raw = plain_settings(config)
-    told = comm.allgather((digest(raw), in_memory))
+        own = digest(raw)
+    told = comm.allgather((own, in_memory))
     with comm.together():
         check_rows_given([has_rows for _, has_rows in told])
     if len({own for own, _ in told}) > 1:
@@ -62,7 +64,10 @@ def plain_settings(config: Config) -> str | dict[str, Any]:
             f"config: {config!r} is neither the path of a YAML file, nor a dictionary of sections such as "
             "{'model': {'n_components': 8}}, nor options"
         )
-    return {str(name): plain(section) for name, section in config.items()}
+    try:
+        return {str(name): plain(section) for name, section in config.items()}
+    except RecursionError:
+        raise ConfigError("config: it is nested too deeply, or contains itself") from None
 
 
 def plain(value: Any) -> Any:
@@ -78,9 +83,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def digest(raw: object) -> str:
-    """A hash that is the same for the same settings."""
-    return hashlib.blake2b(json.dumps(raw, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
+def digest(raw: object) -> str | None:
+    """A hash that is the same for the same settings; None for settings that no file can hold, and that are refused."""
+    try:
+        text = json.dumps(raw, sort_keys=True, default=repr)
+    except Exception:
+        return None
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def check_rows_given(given: list[bool]) -> None:

@@ -188,6 +188,9 @@ def with_nan(rows: np.ndarray) -> np.ndarray:
     return np.where(np.arange(len(rows))[:, None] == len(rows) - 1, [[0, np.nan, 0]], rows)
 
 
+ENDLESS: dict[str, Any] = {}
+ENDLESS["model"] = ENDLESS
+
 WRONG: dict[str, tuple[type[Exception], str, Callable[[np.ndarray], dict[str, Any]]]] = {
     "NaN": (
         errors.DataError,
@@ -215,8 +218,23 @@ WRONG: dict[str, tuple[type[Exception], str, Callable[[np.ndarray], dict[str, An
     "complex numbers": (errors.DataError, "X has dtype complex", lambda rows: {"X": rows.astype(complex)}),
     "columns of unlike length": (
         errors.DataError,
-        r"X\[1\] has shape \(1,\)",
+        r"X\[1\] has 1 entries, but X\[0\] has",
         lambda rows: {"X": (rows[:, 0], rows[:1, 1])},
+    ),
+    "a matrix in a tuple": (
+        errors.DataError,
+        r"X\[0\] has shape .*; in a tuple",
+        lambda rows: {"X": (rows,)},
+    ),
+    "a number that no file holds": (
+        errors.ConfigError,
+        "em.max_iter: a number of thousands of digits",
+        lambda rows: {"config": {"em": {"max_iter": 10**5000}}},
+    ),
+    "settings that contain themselves": (
+        errors.ConfigError,
+        "config: it is nested too deeply, or contains itself",
+        lambda rows: {"config": ENDLESS},
     ),
     "a masked array": (errors.DataError, "X is a masked array", lambda rows: {"X": np.ma.masked_array(rows)}),
     "weights of another length": (
@@ -393,6 +411,19 @@ def test_an_interrupt_on_one_rank_is_raised_on_all(
 
 
 @parallel
+def test_an_interrupt_of_a_rank_that_waits_for_a_late_one(comm: Comm, last: bool) -> None:
+    mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)
+    if last and comm.size > 1:
+        time.sleep(0.6)
+    else:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    settings = {**SETTINGS, "em": {"max_iter": 1_000_000, "tol": 0}}
+    with pytest.raises(errors.InterruptedCallError):
+        mpigmm.fit(settings, own(comm, ROWS), comm=MPI.COMM_WORLD)
+    mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)
+
+
+@parallel
 def test_an_interrupt_where_only_one_thread_may_call_mpi(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mpi, "is_for_threads", lambda: False)
     assert bits(mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)) == bits(mpigmm.fit(SETTINGS, ROWS))
@@ -534,7 +565,13 @@ def test_what_a_file_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("comm", "message"),
-    [("world", "is neither a communicator"), (1.5, "is neither"), (MPI.COMM_NULL, "an intracommunicator is needed")],
+    [
+        ("world", "is neither a communicator"),
+        (1.5, "is neither"),
+        (True, "is neither"),
+        (-99, "comm: "),
+        (MPI.COMM_NULL, "an intracommunicator is needed"),
+    ],
 )
 def test_what_is_no_communicator(comm: object, message: str) -> None:
     with pytest.raises(errors.ConfigError, match=message):

@@ -75,6 +75,12 @@ def test_scores_are_those_of_all_ranks(comm: Comm, covariance_type: str) -> None
         mixture.bic(ROWS[own, :3], comm=MPI.COMM_WORLD)
     with pytest.raises(errors.DataError, match="X has no rows"):
         mixture.aic(ROWS[:0], comm=MPI.COMM_WORLD)
+    with pytest.raises(errors.DataError, match="sample_weight: they sum to 0"):
+        mixture.bic(ROWS[own], sample_weight=0 * WEIGHTS[own], comm=MPI.COMM_WORLD)
+    other = mpigmm.Mixture(mixture.weights[::-1], mixture.means, mixture.covariances, covariance_type)
+    if comm.size > 1:
+        with pytest.raises(errors.ConfigError, match="the ranks have different mixtures"):
+            (other if comm.rank else mixture).icl(ROWS[own], comm=MPI.COMM_WORLD)
     drawn = comm.allgather(mixture.sample(100, seed=3)[0].tobytes())
     assert len(set(drawn)) == 1
 
@@ -128,6 +134,9 @@ def test_samples_begin_alike_and_are_of_the_mixture() -> None:
             "row 3 of X holds an inf",
         ),
         (lambda m: m.sample(-1), errors.ConfigError, "n_samples: -1 is not valid"),
+        (lambda m: m.sample(10**20), errors.ConfigError, "n_samples: 100000000000000000000 is not valid"),
+        (lambda m: m.sample(10**13), errors.UserError, "is out of memory; use a machine with more memory"),
+        (lambda m: mpigmm.Mixture([1], [[0], [1, 2]], [1]), errors.DataError, "not the parameters of a mixture"),
         (lambda m: m.sample(2.5), errors.ConfigError, "n_samples: 2.5 is not valid"),
         (lambda m: m.sample(1, seed=-1), errors.ConfigError, "seed: -1 is not valid"),
         (lambda m: m.score(ROWS, comm="world"), errors.ConfigError, "comm: 'world' is neither"),
@@ -148,9 +157,11 @@ def test_it_cannot_be_changed() -> None:
     mixture = mpigmm.Mixture(weights, means, covariances, "diag")
     means[:] = 0
     assert mixture.means.any() and repr(mixture) == "<Mixture: 3 components, 4 features, diag>"
-    for array in (mixture.weights, mixture.means, mixture.covariances, mixture.precisions):
+    for array in (mixture.weights, mixture.means, mixture.covariances):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
+    mixture.precisions[:] = 0
+    assert mixture.precisions.all()
 
 
 def test_no_rows() -> None:

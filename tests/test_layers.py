@@ -81,7 +81,7 @@ PUT_OFF = {
     ("__init__.py", "import_module"): "importing the package loads nothing but the version and the errors",
     ("api.py", "mpigmm.driver.file_rows"): "it loads h5py, which rows in memory do not need, and which may start MPI",
     ("api.py", "mpigmm.driver.recorder"): "it loads h5py, as before",
-    ("calls.py", "mpigmm.parallel.mpi"): "a process that fits alone does not start MPI",
+    ("calls.py", "mpigmm.parallel"): "a process that fits alone does not start MPI",
     ("fitted.py", "mpigmm.runs.model_file"): "it loads h5py, as before",
     ("settings.py", "mpigmm.config"): "only root needs pydantic and yaml, unless the ranks give different settings",
     ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",

@@ -139,7 +139,8 @@ class Reduction:
 
     def agree(self) -> None:
         """Raise the same `AgreedError` on all ranks where one of them has noted an error. Collective."""
-        self.context.comm.agree(self.error)
+        error, self.error = self.error, None  # its traceback refers to this object
+        self.context.comm.agree(error)
 
     def _arrays(self, on_host: bool) -> tuple[Arrays, Arrays]:
         """The kinds of memory in which this rank computes, and in which MPI sums."""

@@ -137,6 +137,14 @@ def check_n_rows(header: Header, n_components: int) -> None:
         )
 
 
+def check_total_weight(total_weight: float, header: Header) -> None:
+    """Raise `DataError` where the weights of the rows are too small."""
+    if not total_weight > LEAST_WEIGHT:
+        raise DataError(
+            f"{header.weights_name}: they sum to {total_weight:g}, too little to compute with; scale them up"
+        )
+
+
 def check_summary(summary: DataSummary, header: Header, options: FitOptions) -> None:
     """Raise `DataError` where the rows are too few, or their weights or variances too small, for the mixture."""
     k = options.model.n_components
@@ -145,10 +153,7 @@ def check_summary(summary: DataSummary, header: Header, options: FitOptions) -> 
             f"model.n_components: {k} components need at least {k} rows, but {shown(header.dataset)} has "
             f"{summary.n_samples} usable ones of {header.n_rows}; lower it, or check {header.selected_by}"
         )
-    if not summary.total_weight > LEAST_WEIGHT:
-        raise DataError(
-            f"{header.weights_name}: they sum to {summary.total_weight:g}, too little to compute with; scale them up"
-        )
+    check_total_weight(summary.total_weight, header)
     if options.model.reg_covar == 0:
         check_variances(summary, header)
 

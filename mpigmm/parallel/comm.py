@@ -164,7 +164,10 @@ class Comm(ABC):
             yield
         except (Exception, KeyboardInterrupt) as raised:
             error = raised
-        self.agree(error)
+        try:
+            self.agree(error)
+        finally:
+            del error  # its traceback refers to this frame
 
 
 @dataclass(frozen=True, eq=False)

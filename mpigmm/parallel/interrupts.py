@@ -21,27 +21,34 @@ class Task(Generic[T]):
         self._work = work
         self._results: list[T] = []
         self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
         self._done = False
-        self._running = threading.Lock()
+        self._claimed, self._running = threading.Lock(), threading.Lock()
         self._running.acquire()
-        self.thread = threading.Thread(target=self._run, name="mpigmm", daemon=True)
+
+    def complete(self) -> None:
+        """Begin the work, unless it has begun, and wait until it is done.
+
+        If an exception is raised meanwhile, another call goes on from there: of several threads only the first does the
+        work. `Thread.join` would not do, because it takes a thread for ended where it is interrupted.
+        """
+        if not self._claimed.locked():
+            threading.Thread(target=self._run, name="mpigmm", daemon=True).start()
+        while not self._done:
+            self._running.acquire(timeout=POLL_SECONDS)
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
+        if not self._claimed.acquire(blocking=False):
+            return
+        self._thread = threading.current_thread()
         try:
             self._results.append(self._work())
         except BaseException as error:
             self._error = error
         self._done = True
         self._running.release()
-
-    def wait(self) -> None:
-        """Wait until the work is done; an exception may be raised meanwhile, after which the wait can be repeated.
-
-        `Thread.join` does not allow that: interrupted, it takes the thread for ended.
-        """
-        while not self._done:
-            self._running.acquire(timeout=POLL_SECONDS)
-        self.thread.join()
 
     def result(self) -> T:
         """The result; raises the error where there is one."""
@@ -63,10 +70,9 @@ def interruptible(stop: StopRequest, work: Callable[[], T]) -> T:
     if the work has ended in spite of it, or if it is not KeyboardInterrupt.
     """
     task = Task(work)
-    task.thread.start()
     while True:
         try:
-            task.wait()
+            task.complete()
             break
         except BaseException as error:
             stop.interruption = error

@@ -19,6 +19,7 @@ RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_
 
 
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+"""Environment variables with the number of processes on this node: of Open MPI, and of MPICH and its relatives."""
 
 
 def whole_number(text: str) -> int | None:

@@ -232,16 +232,23 @@ def intracomm(mpi: object) -> MPI.Intracomm:
     """A communicator from itself or from its handle in Fortran; raises `ConfigError`."""
     if not MPI.Is_initialized() or MPI.Is_finalized():
         raise ConfigError("comm: MPI is not running; initialise it before the call, and finalise it after")
-    if not isinstance(mpi, MPI.Comm):
-        try:
-            mpi = MPI.Comm.f2py(operator.index(mpi))  # type: ignore[arg-type]
-        except TypeError:
-            raise ConfigError(
-                f"comm: {mpi!r} is neither a communicator of mpi4py nor the handle of one (comm.py2f())"
-            ) from None
-    if mpi == MPI.COMM_NULL or mpi.Is_inter():
+    try:
+        found = mpi if isinstance(mpi, MPI.Comm) else MPI.Comm.f2py(handle_of(mpi))
+        is_inter = found != MPI.COMM_NULL and found.Is_inter()
+    except (TypeError, OverflowError, MPI.Exception):
+        raise ConfigError(
+            f"comm: {mpi!r} is neither a communicator of mpi4py nor the handle of one (comm.py2f())"
+        ) from None
+    if found == MPI.COMM_NULL or is_inter:
         raise ConfigError("comm: an intracommunicator is needed, such as MPI.COMM_WORLD or what its Split returns")
-    return MPI.Intracomm(mpi)
+    return MPI.Intracomm(found)
+
+
+def handle_of(value: object) -> int:
+    """A handle in Fortran; raises `TypeError` where the value is no whole number."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)  # type: ignore[arg-type]
 
 
 def is_for_threads() -> bool:
