@@ -71,6 +71,7 @@ class MpiComm(Comm):
         self.mpi = MPI.COMM_WORLD if mpi is None else mpi
         self.memory_remedy = memory_remedy
         self.is_guarded = is_guarded
+        self._head = np.zeros(HEAD_SIZE if is_guarded else 1, np.int64)
         self.rank = self.mpi.Get_rank()
         self.size = self.mpi.Get_size()
 
@@ -134,17 +135,17 @@ class MpiComm(Comm):
         if self.size == 1:
             return rows
         counts = self.gather(len(rows))
+        outgoing, incoming = [], []
         with self.together():
             whole = np.empty((sum(counts), *rows.shape[1:]))
-        if not self.is_root:
-            self.transfer([Transfer(ROOT, np.ascontiguousarray(rows))], [])
-            return whole
-        whole[: counts[ROOT]] = rows
-        ends = np.cumsum(counts)
-        parts = [whole[end - count : end] for count, end in zip(counts, ends, strict=True)]
-        for rank, part in enumerate(parts):
-            if rank != ROOT:
-                self.transfer([], [Transfer(rank, part)])
+            if self.is_root:
+                ends = np.cumsum(counts)
+                parts = [whole[end - count : end] for count, end in zip(counts, ends, strict=True)]
+                parts[ROOT][:] = rows
+                incoming = [Transfer(rank, part) for rank, part in enumerate(parts) if rank != ROOT]
+            else:
+                outgoing = [Transfer(ROOT, np.ascontiguousarray(rows))]
+        self.transfer(outgoing, incoming)
         return whole
 
     def transfer(self, outgoing: Sequence[Transfer], incoming: Sequence[Transfer]) -> None:
@@ -167,10 +168,10 @@ class MpiComm(Comm):
         return values
 
     def any_failed(self, failed: bool) -> bool:
-        head = np.zeros(HEAD_SIZE if self.is_guarded else 1, np.int64)
-        head[0] = failed
-        self.mpi.Allreduce(MPI.IN_PLACE, head, op=MPI.SUM)
-        return bool(head[0])
+        self._head[:] = 0
+        self._head[0] = failed
+        self.mpi.Allreduce(MPI.IN_PLACE, self._head, op=MPI.SUM)
+        return bool(self._head[0])
 
     def exchange_errors(self, told: Told | None) -> list[Told | None]:
         return list(self.mpi.allgather(told))
@@ -184,7 +185,8 @@ class MpiComm(Comm):
         """Sum the first entries of a vector over ranks, in place, and return their number; raises the error of a rank
         that has failed. Nothing is summed of a vector on a GPU."""
         n_summed = min(values.size, HEAD_SIZE - 1) if isinstance(values, np.ndarray) else 0
-        head = np.zeros(HEAD_SIZE, np.int64)
+        head = self._head
+        head[:] = 0
         head[1 : 1 + n_summed] = values[:n_summed]
         self.mpi.Allreduce(MPI.IN_PLACE, head, op=MPI.SUM)
         if head[0]:
