@@ -366,6 +366,8 @@ def _repr(value: Any) -> str:
 
 def registered(field: Any) -> tuple[str, ...]:
     """The names in the registry of an option; none where it has no registry."""
+    if "registry" not in field.metadata:
+        return ()
     from mpigmm.core.algorithms import ALGORITHMS  # NumPy, which it imports, takes longer than --help
     from mpigmm.core.covariances import COVARIANCE_TYPES
     from mpigmm.core.priors import PRIORS
@@ -375,7 +377,7 @@ def registered(field: Any) -> tuple[str, ...]:
         "priors": PRIORS,
         "algorithms": ALGORITHMS,
     }
-    return tuple(registries.get(field.metadata.get("registry", ""), ()))
+    return tuple(registries[field.metadata["registry"]])
 
 
 def _values(options: type[Any], field: Any) -> str:

@@ -127,11 +127,19 @@ class ExactSum:
         else:
             ops.add(self.form, self.limbs, values)
         self._n_added += 1
-        if self._n_added % CARRY_EVERY == 0:
-            carry(self.limbs)
+        self._carry_in_time()
 
     def __add__(self, other: ExactSum) -> ExactSum:
-        return ExactSum(self.form, carry(self.limbs + other.limbs))
+        total = ExactSum(self.form, self.limbs + other.limbs)
+        total._n_added = self._n_added + other._n_added
+        total._carry_in_time()
+        return total
+
+    def _carry_in_time(self) -> None:
+        """Carry before a limb may overflow; limbs are then no larger than after one addition."""
+        if self._n_added >= CARRY_EVERY:
+            carry(self.limbs)
+            self._n_added = 1
 
     def value(self) -> FloatArray:
         """The sum as float64 of shape (size,), rounded once."""
