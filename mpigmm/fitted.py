@@ -94,6 +94,10 @@ class Mixture:
 
         save_model(Path(path), self._model)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        frozen(self._model)
+
     def __repr__(self) -> str:
         return (
             f"<Mixture: {counted(self.n_components, 'component')}, {counted(self.n_features, 'feature')}, "

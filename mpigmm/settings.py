@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def plain_settings(config: Config) -> str | dict[str, Any]:
         config = dataclasses.asdict(config)
     if not isinstance(config, Mapping):
         raise ConfigError(
-            f"config: {config!r} is neither the path of a YAML file, nor a dictionary of sections such as "
+            f"config: {reprlib.repr(config)} is neither the path of a YAML file, nor a dictionary of sections such as "
             "{'model': {'n_components': 8}}, nor options"
         )
     try:

@@ -157,7 +157,8 @@ def test_it_cannot_be_changed() -> None:
     mixture = mpigmm.Mixture(weights, means, covariances, "diag")
     means[:] = 0
     assert mixture.means.any() and repr(mixture) == "<Mixture: 3 components, 4 features, diag>"
-    for array in (mixture.weights, mixture.means, mixture.covariances):
+    copy = pickle.loads(pickle.dumps(mixture))
+    for array in (mixture.weights, mixture.means, mixture.covariances, copy.means):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
     mixture.precisions[:] = 0
