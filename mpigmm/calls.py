@@ -49,15 +49,9 @@ def call(comm: object, advice: str, work: Callable[[Comm, StopRequest], T]) -> T
 
 
 def ended_together(ranks: Comm, stop: StopRequest, work: Callable[[Comm, StopRequest], T]) -> T:
-    """The result of work(ranks, stop). An error that a rank has not agreed on with the others is raised on all of them,
-    at their next collective call or when they end the work. Collective."""
-    try:
+    """The result of work(ranks, stop), once all ranks have done it; an error on one is raised on all. Collective."""
+    with ranks.guarded():
         result = work(ranks, stop)
-    except AgreedError:
-        raise
-    except BaseException as error:
-        ranks.agree(error)
-        raise
     ranks.agree(None)
     return result
 

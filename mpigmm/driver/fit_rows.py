@@ -58,9 +58,10 @@ def fit_rows(
         stop.deadline = time.monotonic() + plan.seconds_left - RESERVE_SECONDS
         recorder.set_deadline(stop.deadline)
         try:
-            context, plan = lay_out_rows(comm, options, source, plan, devices, stop)
-            stack.callback(context.close)
-            survey_and_fit(context, options, plan, recorder)
+            with comm.guarded():
+                context, plan = lay_out_rows(comm, options, source, plan, devices, stop)
+                stack.callback(context.close)
+                survey_and_fit(context, options, plan, recorder)
         except AgreedError as error:
             if error.exit_code == EXIT_INTERRUPTED:
                 save_interrupted(comm, recorder, stop)

@@ -69,11 +69,14 @@ class Comm(ABC):
     rank, size : int
     memory_remedy : str
         What the user can do about a rank that is out of memory, for the message of that error.
+    is_guarded : bool
+        Whether the other ranks learn of an error on a rank wherever it arises; see `guarded`.
     """
 
     rank: int
     size: int
     memory_remedy: str
+    is_guarded: bool
 
     @property
     def is_root(self) -> bool:
@@ -137,6 +140,22 @@ class Comm(ABC):
     def library(self) -> str | None:
         """Name and version of the MPI library; None without MPI."""
 
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """A context for work with collective calls; if the communicator is guarded, an error that a rank has not agreed
+        on with the others is raised on all of them, at their next collective call. Collective.
+
+        What follows an error inside of it, on all ranks alike, may again be collective.
+        """
+        try:
+            yield
+        except AgreedError:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if self.is_guarded:
+                self.agree(error)
+            raise
+
     def agree(self, error: BaseException | None) -> None:
         """Raise the same `AgreedError` on all ranks if any of them passes an error. Collective.
 
@@ -184,6 +203,7 @@ class SingleProcess(Comm):
     def __init__(self, memory_remedy: str = "use a machine with more memory") -> None:
         self.rank, self.size = ROOT, 1
         self.memory_remedy = memory_remedy
+        self.is_guarded = True
 
     def bcast(self, value: T | None) -> T:
         return cast(T, value)
