@@ -109,8 +109,10 @@ class ArraySource(Source):
 
 
 def is_viewable(array: NDArray[Any] | Columns, field: Field) -> TypeGuard[NDArray[Any]]:
-    """Whether rows of an array are contiguous and of the field's dtype."""
-    return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype == field.dtype
+    """Whether rows of an array are contiguous, of the field's dtype, and at addresses that fit it."""
+    if not isinstance(array, np.ndarray) or array.dtype != field.dtype:
+        return False
+    return bool(array.flags.c_contiguous and array.flags.aligned)
 
 
 def copy(array: NDArray[Any] | Columns, part: slice, out: NDArray[Any]) -> NDArray[Any]:
