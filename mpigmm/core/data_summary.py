@@ -114,7 +114,7 @@ class DataSummaryStatistics:
 
     def _refuse(self, rows: Rows) -> None:
         """Raise `BadRowError` for the first row of weight > 0 that is an error."""
-        used = used_values(rows)
+        used = used_values(rows.values, rows)
         if not self.drop:
             check_finite(used, rows.first)
         check_magnitude(np.where(np.isfinite(used), used, 0), rows.values, rows.first)

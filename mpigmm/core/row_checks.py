@@ -31,10 +31,10 @@ class BadRowError(Exception):
         self.value = value
 
 
-def used_values(rows: Rows) -> NDArray[np.generic]:
+def used_values(values: NDArray[np.generic], rows: Rows) -> NDArray[np.generic]:
     """Values (n, D) of rows, with zeros for those of weight zero."""
     weight = rows.sample_weight
-    return rows.values if weight is None else np.where(weight[:, None] == 0, 0, rows.values)
+    return values if weight is None else np.where(weight[:, None] == 0, 0, values)
 
 
 def check_finite(values: NDArray[np.generic], first_row: int) -> None:

@@ -63,9 +63,11 @@ def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Call
         posterior_function = new_function()
         for rows in tiles:
             check_sample_weight(rows)
-            check_finite(used_values(rows), rows.first)
-            tile.fill(rows, centre, mask=rows.sample_weight is not None)
-            check_magnitude(tile.rows.T, rows.values, rows.first)
+            check_finite(used_values(rows.values, rows), rows.first)
+            tile.fill(rows, centre, mask=False)
+            check_magnitude(used_values(tile.rows.T, rows), rows.values, rows.first)
+            if rows.sample_weight is not None:
+                tile.mask()
             posterior_function(rows, *e_step.posterior(tile))
 
     try:

@@ -79,7 +79,7 @@ class ScoreSums:
                 "too many standard deviations from every component; rescale the data, or leave the row out"
             )
         self.n_impossible += int(np.count_nonzero(~possible & (weight > 0)))
-        entropy = weight @ np.where(possible, posterior_entropy(resp), 0.0) if self.with_entropy else 0.0
+        entropy = (weight[possible] * posterior_entropy(resp)[possible]).sum() if self.with_entropy else 0.0
         log_likelihood = (weight[possible] * log_density[possible]).sum()
         self.total.add(np.array([log_likelihood, entropy, weight.sum()]))
 
