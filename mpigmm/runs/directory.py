@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from mpigmm.data.files import NO_FOLLOW, cannot_write, remedy, remove_leftovers, write_whole
@@ -19,6 +20,12 @@ from mpigmm.runs.owned import CHECKPOINTS, CONFIG, MODEL, OUTPUTS, SUMMARY, begi
 
 LOCK_SECONDS = 10.0
 LOCK, HOLDER = ".lock", b"process "
+
+IN_USE: set[str] = set()
+"""Directories that runs of this process use. The lock of a file belongs to the whole process, and is lost when any of
+its threads closes the file."""
+
+IN_USE_LOCK = Lock()
 
 
 class RunDirectory:
@@ -42,9 +49,32 @@ class RunDirectory:
         self.path = Path(path)
         self._lock, self._keeps_config = -1, False
         self._refused: OutputError | None = None
+        self._place = os.path.realpath(path)
+        self._enter()
+        try:
+            self._open(Path(config))
+        except BaseException:
+            self.close()
+            raise
+
+    def _enter(self) -> None:
+        """Raise `OutputError` where another thread of this process uses the directory."""
+        with IN_USE_LOCK:
+            if self._place in IN_USE:
+                raise self._is_in_use("a thread of this process")
+            IN_USE.add(self._place)
+
+    def _is_in_use(self, holder: str) -> OutputError:
+        return OutputError(
+            f"output.dir: {shown(self.path)} is in use by another run ({holder}); wait for it to end, or choose "
+            "another output.dir"
+        )
+
+    def _open(self, config: Path) -> None:
+        """Create and lock the directory; raises `OutputError`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._keeps_config = self._lies_here(Path(config), CONFIG) and not has_mark(beginning(Path(config)))
+            self._keeps_config = self._lies_here(config, CONFIG) and not has_mark(beginning(config))
             self._refuse_foreign()
             self._lock = self._open_lock()
         except OSError as error:
@@ -63,6 +93,8 @@ class RunDirectory:
         """Unlock the directory."""
         if self._lock >= 0:
             os.close(self._lock)
+            self._lock = -1
+        IN_USE.discard(self._place)
 
     def check_writable(self) -> None:
         """Raise `OutputError` where the directory cannot be written to; for runs that are not complete already."""
@@ -140,12 +172,7 @@ class RunDirectory:
                 break
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > deadline:
-                    holder = shown(self._holder())
-                    self.close()
-                    raise OutputError(
-                        f"output.dir: {shown(self.path)} is in use by another run ({holder}); wait for it to end, or "
-                        "choose another output.dir"
-                    ) from None
+                    raise self._is_in_use(shown(self._holder())) from None
                 time.sleep(0.2)
             except OSError:
                 return  # a file system without locks
