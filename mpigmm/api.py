@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,10 +110,19 @@ def fit(
 
     try:
         outcome = call(comm, AGAIN, work)
-    finally:
-        for text in voices[0].warnings if voices else ():
-            warnings.warn(in_words_of_calls(text), MpigmmWarning, stacklevel=2)
+    except BaseException:
+        with suppress(MpigmmWarning):  # where warnings are errors, it would hide the error
+            issue_warnings(voices)
+        raise
+    issue_warnings(voices)
     return FitResult(Mixture.from_model(outcome.model), outcome.summary, convergence_table(outcome.history))
+
+
+def issue_warnings(voices: Sequence[Voice]) -> None:
+    """Issue what voices have kept, as warnings in the code that called `fit`."""
+    for voice in voices:
+        for text in voice.warnings:
+            warnings.warn(in_words_of_calls(text), MpigmmWarning, stacklevel=3)
 
 
 class LoudVoice(Reporter):
