@@ -69,16 +69,18 @@ def interruptible(stop: StopRequest, work: Callable[[], T]) -> T:
     exception becomes a request to stop, which the work heeds where all ranks can agree on it. It is raised again only
     if the work has ended in spite of it, or if it is not KeyboardInterrupt.
     """
-    task = Task(work)
+    task, interruption = Task(work), None
     while True:
         try:
             task.complete()
             break
         except BaseException as error:
-            stop.interruption = error
-    if stop.interruption is not None and not isinstance(stop.interruption, KeyboardInterrupt):
-        raise stop.interruption
-    result = task.result()
-    if stop.interruption is not None:
-        raise stop.interruption
-    return result
+            interruption, stop.interrupted_by = error, type(error)
+    try:
+        if interruption is None or isinstance(interruption, KeyboardInterrupt):
+            result = task.result()
+        if interruption is not None:
+            raise interruption
+        return result
+    finally:
+        del interruption  # its traceback refers to this frame

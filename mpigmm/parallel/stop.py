@@ -48,8 +48,8 @@ class StopRequest:
     ----------
     received : Signals or None
         The last signal that the process received.
-    interruption : BaseException or None
-        An exception that interrupted the caller of a fit.
+    interrupted_by : type of BaseException or None
+        Class of an exception that interrupted the caller of a fit.
     deadline : float
         When the run is to stop without a signal, on the clock of `time.monotonic`.
     advice : str
@@ -63,7 +63,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.begun = time.monotonic()
         self.received: signal.Signals | None = None
-        self.interruption: BaseException | None = None
+        self.interrupted_by: type[BaseException] | None = None
         self.deadline = float("inf")
         self.advice = "run the same command again"
         self.pace = Pace()
@@ -83,10 +83,10 @@ class StopRequest:
         """Raise `InterruptedRunError` if the run is to stop. Fast enough to be called for every tile."""
         if self.received is not None:
             raise InterruptedRunError(f"interrupted by {self.received.name}; {self.advice}")
-        if self.interruption is not None:
-            by_user = isinstance(self.interruption, KeyboardInterrupt)
+        if self.interrupted_by is not None:
+            by_user = issubclass(self.interrupted_by, KeyboardInterrupt)
             kind = InterruptedCallError if by_user else InterruptedRunError
-            raise kind(f"interrupted by {type(self.interruption).__name__}; {self.advice}")
+            raise kind(f"interrupted by {self.interrupted_by.__name__}; {self.advice}")
         if time.monotonic() > self.deadline:
             raise self.out_of_time()
 
