@@ -89,9 +89,14 @@ class Mixture:
         return cls.from_model(load_model(Path(path)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a model file, whole or not at all; raises `OutputError`."""
-        from mpigmm.runs.model_file import save_model
+        """Write a model file, whole or not at all.
 
+        Raises `OutputError`, also where the path is that of a file other than a model.
+        """
+        from mpigmm.runs.model_file import save_model
+        from mpigmm.runs.owned import check_replaceable
+
+        check_replaceable(Path(path))
         save_model(Path(path), self._model)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -83,6 +83,7 @@ PUT_OFF = {
     ("api.py", "mpigmm.driver.recorder"): "it loads h5py, as before",
     ("calls.py", "mpigmm.parallel"): "a process that fits alone does not start MPI",
     ("fitted.py", "mpigmm.runs.model_file"): "it loads h5py, as before",
+    ("fitted.py", "mpigmm.runs.owned"): "it loads h5py, as before",
     ("settings.py", "mpigmm.config"): "only root needs pydantic and yaml, unless the ranks give different settings",
     ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",
     ("config.py", "mpigmm.core.covariances"): "NumPy, as before",

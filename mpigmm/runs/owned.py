@@ -64,6 +64,17 @@ def is_hdf5(content: bytes) -> bool:
     return content.startswith(MAGIC) or is_alike
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise `OutputError` where a file exists that is neither empty nor a model or checkpoint that mpigmm wrote."""
+    if not path.exists():
+        return
+    content = beginning(path, USER_BLOCK + len(SIGNATURE)) if path.is_file() else MARK.encode()
+    if content.strip(b"\0") and not is_hdf5(content):
+        raise OutputError(
+            f"{shown(path)} exists, and is not a model that mpigmm wrote; move it away, or choose another name"
+        )
+
+
 RECOGNISED: dict[str, Callable[[bytes], bool]] = {
     **dict.fromkeys((*CHECKPOINTS, MODEL), is_hdf5),
     LOG: is_log,
