@@ -94,5 +94,5 @@ def check_start(mixture: Mixture, options: FitOptions, header: Header) -> None:
     if mixture.n_features != header.n_features:
         raise DataError(
             f"init.file: {file} has {counted(mixture.n_features, 'feature')}, but {shown(header.dataset)} has "
-            f"{counted(header.n_features, 'column')}; choose them by data.columns"
+            f"{counted(header.n_features, 'column')}; choose the same columns{header.by_columns}"
         )
