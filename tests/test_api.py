@@ -97,6 +97,7 @@ SHAPES: dict[str, Callable[[np.ndarray], Any]] = {
     "backwards": lambda rows: rows[::-1].copy()[::-1],
     "the other byte order": lambda rows: rows.astype(rows.dtype.newbyteorder()),
     "a list": lambda rows: rows.tolist() or np.empty((0, 3)),
+    "at odd addresses": lambda rows: np.frombuffer(b"x" + rows.tobytes(), rows.dtype, rows.size, 1).reshape(rows.shape),
     "read-only": lambda rows: np.frombuffer(rows.tobytes()).reshape(rows.shape),
 }
 
@@ -423,21 +424,22 @@ def test_an_interrupt_of_a_rank_that_waits_for_a_late_one(comm: Comm, last: bool
 
 
 @parallel
-def test_an_interrupt_where_only_one_thread_may_call_mpi(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("place", "name"), [(EStep, "__call__"), (batch, "m_step")], ids=["pass", "M-step"])
+def test_an_interrupt_where_only_one_thread_may_call_mpi(
+    comm: Comm, last: bool, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
     monkeypatch.setattr(mpi, "is_for_threads", lambda: False)
     assert bits(mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)) == bits(mpigmm.fit(SETTINGS, ROWS))
-    e_step = EStep.__call__
+    function = getattr(place, name)
 
-    def interrupted(*arguments: Any) -> None:
-        if comm.rank == comm.size - 1:
+    def interrupted(*arguments: Any) -> Any:
+        if last:
             raise KeyboardInterrupt
-        e_step(*arguments)
+        return function(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EStep, "__call__", interrupted)
-        with pytest.raises(
-            errors.InterruptedCallError, match=f"interrupted by KeyboardInterrupt on rank {comm.size - 1}"
-        ):
+        patch.setattr(place, name, interrupted)
+        with pytest.raises(errors.InterruptedCallError, match=f"KeyboardInterrupt on rank {comm.size - 1}"):
             mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)
     mpigmm.fit(SETTINGS, own(comm, ROWS), comm=MPI.COMM_WORLD)
 
@@ -515,6 +517,29 @@ def test_with_a_directory_it_resumes_and_writes_what_the_command_writes(comm: Co
         mpigmm.fit(settings, own(comm, ROWS + 1), comm=MPI.COMM_WORLD)
     fresh = mpigmm.fit({**settings, "init": {"seed": 1}}, own(comm, ROWS), comm=MPI.COMM_WORLD, restart=True)
     assert fresh.summary["resumed_from"] is None
+
+
+def test_two_threads_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch, 0.02)
+    settings = {**SETTINGS, "output": {"dir": str(tmp_path / "out")}}
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    other = threading.Thread(target=lambda: mpigmm.fit(settings, ROWS))
+    other.start()
+    slow.has_begun.wait(10)
+    for name in ("out", "link"):
+        with pytest.raises(errors.OutputError, match=r"is in use by another run \(a thread of this process\)"):
+            mpigmm.fit({**settings, "output": {"dir": str(tmp_path / name)}}, ROWS)
+    other.join()
+    assert len(mpigmm.fit(settings, ROWS).convergence) == 8
+
+
+def test_an_error_is_not_hidden_by_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_rows, "usage", lambda reduction: 1 / 0)
+    settings = {**SETTINGS, "compute": {"threads": 64, "tile_rows": 8}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(errors.MpigmmError, match="ZeroDivisionError"):
+            mpigmm.fit(settings, ROWS)
 
 
 def test_an_interrupted_call_with_a_directory_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

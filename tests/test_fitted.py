@@ -152,6 +152,20 @@ def test_what_is_refused(call: Any, kind: type[Exception], message: str) -> None
         call(fitted("full")[0])
 
 
+def test_a_file_that_is_no_model_is_not_replaced(tmp_path: Path) -> None:
+    mixture, _ = fitted("diag")
+    rows = write_rows(tmp_path / "rows.h5", ROWS)
+    before = rows.read_bytes()
+    for path in (rows, tmp_path):
+        with pytest.raises(errors.OutputError, match="exists, and is not a model that mpigmm wrote"):
+            mixture.save(path)
+    assert rows.read_bytes() == before
+    (tmp_path / "empty").touch()
+    for path in (tmp_path / "m.h5", tmp_path / "m.h5", tmp_path / "empty"):
+        mixture.save(path)
+    assert mpigmm.Mixture.load(tmp_path / "empty").means.tobytes() == mixture.means.tobytes()
+
+
 def test_it_cannot_be_changed() -> None:
     weights, means, covariances = parameters("diag")
     mixture = mpigmm.Mixture(weights, means, covariances, "diag")
