@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -49,26 +49,26 @@ def crowding(n_threads: int, ranks_on_node: int) -> str | None:
 class BlasLimit:
     """Limits BLAS and LAPACK to one thread for as long as any thread of the process needs it.
 
-    Several fits may run at once in one process. The first to enter the limit sets it, and the last to leave it restores
-    the numbers of threads that the process had before. Libraries that are loaded meanwhile are not limited.
+    Several fits may run at once in threads of one process. Each limits its own thread, and the libraries that were
+    loaded since; the last to leave restores the numbers of threads that the process had before.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._n_users = self._n_modules = 0
+        self._limits: list[Any] = []
 
     def __enter__(self) -> None:
         with self._lock:
-            if not self._n_users:
-                self._find_libraries()
-                self._limit = self._controller.limit(limits=1)
+            self._find_libraries()
+            self._limits.append(self._controller.limit(limits=1))
             self._n_users += 1
 
     def __exit__(self, *raised: object) -> None:
         with self._lock:
             self._n_users -= 1
-            if not self._n_users:
-                self._limit.restore_original_limits()
+            while self._limits and not self._n_users:
+                self._limits.pop().restore_original_limits()  # the first limit knows the original numbers
 
     def _find_libraries(self) -> None:
         """Find the libraries that are loaded, which takes a millisecond; they change only with Python's modules."""
