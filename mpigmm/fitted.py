@@ -189,7 +189,7 @@ class Mixture:
         seed : int
             0 or larger, and less than 2**63.
         """
-        n_rows, known = whole_number("n_samples", n_samples, MOST_SAMPLES), whole_number("seed", seed, 2**63)
+        n_rows, known = checked_number("n_samples", n_samples, MOST_SAMPLES), checked_number("seed", seed, 2**63)
 
         def work(comm: Comm, stop: StopRequest) -> tuple[FloatArray, NDArray[np.int64]]:
             with self._factored():
@@ -292,7 +292,7 @@ def frozen(model: Model) -> Model:
     return model
 
 
-def whole_number(name: str, value: object, limit: int) -> int:
+def checked_number(name: str, value: object, limit: int) -> int:
     """A whole number >= 0 and < limit; raises `ConfigError`, which names it."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < limit:
         return int(value)

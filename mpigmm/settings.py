@@ -72,16 +72,14 @@ def plain_settings(config: Config) -> str | dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value of a configuration as YAML would give it: paths as texts, numbers of NumPy as Python's."""
+    """A value of a configuration as YAML would give it: paths as texts, numbers and arrays of NumPy as Python's."""
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
-        return value.item()
-    return value
+    return value.tolist() if type(value).__module__ == "numpy" else value
 
 
 def digest(raw: object) -> str | None:

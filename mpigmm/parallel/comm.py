@@ -111,7 +111,7 @@ class Comm(ABC):
         """Sum a vector of integers over ranks, in place. Collective.
 
         The vector may be in the memory of a GPU if `is_gpu_aware` is true. One of more than `PIECE_BYTES` takes several
-        reductions, all others take one.
+        reductions, all others take one; on a guarded communicator, one of more than 4 KB takes another one.
         """
 
     @abstractmethod

@@ -17,7 +17,6 @@ NOT_FOUND = re.compile(r"cannot load MPI library|lib\w*mpi\S*: cannot open|undef
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
 
-
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 """Environment variables with the number of processes on this node: of Open MPI, and of MPICH and its relatives."""
 
