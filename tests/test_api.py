@@ -483,6 +483,25 @@ def test_nothing_is_left_behind(comm: Comm, monkeypatch: pytest.MonkeyPatch, cap
     assert capfd.readouterr() == ("", "")
 
 
+def test_every_library_and_thread_is_limited_until_the_last_fit_ends() -> None:
+    code = """
+from threadpoolctl import threadpool_info
+import numpy
+from mpigmm.parallel.threads import single_threaded_blas
+def counts(): return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+before = counts()
+with single_threaded_blas:
+    import scipy.linalg
+    with single_threaded_blas:
+        assert set(counts()) == {1}, counts()
+    assert set(counts()) == {1}, counts()
+assert set(counts()) == set(before), (before, counts())
+"""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 def test_several_fits_at_once_in_threads_of_the_host() -> None:
     before = threadpool_info()
     expected = bits(mpigmm.fit(SETTINGS, ROWS))
