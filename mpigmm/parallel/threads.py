@@ -60,8 +60,10 @@ class BlasLimit:
 
     def __enter__(self) -> None:
         with self._lock:
-            self._find_libraries()
-            self._limits.append(self._controller.limit(limits=1))
+            is_new = self._find_libraries()
+            limit = self._controller.limit(limits=1)
+            if is_new or not self._limits:
+                self._limits.append(limit)
             self._n_users += 1
 
     def __exit__(self, *raised: object) -> None:
@@ -70,10 +72,13 @@ class BlasLimit:
             while self._limits and not self._n_users:
                 self._limits.pop().restore_original_limits()  # the first limit knows the original numbers
 
-    def _find_libraries(self) -> None:
-        """Find the libraries that are loaded, which takes a millisecond; they change only with Python's modules."""
-        if self._n_modules != len(sys.modules):
-            self._controller, self._n_modules = ThreadpoolController(), len(sys.modules)
+    def _find_libraries(self) -> bool:
+        """Find the libraries that are loaded, which takes a millisecond, if Python's modules have changed; returns
+        whether they have."""
+        if self._n_modules == len(sys.modules):
+            return False
+        self._controller, self._n_modules = ThreadpoolController(), len(sys.modules)
+        return True
 
     def hold(self) -> None:
         """Limit the calling thread too: some libraries keep a number for each thread."""
