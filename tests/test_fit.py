@@ -18,7 +18,7 @@ from support import TYPES, assert_same_bits, blobs, read_lines, read_model, writ
 
 from mpigmm.__main__ import serve
 from mpigmm.core.algorithms.batch import BatchEM
-from mpigmm.driver import e_step, em_loop, recorder
+from mpigmm.driver import e_step, recorder
 from mpigmm.errors import AgreedError, OutputError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -349,7 +349,7 @@ def test_an_error_on_one_rank_ends_all(case: Case, monkeypatch: pytest.MonkeyPat
 def test_ranks_that_drifted_apart_are_noticed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     if case.comm.size == 1:
         pytest.skip("one rank cannot differ from itself")
-    sum_e_step, calls = em_loop.sum_e_step, []
+    sum_e_step, calls = e_step.sum_e_step, []
 
     def drifting(reduction: Any, problem: Any, wanted: Any) -> Any:
         calls.append(1)
@@ -357,7 +357,7 @@ def test_ranks_that_drifted_apart_are_noticed(case: Case, monkeypatch: pytest.Mo
             wanted.mixture.means[0, 0] = np.nextafter(wanted.mixture.means[0, 0], np.inf)
         return sum_e_step(reduction, problem, wanted)
 
-    monkeypatch.setattr(em_loop, "sum_e_step", drifting)
+    monkeypatch.setattr(e_step, "sum_e_step", drifting)
     with pytest.raises(AgreedError, match="ranks hold different parameters"):
         case.fit()
 

@@ -2,18 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
 import numpy as np
 
-from mpigmm.core.algorithms.base import EStepPass, Problem, Summed
+from mpigmm.core.algorithms.base import EStepPass, Problem, Rejected, Summed
 from mpigmm.core.arrays import DOUBLE, Array
+from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
 from mpigmm.core.statistics import SufficientStatistics
-from mpigmm.core.sum_format import sum_format
+from mpigmm.core.sum_format import SumRangeError, sum_format
 from mpigmm.core.tile import Tile
 from mpigmm.driver.reduction import PassStatus, Reduction
 from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.errors import DataError, DegenerateError
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class PassRequest:
+    """A pass over all rows that a fit needs before it can go on.
+
+    Attributes
+    ----------
+    problem : Problem
+    e_step_pass : EStepPass
+    answer : tuple of Summed and PassStatus, or Rejected, or None
+        The result of the pass; None until it is computed.
+    """
+
+    problem: Problem
+    e_step_pass: EStepPass
+    answer: tuple[Summed, PassStatus] | Rejected | None = None
+
+    def compute(self, reduction: Reduction) -> None:
+        """Compute the answer. Collective; raises `AgreedError`."""
+        try:
+            self.answer = sum_e_step(reduction, self.problem, self.e_step_pass)
+        except (SingularCovarianceError, SumRangeError) as error:
+            self.answer = Rejected(error)
+
+    def take(self) -> tuple[Summed, PassStatus] | Rejected:
+        """The answer, to which this object no longer refers."""
+        answer, self.answer = self.answer, None
+        assert answer is not None
+        return answer
+
+
+Fit = Generator[PassRequest, None, T]
+"""A fit that is suspended whenever it needs a pass over the rows; all ranks run the same fits in the same order.
+
+Whoever runs it computes the answer of each request before resuming it, and so decides whether one fit or several share
+a reading of the rows."""
+
+
+def run_alone(reduction: Reduction, fit: Fit[T]) -> T:
+    """Run one fit until it ends, and return its result. Collective; raises `AgreedError`."""
+    while True:
+        try:
+            request = next(fit)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        request.compute(reduction)
 
 
 def sum_e_step(reduction: Reduction, problem: Problem, e_step_pass: EStepPass) -> tuple[Summed, PassStatus]:

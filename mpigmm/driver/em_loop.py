@@ -1,4 +1,5 @@
-"""The loop over the steps of an algorithm: a pass over the rows of all ranks, then the same update on every rank."""
+"""The loop over the steps of an algorithm: it requests a pass over the rows of all ranks, then makes the same update on
+every rank."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from mpigmm.core.precision import Precision
 from mpigmm.core.priors import PRIORS
 from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.malloc import keep_freed_memory
-from mpigmm.driver.e_step import sum_e_step
+from mpigmm.driver.e_step import Fit, PassRequest
 from mpigmm.driver.reduction import PassStatus, Reduction
 from mpigmm.driver.stopping import goes_on
 from mpigmm.errors import AgreedError, DegenerateError
@@ -48,7 +49,7 @@ class EmLoop:
     def problem(self) -> Problem:
         return self.algorithm.problem
 
-    def run(self, progress: Progress, em: EmOptions, record: Record) -> Progress:
+    def run(self, progress: Progress, em: EmOptions, record: Record) -> Fit[Progress]:
         """Iterate until the start has converged or `em.max_iter` is reached; returns the last progress. Collective.
 
         Parameters
@@ -65,7 +66,7 @@ class EmLoop:
             if is_last:
                 self.context.comm.agree(self.reduction.error or self.context.stop.out_of_time())
             old = self.algorithm.mixture(progress.state)
-            state, report, summed, status = self.step(progress.state, progress.iteration + 1)
+            state, report, summed, status = yield from self.step(progress.state, progress.iteration + 1)
             old.release()  # frees its Cholesky factors: a caller may refer to the mixture until the loop ends
             progress = advanced(progress, state, report)
             seconds, begin = time.perf_counter() - begin, time.perf_counter()
@@ -76,7 +77,7 @@ class EmLoop:
         self.reduction.agree()
         return progress
 
-    def step(self, state: Any, iteration: int) -> tuple[Any, Report, Summed, PassStatus]:
+    def step(self, state: Any, iteration: int) -> Fit[tuple[Any, Report, Summed, PassStatus]]:
         """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`.
 
         Returns
@@ -90,14 +91,23 @@ class EmLoop:
             Of the last pass.
         """
         while True:
-            outcome: Summed | Rejected
-            try:
-                outcome, status = sum_e_step(self.reduction, self.problem, self.algorithm.e_step_pass(state))
-            except (SingularCovarianceError, SumRangeError) as error:
-                outcome = Rejected(error)
-            state, report = self._updated(state, outcome, iteration)
-            if isinstance(outcome, Summed) and not report.again:
-                return state, report, outcome, status
+            answer = yield from self._answer(state)
+            if isinstance(answer, Rejected):
+                state, _ = self._updated(state, answer, iteration)
+                continue
+            summed, status = answer
+            state, report = self._updated(state, summed, iteration)
+            if not report.again:
+                return state, report, summed, status
+
+    def _answer(self, state: Any) -> Fit[tuple[Summed, PassStatus] | Rejected]:
+        """The answer to the pass that the algorithm needs."""
+        try:
+            request = PassRequest(self.problem, self.algorithm.e_step_pass(state))
+        except (SingularCovarianceError, SumRangeError) as error:
+            return Rejected(error)
+        yield request
+        return request.take()
 
     def _updated(self, state: Any, outcome: Summed | Rejected, iteration: int) -> tuple[Any, Report]:
         """The update after a pass; raises the same `AgreedError` on all ranks where the algorithm cannot continue."""
@@ -106,15 +116,18 @@ class EmLoop:
         except (SingularCovarianceError, SumRangeError) as error:
             raise degenerate(error, f" after iteration {iteration}") from None
 
-    def evaluate(self, mixture: Mixture) -> tuple[float, float]:
+    def evaluate(self, mixture: Mixture) -> Fit[tuple[float, float]]:
         """Mean log-likelihood of all rows under a mixture, per unit of weight, and the objective of estimates under the
         prior. Collective; raises `AgreedError`."""
         try:
-            summed, _ = sum_e_step(
-                self.reduction, self.problem, EStepPass(mixture, self.problem.first_precision(mixture))
-            )
+            request = PassRequest(self.problem, EStepPass(mixture, self.problem.first_precision(mixture)))
         except (SingularCovarianceError, SumRangeError) as error:
             raise degenerate(error, " in the end") from None
+        yield request
+        answer = request.take()
+        if isinstance(answer, Rejected):
+            raise degenerate(answer.error, " in the end")
+        summed, _ = answer
         mean = float(summed.statistics.log_likelihood[0]) / self.problem.summary.total_weight
         return mean, self.problem.objective(mean, mixture)
 

@@ -12,6 +12,7 @@ from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.source import Source
 from mpigmm.driver.devices import Devices, choose_devices
+from mpigmm.driver.e_step import run_alone
 from mpigmm.driver.em_loop import em_loop
 from mpigmm.driver.layout import lay_out
 from mpigmm.driver.load_balance import measured_speeds
@@ -110,7 +111,7 @@ def survey_and_fit(context: RankContext, options: FitOptions, plan: ResumePlan, 
     del sample
     reduction = Reduction(context, recorder.is_spent, recorder.say)
     loop = em_loop(reduction, options, summary)
-    progress = fit_starts(loop, options, plan.progress, starts, recorder)
+    progress = run_alone(reduction, fit_starts(loop, options, plan.progress, starts, recorder))
     used = {"resumed_from": plan.resumed_from, **usage(reduction)}
     with comm.together():
         recorder.finish(progress, summary, devices, used)

@@ -9,6 +9,7 @@ from mpigmm.core.algorithms.initialise import initialise
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
+from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.stopping import converged
@@ -78,7 +79,7 @@ class Starts:
 
 def fit_starts(
     loop: EmLoop, options: FitOptions, progress: Progress, starts: Starts, recorder: NullRecorder
-) -> Progress:
+) -> Fit[Progress]:
     """Run all starts that are not complete; returns the finished progress with the best of them. Collective."""
     comm, algorithm = loop.context.comm, loop.algorithm
     while not progress.finished:
@@ -87,9 +88,9 @@ def fit_starts(
             save(comm, recorder, progress)
         else:
             starts.release_sample(progress.init)
-        progress = loop.run(progress, options.em, recorder.record)
+        progress = yield from loop.run(progress, options.em, recorder.record)
         mixture = algorithm.mixture(progress.state)
-        mean, objective = loop.evaluate(mixture)
+        mean, objective = yield from loop.evaluate(mixture)
         ended = Ended(
             progress.init, progress.iteration, mean, objective, progress.change, converged(progress.change, options.em)
         )
