@@ -319,7 +319,8 @@ def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection
             if rule in field.metadata and isinstance(value, (int, float))
         )
         raw = given.get(field.name)
-        is_switch = bool in get_args(_type_hints(section)[field.name])
+        hint = _type_hints(section)[field.name]
+        is_switch = bool in (hint, *get_args(hint))
         parts = raw if isinstance(raw, list) else [raw]
         mistaken = raw in (0, 1) and not isinstance(raw, bool) if is_switch else any(isinstance(p, bool) for p in parts)
         numbers = [p for p in (value if isinstance(value, list) else [value]) if isinstance(p, int)]

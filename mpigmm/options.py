@@ -60,8 +60,9 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class InitOptions:
-    method: Literal["kmeans", "kmeans++", "random", "file"] = option(
-        "Where the first mixture comes from: k-means, its seeding alone, random rows as means, or a model file.",
+    method: Literal["kmeans", "kmeans++", "random", "random_resp", "file"] = option(
+        "Where the first mixture comes from: k-means, its seeding alone, random rows as means, an M-step with random "
+        "responsibilities, or a model file.",
         "kmeans",
     )
     n_init: int = option("Number of starts; the one with the best log-likelihood is kept.", 1, ge=1)
@@ -82,6 +83,11 @@ class EmOptions:
         "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
     )
     accelerate: str = option("Acceleration of EM.", "none", available=("none",))
+    reseed: bool = option(
+        "Whether a component without rows becomes half of the one with the largest weight; otherwise it keeps its mean "
+        "and covariance, with weight 0.",
+        True,
+    )
 
 
 @dataclass(frozen=True)

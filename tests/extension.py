@@ -91,8 +91,8 @@ class ClassificationEM(Algorithm[ClassificationState]):
 
     name = "classification"
 
-    def start(self, mixture: Mixture) -> ClassificationState:
-        return ClassificationState(mixture)
+    def start(self, mixture: Mixture, objective: float | None = None) -> ClassificationState:
+        return ClassificationState(mixture, np.nan if objective is None else objective)
 
     def e_step_pass(self, state: ClassificationState) -> EStepPass:
         precision = self.problem.first_precision(state.mixture)

@@ -17,7 +17,7 @@ CONTRACT = """
 data:    {path: photo.h5, dataset: /X, weights: null, columns: null, rows: null, missing: error}
 model:   {n_components: 8, covariance_type: full, reg_covar: 1.0e-6, variance_floor: 1.0e-12, prior: none}
 init:    {method: kmeans, n_init: 1, seed: 0, file: null}
-em:      {algorithm: batch, max_iter: 100, tol: 1.0e-4, accelerate: none}
+em:      {algorithm: batch, max_iter: 100, tol: 1.0e-4, accelerate: none, reseed: true}
 compute: {device: auto, gpu_aware_mpi: auto, precision: float64, threads: auto, memory: auto, tile_rows: auto}
 output:  {dir: runs/photo, checkpoint_iterations: 10, checkpoint_seconds: 300, walltime: null}
 """
@@ -132,7 +132,7 @@ def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int
         ('data.path="$NO_SUCH_VARIABLE/a\\nb"', r"data.path: \$NO_SUCH_VARIABLE/a\\nb: the"),
         ("output.walltime=0", "output.walltime: 0 .*> 0 or null"),
         ("output.checkpoint_seconds=0", "output.checkpoint_seconds: 0 .*> 0"),
-        ("init.method=magic", "kmeans, kmeans\\+\\+, random, file"),
+        ("init.method=magic", "kmeans, kmeans\\+\\+, random, random_resp, file"),
         ("init.method=file", "init.file is missing"),
         ("init.file=m.h5", "init.method is 'kmeans'"),
         ("data.path=null", "data.path: None"),

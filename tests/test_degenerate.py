@@ -178,3 +178,18 @@ def test_the_factors_after_a_repair_are_those_of_the_covariances(covariance_type
     assert repairs.reseeded == [2]
     fresh = mixture_of(covariance_type, new.weights, new.means, new.covariances.values)
     assert factors_of(new).tobytes() == factors_of(fresh).tobytes()
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_without_reseeding_an_empty_component_stays_where_it_is(covariance_type: str) -> None:
+    start = start_mixture(covariance_type, ROWS, 3)
+    start.means[2] = 1e6
+    safe = Safeguards(0.0, 0.0, reseed=False)
+    mixture, history, n_repaired = fit_in_memory(start, ROWS, 5, safeguards=safe)
+    assert n_repaired == 0 and mixture.weights[2] == 0.0 and (mixture.means[2] == 1e6).all()
+    others = Mixture(
+        start.weights[:2] / start.weights[:2].sum(), start.means[:2], start.covariances.select(np.arange(2))
+    )
+    alone, expected, _ = fit_in_memory(others, ROWS, 5, safeguards=safe)
+    np.testing.assert_allclose(mixture.means[:2], alone.means, rtol=1e-12)
+    np.testing.assert_allclose(history[1:], expected[1:], rtol=1e-12)

@@ -204,9 +204,9 @@ class Reckless(BatchEM):
 
     name = "reckless"
 
-    def start(self, mixture: Mixture) -> BatchState:
+    def start(self, mixture: Mixture, objective: float | None = None) -> BatchState:
         self.is_reckless = True
-        return super().start(mixture)
+        return super().start(mixture, objective)
 
     def e_step_pass(self, state: BatchState) -> EStepPass:
         if self.is_reckless:

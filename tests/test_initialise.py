@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
+from sklearn.mixture._gaussian_mixture import _estimate_gaussian_parameters
 from support import TYPES, blobs, survey_of, write_config, write_rows
 
 from mpigmm.__main__ import serve
 from mpigmm.core.algorithms.initialise import (
     COMPARISON_ROWS,
     LLOYD_STEPS,
+    GivenParameters,
     initialise,
     lloyd,
-    partition_mixture,
     plus_plus,
 )
+from mpigmm.core.algorithms.responsibilities import partition_mixture
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import Safeguards
 from mpigmm.core.sampling import RowSampler
@@ -208,3 +210,33 @@ def test_a_batch_log_gets_few_lines_of_a_start(
         reporter.initialisation(0, "k-means, step", done, 100)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"initialisation: k-means, step {done}/100" for done in (16, 33, 50, 67, 84)]
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_random_responsibilities_are_scikit_learns_m_step(covariance_type: str) -> None:
+    weights = np.random.default_rng(2).random(len(ROWS))
+    kind, survey = COVARIANCE_TYPES[covariance_type], survey_of(ROWS, weights)
+    mixture = initialise("random_resp", kind, 3, (ROWS, weights), survey, SAFE, (5, 1))
+    resp = np.random.default_rng((5, 1)).random((len(ROWS), 3))
+    resp *= (weights / resp.sum(axis=1))[:, None]
+    full = covariance_type == "tied"  # theirs assumes that the responsibilities of a row sum to one
+    found, means, covariances = _estimate_gaussian_parameters(ROWS, resp, 0.0, "full" if full else covariance_type)
+    covariances = np.einsum("k,kde->de", found / found.sum(), covariances) if full else covariances
+    np.testing.assert_allclose(mixture.weights, found / weights.sum(), rtol=1e-12)
+    np.testing.assert_allclose(mixture.means, means, rtol=1e-11)
+    np.testing.assert_allclose(mixture.covariances.values, covariances, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_given_parameters_replace_those_that_are_computed(covariance_type: str) -> None:
+    kind, survey, weights = COVARIANCE_TYPES[covariance_type], survey_of(ROWS), np.ones(len(ROWS))
+    means = np.array([[0.0, 0.0, 0.0], [5.0, 5.0, -5.0]])
+    given = GivenParameters(weights=np.array([0.25, 0.75]), means=means)
+    mixture = initialise("random", kind, 2, (ROWS, weights), survey, SAFE, (0, 0), given=given)
+    assert (mixture.means == means).all() and (mixture.weights == given.weights).all()
+    labels = np.square((ROWS[:, None] - means) / np.sqrt(survey.variances)).sum(axis=2).argmin(axis=1)
+    expected = partition_mixture(kind, (ROWS, weights), labels, means, survey, SAFE)
+    assert (mixture.covariances.values == expected.covariances.values).all()
+    assert given.mixture is None
+    whole = GivenParameters(mixture.weights, mixture.means, mixture.covariances).mixture
+    assert whole is not None and whole.digest() == mixture.digest()

@@ -140,7 +140,7 @@ def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> 
 def problem_of(options: FitOptions, summary: DataSummary) -> Problem:
     """The problem that the options name, for rows with this summary."""
     model = options.model
-    safeguards = Safeguards(model.reg_covar, model.variance_floor)
+    safeguards = Safeguards(model.reg_covar, model.variance_floor, options.em.reseed)
     return Problem(summary, safeguards, PRIORS[model.prior](summary), np.dtype(options.compute.precision))
 
 

@@ -107,7 +107,7 @@ def survey_and_fit(context: RankContext, options: FitOptions, plan: ResumePlan, 
         recorder.begin(plan, summary, devices, [warning, context.layout.warning, devices.note])
     if plan.complete:
         return
-    starts = Starts(options, plan.start, sample, recorder.initialisation)
+    starts = Starts(options, plan.start, plan.given, sample, recorder.initialisation)
     del sample
     reduction = Reduction(context, recorder.is_spent, recorder.say)
     loop = em_loop(reduction, options, summary)

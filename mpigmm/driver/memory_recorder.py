@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, GivenParameters
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.mixture import Mixture
@@ -34,12 +36,17 @@ class MemoryRecorder(NullRecorder):
     header : Header
         Of the rows.
     voice : Voice
+    given : GivenParameters
+        Of the first mixture.
     """
 
-    def __init__(self, options: FitOptions, header: Header, voice: Voice) -> None:
+    def __init__(
+        self, options: FitOptions, header: Header, voice: Voice, given: GivenParameters = NOTHING_GIVEN
+    ) -> None:
         self.options = options
         self.header = header
         self.voice = voice
+        self.given = given
         self._lines = array("d")
         self._bits = 32
         self._repairs: dict[int, Repairs] = {}
@@ -55,7 +62,8 @@ class MemoryRecorder(NullRecorder):
         self.voice.initialisation(init, name, done, most)
 
     def open(self, devices: Devices, check: Callable[[], None]) -> ResumePlan | None:
-        return new_plan(self.options, self.header, devices, self._start(check), self.voice)
+        plan = new_plan(self.options, self.header, devices, self._start(check), self.voice)
+        return replace(plan, given=self.given)
 
     def begin(
         self, plan: ResumePlan, data_summary: DataSummary, devices: Devices, warnings: Sequence[str | None]
@@ -101,6 +109,6 @@ class MemoryRecorder(NullRecorder):
 
     def _tell_end(self, progress: Progress) -> None:
         """Warn the user where the fit has not converged."""
-        best = progress.best
-        if best is not None and not best.ended.converged and self.options.em.tol > 0:
+        em, best = self.options.em, progress.best
+        if best is not None and not best.ended.converged and em.tol > 0 and em.max_iter > 0:
             self.voice.warn(unconverged_text(self.options, self._repairs.get(best.ended.init, Repairs())))

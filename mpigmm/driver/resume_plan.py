@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, GivenParameters
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops import best_ops
@@ -33,6 +34,8 @@ class ResumePlan:
         Of the data of the run that is resumed; None for a new run.
     start : Mixture or None
         From ``init.file``.
+    given : GivenParameters
+        Parameters of the first mixture that the caller gives.
     complete : bool
         Whether an earlier run with these settings is finished; it still has to be checked that the data are the same.
     seconds_left : float
@@ -46,6 +49,7 @@ class ResumePlan:
     progress: Progress = Progress()
     fingerprint: str | None = None
     start: Mixture | None = None
+    given: GivenParameters = NOTHING_GIVEN
     complete: bool = False
     seconds_left: float = math.inf
     speeds: dict[str, int] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mpigmm.core.algorithms.initialise import initialise
+from mpigmm.core.algorithms.initialise import GivenParameters, initialise
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
@@ -26,8 +26,10 @@ class Starts:
     Parameters
     ----------
     options : FitOptions
-    given : Mixture or None
+    from_file : Mixture or None
         The mixture of ``init.file``.
+    given : GivenParameters
+        Parameters that the caller gives; where these are all, they are the first mixture.
     sample : tuple of ndarrays
         On root, rows and their weights; freed once the last start has begun.
     report : callable
@@ -35,19 +37,25 @@ class Starts:
     """
 
     def __init__(
-        self, options: FitOptions, given: Mixture | None, sample: Sample, report: Callable[[int, str, int, int], None]
+        self,
+        options: FitOptions,
+        from_file: Mixture | None,
+        given: GivenParameters,
+        sample: Sample,
+        report: Callable[[int, str, int, int], None],
     ) -> None:
         self.options = options
+        self.from_file = from_file
         self.given = given
         self.sample: Sample | None = sample
         self.report = report
 
     def first_mixture(self, loop: EmLoop, init: int) -> Mixture:
         """The first mixture of start number init. Collective; raises `AgreedError`."""
-        comm, mixture = loop.context.comm, self.given
+        comm, mixture = loop.context.comm, self.from_file or self.given.mixture
         with comm.together():
-            if comm.is_root and mixture is None:
-                mixture = self._initialised(loop, init)
+            if comm.is_root and self.from_file is None:
+                mixture = mixture or self._initialised(loop, init)
                 check_factors(mixture)
         self.release_sample(init)
         return comm.bcast(mixture)
@@ -69,6 +77,7 @@ class Starts:
             loop.problem.safeguards,
             (self.options.init.seed, init),
             step,
+            self.given,
         )
 
     def release_sample(self, init: int) -> None:
@@ -84,7 +93,8 @@ def fit_starts(
     comm, algorithm = loop.context.comm, loop.algorithm
     while not progress.finished:
         if progress.state is None:
-            progress = replace(progress, state=algorithm.start(starts.first_mixture(loop, progress.init)))
+            first = starts.first_mixture(loop, progress.init)
+            progress = replace(progress, state=algorithm.start(first, starts.given.objective))
             save(comm, recorder, progress)
         else:
             starts.release_sample(progress.init)

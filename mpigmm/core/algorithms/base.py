@@ -157,8 +157,11 @@ class Algorithm(ABC, Generic[State]):
         self.problem = problem
 
     @abstractmethod
-    def start(self, mixture: Mixture) -> State:
-        """The state before the first step, given the first mixture."""
+    def start(self, mixture: Mixture, objective: float | None = None) -> State:
+        """The state before the first step, given the first mixture.
+
+        The change in the first step is counted from `objective`, that of an earlier mixture; without it there is none.
+        """
 
     @abstractmethod
     def e_step_pass(self, state: State) -> EStepPass:

@@ -49,8 +49,8 @@ class BatchEM(Algorithm[BatchState]):
 
     name = "batch"
 
-    def start(self, mixture: Mixture) -> BatchState:
-        return BatchState(mixture)
+    def start(self, mixture: Mixture, objective: float | None = None) -> BatchState:
+        return BatchState(mixture, objective)
 
     def e_step_pass(self, state: BatchState) -> EStepPass:
         precision = state.precision or self.problem.first_precision(state.mixture)

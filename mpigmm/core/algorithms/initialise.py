@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mpigmm.core.algorithms.m_step import m_step
+from mpigmm.core.algorithms.responsibilities import (
+    Labels,
+    ProgressCallback,
+    Sample,
+    no_progress,
+    partition_mixture,
+    resp_mixture,
+)
 from mpigmm.core.covariances.base import Covariances, Safeguards
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.estep.choose import choose_kernel
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.ops.numpy import NUMPY
-from mpigmm.core.priors import NoPrior
-from mpigmm.core.statistics import SufficientStatistics
-from mpigmm.core.tile import Tile
-from mpigmm.core.tile_rows import most_rows
-from mpigmm.rows import Rows
 
 LEAST_TRIALS = 16
 """Candidates for each mean of k-means++, to which log K is added. With fewer candidates, some of many separate groups
@@ -42,17 +42,39 @@ CHUNK_ENTRIES, LEAST_CHUNK_ROWS = 1 << 17, 32
 """k-means computes distances for so many rows at a time that rows and distances have about CHUNK_ENTRIES entries, which
 fit into the cache, but for at least LEAST_CHUNK_ROWS rows, so that a matrix product is fast."""
 
-Labels = NDArray[np.intp]
-Sample = tuple[FloatArray, FloatArray]
-"""Rows (m, D) and their sample weights (m,)."""
 
-ProgressCallback = Callable[[str, int, int], None]
-"""Called often with the name of the work in progress, the number of its steps that are done, and their largest number.
-It raises an exception to stop the run."""
+@dataclass(frozen=True, eq=False)
+class GivenParameters:
+    """Parameters of the first mixture that the caller knows; None stands for those that are to be computed.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (K,) or None
+    means : ndarray of shape (K, D) or None
+    covariances : Covariances or None
+    objective : float or None
+        Objective of an earlier iteration, from which the change in the first iteration is counted.
+    """
+
+    weights: FloatArray | None = None
+    means: FloatArray | None = None
+    covariances: Covariances | None = None
+    objective: float | None = None
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The mixture, if all of its parameters are given."""
+        if self.weights is None or self.means is None or self.covariances is None:
+            return None
+        return Mixture(self.weights, self.means, self.covariances)
+
+    def applied(self, mixture: Mixture) -> Mixture:
+        """The mixture with the parameters that are given in place of its own."""
+        given = {name: getattr(self, name) for name in ("weights", "means", "covariances")}
+        return replace(mixture, **{name: value for name, value in given.items() if value is not None})
 
 
-def no_progress(name: str, done: int, most: int) -> None:
-    """The `ProgressCallback` that does nothing."""
+NOTHING_GIVEN = GivenParameters()
 
 
 def sample_size(n_components: int, n_features: int) -> int:
@@ -69,14 +91,16 @@ def initialise(
     safeguards: Safeguards,
     seed: tuple[int, int],
     progress: ProgressCallback = no_progress,
+    given: GivenParameters = NOTHING_GIVEN,
 ) -> Mixture:
     """A first mixture.
 
     Parameters
     ----------
-    method : {"kmeans", "kmeans++", "random"}
-        "kmeans" makes the mixture of the partition that k-means finds. The others choose means among the rows; all
-        components then have equal weights and the covariance of the sample.
+    method : {"kmeans", "kmeans++", "random", "random_resp"}
+        "kmeans" makes the mixture of the partition that k-means finds, "random_resp" that of random responsibilities.
+        The others choose means among the rows; all components then have equal weights and the covariance of the
+        sample. Where means are given, the mixture is that of the partition by the nearest mean, whatever the method.
     kind : type of Covariances
     n_components : int
     sample : tuple of ndarrays (m, D) and (m,)
@@ -87,27 +111,32 @@ def initialise(
         Seed of the run, and number of the initialisation among those that the run tries.
     progress : callable
         A `ProgressCallback`.
+    given : GivenParameters
+        These replace parameters of the mixture.
     """
     rows, sample_weight = sample
     random = np.random.default_rng(seed)
+    if given.means is None and method == "random_resp":
+        resp = random.random((len(rows), n_components)).T
+        return given.applied(resp_mixture(kind, sample, resp / resp.sum(axis=0), summary, safeguards, progress))
     scale = np.sqrt(np.where(summary.variances > 0, summary.variances, 1.0))
     standard = rows - summary.centre
     standard /= scale
+    if given.means is not None:
+        labels = nearest(standard, (given.means - summary.centre) / scale)
+        return given.applied(partition_mixture(kind, sample, labels, given.means, summary, safeguards, progress))
     if method == "random":
         means = standard[choose_rows(sample_weight, n_components, random)]
     else:
         means = plus_plus(standard, sample_weight, n_components, random, progress)
     if method != "kmeans":
         means = means * scale + summary.centre
-        return Mixture(
-            np.full(n_components, 1 / n_components),
-            means,
-            sample_covariance(kind, sample, summary, safeguards).select(np.zeros(n_components, np.intp)),
-        )
+        covariances = sample_covariance(kind, sample, summary, safeguards).select(np.zeros(n_components, np.intp))
+        return given.applied(Mixture(np.full(n_components, 1 / n_components), means, covariances))
     means, labels = lloyd(standard, sample_weight, means, progress)
     del standard  # as large as the memory that is needed next
     means = means * scale + summary.centre
-    return partition_mixture(kind, sample, labels, means, summary, safeguards, progress)
+    return given.applied(partition_mixture(kind, sample, labels, means, summary, safeguards, progress))
 
 
 def sample_covariance(
@@ -251,59 +280,3 @@ def nearest(rows: FloatArray, means: FloatArray, check: Callable[[], None] = lam
         part += squared_norms
         part.argmin(axis=1, out=found)
     return labels
-
-
-def partition_mixture(
-    kind: type[Covariances],
-    sample: Sample,
-    labels: Labels,
-    means: FloatArray,
-    summary: DataSummary,
-    safeguards: Safeguards,
-    progress: ProgressCallback = no_progress,
-) -> Mixture:
-    """The mixture of a partition: an M-step in which each row has responsibility one for the component of its label.
-
-    Labels (m,) are indices of the means (K, D).
-    """
-    rows, sample_weight = sample
-    start, (n_components, n_features) = isotropic(kind, means), means.shape
-    total = SufficientStatistics.empty(start.layout)
-    total.flat[:] = 0.0
-    second = total.second_moments.reshape(-1, kind.n_second(1, n_features))  # of each component, or of all together
-    tile = Tile(n_features, min(len(rows), most_rows(n_features, 1)), NUMPY)
-    order = np.argsort(labels, kind="stable")
-    edges = np.searchsorted(labels[order], np.arange(n_components + 1))
-    for k, own in enumerate(np.split(order, edges[1:-1])):
-        progress("moments of component", k, n_components)
-        statistics = component_statistics(isotropic(kind, means[k : k + 1]), tile, rows, sample_weight, own)
-        total.counts[k], total.first_moments[k] = statistics.counts[0], statistics.first_moments[0]
-        second[k % len(second)] += statistics.second_moments
-    mixture, _ = m_step(start, total, summary, safeguards, NoPrior(summary))
-    return mixture
-
-
-def isotropic(kind: type[Covariances], means: FloatArray) -> Mixture:
-    """The mixture with means (K, D), unit variances and equal weights."""
-    return Mixture(np.full(len(means), 1 / len(means)), means, kind.isotropic(*means.shape))
-
-
-def component_statistics(
-    one: Mixture, tile: Tile, rows: FloatArray, sample_weight: FloatArray, own: Labels
-) -> SufficientStatistics:
-    """Statistics of the rows with indices own, each with responsibility one for the only component of a mixture.
-
-    The tile's centre is the component's mean, so that rows that lie close together, but far from all others, keep their
-    digits.
-    """
-    centre = one.means[0]
-    kernel = choose_kernel(one.e_step_inputs(centre))
-    total, part = SufficientStatistics.empty(one.layout), SufficientStatistics.empty(one.layout)
-    total.flat[:] = 0.0
-    for first in range(0, len(own), tile.max_rows):
-        some = own[first : first + tile.max_rows]
-        tile.fill(Rows.of(rows[some], sample_weight[some]), centre, mask=False)
-        part.counts[:] = sample_weight[some].sum()
-        kernel.accumulate(tile, sample_weight[None, some], part.first_moments, part.second_moments)
-        total.flat[1:] += part.flat[1:]
-    return total

@@ -22,7 +22,7 @@ def m_step(
 ) -> tuple[Mixture, Repairs]:
     """The mixture that maximises the expected log-likelihood plus the log-density of the prior.
 
-    Empty components are re-seeded.
+    Empty components keep their means and covariances and have weight zero, or are re-seeded if the safeguards say so.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def m_step(
     covariances, floored = mixture.covariances.update(sums, deltas, empty, safeguards, summary.variances)
     weights = np.where(empty, 0.0, np.maximum(sums.weight_counts, 0.0))
     new = Mixture(weights / weights.sum(), mixture.means + deltas, covariances)
-    reseeded: list[int] = np.flatnonzero(empty).tolist()
+    reseeded: list[int] = np.flatnonzero(empty).tolist() if safeguards.reseed else []
     if reseeded:
         new = reseed(new, reseeded, summary.variances)
     return new, Repairs(floored, reseeded)

@@ -45,7 +45,7 @@ class SingularCovarianceError(Exception):
 
 @dataclass(frozen=True)
 class Safeguards:
-    """Parameters that keep covariances positive definite.
+    """Parameters that keep components from degenerating.
 
     Parameters
     ----------
@@ -53,10 +53,13 @@ class Safeguards:
         Variance that is added to every diagonal entry.
     variance_floor : float
         Least variance in any direction, as a share of the data's variance.
+    reseed : bool
+        Whether empty components are given new parameters.
     """
 
     reg_covar: float
     variance_floor: float
+    reseed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
