@@ -11,10 +11,15 @@ from typing import Any
 from mpigmm import errors as errors
 from mpigmm.version import __version__ as __version__
 
-HOMES = {"fit": "mpigmm.api", "FitResult": "mpigmm.api", "Mixture": "mpigmm.fitted"}
+HOMES = {
+    "fit": "mpigmm.api",
+    "FitResult": "mpigmm.api",
+    "Mixture": "mpigmm.fitted",
+    "GaussianMixture": "mpigmm.estimator",
+}
 """The public names, and the modules that define them."""
 
-__all__ = ["FitResult", "Mixture", "__version__", "errors", "fit"]
+__all__ = ["FitResult", "GaussianMixture", "Mixture", "__version__", "errors", "fit"]
 
 
 def __getattr__(name: str) -> Any:

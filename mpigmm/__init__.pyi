@@ -3,5 +3,6 @@
 from mpigmm import errors as errors
 from mpigmm.api import FitResult as FitResult
 from mpigmm.api import fit as fit
+from mpigmm.estimator import GaussianMixture as GaussianMixture
 from mpigmm.fitted import Mixture as Mixture
 from mpigmm.version import __version__ as __version__

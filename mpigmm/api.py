@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.calls import call, in_words_of_calls
-from mpigmm.data.source import Header, Source
+from mpigmm.data.source import Header
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
 from mpigmm.driver.null_recorder import Outcome
-from mpigmm.errors import ConfigError, MpigmmWarning, counted
+from mpigmm.errors import MpigmmWarning, counted
 from mpigmm.fitted import Mixture
 from mpigmm.options import FitOptions
-from mpigmm.own_rows import Matrix, OwnRows, array_source
+from mpigmm.own_rows import Matrix, source_of
 from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.launcher import launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import FitRequest
-from mpigmm.runs.convergence import COLUMNS
+from mpigmm.runs.convergence import convergence_table
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.voice import Voice
 from mpigmm.settings import Config, agreed_options, config_path, config_text
@@ -99,7 +98,7 @@ def fit(
 
     def work(ranks: Comm, stop: StopRequest) -> Outcome:
         options = agreed_options(ranks, config, in_memory=X is not None)
-        source = source_of(ranks, options, X, sample_weight, is_alone=comm is None)
+        source = source_of(ranks, options.data, X, sample_weight, is_alone=comm is None)
 
         def new_recorder() -> MemoryRecorder:
             voices.append(LoudVoice(options.em.max_iter, options.init.n_init) if verbose else Voice())
@@ -132,40 +131,6 @@ class LoudVoice(Reporter):
         self.warnings.append(text)
 
 
-def source_of(
-    comm: Comm,
-    options: FitOptions,
-    X: Matrix | None,  # noqa: N803
-    sample_weight: ArrayLike | None,
-    *,
-    is_alone: bool,
-) -> Source:
-    """The source of the rows of a call. Collective; raises `AgreedError`."""
-    own = None
-    with comm.together():
-        if X is not None:
-            own = OwnRows.of(X, sample_weight)
-        elif sample_weight is not None:
-            raise ConfigError("sample_weight: it belongs to X; of rows in files, data.weights names the weights")
-        elif is_alone:
-            check_alone()
-    if own is not None:
-        return array_source(comm, own)
-    from mpigmm.driver.file_rows import open_files
-
-    return open_files(comm, options.data)
-
-
-def check_alone() -> None:
-    """Raise `ConfigError` where a launcher started this process with others, each of which would fit all rows."""
-    _, n_processes = launched()
-    if n_processes > 1:
-        raise ConfigError(
-            f"comm: a launcher started {n_processes} processes; give comm=MPI.COMM_WORLD to let them fit together, or "
-            "comm=MPI.COMM_SELF to let each fit all rows of data.path (from mpi4py import MPI)"
-        )
-
-
 def recorder_of(options: FitOptions, config: Config, header: Header, voice: Voice, *, restart: bool) -> MemoryRecorder:
     """The recorder of a call, with files if it has an ``output.dir``. Root alone; raises `UserError`."""
     if options.output.dir is None:
@@ -173,11 +138,3 @@ def recorder_of(options: FitOptions, config: Config, header: Header, voice: Voic
     from mpigmm.driver.recorder import Recorder
 
     return Recorder(FitRequest(options, config_text(options), restart, config_path(config)), header, voice)
-
-
-def convergence_table(history: NDArray[np.float64]) -> NDArray[np.void]:
-    """The lines of a convergence log (n, number of columns) as a structured array (n,)."""
-    table = np.empty(len(history), [(name, np.int64 if kind is int else np.float64) for name, kind in COLUMNS.items()])
-    for name, column in zip(COLUMNS, history.T, strict=True):
-        table[name] = column
-    return table

@@ -36,12 +36,36 @@ class DataError(UserError, ValueError):
     """Rows, their weights or an input file that cannot be used."""
 
 
+class ConstantFeatureError(DataError):
+    """A feature with which no covariance is positive definite, since all rows have the same value."""
+
+
+class ParameterError(ConfigError, TypeError):
+    """A parameter of an estimator that cannot be used."""
+
+
+class InputError(DataError, TypeError):
+    """Rows that an estimator cannot use."""
+
+
+class NotFittedError(UserError, ValueError, AttributeError):
+    """An estimator was asked for what only a fit knows."""
+
+
 class OutputError(UserError):
     """A file, directory or stream that cannot be written."""
 
 
 class DegenerateError(UserError):
     """A component that no repair could save under the options given."""
+
+
+class CollapsedError(DegenerateError):
+    """A component that degenerated in an iteration, and not in the first mixture."""
+
+
+class IllDefinedError(DegenerateError, DataError):
+    """The same of an estimator, or of rows in which a feature is constant."""
 
 
 class InterruptedRunError(MpigmmError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,12 @@ from mpigmm.calls import call
 from mpigmm.core import mixture as core
 from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
-from mpigmm.data.array_source import ArraySource
-from mpigmm.driver.criteria import criteria
-from mpigmm.driver.posteriors import ScoreTask, for_each_posterior, open_stream
-from mpigmm.driver.scoring import Score, summed_scores
-from mpigmm.driver.survey_pass import check_total_weight, first_centre
-from mpigmm.driver.worker import RankContext
+from mpigmm.driver.inference import OfTile, collect, criteria_of, factored, score_all
+from mpigmm.driver.scoring import Score
 from mpigmm.errors import ConfigError, DataError, counted
 from mpigmm.own_rows import Matrix, OwnRows, array_source
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.parallel.threads import single_threaded_blas
-from mpigmm.rows import Rows
 from mpigmm.runs.model import Model
 
 NOTHING_LOST = "nothing was changed"
@@ -151,7 +143,7 @@ class Mixture:
 
     def predict_proba(self, X: Matrix) -> FloatArray:  # noqa: N803
         """Posterior probabilities (n, K) of the components, of each row (n, D)."""
-        return self._of_rows(X, (self.n_components,), np.float64, lambda resp, log_density: resp.T)
+        return self._of_rows(X, (-1,), np.float64, lambda resp, log_density: resp.T)
 
     def score_samples(self, X: Matrix) -> FloatArray:  # noqa: N803
         """Log-density log p(x) (n,) of each row (n, D)."""
@@ -192,7 +184,7 @@ class Mixture:
         n_rows, known = checked_number("n_samples", n_samples, MOST_SAMPLES), checked_number("seed", seed, 2**63)
 
         def work(comm: Comm, stop: StopRequest) -> tuple[FloatArray, NDArray[np.int64]]:
-            with self._factored():
+            with factored(self._core.covariances):
                 rows, labels = draw_rows(self._core, known, 0, n_rows)
             return rows, labels.astype(np.int64)
 
@@ -203,22 +195,14 @@ class Mixture:
         X: Matrix,  # noqa: N803
         shape: tuple[int, ...],
         dtype: type[Any],
-        of_tile: Callable[[FloatArray, FloatArray], NDArray[Any]],
+        of_tile: OfTile,
     ) -> NDArray[Any]:
         """An array (n, *shape) of what of_tile computes from responsibilities (K, m) and log-densities (m,) of m
         rows."""
 
         def work(comm: Comm, stop: StopRequest) -> NDArray[Any]:
-            own = OwnRows.of(X, None)
-            found = np.empty((own.n_rows, *shape), dtype)
-
-            def keep(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
-                found[rows.first : rows.first + len(rows)] = of_tile(resp, log_density)
-
-            if own.n_rows:
-                with self._stream(comm, array_source(comm, own), stop) as (context, task):
-                    for_each_posterior(context, task, lambda: keep)
-            return found
+            source = array_source(comm, OwnRows.of(X, None))
+            return collect(comm, self._core, source, stop, of_tile, shape, np.dtype(dtype))
 
         return call(None, NOTHING_LOST, work)
 
@@ -230,9 +214,7 @@ class Mixture:
         *,
         with_entropy: bool = False,
     ) -> dict[str, float]:
-        score = self._score(X, sample_weight, comm, with_entropy=with_entropy)
-        found = criteria(self._core, score.log_likelihood, score.total_weight)
-        return {**found, "icl": found["bic"] + 2 * score.entropy}
+        return criteria_of(self._core, self._score(X, sample_weight, comm, with_entropy=with_entropy))
 
     def _score(
         self,
@@ -249,40 +231,9 @@ class Mixture:
             with comm.together():
                 own = OwnRows.of(X, sample_weight)
             assert own is not None
-            source = array_source(comm, own)
-            digests = comm.allgather(self._core.digest())
-            with comm.together():
-                if len(set(digests)) > 1:
-                    raise ConfigError("the ranks have different mixtures; call with the same on all of them")
-                if not source.header.n_rows:
-                    raise DataError("X has no rows")
-            with self._stream(comm, source, stop) as (context, task):
-                score = summed_scores(context, task, with_entropy=with_entropy)
-            with comm.together():
-                check_total_weight(score.total_weight, source.header)
-            return score
+            return score_all(comm, self._core, array_source(comm, own), stop, with_entropy=with_entropy)
 
         return call(comm, NOTHING_LOST, work)
-
-    @contextmanager
-    def _stream(self, comm: Comm, source: ArraySource, stop: StopRequest) -> Iterator[tuple[RankContext, ScoreTask]]:
-        """A context for one pass over the rows of a source. Collective."""
-        with comm.together():
-            if source.header.n_features != self.n_features:
-                raise DataError(
-                    f"X has {counted(source.header.n_features, 'feature')}, but the mixture has {self.n_features}"
-                )
-        with self._factored():
-            task = ScoreTask(self._core, source.header, first_centre(comm, source))
-            with closing(open_stream(comm, source, task, stop)) as context:
-                yield context, task
-
-    @contextmanager
-    def _factored(self) -> Iterator[None]:
-        """A context in which BLAS uses one thread, so that its results do not depend on the number of threads."""
-        self._core.covariances.prepare()
-        with single_threaded_blas:
-            yield
 
 
 def frozen(model: Model) -> Model:

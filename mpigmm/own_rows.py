@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.data.array_source import ArrayHeader, ArraySource, Columns
-from mpigmm.errors import DataError, counted
+from mpigmm.data.source import Source
+from mpigmm.errors import ConfigError, DataError, counted
+from mpigmm.options import DataOptions
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.launcher import launched
 
 Matrix = ArrayLike | Sequence[NDArray[Any]]
 """Rows as the caller gives them: a matrix (n, D), or a tuple of D arrays (n,)."""
@@ -99,6 +102,40 @@ def array_of(value: object, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise DataError(f"{name} has dtype {array.dtype}, but integers or float16, 32 or 64 are needed; convert it")
     return array
+
+
+def source_of(
+    comm: Comm,
+    data: DataOptions,
+    X: Matrix | None,  # noqa: N803
+    sample_weight: ArrayLike | None,
+    *,
+    is_alone: bool,
+) -> Source:
+    """The source of the rows of a call. Collective; raises `AgreedError`."""
+    own = None
+    with comm.together():
+        if X is not None:
+            own = OwnRows.of(X, sample_weight)
+        elif sample_weight is not None:
+            raise ConfigError("sample_weight: it belongs to X; of rows in files, data.weights names the weights")
+        elif is_alone:
+            check_alone()
+    if own is not None:
+        return array_source(comm, own)
+    from mpigmm.driver.file_rows import open_files
+
+    return open_files(comm, data)
+
+
+def check_alone() -> None:
+    """Raise `ConfigError` where a launcher started this process with others, each of which would fit all rows."""
+    _, n_processes = launched()
+    if n_processes > 1:
+        raise ConfigError(
+            f"comm: a launcher started {n_processes} processes; give comm=MPI.COMM_WORLD to let them fit together, or "
+            "comm=MPI.COMM_SELF to let each fit all rows of data.path (from mpi4py import MPI)"
+        )
 
 
 def array_source(comm: Comm, own: OwnRows) -> ArraySource:

@@ -150,6 +150,11 @@ def resolved(raw: str | dict[str, Any], *, in_memory: bool) -> FitOptions:
     return resolve(sections, [])
 
 
+def data_options(section: Mapping[str, Any]) -> DataOptions:
+    """The options of a section ``data`` that names files; raises `ConfigError`."""
+    return resolved({"data": plain(section)}, in_memory=False).data
+
+
 def has_path(data: Any) -> bool:
     """Whether section `data` names files; True where it is no section, of which validation tells."""
     return bool(data.get("path")) if isinstance(data, Mapping) else data is not None

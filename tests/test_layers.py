@@ -30,6 +30,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     "__main__",
     "cli",
+    "estimator",
+    "fit_task | verbosity",
+    "given_rows | parameters",
+    "scikit",
     "api",
     "fitted",
     "calls | own_rows | settings",
@@ -71,6 +75,7 @@ HOMES = {
     "typer": ("cli.py",),
     "rich": ("runs/progress.py",),
     "matplotlib": ("runs/plots.py",),
+    "sklearn": ("scikit.py",),
 }
 """Where foreign libraries are imported; NumPy is at home everywhere, and what is not listed nowhere."""
 
@@ -79,7 +84,10 @@ PUT_OFF = {
     ("__main__.py", "mpigmm.cli"): "only root reads the command line, and so loads typer, pydantic and yaml",
     ("__main__.py", "import_module"): "a verb loads its own module alone",
     ("__init__.py", "import_module"): "importing the package loads nothing but the version and the errors",
-    ("api.py", "mpigmm.driver.file_rows"): "it loads h5py, which rows in memory do not need, and which may start MPI",
+    (
+        "own_rows.py",
+        "mpigmm.driver.file_rows",
+    ): "it loads h5py, which rows in memory do not need, and which may start MPI",
     ("api.py", "mpigmm.driver.recorder"): "it loads h5py, as before",
     ("calls.py", "mpigmm.parallel"): "a process that fits alone does not start MPI",
     ("fitted.py", "mpigmm.runs.model_file"): "it loads h5py, as before",

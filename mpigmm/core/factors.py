@@ -14,11 +14,42 @@ import numpy as np
 
 from mpigmm.core.arrays import Indices
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.matrices import distance_bound, precision, unwhiten
+from mpigmm.core.matrices import covariance_of, distance_bound, precision, precision_factor, unwhiten
 
 
 class Factors(ABC):
     """Factors of the precision matrices of all components."""
+
+    @classmethod
+    @abstractmethod
+    def from_roots(cls, roots: FloatArray) -> Factors:
+        """Factors from square roots A_k of the precisions, A_k A_k^T = inverse of covariance k, shaped as `array`.
+
+        Raises `numpy.linalg.LinAlgError` where one is singular.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_precisions(cls, precisions: FloatArray) -> Factors:
+        """Factors of precisions that are shaped as `precisions` returns them.
+
+        Raises `numpy.linalg.LinAlgError` where one is not positive definite.
+        """
+
+    @property
+    @abstractmethod
+    def array(self) -> FloatArray:
+        """The factors as scikit-learn shapes ``precisions_cholesky_``: matrices (K, D, D), a matrix (D, D), or numbers
+        (K, D) or (K,)."""
+
+    @abstractmethod
+    def covariances(self) -> FloatArray:
+        """The inverses of the precisions, in the same shape; raises `numpy.linalg.LinAlgError`."""
+
+    @abstractmethod
+    def first_variances(self) -> FloatArray:
+        """Variance of the first feature, (K,), or () where all components share a factor: the inverse of the square of
+        the first entry of U_k."""
 
     @abstractmethod
     def log_determinants(self, n_features: int) -> FloatArray:
@@ -70,6 +101,24 @@ class TriangularFactors(Factors):
 
     upper: FloatArray
 
+    @classmethod
+    def from_roots(cls, roots: FloatArray) -> TriangularFactors:
+        return cls(np.stack([upper_triangular(root) for root in roots]))
+
+    @classmethod
+    def from_precisions(cls, precisions: FloatArray) -> TriangularFactors:
+        return cls(np.stack([precision_factor(own) for own in precisions]))
+
+    @property
+    def array(self) -> FloatArray:
+        return self.upper
+
+    def covariances(self) -> FloatArray:
+        return np.stack([covariance_of(factor) for factor in self.upper])
+
+    def first_variances(self) -> FloatArray:
+        return np.asarray(self.upper[:, 0, 0] ** -2)
+
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper, axis1=1, axis2=2)).sum(axis=1))
 
@@ -114,6 +163,24 @@ class SharedTriangularFactor(Factors):
 
     upper: FloatArray
 
+    @classmethod
+    def from_roots(cls, roots: FloatArray) -> SharedTriangularFactor:
+        return cls(upper_triangular(roots))
+
+    @classmethod
+    def from_precisions(cls, precisions: FloatArray) -> SharedTriangularFactor:
+        return cls(precision_factor(precisions))
+
+    @property
+    def array(self) -> FloatArray:
+        return self.upper
+
+    def covariances(self) -> FloatArray:
+        return covariance_of(self.upper)
+
+    def first_variances(self) -> FloatArray:
+        return np.asarray(self.upper[0, 0] ** -2)
+
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper)).sum())
 
@@ -147,6 +214,24 @@ class DiagonalFactors(Factors):
     """
 
     roots: FloatArray
+
+    @classmethod
+    def from_roots(cls, roots: FloatArray) -> DiagonalFactors:
+        return cls(positive(roots))
+
+    @classmethod
+    def from_precisions(cls, precisions: FloatArray) -> DiagonalFactors:
+        return cls(np.sqrt(positive(precisions)))
+
+    @property
+    def array(self) -> FloatArray:
+        return self.roots
+
+    def covariances(self) -> FloatArray:
+        return np.asarray(self.roots**-2)
+
+    def first_variances(self) -> FloatArray:
+        return np.asarray(self.roots[:, 0] ** -2)
 
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(self.roots).sum(axis=1))
@@ -182,6 +267,24 @@ class IsotropicFactors(Factors):
 
     roots: FloatArray
 
+    @classmethod
+    def from_roots(cls, roots: FloatArray) -> IsotropicFactors:
+        return cls(positive(roots))
+
+    @classmethod
+    def from_precisions(cls, precisions: FloatArray) -> IsotropicFactors:
+        return cls(np.sqrt(positive(precisions)))
+
+    @property
+    def array(self) -> FloatArray:
+        return self.roots
+
+    def covariances(self) -> FloatArray:
+        return np.asarray(self.roots**-2)
+
+    def first_variances(self) -> FloatArray:
+        return np.asarray(self.roots**-2)
+
     def log_determinants(self, n_features: int) -> FloatArray:
         return n_features * np.log(self.roots)
 
@@ -202,3 +305,17 @@ class IsotropicFactors(Factors):
 
     def select(self, components: Indices) -> IsotropicFactors:
         return IsotropicFactors(self.roots[components])
+
+
+def upper_triangular(root: FloatArray) -> FloatArray:
+    """Upper triangular U (D, D) with U U^T = A A^T for a matrix A (D, D); raises `numpy.linalg.LinAlgError`."""
+    if np.tril(root, -1).any() or not (np.diagonal(root) > 0).all():
+        return precision_factor(root @ root.T)
+    return root
+
+
+def positive(values: FloatArray) -> FloatArray:
+    """The values, which are positive; raises `numpy.linalg.LinAlgError` where they are not."""
+    if not (values > 0).all():
+        raise np.linalg.LinAlgError("not positive")
+    return values

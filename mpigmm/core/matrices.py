@@ -36,6 +36,30 @@ def precision_cholesky(covariance: FloatArray) -> FloatArray:
     return np.ascontiguousarray(inverse.T)
 
 
+def precision_factor(precision: FloatArray) -> FloatArray:
+    """Upper triangular U (D, D) with U U^T = precision (D, D).
+
+    With rows and columns in reverse order, it is the lower triangular factor of Cholesky. Raises
+    `numpy.linalg.LinAlgError` where the precision is not positive definite.
+    """
+    lower, info = lapack().dpotrf(precision[::-1, ::-1].T, lower=1)
+    if info != 0 or not np.isfinite(lower).all():
+        raise np.linalg.LinAlgError("not positive definite, or nearly singular")
+    return np.ascontiguousarray(lower[::-1, ::-1])
+
+
+def covariance_of(factor: FloatArray) -> FloatArray:
+    """The inverse (D, D) of U U^T for an upper triangular factor U (D, D), symmetric to the last bit.
+
+    It is L L^T with L = U^-T. Raises `numpy.linalg.LinAlgError` where the factor is singular.
+    """
+    lower, info = lapack().dtrtri(factor.T, lower=1)
+    if info != 0 or not np.isfinite(lower).all():
+        raise np.linalg.LinAlgError("singular, or nearly so")
+    product = lower @ lower.T
+    return np.asarray((product + product.T) / 2)
+
+
 def unwhiten(factor: FloatArray, standard: FloatArray) -> FloatArray:
     """The rows U^-T z (n, D) for the rows z of standard (n, D), by forward substitution with a factor U (D, D)."""
     rows = HOST.empty(standard.size).reshape(standard.shape)

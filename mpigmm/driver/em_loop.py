@@ -23,7 +23,7 @@ from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.driver.e_step import Fit, PassRequest
 from mpigmm.driver.reduction import PassStatus, Reduction
 from mpigmm.driver.stopping import goes_on
-from mpigmm.errors import AgreedError, DegenerateError
+from mpigmm.errors import AgreedError, CollapsedError
 from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
 
@@ -152,7 +152,7 @@ def degenerate(error: SingularCovarianceError | SumRangeError, when: str) -> Agr
         message = (
             f"{error}; raise model.reg_covar or model.variance_floor, rescale the data, or choose another init.file"
         )
-    return AgreedError(message, DegenerateError)
+    return AgreedError(message, CollapsedError)
 
 
 def advanced(progress: Progress, state: Any, report: Report) -> Progress:

@@ -15,7 +15,7 @@ from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.worker import RankContext, Tiles
-from mpigmm.errors import DataError, shown
+from mpigmm.errors import ConstantFeatureError, DataError, shown
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 
@@ -176,9 +176,10 @@ def check_summary(summary: DataSummary, header: Header, options: FitOptions) -> 
     """Raise `DataError` where the rows are too few, or their weights or variances too small, for the mixture."""
     k = options.model.n_components
     if summary.n_samples < k:
+        unused = "; rows of weight zero are not used" if header.is_weighted else ""
         raise DataError(
             f"model.n_components: {k} components need at least {k} rows, but {shown(header.dataset)} has "
-            f"{summary.n_samples} usable ones of {header.n_rows}; lower it, or check {header.selected_by}"
+            f"{summary.n_samples} usable ones of {header.n_rows}; lower it, or check {header.selected_by}{unused}"
         )
     check_total_weight(summary.total_weight, header)
     if options.model.reg_covar == 0:
@@ -186,14 +187,15 @@ def check_summary(summary: DataSummary, header: Header, options: FitOptions) -> 
 
 
 def check_variances(summary: DataSummary, header: Header) -> None:
-    """Raise `DataError` where a feature varies too little for covariances without ``model.reg_covar``."""
+    """Raise `DataError` where a feature varies too little for covariances without ``model.reg_covar``:
+    `ConstantFeatureError` where it does not vary."""
 
     def named(features: list[int]) -> str:
         return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {shown(header.dataset)}"
 
     constant, narrow = summary.constant_features(), summary.narrow_features()
     if constant:
-        raise DataError(
+        raise ConstantFeatureError(
             f"{named(constant)} has the same value in every row, so that no covariance is positive definite; set "
             f"model.reg_covar above 0, or leave the column out{header.by_columns}"
         )

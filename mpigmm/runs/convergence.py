@@ -102,6 +102,14 @@ class ConvergenceLog:
         return b"".join(_encode(self._values[start : start + width]) for start in starts)
 
 
+def convergence_table(history: NDArray[np.float64]) -> NDArray[np.void]:
+    """The lines of a convergence log (n, number of columns) as a structured array (n,)."""
+    table = np.empty(len(history), [(name, np.int64 if kind is int else np.float64) for name, kind in COLUMNS.items()])
+    for name, column in zip(COLUMNS, history.T, strict=True):
+        table[name] = column
+    return table
+
+
 def row_of(line: Mapping[str, Any]) -> list[float]:
     """The numbers of a line, in the order of `COLUMNS`; NaN for a null."""
     return [math.nan if line[name] is None else line[name] for name in COLUMNS]

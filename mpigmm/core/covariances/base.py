@@ -99,11 +99,13 @@ class Covariances(ABC):
         Keys of the result of `arrays`.
     second_moments : SecondMoments
         The second moments that the M-step needs.
+    factor_kind : type of Factors
     """
 
     name: ClassVar[str]
     array_names: ClassVar[tuple[str, ...]]
     second_moments: ClassVar[SecondMoments]
+    factor_kind: ClassVar[type[Factors]]
 
     @classmethod  # noqa: B027
     def prepare(cls) -> None:
@@ -230,6 +232,19 @@ class EstimatedCovariances(Covariances):
     values: FloatArray
 
     array_names = ("covariances",)
+
+    @classmethod
+    def from_factors(cls, factors: Factors, values: FloatArray | None = None) -> Covariances:
+        """Covariances of which factors are known, and are not computed again.
+
+        Where the covariances are not given, or are not those of the factors, they are computed from the factors, which
+        may raise `numpy.linalg.LinAlgError`. The first variances tell.
+        """
+        if values is None or not np.allclose(cls(values).variances[..., 0], factors.first_variances(), 1e-3, 0):
+            values = factors.covariances()
+        covariances = cls(values)
+        covariances.__dict__["factors"] = factors
+        return covariances
 
     @classmethod
     @abstractmethod

@@ -26,6 +26,7 @@ class Diag(EstimatedCovariances):
 
     name = "diag"
     second_moments = SecondMoments.EACH_FEATURE
+    factor_kind = DiagonalFactors
 
     @classmethod
     def shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ class Full(EstimatedCovariances):
 
     name = "full"
     second_moments = SecondMoments.PAIRS_OF_EACH
+    factor_kind = TriangularFactors
 
     @classmethod
     def prepare(cls) -> None:

@@ -26,6 +26,7 @@ class Spherical(EstimatedCovariances):
 
     name = "spherical"
     second_moments = SecondMoments.ALL_FEATURES
+    factor_kind = IsotropicFactors
 
     @classmethod
     def shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ class Tied(EstimatedCovariances):
 
     name = "tied"
     second_moments = SecondMoments.PAIRS_SUMMED
+    factor_kind = SharedTriangularFactor
 
     @classmethod
     def prepare(cls) -> None:
