@@ -132,7 +132,7 @@ class DataSummaryStatistics:
         if max(-least.min(), greatest.max()) > LARGEST_MAGNITUDE:
             check_magnitude(tile.rows.T, rows.values, rows.first)
         squares = np.einsum("dn,dn->d", weighted, tile.rows)
-        self.sums.add(np.concatenate([size, weighted.sum(axis=1), squares]))
+        self.sums.add(np.concatenate([size, weighted.sum(axis=1), squares]), tile.ops)
         np.minimum(self.low, self.centre + least, out=self.low)
         np.maximum(self.high, self.centre + greatest, out=self.high)
 

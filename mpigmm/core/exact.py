@@ -29,6 +29,9 @@ EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
 AT_ONCE = 1 << 13
 """Number of values that are rounded at a time: few enough for the cache."""
 
+FEW_LIMBS = 8
+"""Number of limbs up to which carries are computed for all limbs: it takes no longer than to find those that need it."""
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -155,8 +158,16 @@ def carry(limbs: IntArray) -> IntArray:
     half = 1 << (LIMB_BITS - 1)
     for start in range(0, limbs.shape[1], AT_ONCE):
         some = limbs[:, start : start + AT_ONCE]
-        for limb in range(len(some) - 1, 0, -1):
+        for limb in range(lowest_to_carry(some, half), 0, -1):
             up = (some[limb] + half) >> LIMB_BITS
             some[limb] -= up << LIMB_BITS
             some[limb - 1] += up
     return limbs
+
+
+def lowest_to_carry(limbs: IntArray, half: int) -> int:
+    """Number of the lowest limb that has a carry, from which carries may go up: of a few limbs, the last."""
+    if len(limbs) <= FEW_LIMBS:
+        return len(limbs) - 1
+    carrying = np.flatnonzero(((limbs + half) >> LIMB_BITS).any(axis=1))
+    return int(carrying[-1]) if carrying.size else 0

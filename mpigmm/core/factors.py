@@ -103,7 +103,9 @@ class TriangularFactors(Factors):
 
     @classmethod
     def from_roots(cls, roots: FloatArray) -> TriangularFactors:
-        return cls(np.stack([upper_triangular(root) for root in roots]))
+        if is_upper_triangular(roots):
+            return cls(roots)
+        return cls(np.stack([precision_factor(root @ root.T) for root in roots]))
 
     @classmethod
     def from_precisions(cls, precisions: FloatArray) -> TriangularFactors:
@@ -165,7 +167,7 @@ class SharedTriangularFactor(Factors):
 
     @classmethod
     def from_roots(cls, roots: FloatArray) -> SharedTriangularFactor:
-        return cls(upper_triangular(roots))
+        return cls(roots if is_upper_triangular(roots) else precision_factor(roots @ roots.T))
 
     @classmethod
     def from_precisions(cls, precisions: FloatArray) -> SharedTriangularFactor:
@@ -307,11 +309,11 @@ class IsotropicFactors(Factors):
         return IsotropicFactors(self.roots[components])
 
 
-def upper_triangular(root: FloatArray) -> FloatArray:
-    """Upper triangular U (D, D) with U U^T = A A^T for a matrix A (D, D); raises `numpy.linalg.LinAlgError`."""
-    if np.tril(root, -1).any() or not (np.diagonal(root) > 0).all():
-        return precision_factor(root @ root.T)
-    return root
+def is_upper_triangular(matrices: FloatArray) -> bool:
+    """Whether matrices (..., D, D) are upper triangular, with positive diagonals."""
+    diagonals = np.diagonal(matrices, axis1=-2, axis2=-1)
+    below = matrices[..., np.tri(matrices.shape[-1], k=-1, dtype=bool)]
+    return bool((diagonals > 0).all()) and not below.any()
 
 
 def positive(values: FloatArray) -> FloatArray:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.arrays import DOUBLE, Array, Arrays
-from mpigmm.core.exact import FloatArray
+from mpigmm.core.exact import FloatArray, LimbOps
 from mpigmm.rows import Rows
 
 BYTE = np.dtype(np.uint8)
 
 
-class RowOps(Protocol):
+class RowOps(LimbOps, Protocol):
     """The part of `Ops` that a tile uses."""
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
 
 import numpy as np
 
@@ -43,7 +42,7 @@ def measured_speeds(
         devices.release()
         speeds = comm.allgather(own)
         for kind in set(labels):
-            known[kind] = int(median(speed for speed, other in zip(speeds, labels, strict=True) if other == kind))
+            known[kind] = int(np.median([speed for speed, other in zip(speeds, labels, strict=True) if other == kind]))
     return [known[kind] for kind in labels], known
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def timed_iterations(
         m_step(e_step_pass.mixture, summed.statistics, problem.summary, problem.safeguards, problem.prior)
         end = time.perf_counter()
         taken.append((end - begin, status.compute, reduction.clock.communicate - spent, end - m_begin))
-    seconds, compute, communicate, m_seconds = (median(column) for column in zip(*taken, strict=True))
+    seconds, compute, communicate, m_seconds = (float(np.median(column)) for column in zip(*taken, strict=True))
     return seconds, compute, communicate, m_seconds
 
 
@@ -99,7 +98,7 @@ def machine_limits(context: RankContext, dtype: np.dtype[Any]) -> tuple[float, f
 
     def rate(work: Callable[[int], object], amount: float) -> float:
         taken = [seconds_of(context.comm, lambda: run(work)) for _ in range(PROBES)]
-        return float(context.comm.sum(np.array([int(n_workers * amount)]))[0] / median(taken))
+        return float(context.comm.sum(np.array([int(n_workers * amount)]))[0] / np.median(taken))
 
     n_workers = 1 if is_gpu else context.n_threads
     run = (lambda work: work(0)) if is_gpu else context.workers.run
@@ -142,4 +141,4 @@ def reduction_seconds(context: RankContext, problem: Problem, mixture: Mixture) 
         begin = time.perf_counter()
         context.comm.sum(buffer)
         taken.append(time.perf_counter() - begin)
-    return median(taken), buffer.nbytes
+    return float(np.median(taken)), buffer.nbytes

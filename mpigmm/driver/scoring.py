@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpigmm.core.estep.step import posterior_entropy
-from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
+from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, LimbOps, carry
 from mpigmm.data.source import Header
 from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior
 from mpigmm.driver.reduction import Reduction
@@ -60,10 +60,12 @@ class ScoreSums:
         Of the rows.
     with_entropy : bool
         Whether to sum entropies, too.
+    ops : LimbOps, optional
     """
 
     header: Header
     with_entropy: bool = False
+    ops: LimbOps | None = None
     total: ExactSum = field(default_factory=lambda: ExactSum(FORM))
     n_impossible: int = 0
 
@@ -81,7 +83,7 @@ class ScoreSums:
         self.n_impossible += int(np.count_nonzero(~possible & (weight > 0)))
         entropy = (weight[possible] * posterior_entropy(resp)[possible]).sum() if self.with_entropy else 0.0
         log_likelihood = (weight[possible] * log_density[possible]).sum()
-        self.total.add(np.array([log_likelihood, entropy, weight.sum()]))
+        self.total.add(np.array([log_likelihood, entropy, weight.sum()]), self.ops)
 
     def packed(self) -> IntArray:
         """Limbs of the sums and number of impossible rows, an int64 vector that can be added over threads and ranks."""
@@ -100,7 +102,7 @@ def summed_scores(context: RankContext, task: ScoreTask, *, with_entropy: bool =
     parts: list[ScoreSums] = []
 
     def new_function() -> PosteriorFunction:
-        parts.append(ScoreSums(task.header, with_entropy))
+        parts.append(ScoreSums(task.header, with_entropy, context.host_ops))
         return parts[-1].add
 
     def add_own(total: IntArray) -> None:

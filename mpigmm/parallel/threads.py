@@ -35,8 +35,10 @@ def count_threads(wanted: int | Literal["auto"], share: NodeShare) -> int:
 
 def crowding(n_threads: int, ranks_on_node: int) -> str | None:
     """Which threads share which processors, where a node has more threads of ranks than processors; else None."""
-    processors = os.cpu_count() or 1
     own = len(os.sched_getaffinity(0))
+    if n_threads * ranks_on_node <= own:
+        return None  # at once: to count the processors of the node takes longer than a small call
+    processors = os.cpu_count() or 1
     if n_threads <= own and n_threads * ranks_on_node <= processors:
         return None
     where = f"the {own} to which each is bound" if n_threads > own else counted(processors, "processor")

@@ -240,7 +240,8 @@ class EstimatedCovariances(Covariances):
         Where the covariances are not given, or are not those of the factors, they are computed from the factors, which
         may raise `numpy.linalg.LinAlgError`. The first variances tell.
         """
-        if values is None or not np.allclose(cls(values).variances[..., 0], factors.first_variances(), 1e-3, 0):
+        known = factors.first_variances()
+        if values is None or not (np.abs(cls(values).variances[..., 0] - known) <= 1e-3 * known).all():
             values = factors.covariances()
         covariances = cls(values)
         covariances.__dict__["factors"] = factors

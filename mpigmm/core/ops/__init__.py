@@ -6,6 +6,8 @@ those of a GPU and is imported only if there is a GPU.
 
 from __future__ import annotations
 
+from functools import cache
+
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.compiled import CompiledOps
 from mpigmm.core.ops.library import COMPILED, best_compiled
@@ -26,4 +28,10 @@ def ops_by_name(name: str) -> Ops:
         return NUMPY
     if name not in COMPILED:
         raise ImportError("this version does not know them")
+    return compiled(name)
+
+
+@cache
+def compiled(name: str) -> CompiledOps:
+    """The operations in C of a name; their functions are looked up once, and they keep no state."""
     return CompiledOps(name)
