@@ -52,7 +52,7 @@ class SweepVoice:
 
 
 class FitVoice(Voice):
-    """The voice of one of several fits."""
+    """The voice of one of several fits; their table tells which have not converged."""
 
     def __init__(self, sweep: SweepVoice, name: str) -> None:
         super().__init__()
@@ -60,6 +60,9 @@ class FitVoice(Voice):
 
     def warn(self, text: str) -> None:
         self.sweep.warn(f"{self.name}: {text}")
+
+    def unconverged(self, text: str) -> None:
+        pass
 
     def iteration(self, line: dict[str, Any]) -> None:
         self.sweep.iteration(self.name, line)
