@@ -39,8 +39,9 @@ class FitResult:
     Attributes
     ----------
     mixture : Mixture
+        The fitted mixture.
     summary : dict
-        As in ``summary.json``.
+        Sizes, log-likelihood, criteria, times and versions, as in ``summary.json``.
     convergence : structured ndarray of shape (n_iterations,)
         A row for each iteration, with the fields of ``convergence.jsonl``; NaN stands for null.
     """
@@ -87,6 +88,7 @@ def fit(
     Returns
     -------
     result : FitResult
+        The mixture, its summary and the convergence log.
 
     Raises
     ------
