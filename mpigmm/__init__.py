@@ -16,10 +16,12 @@ HOMES = {
     "FitResult": "mpigmm.api",
     "Mixture": "mpigmm.fitted",
     "GaussianMixture": "mpigmm.estimator",
+    "select": "mpigmm.selection",
+    "SelectResult": "mpigmm.selection",
 }
 """The public names, and the modules that define them."""
 
-__all__ = ["FitResult", "GaussianMixture", "Mixture", "__version__", "errors", "fit"]
+__all__ = ["FitResult", "GaussianMixture", "Mixture", "SelectResult", "__version__", "errors", "fit", "select"]
 
 
 def __getattr__(name: str) -> Any:

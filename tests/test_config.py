@@ -232,5 +232,5 @@ def test_the_section_of_select_is_written_only_where_it_says_something(config: s
     options = load_config(config, ["select.n_components=4", "select.seeds=[7,8]", "select.criterion=icl"])
     assert (options.select.n_components, options.select.seeds) == ([4], [7, 8])
     assert yaml.safe_load(dump(options))["select"]["criterion"] == "icl"
-    with pytest.raises(ConfigError, match="select.held_out: 0 leaves no rows"):
+    with pytest.raises(ConfigError, match=r"select\.held_out: 0 leaves no rows"):
         load_config(config, ["select.criterion=held_out", "select.held_out=0"])

@@ -30,7 +30,7 @@ AT_ONCE = 1 << 13
 """Number of values that are rounded at a time: few enough for the cache."""
 
 FEW_LIMBS = 8
-"""Number of limbs up to which carries are computed for all limbs: it takes no longer than to find those that need it."""
+"""Number of limbs up to which all carries are computed, which takes no longer than to find those that are needed."""
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -56,15 +57,25 @@ Whoever runs it computes the answer of each request before resuming it, and so d
 a reading of the rows."""
 
 
-def run_alone(reduction: Reduction, fit: Fit[T]) -> T:
-    """Run one fit until it ends, and return its result. Collective; raises `AgreedError`."""
-    while True:
-        try:
-            request = next(fit)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        answer_requests(reduction, [request])
+@dataclass(eq=False)
+class FitClock:
+    """Seconds that a fit has taken; fits that share passes share their time in equal parts."""
+
+    seconds: float = 0.0
+
+
+def run_fits(reduction: Reduction, fits: Mapping[FitClock, Fit[None]]) -> None:
+    """Run several fits until all have ended; those that go on share each reading of the rows and each reduction.
+
+    Collective; raises `AgreedError`.
+    """
+    while fits:
+        begin = time.perf_counter()
+        requests = {clock: request for clock, fit in fits.items() if (request := next(fit, None)) is not None}
+        answer_requests(reduction, list(requests.values()))
+        for clock in fits:
+            clock.seconds += (time.perf_counter() - begin) / len(fits)
+        fits = {clock: fits[clock] for clock in requests}
 
 
 def sum_e_step(reduction: Reduction, problem: Problem, e_step_pass: EStepPass) -> tuple[Summed, PassStatus]:

@@ -24,7 +24,7 @@ class Voice:
         self.warnings.append(text)
 
     def unconverged(self, text: str) -> None:
-        """A warning that the fit ended before it converged."""
+        """A warning that the fit has ended before it converged."""
         self.warn(text)
 
     def iteration(self, line: dict[str, Any]) -> None:
