@@ -18,6 +18,7 @@ from mpigmm.requests import (
     FitRequest,
     InspectRequest,
     PlanRequest,
+    PlotRequest,
     PredictRequest,
     ScoreRequest,
     VerbRequest,
@@ -32,6 +33,7 @@ VERBS = {
     ScoreRequest: "score",
     PlanRequest: "plan",
     InspectRequest: "inspect",
+    PlotRequest: "plot",
     BenchRequest: "bench",
 }
 

@@ -48,7 +48,7 @@ CORE = (
     "algorithms",
     "priors",
     "precision sum_format",
-    "draw",
+    "draw marginal",
     "mixture",
     "covariances | estep",
     "factors statistics",
@@ -70,7 +70,7 @@ HOMES = {
     "yaml": ("config.py",),
     "typer": ("cli.py",),
     "rich": ("runs/progress.py",),
-    "matplotlib": ("runs/plots.py",),
+    "matplotlib": ("runs/plots/",),
 }
 """Where foreign libraries are imported; NumPy is at home everywhere, and what is not listed nowhere."""
 
@@ -93,6 +93,10 @@ PUT_OFF = {
     ("core/gpu/discovery.py", "cupy"): "it takes seconds to load, and is missing where there is no GPU",
     ("core/algorithms/initialise.py", "scipy.sparse"): "only root needs it, and it opens hundreds of files",
     ("data/datasets.py", "import_module"): "only files with compressed rows need hdf5plugin, which may be missing",
+    ("commands/plot.py", "mpigmm.runs"): "plots: only root draws, and so loads matplotlib, which may be missing",
+    ("fitted.py", "mpigmm.core.marginal"): "only plot needs it, and it loads scipy.special",
+    ("fitted.py", "mpigmm.runs"): "plots: matplotlib, which takes long to load and may be missing",
+    ("runs/plots/mixtures.py", "matplotlib"): "pyplot: it chooses a window system, which pictures in files do not need",
     ("runs/progress.py", "rich.console"): "only a terminal needs it",
     ("runs/progress.py", "rich.live"): "only a terminal needs it",
 }
