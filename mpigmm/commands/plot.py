@@ -76,8 +76,8 @@ def pictures_of_directory(directory: Path, request: PlotRequest, check: Callable
         raise DataError(f"{shown(directory)} holds no {MODEL}; leave out --data and --features, or name a model")
     if not found:
         raise DataError(
-            f"{shown(directory)} holds no {MODEL}, no {SELECTION_JSON} and no {LOG} with iterations; name the directory "
-            "of a run, or a model"
+            f"{shown(directory)} holds no {MODEL}, no {SELECTION_JSON} and no {LOG} with iterations; name the "
+            "directory of a run, or a model"
         )
     return found
 
