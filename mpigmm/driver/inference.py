@@ -80,15 +80,20 @@ def streamed(
 ) -> Iterator[tuple[RankContext, ScoreTask]]:
     """A context for one pass over the rows of a source. Collective; raises `AgreedError`."""
     with comm.together():
-        if source.header.n_features != mixture.n_features:
-            raise DataError(
-                f"{source.header.dataset} has {counted(source.header.n_features, 'feature')}, but the mixture has "
-                f"{mixture.n_features}"
-            )
+        check_features(mixture, source)
     with factored(mixture.covariances):
         task = ScoreTask(mixture, source.header, first_centre(comm, source))
         with closing(open_stream(comm, source, task, stop)) as context:
             yield context, task
+
+
+def check_features(mixture: Mixture, source: Source) -> None:
+    """Raise `DataError` where rows have another number of features than the mixture."""
+    header = source.header
+    if header.n_features != mixture.n_features:
+        raise DataError(
+            f"{header.dataset} has {counted(header.n_features, 'feature')}, but the mixture has {mixture.n_features}"
+        )
 
 
 @contextmanager
