@@ -1,6 +1,6 @@
 """Gaussian mixture models by expectation-maximisation, in parallel and to the last bit.
 
-`fit` and `Mixture` are loaded when they are first used: to import the package starts nothing.
+`fit`, `Mixture` and `GaussianMixture` are loaded when they are first used: to import the package starts nothing.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def either(*rules: Rule) -> Rule:
 NONE = Rule("None", lambda value: value is None)
 BOOLS = (
     Rule("an instance of 'bool'", lambda value: isinstance(value, bool)),
-    Rule("an instance of 'numpy.bool'", lambda value: isinstance(value, np.bool_)),
+    Rule(f"an instance of 'numpy.{np.bool_.__name__}'", lambda value: isinstance(value, np.bool_)),
 )
 ARRAY = Rule("an array-like", lambda value: not isinstance(value, (str, bytes)) and hasattr(value, "__len__"))
 SEED = Rule(

@@ -21,19 +21,21 @@ try:
     import sklearn.base as theirs
     from sklearn.exceptions import ConvergenceWarning as ConvergenceWarning
     from sklearn.exceptions import NotFittedError as TheirNotFittedError
-    from sklearn.utils.validation import validate_data  # since scikit-learn 1.6
 except ImportError:
-    validate_data = None
-
-IS_INSTALLED = validate_data is not None
-
-if not IS_INSTALLED:
+    IS_INSTALLED = False
 
     class ConvergenceWarning(UserWarning):  # type: ignore[no-redef]
         """A fit ended before it converged."""
 
     class TheirNotFittedError(ValueError, AttributeError):  # type: ignore[no-redef]
         """An estimator was asked for what only a fit knows."""
+else:
+    IS_INSTALLED = True
+
+try:
+    from sklearn.utils.validation import validate_data  # since scikit-learn 1.6
+except ImportError:
+    validate_data = None
 
 
 class NotFittedError(errors.NotFittedError, TheirNotFittedError):  # type: ignore[misc]
@@ -94,7 +96,7 @@ def checked_rows(estimator: Any, X: Any, *, reset: bool, least: int) -> NDArray[
     ------
     InputError
     """
-    check = validate_data if IS_INSTALLED else check_without
+    check = validate_data or check_without
     try:
         rows: NDArray[Any] = check(estimator, X, reset=reset, dtype=FLOATS, ensure_min_samples=least)
     except (TypeError, ValueError) as error:
@@ -110,7 +112,7 @@ def check_without(
     dtype: list[Any],
     ensure_min_samples: int,
 ) -> NDArray[Any]:
-    """The checks of `validate_data` that matter to rows, for where scikit-learn is not installed."""
+    """The checks of `validate_data` that matter to rows, for where scikit-learn is missing or older than 1.6."""
     check_names(estimator, names_of(X), reset=reset)
     name, rows = type(estimator).__name__, to_floats(X, dtype)
     if rows.ndim != 2:
