@@ -8,15 +8,16 @@ import numpy as np
 
 from mpigmm.core.data_summary import LEAST_VARIANCE, DataSummary, DataSummaryStatistics, far_limits
 from mpigmm.core.exact import FloatArray, IntArray
-from mpigmm.core.row_checks import BadRowError
+from mpigmm.core.row_checks import BadLabelError, BadRowError, check_label
 from mpigmm.core.sampling import RowSample, RowSampler
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.worker import RankContext, Tiles
-from mpigmm.errors import DataError, shown
+from mpigmm.errors import DataError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
+from mpigmm.rows import LABEL
 
 FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
 """Rows that are read to find a centre: first, and at most at a time while none can be used."""
@@ -41,7 +42,7 @@ def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> 
     def add_own(total: IntArray) -> None:
         nonlocal own, sample
         own, sample = empty_survey(centre, options), RowSample()
-        _survey_own(context, own, sampler, sample)
+        _survey_own(context, options.model.n_components, own, sampler, sample)
         total[:] = np.append(own.packed(), n_sampled(sample))
 
     sums, _ = Reduction(context).reduce(own.n_packed + 1, add_own, on_host=True)
@@ -94,19 +95,24 @@ def empty_survey(centre: FloatArray, options: FitOptions) -> DataSummaryStatisti
     return DataSummaryStatistics(centre, drop=options.data.missing == "drop")
 
 
-def _survey_own(context: RankContext, own: DataSummaryStatistics, sampler: RowSampler, sample: RowSample) -> None:
-    """Add this rank's tiles to the statistics, and their chosen rows to the sample."""
+def _survey_own(
+    context: RankContext, n_components: int, own: DataSummaryStatistics, sampler: RowSampler, sample: RowSample
+) -> None:
+    """Add this rank's tiles to the statistics, and their chosen rows to the sample; check starting labels."""
     centre, drop = own.centre, own.drop
 
     def tile_function(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, RowSample]:
         statistics, chosen = DataSummaryStatistics(centre, drop=drop), RowSample()
         for rows in tiles:
+            check_label(rows, n_components)
             statistics.add(tile, rows)
             chosen.add(sampler, tile, rows)
         return statistics, chosen
 
     try:
-        parts = context.for_each_tile(tile_function)
+        parts = context.for_each_tile(tile_function, with_labels=True)
+    except BadLabelError as error:
+        raise DataError(bad_label_text(error, context.header, n_components)) from None
     except BadRowError as error:
         raise DataError(bad_row_text(error, context.header)) from None
     for statistics, chosen in parts:
@@ -126,6 +132,30 @@ def bad_row_text(
     if np.isfinite(error.value):
         return f"{where} holds {what} in column {column}, too large to square; rescale the column, or leave the row out"
     return f"{where} holds {what} in column {column}; {remedy}"
+
+
+def bad_label_text(error: BadLabelError, header: Header, n_components: int) -> str:
+    """The message about a starting label that cannot be used, with the remedy."""
+    where = f"{header.labels_name}: {header.where(error.row)} has"
+    if error.column is None:
+        return (
+            f"{where} label {error.value:.0f}, but a label is 0 to {n_components - 1}, or -1 for none "
+            f"(model.n_components is {n_components})"
+        )
+    return (
+        f"{where} responsibility {error.value:g} of component {error.column}; responsibilities are finite and >= 0, "
+        "and a row without a label holds zeros or NaN alone"
+    )
+
+
+def check_labels(header: Header, n_components: int) -> None:
+    """Raise `DataError` where rows have responsibilities of another number of components."""
+    width = header.fields[LABEL].width if header.is_labelled else None
+    if width not in (None, n_components):
+        raise DataError(
+            f"{header.labels_name}: it holds responsibilities of {counted(int(width), 'component')}, but "
+            f"model.n_components is {n_components}; give a column for each component"
+        )
 
 
 def check_n_rows(header: Header, n_components: int) -> None:
