@@ -23,8 +23,8 @@ from mpigmm.runs.state import Ended, Fitted, Progress
 
 
 class Starts:
-    """The first mixtures of all starts: made by root from a sample of the rows, made from starting labels of all rows, or
-    read from a file.
+    """The first mixtures of all starts: root makes them from a sample of the rows, all ranks make them from starting
+    labels, or a file holds them.
 
     Parameters
     ----------
