@@ -94,7 +94,7 @@ def sum_labels(reduction: Reduction, form: FixedPoint, about: Mixture, *, masked
 def _add_tiles(context: RankContext, form: FixedPoint, total: IntArray, about: Mixture, *, masked: bool) -> None:
     """Add the statistics of this rank's tiles to `total`, limbs of zeros."""
     ops = context.host_ops
-    moments = LabelMoments(type(about.covariances), about.means, ops)
+    moments = LabelMoments(about, ops)
     _ = form.quanta  # computed here once, and not by every thread
 
     def tile_function(tile: Tile, tiles: Tiles) -> ExactSum:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.covariances.base import Covariances, Safeguards
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.estep.choose import choose_kernel
+from mpigmm.core.estep.choose import choose_kernel, safe_kernel
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.base import Ops
@@ -84,14 +83,16 @@ def _mixture_of_parts(
 
     Moments are taken about the means (K, D).
     """
-    start, n_features = isotropic(kind, means), means.shape[1]
+    start, (n_components, n_features) = isotropic(kind, means), means.shape
     total = SufficientStatistics.empty(start.layout)
     total.flat[:] = 0.0
+    second = total.second_moments.reshape(-1, kind.n_second(1, n_features))  # of each component, or of all together
     tile = Tile(n_features, min(len(rows), most_rows(n_features, 1)), NUMPY)
     for k, (own, weight) in enumerate(parts):
-        progress("moments of component", k, len(means))
-        moments = ComponentMoments(kind, means[k])
-        place(component_statistics(moments, tile, rows, weight, own), k, total)
+        progress("moments of component", k, n_components)
+        statistics = component_statistics(isotropic(kind, means[k : k + 1]), tile, rows, weight, own)
+        total.counts[k], total.first_moments[k] = statistics.counts[0], statistics.first_moments[0]
+        second[k % len(second)] += statistics.second_moments
     mixture, _ = m_step(start, total, summary, replace(safeguards, reseed=True), NoPrior(summary))
     return mixture
 
@@ -101,85 +102,52 @@ def isotropic(kind: type[Covariances], means: FloatArray) -> Mixture:
     return Mixture(np.full(len(means), 1 / len(means)), means, kind.isotropic(*means.shape))
 
 
-class ComponentMoments:
-    """Computes the statistics of rows that belong to one component, wholly or in part, about its mean.
-
-    The tile's centre is the mean, so that rows that lie close together, but far from all others, keep their digits.
-
-    Parameters
-    ----------
-    kind : type of Covariances
-    mean : ndarray of shape (D,)
-    ops : Ops
-        The array operations of the tiles.
-    """
-
-    def __init__(self, kind: type[Covariances], mean: FloatArray, ops: Ops = NUMPY) -> None:
-        one = isotropic(kind, mean[None])
-        self.mean, self.layout = mean, one.layout
-        self._kernel = choose_kernel(one.e_step_inputs(mean, ops=ops))
-
-    def empty(self) -> SufficientStatistics:
-        """The statistics of no rows."""
-        total = SufficientStatistics.empty(self.layout)
-        total.flat[:] = 0.0
-        return total
-
-    def add(self, tile: Tile, values: NDArray[Any], weight: FloatArray, total: SufficientStatistics) -> None:
-        """Add the statistics of rows (m, D), as many as fit into the tile, with weights (m,) to the total."""
-        part = SufficientStatistics.empty(self.layout)
-        tile.fill(Rows.of(values, weight), self.mean, mask=False)
-        part.counts[:] = weight.sum()
-        self._kernel.accumulate(tile, weight[None], part.first_moments, part.second_moments)
-        total.flat[1:] += part.flat[1:]
-
-
 def component_statistics(
-    moments: ComponentMoments, tile: Tile, rows: FloatArray, sample_weight: FloatArray, own: Labels
+    one: Mixture, tile: Tile, rows: FloatArray, sample_weight: FloatArray, own: Labels
 ) -> SufficientStatistics:
-    """Statistics of the rows with indices own, each with responsibility one for the component."""
-    total = moments.empty()
+    """Statistics of the rows with indices own, each with responsibility one for the only component of a mixture.
+
+    The tile's centre is the component's mean, so that rows that lie close together, but far from all others, keep their
+    digits.
+    """
+    centre = one.means[0]
+    kernel = choose_kernel(one.e_step_inputs(centre))
+    total, part = SufficientStatistics.empty(one.layout), SufficientStatistics.empty(one.layout)
+    total.flat[:] = 0.0
     for first in range(0, len(own), tile.max_rows):
         some = own[first : first + tile.max_rows]
-        moments.add(tile, rows[some], sample_weight[some], total)
+        tile.fill(Rows.of(rows[some], sample_weight[some]), centre, mask=False)
+        part.counts[:] = sample_weight[some].sum()
+        kernel.accumulate(tile, sample_weight[None, some], part.first_moments, part.second_moments)
+        total.flat[1:] += part.flat[1:]
     return total
 
 
-def place(statistics: SufficientStatistics, component: int, total: SufficientStatistics) -> None:
-    """Put the statistics of one component into those of all, whose second moments may be summed over components."""
-    total.counts[component], total.first_moments[component] = statistics.counts[0], statistics.first_moments[0]
-    second = total.second_moments.reshape(-1, statistics.second_moments.size)
-    second[component % len(second)] += statistics.second_moments
-
-
 class LabelMoments:
-    """Computes the statistics of tiles whose rows have starting labels, each component's about its own mean.
+    """Computes the statistics of tiles whose rows have starting labels, about the means of a mixture.
 
-    One object serves any number of tiles and threads.
+    The tiles' centre is zero: a row minus a mean is rounded once, so that rows that lie close together, but far from
+    all others, keep their digits. One object serves any number of tiles and threads.
 
     Parameters
     ----------
-    kind : type of Covariances
-    means : ndarray of shape (K, D)
+    mixture : Mixture
     ops : Ops
     """
 
-    def __init__(self, kind: type[Covariances], means: FloatArray, ops: Ops) -> None:
-        self._components = [ComponentMoments(kind, mean, ops) for mean in means]
+    def __init__(self, mixture: Mixture, ops: Ops) -> None:
+        self._n_components, self._centre = mixture.n_components, np.zeros(mixture.n_features)
+        self._kernel = safe_kernel(mixture.e_step_inputs(self._centre, ops=ops))
 
     def __call__(self, tile: Tile, rows: Rows, statistics: SufficientStatistics, *, mask: bool) -> None:
         """Overwrite the statistics with those of rows, with which the tile is filled; `mask` as in `Tile.fill`."""
-        resp = responsibilities(rows, len(self._components))
-        tile.fill(rows, self._components[0].mean, mask=mask)
+        tile.fill(rows, self._centre, mask=mask)
+        resp = responsibilities(rows, self._n_components)
         if tile.sample_weight is not None:
             resp *= tile.sample_weight
-        statistics.flat[:] = 0.0
-        for k, component in enumerate(self._components):
-            own = np.flatnonzero(resp[k])
-            if own.size:
-                total = component.empty()
-                component.add(tile, rows.values[own], resp[k, own], total)
-                place(total, k, statistics)
+        statistics.log_likelihood[:] = 0.0
+        statistics.counts[:] = resp.sum(axis=1)
+        self._kernel.accumulate(tile, resp, statistics.first_moments, statistics.second_moments)
 
 
 def responsibilities(rows: Rows, n_components: int) -> FloatArray:
