@@ -18,13 +18,15 @@ export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 # Open MPI 5 would search for a fast network for a second at each start.
 export OMPI_MCA_btl ?= ^ofi
+# The theme of the site would advertise its successor at each build.
+export NO_MKDOCS_2_WARNING := 1
 
 # Installations of MPI and HDF5 with which the tests run, each in an environment of its own.
 WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
 
-.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-gpu docs clean
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-gpu docs docs-serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,7 +48,7 @@ install: $(STAMP)  ## make .venv with mpigmm and what it needs
 	/usr/bin/python3 -m venv --system-site-packages $(@D)
 	$(@D)/$(INSTALL) --no-deps --editable .
 	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl \
-		pytest pytest-timeout hypothesis scikit-learn pillow matplotlib
+		pytest pytest-timeout hypothesis scikit-learn pandas pillow matplotlib
 	touch $@
 
 demo: $(STAMP)  ## segment a photograph on two ranks
@@ -82,11 +84,12 @@ test-gpu: $(STAMP)  ## the parallel tests with compute.device=gpu, where there i
 apt-packages:  ## what test-slurm and test-matrix need of Debian
 	@echo $(SLURM_PACKAGES) $(DEBIAN_PACKAGES)
 
-check: $(STAMP)  ## ruff, mypy --strict, and the rules of the layers
+check: $(STAMP)  ## ruff, mypy --strict, the rules of the layers, and the docs with their links
 	ruff check .
 	ruff format --check .
 	mypy
 	python -m pytest tests/test_layers.py
+	mkdocs build --quiet
 
 bench: $(STAMP)  ## seconds an iteration on two ranks against scikit-learn on the same cores
 	python tests/bench.py
@@ -94,8 +97,12 @@ bench: $(STAMP)  ## seconds an iteration on two ranks against scikit-learn on th
 bench-gpu: $(STAMP)  ## an iteration on a GPU against its limits, scikit-learn and torchgmm; adds to docs/performance.md
 	python tests/gpu.py $@
 
-docs: $(STAMP)  ## make docs/configuration.md from the options
+docs: $(STAMP)  ## make docs/configuration.md from the options, and the docs as a site in site/
 	python -c "from mpigmm.config import reference; print(reference(), end='')" > docs/configuration.md
+	mkdocs build --quiet
+
+docs-serve: $(STAMP)  ## show the docs at http://127.0.0.1:8000, anew after each change
+	mkdocs serve
 
 clean:  ## remove .venv and what runs left
-	rm -rf .venv .venv-* runs build *.egg-info mpigmm/core/ops/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* runs site build *.egg-info mpigmm/core/ops/*.so .pytest_cache .mypy_cache .ruff_cache

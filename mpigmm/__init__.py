@@ -11,10 +11,16 @@ from typing import Any
 from mpigmm import errors as errors
 from mpigmm.version import __version__ as __version__
 
-HOMES = {"fit": "mpigmm.api", "FitResult": "mpigmm.api", "Mixture": "mpigmm.fitted"}
+HOMES = {
+    "fit": "mpigmm.api",
+    "FitResult": "mpigmm.api",
+    "Mixture": "mpigmm.fitted",
+    "select": "mpigmm.selection",
+    "SelectResult": "mpigmm.selection",
+}
 """The public names, and the modules that define them."""
 
-__all__ = ["FitResult", "Mixture", "__version__", "errors", "fit"]
+__all__ = ["FitResult", "Mixture", "SelectResult", "__version__", "errors", "fit", "select"]
 
 
 def __getattr__(name: str) -> Any:

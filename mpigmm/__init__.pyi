@@ -4,4 +4,6 @@ from mpigmm import errors as errors
 from mpigmm.api import FitResult as FitResult
 from mpigmm.api import fit as fit
 from mpigmm.fitted import Mixture as Mixture
+from mpigmm.selection import SelectResult as SelectResult
+from mpigmm.selection import select as select
 from mpigmm.version import __version__ as __version__

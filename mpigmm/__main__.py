@@ -20,6 +20,7 @@ from mpigmm.requests import (
     PlanRequest,
     PredictRequest,
     ScoreRequest,
+    SelectRequest,
     VerbRequest,
 )
 from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 VERBS = {
     FitRequest: "fit",
+    SelectRequest: "select",
     PredictRequest: "predict",
     ScoreRequest: "score",
     PlanRequest: "plan",

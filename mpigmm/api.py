@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,8 +39,9 @@ class FitResult:
     Attributes
     ----------
     mixture : Mixture
+        The fitted mixture.
     summary : dict
-        As in ``summary.json``.
+        Sizes, log-likelihood, criteria, times and versions, as in ``summary.json``.
     convergence : structured ndarray of shape (n_iterations,)
         A row for each iteration, with the fields of ``convergence.jsonl``; NaN stands for null.
     """
@@ -92,6 +93,7 @@ def fit(
     Returns
     -------
     result : FitResult
+        The mixture, its summary and the convergence log.
 
     Raises
     ------
@@ -113,21 +115,34 @@ def fit(
         recorder = fit_rows(ranks, options, source, new_recorder, stop)
         return ranks.bcast(recorder.outcome)
 
-    try:
+    with warnings_of(voices):
         outcome = call(comm, AGAIN, work)
+    return FitResult(Mixture.from_model(outcome.model), outcome.summary, convergence_table(outcome.history))
+
+
+class HasWarnings(Protocol):
+    """A `Voice`, or what keeps the warnings of several."""
+
+    warnings: list[str]
+
+
+@contextmanager
+def warnings_of(voices: Sequence[HasWarnings]) -> Iterator[None]:
+    """A context at whose end what voices have kept is issued as warnings in the code that called its function."""
+    try:
+        yield
     except BaseException:
         with suppress(MpigmmWarning):  # where warnings are errors, it would hide the error
             issue_warnings(voices)
         raise
     issue_warnings(voices)
-    return FitResult(Mixture.from_model(outcome.model), outcome.summary, convergence_table(outcome.history))
 
 
-def issue_warnings(voices: Sequence[Voice]) -> None:
-    """Issue what voices have kept, as warnings in the code that called `fit`."""
+def issue_warnings(voices: Sequence[HasWarnings]) -> None:
+    """Issue warnings in the code that called the function which ends a context of `warnings_of`."""
     for voice in voices:
         for text in voice.warnings:
-            warnings.warn(in_words_of_calls(text), MpigmmWarning, stacklevel=3)
+            warnings.warn(in_words_of_calls(text), MpigmmWarning, stacklevel=5)
 
 
 class LoudVoice(Reporter):

@@ -15,6 +15,7 @@ from mpigmm.requests import (
     PlanRequest,
     PredictRequest,
     ScoreRequest,
+    SelectRequest,
     VerbRequest,
 )
 from mpigmm.version import __version__
@@ -77,6 +78,18 @@ def fit(
     """Fit a mixture, or resume the unfinished fit of the same problem in output.dir."""
     options = load_config(config, overrides or [])
     context.obj.append(FitRequest(options, dump(options), restart, config))
+
+
+@app.command()
+def select(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over, whatever output.dir holds.")] = False,
+) -> None:
+    """Fit every combination of select.n_components, select.covariance_type and select.seeds, and compare the fits."""
+    options = load_config(config, overrides or [])
+    context.obj.append(SelectRequest(options, dump(options), restart, config))
 
 
 @app.command()

@@ -19,13 +19,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mpigmm.errors import ConfigError, reason, shown
-from mpigmm.options import FitOptions
+from mpigmm.options import FitOptions, as_mapping
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(FitOptions)
 BOUNDS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", operator.le)}
 SHOWN = reprlib.Repr()
 SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother = 2, 200, 200
 """Shortens values in messages: a few aliases in YAML can expand to more than fits into memory."""
+
+ONE_OR_MORE = ("select.n_components", "select.covariance_type", "select.seeds")
+"""Lists of which a single entry may stand without brackets."""
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -181,11 +184,6 @@ def _section(name: str, section: type[Any], given: dict[str, Any]) -> tuple[Any,
     return options, [*wrong.values(), *_refused(name, options, given, wrong)]
 
 
-def as_mapping(options: FitOptions) -> dict[str, Any]:
-    """Options as nested mappings, as written to ``config.yaml``."""
-    return dataclasses.asdict(options)
-
-
 def dump(options: FitOptions) -> str:
     """Options as YAML."""
     text: str = yaml.safe_dump(as_mapping(options), sort_keys=False, allow_unicode=True)
@@ -259,6 +257,8 @@ def _expanded(section: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict
 def _expanded_value(key: str, value: Any) -> Any:
     if key in ("data.path", "init.file", "output.dir"):
         return [expand(path, key) for path in value] if isinstance(value, list) else expand(value, key)
+    if key in ONE_OR_MORE and value is not None and not isinstance(value, list):
+        return [value]
     if key == "compute.memory":
         return parse_size(value)
     if key == "output.walltime" and isinstance(value, str):
@@ -313,28 +313,31 @@ def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection
     """Faults of values of the right type: out of bounds, not available yet, or a boolean in place of a number."""
     for field in [field for field in dataclasses.fields(values) if field.name not in wrong]:
         value = getattr(values, field.name)
+        entries = value if isinstance(value, list) else [value]
         outside = any(
-            not holds(value, field.metadata[rule])
+            not holds(entry, field.metadata[rule])
             for rule, (_, holds) in BOUNDS.items()
-            if rule in field.metadata and isinstance(value, (int, float))
+            for entry in entries
+            if rule in field.metadata and isinstance(entry, (int, float))
         )
         raw = given.get(field.name)
         hint = _type_hints(section)[field.name]
         is_switch = bool in (hint, *get_args(hint))
         parts = raw if isinstance(raw, list) else [raw]
         mistaken = raw in (0, 1) and not isinstance(raw, bool) if is_switch else any(isinstance(p, bool) for p in parts)
-        numbers = [p for p in (value if isinstance(value, list) else [value]) if isinstance(p, int)]
+        numbers = [entry for entry in entries if isinstance(entry, int)]
         if outside or mistaken:
             yield _invalid(section, type(values), field, raw)
         elif any(abs(number) > LARGEST for number in numbers):
             yield f"{section}.{field.name}: {_repr(raw)} is too large"
-        yield from _not_offered(section, type(values), field, value)
+        for entry in entries:
+            yield from _not_offered(section, type(values), field, entry)
 
 
 def _not_offered(section: str, options: type[Any], field: Any, value: Any) -> Iterator[str]:
     """The fault of a value that this version does not accept, if it is one."""
     offered = field.metadata.get("available") or registered(field)
-    if not offered or value in offered:
+    if not offered or value in (*offered, field.default):
         return
     if "registry" in field.metadata and value not in field.metadata.get("planned", ()):
         yield _invalid(section, options, field, value)
@@ -400,7 +403,7 @@ def _type_words(hint: Any, bounds: str) -> str:
     if get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(_type_words(part, bounds) for part in get_args(hint))
     if get_origin(hint) is list:
-        return f"a list of {'texts' if get_args(hint)[0] is str else 'whole numbers'}"
+        return f"a list of {'texts' if get_args(hint)[0] is str else 'whole numbers'}{bounds}"
     return names[hint]
 
 
@@ -422,3 +425,12 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
     if init.method in ("file", "labels") and init.n_init > 1:
         source = "a model file" if init.method == "file" else "the same labels"
         yield f"init.n_init: starts from {source} are all the same; set it to 1"
+    select = options.select
+    for name in ("n_components", "covariance_type", "seeds"):
+        entries = getattr(select, name)
+        if entries == []:
+            yield f"select.{name}: the list is empty; name what to try, or drop the key"
+        elif entries is not None and len(set(entries)) < len(entries):
+            yield f"select.{name}: {_repr(entries)} names an entry twice; name each once"
+    if select.criterion == "held_out" and select.held_out == 0:
+        yield "select.held_out: 0 leaves no rows for select.criterion: held_out; raise it, or drop the key"

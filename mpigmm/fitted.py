@@ -46,6 +46,7 @@ class Mixture:
     weights : array_like of shape (K,)
         Not negative, with sum 1.
     means : array_like of shape (K, D)
+        One row for each component.
     covariances : array_like
         As in scikit-learn: (K, D, D) for ``full``, (D, D) for ``tied``, (K, D) for ``diag`` and (K,) for ``spherical``;
         positive definite.
@@ -84,7 +85,10 @@ class Mixture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Mixture:
-        """Read a model file, such as the ``model.h5`` that a fit writes; raises `DataError`."""
+        """Read a model file, such as the ``model.h5`` that a fit writes.
+
+        Raises `DataError` where it is damaged, or no model file.
+        """
         from mpigmm.runs.model_file import load_model
 
         return cls.from_model(load_model(Path(path)))
@@ -182,7 +186,7 @@ class Mixture:
 
     @property
     def covariances(self) -> FloatArray:
-        """Covariances, in the shape that belongs to their type."""
+        """Covariances: (K, D, D) for ``full``, (D, D) for ``tied``, (K, D) for ``diag``, (K,) for ``spherical``."""
         return self._core.covariances.arrays()["covariances"]
 
     @property
@@ -192,14 +196,17 @@ class Mixture:
 
     @property
     def covariance_type(self) -> str:
+        """Type of the covariances: ``full``, ``tied``, ``diag`` or ``spherical``."""
         return self._core.covariances.name
 
     @property
     def n_components(self) -> int:
+        """Number of components, K."""
         return self._core.n_components
 
     @property
     def n_features(self) -> int:
+        """Number of features, D."""
         return self._core.n_features
 
     def predict(self, X: Matrix) -> NDArray[np.int64]:  # noqa: N803
@@ -207,7 +214,7 @@ class Mixture:
         return self._of_rows(X, (), np.int64, lambda resp, log_density: resp.argmax(axis=0))
 
     def predict_proba(self, X: Matrix) -> FloatArray:  # noqa: N803
-        """Posterior probabilities (n, K) of the components, of each row (n, D)."""
+        """Posterior probabilities (n, K) of the components, of each row (n, D): their shares of its density."""
         return self._of_rows(X, (self.n_components,), np.float64, lambda resp, log_density: resp.T)
 
     def score_samples(self, X: Matrix) -> FloatArray:  # noqa: N803
@@ -219,15 +226,22 @@ class Mixture:
         return self._score(X, sample_weight, comm).mean_log_likelihood
 
     def aic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
-        """Akaike's information criterion, 2 p - 2 log L with p free parameters; lower is better. Collective."""
+        """Akaike's information criterion, 2 p - 2 log L; lower is better. Collective.
+
+        p is the number of free parameters, and log L the sum of the log-densities of the rows, weighted with
+        sample_weight.
+        """
         return self._criteria(X, sample_weight, comm)["aic"]
 
     def bic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
-        """The Bayesian information criterion, p log(sum of weights) - 2 log L; lower is better. Collective."""
+        """The Bayesian information criterion, p log W - 2 log L; lower is better. Collective.
+
+        p and log L are those of `aic`. W is the sum of the weights: the number of rows where sample_weight is None.
+        """
         return self._criteria(X, sample_weight, comm)["bic"]
 
     def icl(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
-        """The integrated completed likelihood in its form for BIC, BIC + 2 H; lower is better. Collective.
+        """The integrated completed likelihood in its form for BIC, `bic` + 2 H; lower is better. Collective.
 
         H = -sum_i weight_i sum_k r_ik log r_ik is the entropy of the posterior probabilities r_ik (McLachlan and Peel,
         Finite Mixture Models, 2000, section 6.10).
@@ -243,6 +257,7 @@ class Mixture:
         Parameters
         ----------
         n_samples : int
+            Number of rows, n.
         seed : int
             0 or larger, and less than 2**63.
         """

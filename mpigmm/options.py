@@ -5,7 +5,7 @@ Validation (`config.py`), ``--help`` and ``docs/configuration.md`` are all made 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 OpsChoice = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
@@ -24,7 +24,8 @@ def option(help: str, default: Any = None, **rules: Any) -> Any:
     **rules
         Bounds (``ge``, ``gt``, ``le``); ``required=True``; ``registry="..."``, the name of the registry whose entries
         are the values; or ``available=(...)``, the values that this version accepts. ``planned=(...)`` are values
-        besides those of a registry, which a later version will accept: their error message says so.
+        besides those of a registry, which a later version will accept: their error message says so. Rules of a list
+        hold for each of its entries.
     """
     return field(default=default, metadata={"help": help, **rules})
 
@@ -145,6 +146,25 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
+class SelectOptions:
+    n_components: list[int] | None = option(
+        "Numbers of components that `select` tries; null: model.n_components alone.", ge=1, le=2**31 - 1
+    )
+    covariance_type: list[str] | None = option(
+        "Shapes of the covariances that it tries; null: model.covariance_type alone.", registry="covariance types"
+    )
+    seeds: list[int] | None = option(
+        "Seeds with which it fits each of these, in place of init.seed; null: 0, 1 and 2.", ge=0, le=2**63 - 1
+    )
+    criterion: Literal["bic", "aic", "icl", "held_out"] = option(
+        "What decides which fit is best: an information criterion, or the mean log-likelihood of held-out rows.", "bic"
+    )
+    held_out: float | None = option(
+        "Share of the rows that no fit sees; null: 0.1 if criterion is held_out, otherwise 0.", ge=0, le=0.9
+    )
+
+
+@dataclass(frozen=True)
 class FitOptions:
     """The configuration of a run: one field for each section."""
 
@@ -154,3 +174,13 @@ class FitOptions:
     em: EmOptions = field(default_factory=EmOptions)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    select: SelectOptions = field(default_factory=SelectOptions)
+
+
+def as_mapping(options: FitOptions) -> dict[str, Any]:
+    """Options as nested mappings, as written to files; the section of `select` only where it differs from the
+    defaults, since `fit` does not use it."""
+    sections = asdict(options)
+    if options.select == SelectOptions():
+        del sections["select"]
+    return sections

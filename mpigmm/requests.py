@@ -18,6 +18,16 @@ class FitRequest:
 
 
 @dataclass(frozen=True)
+class SelectRequest:
+    """``select``: as `FitRequest`."""
+
+    options: FitOptions
+    config: str
+    restart: bool = False
+    config_file: str = ""
+
+
+@dataclass(frozen=True)
 class PredictRequest:
     """``predict``: a model, files of rows, the file to write; `proba`: how many of the largest posteriors to write."""
 
@@ -70,4 +80,4 @@ class PlanRequest:
     json: bool = False
 
 
-VerbRequest = FitRequest | PredictRequest | ScoreRequest | InspectRequest | BenchRequest | PlanRequest
+VerbRequest = FitRequest | SelectRequest | PredictRequest | ScoreRequest | InspectRequest | BenchRequest | PlanRequest

@@ -140,6 +140,11 @@ def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int
         ("data.columns=[a]", "data.columns: .*whole numbers"),
         ("data.missing=ignore", "data.missing: 'ignore' .*error, drop"),
         ("em.max_iter", "section.key=value"),
+        ("select.n_components=[0,3]", "select.n_components: .0, 3. is not valid"),
+        ("select.covariance_type=[full,round]", "select.covariance_type: 'round' is not valid; full, tied, diag"),
+        ("select.seeds=[]", "select.seeds: the list is empty"),
+        ("select.seeds=[1,1]", "select.seeds: .1, 1. names an entry twice"),
+        ("select.held_out=1", "select.held_out: 1.* is not valid"),
         ("max_iter=3", "section.key=value"),
         ("em.max_iter=[1", "not valid YAML"),
     ],
@@ -220,3 +225,12 @@ def test_every_option_has_help_and_the_page_is_current() -> None:
         assert section.name in reference()
     page = Path(__file__).parent.parent / "docs" / "configuration.md"
     assert page.read_text() == reference(), "run `make docs`"
+
+
+def test_the_section_of_select_is_written_only_where_it_says_something(config: str) -> None:
+    assert "select" not in yaml.safe_load(dump(load_config(config)))
+    options = load_config(config, ["select.n_components=4", "select.seeds=[7,8]", "select.criterion=icl"])
+    assert (options.select.n_components, options.select.seeds) == ([4], [7, 8])
+    assert yaml.safe_load(dump(options))["select"]["criterion"] == "icl"
+    with pytest.raises(ConfigError, match=r"select\.held_out: 0 leaves no rows"):
+        load_config(config, ["select.criterion=held_out", "select.held_out=0"])

@@ -349,15 +349,16 @@ def test_an_error_on_one_rank_ends_all(case: Case, monkeypatch: pytest.MonkeyPat
 def test_ranks_that_drifted_apart_are_noticed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     if case.comm.size == 1:
         pytest.skip("one rank cannot differ from itself")
-    sum_e_step, calls = e_step.sum_e_step, []
+    answer_requests, calls = e_step.answer_requests, []
 
-    def drifting(reduction: Any, problem: Any, wanted: Any) -> Any:
+    def drifting(reduction: Any, requests: Any) -> Any:
         calls.append(1)
         if len(calls) == 3 and reduction.context.comm.rank == 1:
-            wanted.mixture.means[0, 0] = np.nextafter(wanted.mixture.means[0, 0], np.inf)
-        return sum_e_step(reduction, problem, wanted)
+            means = requests[0].e_step_pass.mixture.means
+            means[0, 0] = np.nextafter(means[0, 0], np.inf)
+        return answer_requests(reduction, requests)
 
-    monkeypatch.setattr(e_step, "sum_e_step", drifting)
+    monkeypatch.setattr(e_step, "answer_requests", drifting)
     with pytest.raises(AgreedError, match="ranks hold different parameters"):
         case.fit()
 

@@ -308,3 +308,11 @@ def test_plan_knows_that_labels_need_no_sample(
     write_config(tmp_path / "run.yaml", **from_dataset(case, "/labels"))
     assert run_verb(comm, "plan", str(tmp_path / "run.yaml")) == (0, "")
     assert "init.method" not in capsys.readouterr().out
+
+
+def test_select_takes_no_labels(case: dict[str, Any], comm: Comm, tmp_path: Path) -> None:
+    write_config(tmp_path / "run.yaml", **from_dataset(case, "/labels"))
+    code, message = run_verb(comm, "select", str(tmp_path / "run.yaml"))
+    assert code == 2 and "init.method: 'labels' belongs to one number of components" in message
+    with pytest.raises(errors.ConfigError, match="belongs to one number of components"):
+        mpigmm.select(SETTINGS, ROWS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import functools
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,12 +15,14 @@ from mpigmm.core.arrays import DOUBLE, Array
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
+from mpigmm.core.mixture import GOLDEN
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import SumRangeError, sum_format
 from mpigmm.core.tile import Tile
 from mpigmm.driver.reduction import PassStatus, Reduction
 from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.errors import DataError, DegenerateError
+from mpigmm.rows import Rows
 
 T = TypeVar("T")
 
@@ -39,13 +43,6 @@ class PassRequest:
     e_step_pass: EStepPass
     answer: tuple[Summed, PassStatus] | Rejected | None = None
 
-    def compute(self, reduction: Reduction) -> None:
-        """Compute the answer. Collective; raises `AgreedError`."""
-        try:
-            self.answer = sum_e_step(reduction, self.problem, self.e_step_pass)
-        except (SingularCovarianceError, SumRangeError) as error:
-            self.answer = Rejected(error)
-
     def take(self) -> tuple[Summed, PassStatus] | Rejected:
         """The answer, to which this object no longer refers."""
         answer, self.answer = self.answer, None
@@ -60,15 +57,25 @@ Whoever runs it computes the answer of each request before resuming it, and so d
 a reading of the rows."""
 
 
-def run_alone(reduction: Reduction, fit: Fit[T]) -> T:
-    """Run one fit until it ends, and return its result. Collective; raises `AgreedError`."""
-    while True:
-        try:
-            request = next(fit)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        request.compute(reduction)
+@dataclass(eq=False)
+class FitClock:
+    """Seconds that a fit has taken; fits that share passes share their time in equal parts."""
+
+    seconds: float = 0.0
+
+
+def run_fits(reduction: Reduction, fits: Mapping[FitClock, Fit[None]]) -> None:
+    """Run several fits until all have ended; those that go on share each reading of the rows and each reduction.
+
+    Collective; raises `AgreedError`.
+    """
+    while fits:
+        begin = time.perf_counter()
+        requests = {clock: request for clock, fit in fits.items() if (request := next(fit, None)) is not None}
+        answer_requests(reduction, list(requests.values()))
+        for clock in fits:
+            clock.seconds += (time.perf_counter() - begin) / len(fits)
+        fits = {clock: fits[clock] for clock in requests}
 
 
 def sum_e_step(reduction: Reduction, problem: Problem, e_step_pass: EStepPass) -> tuple[Summed, PassStatus]:
@@ -77,15 +84,46 @@ def sum_e_step(reduction: Reduction, problem: Problem, e_step_pass: EStepPass) -
     Raises `SingularCovarianceError` or `SumRangeError`, on all ranks alike and before they communicate, where the sums
     cannot be computed.
     """
-    form = sum_format(e_step_pass.mixture, problem.summary, e_step_pass.n_limbs)
-    shape = form.n_limbs, form.top.size
+    request = PassRequest(problem, e_step_pass)
+    answer_requests(reduction, [request])
+    answer = request.take()
+    if isinstance(answer, Rejected):
+        raise answer.error
+    return answer
 
-    def add_own(total: Array) -> None:
-        add_tiles(reduction.context, form, total.reshape(shape), problem, e_step_pass)
 
-    sums, status = reduction.reduce(form.n_limbs * form.top.size, add_own, e_step_pass.mixture.checksum())
-    statistics = SufficientStatistics.of(form.value(sums.reshape(shape)), e_step_pass.mixture.layout)
-    return Summed(e_step_pass, statistics, form.n_limbs), status
+def answer_requests(reduction: Reduction, requests: Sequence[PassRequest]) -> None:
+    """Compute the answers of several requests, with one reading of the rows and one reduction. Collective.
+
+    Raises `AgreedError`. Each answer has the bits that it would have alone.
+    """
+    possible, forms, ends = [], [], [0]
+    for request in requests:
+        try:
+            form = sum_format(request.e_step_pass.mixture, request.problem.summary, request.e_step_pass.n_limbs)
+        except (SingularCovarianceError, SumRangeError) as error:
+            request.answer = Rejected(error)
+            continue
+        possible.append(request)
+        forms.append(form)
+        ends.append(ends[-1] + form.n_limbs * form.top.size)
+
+    def parts_of(sums: Array) -> list[Array]:
+        return [sums[a:b].reshape(form.n_limbs, -1) for form, a, b in zip(forms, ends[:-1], ends[1:], strict=True)]
+
+    if possible:
+        checksum = combined(request.e_step_pass.mixture.checksum() for request in possible)
+        sums, status = reduction.reduce(
+            ends[-1], lambda total: add_tiles(reduction.context, possible, forms, parts_of(total)), checksum
+        )
+        for request, form, part in zip(possible, forms, parts_of(sums), strict=True):
+            statistics = SufficientStatistics.of(form.value(part), request.e_step_pass.mixture.layout)
+            request.answer = Summed(request.e_step_pass, statistics, form.n_limbs), status
+
+
+def combined(checksums: Iterable[int]) -> int:
+    """One checksum of 20 bits for several."""
+    return functools.reduce(lambda mixed, checksum: ((mixed << 20 | checksum) * GOLDEN % 2**64) >> 44, checksums)
 
 
 def prepared(context: RankContext, problem: Problem, e_step_pass: EStepPass) -> tuple[EStep, Array]:
@@ -97,32 +135,75 @@ def prepared(context: RankContext, problem: Problem, e_step_pass: EStepPass) -> 
     return EStep(inputs, e_step_pass.responsibilities), context.ops.arrays.put(summary.centre)
 
 
+class TileSums:
+    """The sums that a thread adds up for one request.
+
+    Parameters
+    ----------
+    context : RankContext
+    request : PassRequest
+    e_step, centre
+        As `prepared` returns them.
+    form : FixedPoint
+    limbs : ndarray or None
+        Zeros, to which to add; None: new ones.
+    """
+
+    def __init__(
+        self,
+        context: RankContext,
+        request: PassRequest,
+        e_step: EStep,
+        centre: Array,
+        form: FixedPoint,
+        limbs: IntArray | None,
+    ) -> None:
+        self.e_step, self.centre, self.ops = e_step, centre, context.ops
+        self.masked, self.dtype = request.problem.summary.masked, request.e_step_pass.precision.dtype
+        self.sums = ExactSum(form, limbs)
+        self.statistics = SufficientStatistics.empty(request.e_step_pass.mixture.layout, self.ops.arrays)
+        self.seen = self.ops.arrays.zeros(1, DOUBLE)
+
+    def add(self, tile: Tile, rows: Rows) -> None:
+        """Add the statistics of a tile's rows."""
+        tile.fill(rows, self.centre, mask=self.masked, dtype=self.dtype)
+        self.e_step(tile, self.statistics)
+        self.seen += self.statistics.log_likelihood
+        self.sums.add(self.statistics.flat, self.ops)
+
+
 def add_tiles(
-    context: RankContext, form: FixedPoint, total: IntArray, problem: Problem, e_step_pass: EStepPass
+    context: RankContext, requests: Sequence[PassRequest], forms: Sequence[FixedPoint], totals: Sequence[IntArray]
 ) -> None:
-    """Add the statistics of this rank's tiles to `total`, limbs of zeros, which one of the threads uses as its own."""
-    ops, dtype, layout = context.ops, e_step_pass.precision.dtype, e_step_pass.mixture.layout
-    e_step, centre = prepared(context, problem, e_step_pass)
-    masked = problem.summary.masked
-    _ = form.quanta  # computed here once, and not by every thread
-    limbs = iter([total])
+    """Add the statistics of this rank's tiles to the totals, limbs of zeros, which one of the threads uses as its own.
 
-    def tile_function(tile: Tile, tiles: Tiles) -> tuple[ExactSum, FloatArray]:
-        sums, statistics = ExactSum(form, next(limbs, None)), SufficientStatistics.empty(layout, ops.arrays)
-        log_likelihood, seen = statistics.log_likelihood, ops.arrays.zeros(1, DOUBLE)
+    There is a total, in its format, for each request.
+    """
+    ops = context.ops
+    steps = [prepared(context, request.problem, request.e_step_pass) for request in requests]
+    for form in forms:
+        _ = form.quanta  # computed here once, and not by every thread
+    first_thread: Iterator[Sequence[IntArray | None]] = iter([totals])
+
+    def tile_function(tile: Tile, tiles: Tiles) -> list[TileSums]:
+        limbs = next(first_thread, [None] * len(totals))
+        parts = [
+            TileSums(context, request, *step, form, own)
+            for request, step, form, own in zip(requests, steps, forms, limbs, strict=True)
+        ]
         for rows in tiles:
-            tile.fill(rows, centre, mask=masked, dtype=dtype)
-            e_step(tile, statistics)
-            seen += log_likelihood
-            sums.add(statistics.flat, ops)
-        return sums, seen
+            for part in parts:
+                part.add(tile, rows)
+        return parts
 
-    for sums, seen in context.for_each_device_tile(tile_function):
-        check_log_likelihood(ops.arrays.get(seen))
-        ops.carry(sums.limbs)
-        if sums.limbs is not total:
-            total += sums.limbs
-    ops.carry(total)
+    for parts in context.for_each_device_tile(tile_function):
+        for part, total in zip(parts, totals, strict=True):
+            check_log_likelihood(ops.arrays.get(part.seen))
+            ops.carry(part.sums.limbs)
+            if part.sums.limbs is not total:
+                total += part.sums.limbs
+    for total in totals:
+        ops.carry(total)
 
 
 def check_log_likelihood(total: FloatArray) -> None:

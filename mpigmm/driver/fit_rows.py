@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from mpigmm.core.algorithms.initialise import sample_size
 from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.source import Source
 from mpigmm.driver.devices import Devices, choose_devices
-from mpigmm.driver.e_step import run_alone
+from mpigmm.driver.e_step import Fit, FitClock, run_fits
 from mpigmm.driver.em_loop import em_loop
 from mpigmm.driver.layout import lay_out
 from mpigmm.driver.load_balance import measured_speeds
@@ -21,7 +22,7 @@ from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.resume_plan import ResumePlan
 from mpigmm.driver.starts import Starts, fit_starts
 from mpigmm.driver.summary import usage
-from mpigmm.driver.survey_pass import check_labels, check_n_rows, far_row, survey_rows
+from mpigmm.driver.survey_pass import Sample, check_labels, check_n_rows, far_row, survey_rows
 from mpigmm.driver.worker import RankContext, open_context
 from mpigmm.errors import EXIT_INTERRUPTED, AgreedError
 from mpigmm.options import FitOptions
@@ -101,21 +102,47 @@ def lay_out_rows(
 
 def survey_and_fit(context: RankContext, options: FitOptions, plan: ResumePlan, recorder: NullRecorder) -> None:
     """Survey the rows, run all starts, write the results. Collective."""
-    comm, devices, model = context.comm, context.devices, options.model
-    summary, sample = survey_rows(context, options, sample_size(model.n_components, context.header.n_features))
-    warning = far_row(context, summary, sample)
-    with comm.together():
-        recorder.begin(plan, summary, devices, [warning, context.layout.warning, devices.note])
+    summary, sample = survey_rows(context, options, sample_size(options.model.n_components, context.header.n_features))
+    warnings = [far_row(context, summary, sample), context.layout.warning, context.devices.note]
+    with context.comm.together():
+        recorder.begin(plan, summary, context.devices, warnings)
     if plan.complete:
         return
+    reduction = Reduction(context, recorder.is_spent, recorder.say)
+    fit = recorded_fit(reduction, options, plan, summary, sample, recorder)
+    del sample
+    run_fits(reduction, {FitClock(): fit})
+
+
+def recorded_fit(
+    reduction: Reduction,
+    options: FitOptions,
+    plan: ResumePlan,
+    summary: DataSummary,
+    sample: Sample,
+    recorder: NullRecorder,
+    clock: FitClock | None = None,
+) -> Fit[None]:
+    """A fit from its first mixtures to its results, which the recorder is given. Collective.
+
+    Parameters
+    ----------
+    reduction, options, plan, summary
+    sample : tuple of ndarrays
+        From which root makes the first mixtures; freed as soon as it is no longer needed.
+    recorder : NullRecorder
+    clock : FitClock, optional
+        Of the fit, for its summary; by default the seconds are those since the run began.
+    """
     starts = Starts(options, plan.start, plan.given, sample, recorder.initialisation)
     del sample
-    reduction = Reduction(context, recorder.is_spent, recorder.say)
     loop = em_loop(reduction, options, summary)
-    progress = run_alone(reduction, fit_starts(loop, options, plan.progress, starts, recorder))
+    progress = yield from fit_starts(loop, options, plan.progress, starts, recorder)
     used = {"resumed_from": plan.resumed_from, **usage(reduction)}
-    with comm.together():
-        recorder.finish(progress, summary, devices, used)
+    if clock is not None:
+        used["seconds"] = clock.seconds
+    with reduction.context.comm.together():
+        recorder.finish(progress, summary, reduction.context.devices, used)
 
 
 def save_interrupted(comm: Comm, recorder: NullRecorder, stop: StopRequest) -> None:

@@ -111,4 +111,4 @@ class MemoryRecorder(NullRecorder):
         """Warn the user where the fit has not converged."""
         em, best = self.options.em, progress.best
         if best is not None and not best.ended.converged and em.tol > 0 and em.max_iter > 0:
-            self.voice.warn(unconverged_text(self.options, self._repairs.get(best.ended.init, Repairs())))
+            self.voice.unconverged(unconverged_text(self.options, self._repairs.get(best.ended.init, Repairs())))

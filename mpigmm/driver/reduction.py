@@ -156,7 +156,7 @@ class Reduction:
             packed = empty_buffer(size, self._arrays(on_host)[1])  # before the pass, which may fill the GPU
         if self.error is None:
             try:
-                self.context.stop.check()  # a rank without tiles too
+                self.context.stop.check_others()  # a rank without tiles too
                 with self.context.guarded():
                     self._fill(packed, size, add_own, on_host)
                 return packed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import time
 from typing import Any
@@ -14,7 +13,7 @@ from mpigmm.data.memory import peak_memory, peak_since_fork
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.reduction import Reduction
-from mpigmm.options import FitOptions
+from mpigmm.options import FitOptions, as_mapping
 from mpigmm.parallel.comm import host
 from mpigmm.runs.model import Model
 from mpigmm.runs.state import Fitted
@@ -23,7 +22,7 @@ from mpigmm.version import __version__
 
 def fitted_model(best: Fitted, data_summary: DataSummary, options: FitOptions) -> Model:
     """The content of ``model.h5``."""
-    ended, config = best.ended, dataclasses.asdict(options)
+    ended, config = best.ended, as_mapping(options)
     return Model(best.mixture, data_summary.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,30 +30,52 @@ Sample = tuple[FloatArray, FloatArray]
 """Values (m, D) and sample weights (m,) of some rows."""
 
 
+@dataclass(frozen=True)
+class SampleRequest:
+    """A sample of rows to draw: the seed, and about how many rows."""
+
+    seed: int
+    size: int
+
+
 def survey_rows(context: RankContext, options: FitOptions, sample_size: int) -> tuple[DataSummary, Sample]:
     """The summary of all rows, and on root a sample of them for the initialisation. Collective.
 
     Raises `AgreedError` naming the first row that cannot be used.
     """
+    return survey_samples(context, options, [SampleRequest(options.init.seed, sample_size)])[0]
+
+
+def survey_samples(
+    context: RankContext, options: FitOptions, wanted: Sequence[SampleRequest]
+) -> list[tuple[DataSummary, Sample]]:
+    """The summary of all rows and a sample for each request, from one pass over the rows. Collective.
+
+    The summaries differ in their centre, which is the median of the sample. Raises `AgreedError` naming the first row
+    that cannot be used.
+    """
     comm, header = context.comm, context.header
     centre = first_centre(comm, context.block.source)
-    sampler = RowSampler(options.init.seed, sample_size / header.n_rows)
-    own, sample = empty_survey(centre, options), RowSample()
+    samplers = [RowSampler(each.seed, each.size / header.n_rows) for each in wanted]
+    own, samples = empty_survey(centre, options), [RowSample() for _ in wanted]
 
     def add_own(total: IntArray) -> None:
-        nonlocal own, sample
-        own, sample = empty_survey(centre, options), RowSample()
-        _survey_own(context, options.model.n_components, own, sampler, sample)
-        total[:] = np.append(own.packed(), n_sampled(sample))
+        nonlocal own, samples
+        own, samples = empty_survey(centre, options), [RowSample() for _ in wanted]
+        _survey_own(context, options.model.n_components, own, samplers, samples)
+        total[:] = np.concatenate([own.packed(), [n_sampled(sample) for sample in samples]])
 
-    sums, _ = Reduction(context).reduce(own.n_packed + 1, add_own, on_host=True)
+    sums, _ = Reduction(context).reduce(own.n_packed + len(wanted), add_own, on_host=True)
     box = comm.max(np.concatenate([-own.low, own.high]))
-    summary = own.finish(sums[:-1], -box[: len(centre)], box[len(centre) :])
+    summary = own.finish(sums[: own.n_packed], -box[: len(centre)], box[len(centre) :])
     with comm.together():
         check_summary(summary, header, options)
-    values, sample_weight = gather_sample(context, summary, sampler, sample, int(sums[-1]), sample_size)
-    middle = comm.bcast(np.array([np.median(column) for column in values.T]) if comm.is_root else None)
-    return replace(summary, centre=middle), (values, sample_weight)
+    found = []
+    for each, sampler, sample, size in zip(wanted, samplers, samples, sums[own.n_packed :], strict=True):
+        values, sample_weight = gather_sample(context, summary, sampler, sample, int(size), each.size)
+        middle = comm.bcast(np.array([np.median(column) for column in values.T]) if comm.is_root else None)
+        found.append((replace(summary, centre=middle), (values, sample_weight)))
+    return found
 
 
 def first_centre(comm: Comm, source: Source) -> FloatArray:
@@ -96,18 +119,24 @@ def empty_survey(centre: FloatArray, options: FitOptions) -> DataSummaryStatisti
 
 
 def _survey_own(
-    context: RankContext, n_components: int, own: DataSummaryStatistics, sampler: RowSampler, sample: RowSample
+    context: RankContext,
+    n_components: int,
+    own: DataSummaryStatistics,
+    samplers: Sequence[RowSampler],
+    samples: Sequence[RowSample],
 ) -> None:
-    """Add this rank's tiles to the statistics, and their chosen rows to the sample; check starting labels."""
+    """Add this rank's tiles to the statistics, and their chosen rows to the sample of each sampler; check starting
+    labels."""
     centre, drop = own.centre, own.drop
 
-    def tile_function(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, RowSample]:
-        statistics, chosen = DataSummaryStatistics(centre, drop=drop), RowSample()
+    def tile_function(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, list[RowSample]]:
+        statistics, parts = DataSummaryStatistics(centre, drop=drop), [RowSample() for _ in samplers]
         for rows in tiles:
             check_label(rows, n_components)
             statistics.add(tile, rows)
-            chosen.add(sampler, tile, rows)
-        return statistics, chosen
+            for sampler, part in zip(samplers, parts, strict=True):
+                part.add(sampler, tile, rows)
+        return statistics, parts
 
     try:
         parts = context.for_each_tile(tile_function, with_labels=True)
@@ -117,7 +146,8 @@ def _survey_own(
         raise DataError(bad_row_text(error, context.header)) from None
     for statistics, chosen in parts:
         own += statistics
-        sample.extend(chosen)
+        for sample, part in zip(samples, chosen, strict=True):
+            sample.extend(part)
 
 
 def bad_row_text(

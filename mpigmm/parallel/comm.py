@@ -127,6 +127,26 @@ class Comm(ABC):
         """The errors of all ranks, in their order, on every rank. Collective."""
 
     @abstractmethod
+    def split(self, group: int) -> Comm:
+        """The ranks with the same number of a group as this one, in the same order. Collective."""
+
+    @abstractmethod
+    def free(self) -> None:
+        """Free what belongs to a communicator that `split` has returned. Collective."""
+
+    @abstractmethod
+    def ring(self) -> None:
+        """Let all other ranks know, while groups of them work for themselves, that this one has failed."""
+
+    @abstractmethod
+    def is_rung(self) -> bool:
+        """Whether another rank has called `ring`."""
+
+    @abstractmethod
+    def silence(self) -> None:
+        """Receive what `ring` has sent. Collective."""
+
+    @abstractmethod
     def node_share(self) -> NodeShare:
         """This rank's share of its node. Collective."""
 
@@ -225,6 +245,21 @@ class SingleProcess(Comm):
 
     def max(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values
+
+    def split(self, group: int) -> Comm:
+        return self
+
+    def free(self) -> None:
+        pass
+
+    def ring(self) -> None:
+        pass
+
+    def is_rung(self) -> bool:
+        return False
+
+    def silence(self) -> None:
+        pass
 
     def node_share(self) -> NodeShare:
         return NodeShare.of(os.sched_getaffinity(0), [], launched_on_node())

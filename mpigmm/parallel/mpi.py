@@ -31,6 +31,9 @@ APART_BYTES = 1 << 20
 HEAD_SIZE = 512
 """Number of integers in the first message of all collective methods of a guarded communicator."""
 
+BELL, NOTHING = 1, np.empty(0, np.uint8)
+"""Tag and content of the messages of `MpiComm.ring`."""
+
 GPU_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
 """Environment variables that make Cray's MPICH and MVAPICH accept memory of GPUs."""
 
@@ -72,6 +75,7 @@ class MpiComm(Comm):
         self.memory_remedy = memory_remedy
         self.is_guarded = is_guarded
         self._head = np.zeros(HEAD_SIZE if is_guarded else 1, np.int64)
+        self._rung: list[MPI.Request] = []
         self.rank = self.mpi.Get_rank()
         self.size = self.mpi.Get_size()
 
@@ -94,7 +98,6 @@ class MpiComm(Comm):
         return cls(copy, is_guarded=True)
 
     def free(self) -> None:
-        """Free the communicator. Collective."""
         self.mpi.Free()
 
     def check_launcher(self) -> None:
@@ -193,6 +196,27 @@ class MpiComm(Comm):
             self.agree_on_errors(None)
         values[:n_summed] = head[1 : 1 + n_summed]
         return n_summed
+
+    def split(self, group: int) -> MpiComm:
+        self._guard()
+        part = self.mpi.Split(group, self.rank)
+        if self.is_guarded:
+            part.Set_errhandler(MPI.ERRORS_RETURN)
+        return MpiComm(part, self.memory_remedy, is_guarded=self.is_guarded)
+
+    def ring(self) -> None:
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        self._rung = [self.mpi.Isend(NOTHING, dest=rank, tag=BELL) for rank in others]
+
+    def is_rung(self) -> bool:
+        return bool(self.mpi.Iprobe(MPI.ANY_SOURCE, BELL))
+
+    def silence(self) -> None:
+        for rank, has_rung in enumerate(self.allgather(bool(self._rung))):
+            if has_rung and rank != self.rank:
+                self.mpi.Recv(np.empty(0, np.uint8), source=rank, tag=BELL)
+        MPI.Request.Waitall(self._rung)
+        self._rung = []
 
     def node_share(self) -> NodeShare:
         self._guard()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from mpigmm.errors import InterruptedCallError, InterruptedRunError
@@ -58,6 +59,8 @@ class StopRequest:
         When the run began, on the clock of `time.monotonic`.
     pace : Pace
         Of the current pass.
+    others : callable or None
+        Returns whether ranks of another group have failed; see `Comm.is_rung`.
     """
 
     def __init__(self) -> None:
@@ -67,6 +70,7 @@ class StopRequest:
         self.deadline = float("inf")
         self.advice = "run the same command again"
         self.pace = Pace()
+        self.others: Callable[[], bool] | None = None
         self._is_out_of_time = False
 
     def listen(self) -> None:
@@ -89,6 +93,15 @@ class StopRequest:
             raise kind(f"interrupted by {self.interrupted_by.__name__}; {self.advice}")
         if time.monotonic() > self.deadline:
             raise self.out_of_time()
+
+    def check_others(self) -> None:
+        """Raise `InterruptedRunError` if the run is to stop, also because ranks of another group have failed.
+
+        Called by the thread that communicates.
+        """
+        self.check()
+        if self.others is not None and self.others():
+            raise InterruptedRunError(f"other ranks have ended; {self.advice}")
 
     @property
     def is_for_time(self) -> bool:

@@ -33,6 +33,18 @@ class Reporter(Voice):
         self._live = _start_live() if sys.stderr.isatty() else None
         self._shown = time.monotonic()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a line that is updated."""
+        return self._live is not None
+
+    def show(self, text: str) -> None:
+        """Update the line on a terminal, or show a line that stays."""
+        if self._live is not None:
+            self._live.update(text)
+        else:
+            self.say(text)
+
     def say(self, text: str) -> None:
         """Show a line that stays."""
         if self._live is None:
@@ -46,23 +58,15 @@ class Reporter(Voice):
 
     def iteration(self, line: dict[str, Any]) -> None:
         """Show an iteration's log line."""
-        text = self.format(line)
-        if self._live is not None:
-            self._live.update(text)
-        else:
-            self.say(text)
+        self.show(self.format(line))
 
     def initialisation(self, init: int, name: str, done: int, most: int) -> None:
         """Show the progress of the initialisation of start number init, unless the last message is recent."""
         now = time.monotonic()
-        if now < self._shown + (LOG_SECONDS if self._live is None else LIVE_SECONDS):
+        if now < self._shown + (LIVE_SECONDS if self.is_live else LOG_SECONDS):
             return
         self._shown = now
-        text = f"{self._start(init)}initialisation: {name} {done}/{most}"
-        if self._live is not None:
-            self._live.update(text)
-        else:
-            self.say(text)
+        self.show(f"{self._start(init)}initialisation: {name} {done}/{most}")
 
     def format(self, line: dict[str, Any]) -> str:
         """The text for an iteration's log line."""

@@ -23,6 +23,10 @@ class Voice:
         """A warning."""
         self.warnings.append(text)
 
+    def unconverged(self, text: str) -> None:
+        """A warning that the fit has ended before it converged."""
+        self.warn(text)
+
     def iteration(self, line: dict[str, Any]) -> None:
         """An iteration has ended; `line` is its line of the convergence log."""
 
