@@ -45,7 +45,7 @@ def to_sklearn(model: Model) -> Any:
     found.weights_, found.means_ = mixture.weights.copy(), mixture.means.copy()
     found.covariances_ = mixture.covariances.arrays()["covariances"].copy()
     found.precisions_ = mixture.covariances.precisions
-    found.precisions_cholesky_ = mixture.covariances.factors.values.copy()
+    found.precisions_cholesky_ = mixture.covariances.factors.array.copy()
     found.n_features_in_ = mixture.n_features
     found.converged_, found.n_iter_ = model.converged, model.n_iter
     found.lower_bound_, found.lower_bounds_ = model.mean_log_likelihood, [model.mean_log_likelihood]

@@ -34,8 +34,9 @@ class Factors(ABC):
 
     @property
     @abstractmethod
-    def values(self) -> FloatArray:
-        """The numbers that the factors consist of, in the shape that scikit-learn gives ``precisions_cholesky_``."""
+    def array(self) -> FloatArray:
+        """The factors as scikit-learn shapes ``precisions_cholesky_``: matrices (K, D, D), a matrix (D, D), or numbers
+        (K, D) or (K,)."""
 
     @abstractmethod
     def precisions(self) -> FloatArray:
@@ -76,7 +77,7 @@ class TriangularFactors(Factors):
     upper: FloatArray
 
     @property
-    def values(self) -> FloatArray:
+    def array(self) -> FloatArray:
         return self.upper
 
     def log_determinants(self, n_features: int) -> FloatArray:
@@ -124,7 +125,7 @@ class SharedTriangularFactor(Factors):
     upper: FloatArray
 
     @property
-    def values(self) -> FloatArray:
+    def array(self) -> FloatArray:
         return self.upper
 
     def log_determinants(self, n_features: int) -> FloatArray:
@@ -162,7 +163,7 @@ class DiagonalFactors(Factors):
     roots: FloatArray
 
     @property
-    def values(self) -> FloatArray:
+    def array(self) -> FloatArray:
         return self.roots
 
     def log_determinants(self, n_features: int) -> FloatArray:
@@ -200,7 +201,7 @@ class IsotropicFactors(Factors):
     roots: FloatArray
 
     @property
-    def values(self) -> FloatArray:
+    def array(self) -> FloatArray:
         return self.roots
 
     def log_determinants(self, n_features: int) -> FloatArray:
