@@ -18,6 +18,7 @@ from mpigmm.requests import (
     FitRequest,
     InspectRequest,
     PlanRequest,
+    PlotRequest,
     PredictRequest,
     ScoreRequest,
     SelectRequest,
@@ -34,6 +35,7 @@ VERBS = {
     ScoreRequest: "score",
     PlanRequest: "plan",
     InspectRequest: "inspect",
+    PlotRequest: "plot",
     BenchRequest: "bench",
 }
 

@@ -13,6 +13,7 @@ from mpigmm.requests import (
     FitRequest,
     InspectRequest,
     PlanRequest,
+    PlotRequest,
     PredictRequest,
     ScoreRequest,
     SelectRequest,
@@ -147,6 +148,26 @@ def inspect(
 ) -> None:
     """Describe the content of a file."""
     context.obj.append(InspectRequest(file, json))
+
+
+@app.command()
+def plot(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="DIR_OR_MODEL", help="Directory of a fit or select, or a model.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="HDF5 file with rows to draw, or a quoted glob; may be given again."),
+    ] = None,
+    dataset: Dataset = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="0,1", help="Features to draw; else those in which components differ most.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Directory for the pictures; else that of DIR_OR_MODEL.")
+    ] = None,
+) -> None:
+    """Draw convergence, components, pairs of features, component sizes and selections; prints the files' names."""
+    context.obj.append(PlotRequest(source, tuple(data or ()), dataset, features, out))
 
 
 @app.command()

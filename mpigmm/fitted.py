@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mpigmm.core import mixture as core
 from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.array_source import ArraySource
+from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.posteriors import ScoreTask, for_each_posterior, open_stream
 from mpigmm.driver.scoring import Score, summed_scores
@@ -270,6 +271,74 @@ class Mixture:
 
         return call(None, NOTHING_LOST, work)
 
+    def plot(
+        self,
+        X: Matrix | None = None,  # noqa: N803
+        sample_weight: ArrayLike | None = None,
+        *,
+        ax: Any = None,
+        features: Sequence[int] | None = None,
+        feature_names: Sequence[str] | None = None,
+    ) -> Any:
+        """Draw the components over the density, or the density of one feature. Needs matplotlib.
+
+        Ellipses of one and two standard deviations lie over the regions of highest density that hold 99, 95, 80, 50 and
+        20 % of the probability, and over the rows.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, D), optional
+            Rows to draw; of more than 32,768 a sample. Rows that are not finite are left out.
+        sample_weight : array_like of shape (n,), optional
+            A row is drawn as often as its weight demands.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default, new axes.
+        features : sequence of int, optional
+            One feature or two; by default the two in which the components differ most.
+        feature_names : sequence of str, optional
+            Names of the D features; by default those of the columns of X, if it is a data frame.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ConfigError
+            The features or their names do not fit the mixture.
+        DataError
+            The rows do not fit the mixture.
+        UserError
+            matplotlib is not installed.
+        """
+        from mpigmm.core.marginal import separating_features
+        from mpigmm.runs import plots
+
+        chosen = separating_features(self._core, 2).tolist() if features is None else list(features)
+        plots.check_features("features", chosen, self.n_features, 2)
+        rows = NO_ROWS if X is None else self._sampled(X, sample_weight, chosen)
+        names = names_in(X) if feature_names is None else list(feature_names)
+        if names and len(names) != self.n_features:
+            raise ConfigError(f"feature_names: {len(names)} are given, but the mixture has {self.n_features} features")
+        axes = plots.new_axes() if ax is None else ax
+        plots.draw_mixture(axes, plots.Subject(self._core, names, rows).view(*chosen))
+        return axes
+
+    def _sampled(
+        self,
+        X: Matrix,  # noqa: N803
+        sample_weight: ArrayLike | None,
+        features: Sequence[int],
+    ) -> PictureRows:
+        """Some features of the rows to draw."""
+
+        def work(comm: Comm, stop: StopRequest) -> PictureRows:
+            source = array_source(comm, OwnRows.of(X, sample_weight))
+            self._check_features(source)
+            return sample_rows(source, features, stop.check)
+
+        return call(None, NOTHING_LOST, work)
+
     def _of_rows(
         self,
         X: Matrix,  # noqa: N803
@@ -340,14 +409,17 @@ class Mixture:
     def _stream(self, comm: Comm, source: ArraySource, stop: StopRequest) -> Iterator[tuple[RankContext, ScoreTask]]:
         """A context for one pass over the rows of a source. Collective."""
         with comm.together():
-            if source.header.n_features != self.n_features:
-                raise DataError(
-                    f"X has {counted(source.header.n_features, 'feature')}, but the mixture has {self.n_features}"
-                )
+            self._check_features(source)
         with self._factored():
             task = ScoreTask(self._core, source.header, first_centre(comm, source))
             with closing(open_stream(comm, source, task, stop)) as context:
                 yield context, task
+
+    def _check_features(self, source: ArraySource) -> None:
+        """Raise `DataError` where rows have another number of features than the mixture."""
+        n_features = source.header.n_features
+        if n_features != self.n_features:
+            raise DataError(f"X has {counted(n_features, 'feature')}, but the mixture has {self.n_features}")
 
     @contextmanager
     def _factored(self) -> Iterator[None]:
@@ -355,6 +427,12 @@ class Mixture:
         self._core.covariances.prepare()
         with single_threaded_blas:
             yield
+
+
+def names_in(X: object) -> list[str]:  # noqa: N803
+    """Names of the columns of a data frame, if they are texts."""
+    names = list(getattr(X, "columns", ()))
+    return names if all(isinstance(name, str) for name in names) else []
 
 
 def frozen(model: Model) -> Model:

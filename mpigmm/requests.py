@@ -57,6 +57,17 @@ class InspectRequest:
 
 
 @dataclass(frozen=True)
+class PlotRequest:
+    """``plot``: a directory or a model, files of rows, and numbers of features as text; root alone draws."""
+
+    source: str
+    data: tuple[str, ...] = ()
+    dataset: str | None = None
+    features: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
 class BenchRequest:
     """``bench``: synthetic rows and the iterations to time; of the options, only model and compute are used."""
 
@@ -80,4 +91,13 @@ class PlanRequest:
     json: bool = False
 
 
-VerbRequest = FitRequest | SelectRequest | PredictRequest | ScoreRequest | InspectRequest | BenchRequest | PlanRequest
+VerbRequest = (
+    FitRequest
+    | SelectRequest
+    | PredictRequest
+    | ScoreRequest
+    | InspectRequest
+    | PlotRequest
+    | BenchRequest
+    | PlanRequest
+)

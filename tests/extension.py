@@ -59,6 +59,9 @@ class UnitVariances(Covariances):
     def select(self, components: Indices) -> Covariances:
         return UnitVariances(len(components), self.n_features)
 
+    def of_features(self, features: Indices) -> np.ndarray:
+        return np.eye(len(features))
+
     @property
     def variances(self) -> np.ndarray:
         return np.ones((self.n_components, self.n_features))

@@ -49,7 +49,7 @@ CORE = (
     "algorithms",
     "priors",
     "precision sum_format",
-    "draw",
+    "draw marginal",
     "mixture",
     "covariances | estep",
     "factors statistics",
@@ -73,7 +73,7 @@ HOMES = {
     "sklearn": ("exchange.py",),
     "torch": ("exchange.py",),
     "rich": ("runs/progress.py",),
-    "matplotlib": ("runs/plots.py",),
+    "matplotlib": ("runs/plots/",),
 }
 """Where foreign libraries are imported; NumPy is at home everywhere, and what is not listed nowhere."""
 
@@ -85,6 +85,7 @@ PUT_OFF = {
     ("api.py", "mpigmm.driver.file_rows"): "it loads h5py, which rows in memory do not need, and which may start MPI",
     ("api.py", "mpigmm.driver.recorder"): "it loads h5py, as before",
     ("selection.py", "mpigmm.driver.selection_files"): "it loads h5py, as before",
+    ("driver/selection_files.py", "mpigmm.runs.plots"): "it loads matplotlib, which may be missing",
     ("calls.py", "mpigmm.parallel"): "a process that fits alone does not start MPI",
     ("fitted.py", "mpigmm.runs.model_file"): "it loads h5py, as before",
     ("fitted.py", "mpigmm.runs.owned"): "it loads h5py, as before",
@@ -99,6 +100,10 @@ PUT_OFF = {
     ("core/gpu/discovery.py", "cupy"): "it takes seconds to load, and is missing where there is no GPU",
     ("core/algorithms/initialise.py", "scipy.sparse"): "only root needs it, and it opens hundreds of files",
     ("data/datasets.py", "import_module"): "only files with compressed rows need hdf5plugin, which may be missing",
+    ("commands/plot.py", "mpigmm.runs"): "plots: only root draws, and so loads matplotlib, which may be missing",
+    ("fitted.py", "mpigmm.core.marginal"): "only plot needs it, and it loads scipy.special",
+    ("fitted.py", "mpigmm.runs"): "plots: matplotlib, which takes long to load and may be missing",
+    ("runs/plots/mixtures.py", "matplotlib"): "pyplot: it chooses a window system, which pictures in files do not need",
     ("runs/progress.py", "rich.console"): "only a terminal needs it",
     ("runs/progress.py", "rich.live"): "only a terminal needs it",
 }

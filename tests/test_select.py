@@ -22,7 +22,7 @@ import mpigmm
 from mpigmm.__main__ import serve
 from mpigmm.core.adjusted_rand import adjusted_rand_index
 from mpigmm.driver import e_step, groups, sweep
-from mpigmm.driver.candidates import Candidate, candidates_of, costliest, held_out_share, n_fits
+from mpigmm.driver.candidates import Candidate, batches, candidates_of, costliest, held_out_share, n_fits
 from mpigmm.driver.comparison import stabilities
 from mpigmm.driver.held_out import HeldOut
 from mpigmm.errors import AgreedError
@@ -267,6 +267,9 @@ def test_candidates() -> None:
     assert (held_out_share(options.select), n_fits(options)) == (0.1, 13)
     assert costliest(found, 10) == Candidate("full", 4, 0)
     assert [each.name for each in candidates_of(FitOptions())] == ["full-8-seed0", "full-8-seed1", "full-8-seed2"]
+    sizes = [len(batch) for batch in batches(found, 10, 2 * found[0].n_statistics(10))]
+    assert sum(sizes) == 12 and sizes[:2] == [2, 3] and max(sizes) < 5
+    assert [len(batch) for batch in batches(found, 10, 0)] == [1] * 12
     shared = groups.shares(found, 10, 3)
     assert sorted(index for indices in shared for index in indices) == list(range(12))
     costs = [sum(found[index].n_statistics(10) for index in indices) for indices in shared]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.arrays import DOUBLE, BoolArray
+from mpigmm.core.arrays import DOUBLE, BoolArray, Indices
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import CovarianceError, Covariances, SingularCovarianceError
+from mpigmm.core.covariances.full import Full
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.ops.base import Ops
@@ -110,6 +111,15 @@ class Mixture:
             log_weights = np.log(self.weights)
         log_det = self.covariances.factors.log_determinants(self.n_features)
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * np.log(2 * np.pi))
+
+    def marginal(self, features: Indices) -> Mixture:
+        """The mixture, of type ``full``, of the features with these numbers, in this order."""
+        return Mixture(self.weights, self.means[:, features], Full(self.covariance_matrices(features)))
+
+    def covariance_matrices(self, features: Indices) -> FloatArray:
+        """The covariance matrices (K, m, m) of the m features with these numbers, in this order; a new array."""
+        shape = (self.n_components, len(features), len(features))
+        return np.array(np.broadcast_to(self.covariances.of_features(features), shape))
 
     def release(self) -> None:
         """Free the memory of quantities derived from the parameters; they are computed again when they are needed."""

@@ -55,6 +55,22 @@ def find_dataset(path: str, names: Sequence[str]) -> str | None:
         return next((name for name in names if name in file or external_link(file, name) is not None), None)
 
 
+def column_names(header: Header) -> list[str] | None:
+    """Names of the columns that are used, from the attribute ``columns`` of the dataset in the first file.
+
+    None where there is no such attribute, or not one name for each column of the dataset. Raises `DataError`.
+    """
+    path = header.paths[0]
+    with open_hdf5(path) as file:
+        attributes = get_dataset(file, path, header.dataset).attrs
+        try:
+            found = np.ravel(attributes.get("columns", ()))
+        except HDF5_ERRORS:
+            return None
+    names = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found]
+    return [names[header.column(i)] for i in range(header.n_features)] if len(names) == header.file_features else None
+
+
 def input_files(header: Header) -> Iterator[str]:
     """All files that values are read from, those behind links and virtual datasets included; raises `DataError`."""
     for path, n_rows in zip(header.paths, header.lengths, strict=True):

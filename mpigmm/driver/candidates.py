@@ -79,6 +79,19 @@ def check_method(method: str) -> None:
         )
 
 
+def batches(candidates: Sequence[Candidate], n_features: int, most: int) -> list[list[Candidate]]:
+    """The candidates in consecutive batches, each with at most `most` statistics unless it has one candidate alone."""
+    found: list[list[Candidate]] = []
+    n_statistics = 0
+    for candidate in candidates:
+        n_statistics += candidate.n_statistics(n_features)
+        if not found or n_statistics > most:
+            found.append([])
+            n_statistics = candidate.n_statistics(n_features)
+        found[-1].append(candidate)
+    return found
+
+
 def n_fits(options: FitOptions) -> int:
     """Number of fits that a selection makes: one more where the best candidate is fitted to all rows."""
     return len(candidates_of(options)) + (held_out_share(options.select) > 0)

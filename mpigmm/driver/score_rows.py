@@ -23,11 +23,22 @@ DATASET = "/X"
 def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: Callable[[], None]) -> ScoreTask:
     """A model and the header of rows with its features, `check` as in `load_model`. Root alone; raises `DataError`."""
     model = load_model(Path(model_path), check)
+    header = open_header(model, model_path, data, dataset)
+    return ScoreTask(model.mixture, header, first_centre(SingleProcess(), Hdf5Source(header)))
+
+
+def open_header(
+    model: Model, model_path: str, data: Sequence[str], dataset: str | None, sample_weight: str | None = None
+) -> Header:
+    """The header of rows with the features of a model, and with weights if a dataset of them is named.
+
+    Root alone; raises `DataError`.
+    """
     dataset = dataset if dataset is not None else choose_dataset(model, model_path, data)
-    header = read_header(data, dataset)
+    header = read_header(data, dataset, sample_weight)
     columns = recorded_columns(model, header)
     if columns is not None:
-        header = read_header(data, dataset, columns=columns)
+        header = read_header(data, dataset, sample_weight, columns)
     if header.n_features != model.mixture.n_features:
         raise DataError(
             f"{shown(model_path)} has {counted(model.mixture.n_features, 'feature')}, but {shown(dataset)} in "
@@ -35,7 +46,7 @@ def open_task(model_path: str, data: Sequence[str], dataset: str | None, check: 
         )
     if header.n_rows == 0:
         raise DataError(f"{shown(dataset)} has no rows in {header.files}")
-    return ScoreTask(model.mixture, header, first_centre(SingleProcess(), Hdf5Source(header)))
+    return header
 
 
 def choose_dataset(model: Model, model_path: str, data: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ from mpigmm.data.source import Header
 from mpigmm.driver.recorder import Recorder
 from mpigmm.driver.selection_record import Selection, SelectionRecord
 from mpigmm.driver.summary import versions
+from mpigmm.errors import UserError
 from mpigmm.options import FitOptions, as_mapping
 from mpigmm.requests import FitRequest, SelectRequest
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.model_file import save_model
-from mpigmm.runs.owned import MODEL
-from mpigmm.runs.selection import Row, read_selection, write_table
+from mpigmm.runs.owned import MODEL, check_picture
+from mpigmm.runs.selection import SELECTION_PICTURE, Row, read_selection, write_table
 from mpigmm.runs.sweep_voice import SweepVoice
 from mpigmm.runs.voice import Voice
 
@@ -65,6 +66,7 @@ class SelectionFiles(SelectionRecord):
     def finish(self, selection: Selection) -> None:
         save_model(self.directory / MODEL, selection.model)
         self._write(selection.rows, finished=True, best=selection.best)
+        self._draw(selection)
         super().finish(selection)
 
     def close(self) -> None:
@@ -72,6 +74,17 @@ class SelectionFiles(SelectionRecord):
             super().close()
         finally:
             self.directory.close()
+
+    def _draw(self, selection: Selection) -> None:
+        """Draw the curve of the criterion, where matplotlib is installed."""
+        path = self.directory / SELECTION_PICTURE
+        try:
+            from mpigmm.runs.plots import selection_curve  # loads matplotlib, which may be missing
+
+            check_picture(path)
+            selection_curve(selection.rows, self.options.select.criterion, path)
+        except UserError as error:
+            self.voice.say(f"no picture was drawn: {error}")
 
     def _write(self, rows: list[Row], **others: Any) -> None:
         write_table(self.directory.path, rows, {**self._others, **others, **versions(None)})

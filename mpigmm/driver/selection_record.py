@@ -56,8 +56,20 @@ class SelectionRecord:
     def finish(self, selection: Selection) -> None:
         """Record the selection. Raises `OutputError`."""
         self.selection = selection
+        note = edge_text(selection)
+        if note is not None:
+            self.voice.say(note)
         self.voice.result(table_text(selection.rows, selection.best, self.options.select.criterion))
 
     def close(self) -> None:
         """Release what the record holds."""
         self.voice.close()
+
+
+def edge_text(selection: Selection) -> str | None:
+    """A remark where the best number of components is the largest of several that were tried."""
+    tried = {row["n_components"] for row in selection.rows}
+    best = selection.rows[selection.best]["n_components"]
+    if len(tried) == 1 or best < max(tried):
+        return None
+    return f"select.n_components: the best number, {best}, is the largest that was tried; try larger ones"

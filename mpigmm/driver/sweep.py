@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header, Source
-from mpigmm.driver.candidates import Candidate
+from mpigmm.driver.candidates import Candidate, batches
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.e_step import Fit, FitClock, run_fits
 from mpigmm.driver.fit_rows import open_record, recorded_fit, save_interrupted
@@ -26,6 +26,9 @@ from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.walltime import RESERVE_SECONDS
 from mpigmm.runs.sweep_voice import SweepVoice
 from mpigmm.runs.voice import Voice
+
+SHARED_STATISTICS = 1 << 24
+"""Largest number of statistics of all fits that share a reading of the rows: their exact sums take a few hundred MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +62,17 @@ def fit_all(
 ) -> list[Outcome | None]:
     """Make several fits to the same rows; returns their outcomes on root. Collective; raises `AgreedError`.
 
-    If all rows fit into memory, the fits are made one after the other. Otherwise they share each reading of the rows.
+    If the rows of all ranks fit into their memory, the fits are made one after the other. Otherwise they share each
+    reading of the rows.
     """
     stop = sweep.stop
     layout = lay_out(comm, source, sweep.tile_rows, sweep.options.compute, sweep.devices)
     with closing(open_context(comm, source, layout, sweep.devices, stop, sweep.ops)) as context:
         surveys = Surveys(context, sweep, candidates)
         is_resident = all(comm.allgather(layout.fits_host or layout.fits_gpu))
+        most = 0 if is_resident else SHARED_STATISTICS
         outcomes = []
-        for batch in [[each] for each in candidates] if is_resident else [candidates]:
+        for batch in batches(candidates, context.header.n_features, most):
             outcomes += fit_batch(context, sweep, batch, surveys, suffix)
     return outcomes
 

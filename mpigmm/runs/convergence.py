@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.data.files import NO_FOLLOW, cannot_write, write_whole
+from mpigmm.errors import DataError, reason, shown
 
 COLUMNS: dict[str, type] = {
     "init": int,
@@ -32,6 +33,10 @@ COLUMNS: dict[str, type] = {
     "precision_bits": int,
 }
 """Keys of a line and their types. In the table of all lines, NaN stands for a null."""
+
+
+WHOLE = ("init", "iteration", "floored", "reseeded")
+"""Keys that no line may lack."""
 
 
 class ConvergenceLog:
@@ -100,6 +105,25 @@ class ConvergenceLog:
         width = len(COLUMNS)
         starts = range(first * width, len(self._values), width)
         return b"".join(_encode(self._values[start : start + width]) for start in starts)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log whose objective is finite; an incomplete last line is left out. Raises `DataError`."""
+    try:
+        texts = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be read{reason(error)}; check its permissions") from None
+    lines = [_decode(path, number, text) for number, text in enumerate(texts, 1) if text.endswith(b"\n")]
+    return [line for line in lines if line["objective"] is not None]
+
+
+def _decode(path: Path, number: int, text: bytes) -> dict[str, Any]:
+    """A line of a log, in which version 0.1.0 wrote no objective."""
+    try:
+        line = json.loads(text)
+        return {"objective": line["mean_log_likelihood"], **line, **{name: int(line[name]) for name in WHOLE}}
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"line {number} of {shown(path)} is not a line of a convergence log; restore it") from None
 
 
 def row_of(line: Mapping[str, Any]) -> list[float]:

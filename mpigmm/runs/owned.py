@@ -75,6 +75,29 @@ def check_replaceable(path: Path) -> None:
         )
 
 
+PICTURE_MAKER = "mpigmm plot"
+"""The text of the chunk ``Software`` of the PNG files that mpigmm writes."""
+
+PNG_SIGNATURE, PNG_HEAD = b"\x89PNG\r\n\x1a\n", 1000
+"""First bytes of a PNG file, and the number of bytes among which the text is."""
+
+
+def is_picture(content: bytes) -> bool:
+    """Whether this is the beginning of a picture that mpigmm wrote."""
+    return content.startswith(PNG_SIGNATURE) and f"tEXtSoftware\0{PICTURE_MAKER}".encode() in content[:PNG_HEAD]
+
+
+def check_picture(path: Path) -> None:
+    """Raise `OutputError` where a file exists that is neither empty nor a picture that mpigmm wrote."""
+    if not path.exists():
+        return
+    content = beginning(path) if path.is_file() else MARK.encode()
+    if content.strip(b"\0") and not is_picture(content):
+        raise OutputError(
+            f"{shown(path)} exists, and is not a picture that mpigmm wrote; move it away, or choose another directory"
+        )
+
+
 RECOGNISED: dict[str, Callable[[bytes], bool]] = {
     **dict.fromkeys((*CHECKPOINTS, MODEL), is_hdf5),
     LOG: is_log,

@@ -38,8 +38,8 @@ class SweepVoice:
         """Keep or show a warning."""
         self.warnings.append(text)
 
-    def iteration(self, name: str, line: dict[str, Any]) -> None:
-        """A fit has made an iteration, with this line of its log."""
+    def progress(self, text: str) -> None:
+        """A fit has made a step."""
 
     def ended(self, text: str) -> None:
         """A fit has ended."""
@@ -65,7 +65,11 @@ class FitVoice(Voice):
         pass
 
     def iteration(self, line: dict[str, Any]) -> None:
-        self.sweep.iteration(self.name, line)
+        change = "" if line["change"] is None else f"  change {line['change']:+.3e}"
+        self.sweep.progress(f"{self.name}: iteration {line['iteration']}{change}")
+
+    def initialisation(self, init: int, name: str, done: int, most: int) -> None:
+        self.sweep.progress(f"{self.name}: initialisation: {name} {done}/{most}")
 
 
 class SweepReporter(SweepVoice):
@@ -88,14 +92,11 @@ class SweepReporter(SweepVoice):
     def tell_warning(self, text: str) -> None:
         self._reporter.warn(text)
 
-    def iteration(self, name: str, line: dict[str, Any]) -> None:
+    def progress(self, text: str) -> None:
         now = time.monotonic()
         if now >= self._shown + (LIVE_SECONDS if self._reporter.is_live else LOG_SECONDS):
             self._shown = now
-            change = "" if line["change"] is None else f"  change {line['change']:+.3e}"
-            self._reporter.show(
-                f"{self.n_ended} of {self.n_fits} fits ended; {name}: iteration {line['iteration']}{change}"
-            )
+            self._reporter.show(f"{self.n_ended} of {self.n_fits} fits ended; {text}")
 
     def ended(self, text: str) -> None:
         self.n_ended += 1

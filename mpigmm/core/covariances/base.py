@@ -147,6 +147,10 @@ class Covariances(ABC):
     def select(self, components: Indices) -> Covariances:
         """The covariances of the components with these numbers, in this order; a number may occur several times."""
 
+    @abstractmethod
+    def of_features(self, features: Indices) -> FloatArray:
+        """Covariance matrices of the m features with these numbers, of a shape that broadcasts to (K, m, m)."""
+
     @property
     @abstractmethod
     def variances(self) -> FloatArray:

@@ -42,6 +42,9 @@ class Diag(EstimatedCovariances):
     def select(self, components: Indices) -> Diag:
         return Diag(self.values[components])
 
+    def of_features(self, features: Indices) -> FloatArray:
+        return np.asarray(self.values[:, features, None] * np.eye(len(features)))
+
     @property
     def variances(self) -> FloatArray:
         return self.values

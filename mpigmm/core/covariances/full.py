@@ -52,6 +52,9 @@ class Full(EstimatedCovariances):
     def select(self, components: Indices) -> Full:
         return Full(self.values[components])
 
+    def of_features(self, features: Indices) -> FloatArray:
+        return self.values[:, features[:, None], features]
+
     @property
     def variances(self) -> FloatArray:
         return np.diagonal(self.values, axis1=1, axis2=2)

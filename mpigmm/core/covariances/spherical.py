@@ -42,6 +42,9 @@ class Spherical(EstimatedCovariances):
     def select(self, components: Indices) -> Spherical:
         return Spherical(self.values[components])
 
+    def of_features(self, features: Indices) -> FloatArray:
+        return np.asarray(self.values[:, None, None] * np.eye(len(features)))
+
     @property
     def variances(self) -> FloatArray:
         return self.values[:, None]

@@ -51,6 +51,9 @@ class Tied(EstimatedCovariances):
     def select(self, components: Indices) -> Tied:
         return self
 
+    def of_features(self, features: Indices) -> FloatArray:
+        return self.values[features[:, None], features]
+
     @property
     def variances(self) -> FloatArray:
         return np.diagonal(self.values)
