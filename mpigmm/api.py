@@ -27,7 +27,7 @@ from mpigmm.requests import FitRequest
 from mpigmm.runs.convergence import COLUMNS
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.voice import Voice
-from mpigmm.settings import Config, agreed_options, config_path, config_text
+from mpigmm.settings import Config, agreed_options, check_labels_given, config_path, config_text
 
 AGAIN = "call fit again with the same settings to go on, if they have output.dir"
 
@@ -60,6 +60,7 @@ def fit(
     X: Matrix | None = None,  # noqa: N803
     *,
     sample_weight: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
     comm: object = None,
     verbose: bool = False,
     restart: bool = False,
@@ -77,6 +78,10 @@ def fit(
         are not copied, and not changed. Without it, the rows of ``data.path`` are read.
     sample_weight : array_like of shape (n,), optional
         Weights >= 0 of the rows of X.
+    labels : array_like of shape (n,) or (n, K), optional
+        Where ``init.method`` is ``labels``: the components, integers from 0 to K - 1, from which the rows of X start,
+        -1 for a row without a label; or responsibilities >= 0, which are scaled to the sum 1, with zeros or NaN alone
+        for a row without.
     comm : mpi4py.MPI.Intracomm or int, optional
         The communicator of the ranks that fit together, or its handle in Fortran. By default this process fits alone,
         and MPI is not started.
@@ -101,7 +106,7 @@ def fit(
 
     def work(ranks: Comm, stop: StopRequest) -> Outcome:
         options = agreed_options(ranks, config, in_memory=X is not None)
-        source = source_of(ranks, options, X, sample_weight, is_alone=comm is None)
+        source = source_of(ranks, options, X, sample_weight, labels, is_alone=comm is None)
 
         def new_recorder() -> MemoryRecorder:
             voices.append(LoudVoice(options.em.max_iter, options.init.n_init) if verbose else Voice())
@@ -152,6 +157,7 @@ def source_of(
     options: FitOptions,
     X: Matrix | None,  # noqa: N803
     sample_weight: ArrayLike | None,
+    labels: ArrayLike | None = None,
     *,
     is_alone: bool,
 ) -> Source:
@@ -159,16 +165,19 @@ def source_of(
     own = None
     with comm.together():
         if X is not None:
-            own = OwnRows.of(X, sample_weight)
+            own = OwnRows.of(X, sample_weight, labels)
+            check_labels_given(options.init.method, given=labels is not None, n_rows=own.n_rows)
         elif sample_weight is not None:
             raise ConfigError("sample_weight: it belongs to X; of rows in files, data.weights names the weights")
+        elif labels is not None:
+            raise ConfigError("labels: they belong to X; of rows in files, init.labels names the labels")
         elif is_alone:
             check_alone()
     if own is not None:
         return array_source(comm, own)
     from mpigmm.driver.file_rows import open_files
 
-    return open_files(comm, options.data)
+    return open_files(comm, options.data, options.init.labels)
 
 
 def check_alone() -> None:

@@ -44,6 +44,10 @@ class DegenerateError(UserError):
     """A component that no repair could save under the options given."""
 
 
+class MissingLibraryError(UserError, ImportError):
+    """A library that only some calls need is not installed, or cannot be imported."""
+
+
 class InterruptedRunError(MpigmmError):
     """The run was asked to stop, and can be resumed."""
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from mpigmm.api import AGAIN, source_of, warnings_of
 from mpigmm.calls import call
 from mpigmm.data.source import Header
-from mpigmm.driver.candidates import n_fits
+from mpigmm.driver.candidates import check_method, n_fits
 from mpigmm.driver.memory_recorder import MemoryRecorder
 from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.select_rows import select_rows
@@ -88,6 +88,8 @@ def select(
 
     def work(ranks: Comm, stop: StopRequest) -> Selection:
         options = agreed_options(ranks, config, in_memory=X is not None)
+        with ranks.together():
+            check_method(options.init.method)
         source = source_of(ranks, options, X, sample_weight, is_alone=comm is None)
 
         def new_record() -> SelectionRecord:

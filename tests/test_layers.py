@@ -33,7 +33,7 @@ LAYERS = (
     "selection",
     "api",
     "fitted",
-    "calls | own_rows | settings",
+    "exchange | calls | own_rows | settings",
     "config",
     "commands",
     "driver",
@@ -70,6 +70,8 @@ HOMES = {
     "pydantic": ("config.py",),
     "yaml": ("config.py",),
     "typer": ("cli.py",),
+    "sklearn": ("exchange.py",),
+    "torch": ("exchange.py",),
     "rich": ("runs/progress.py",),
     "matplotlib": ("runs/plots/",),
 }
@@ -87,6 +89,8 @@ PUT_OFF = {
     ("calls.py", "mpigmm.parallel"): "a process that fits alone does not start MPI",
     ("fitted.py", "mpigmm.runs.model_file"): "it loads h5py, as before",
     ("fitted.py", "mpigmm.runs.owned"): "it loads h5py, as before",
+    ("exchange.py", "sklearn.mixture"): "it takes a second to load, and may be missing",
+    ("exchange.py", "torch"): "it takes seconds to load, and may be missing",
     ("settings.py", "mpigmm.config"): "only root needs pydantic and yaml, unless the ranks give different settings",
     ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",
     ("config.py", "mpigmm.core.covariances"): "NumPy, as before",
@@ -247,9 +251,9 @@ BROKEN = {
         "core/a.py:1 imports cupy, whose home is ('core/gpu/',)",
     ),
     "a foreign library without a home": (
-        {"core/a.py": "import numpy, json, torch"},
+        {"core/a.py": "import numpy, json, pandas"},
         lambda package: strayed(package, HOMES, ["numpy"]),
-        "core/a.py:1 imports torch, whose home is nowhere",
+        "core/a.py:1 imports pandas, whose home is nowhere",
     ),
     "an import through others": (
         {"commands/score.py": "import mpigmm.runs.a", "runs/a.py": "import mpigmm.runs.b", "runs/b.py": ""},

@@ -32,6 +32,12 @@ class Factors(ABC):
         If z is standard normal, the covariance of U_k^-T z is that of component k. The result is a new array.
         """
 
+    @property
+    @abstractmethod
+    def array(self) -> FloatArray:
+        """The factors as scikit-learn shapes ``precisions_cholesky_``: matrices (K, D, D), a matrix (D, D), or numbers
+        (K, D) or (K,)."""
+
     @abstractmethod
     def precisions(self) -> FloatArray:
         """The precision matrices U_k U_k^T: matrices (K, D, D), a matrix (D, D) that all components share, diagonals
@@ -69,6 +75,10 @@ class TriangularFactors(Factors):
     """
 
     upper: FloatArray
+
+    @property
+    def array(self) -> FloatArray:
+        return self.upper
 
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper, axis1=1, axis2=2)).sum(axis=1))
@@ -114,6 +124,10 @@ class SharedTriangularFactor(Factors):
 
     upper: FloatArray
 
+    @property
+    def array(self) -> FloatArray:
+        return self.upper
+
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper)).sum())
 
@@ -148,6 +162,10 @@ class DiagonalFactors(Factors):
 
     roots: FloatArray
 
+    @property
+    def array(self) -> FloatArray:
+        return self.roots
+
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(self.roots).sum(axis=1))
 
@@ -181,6 +199,10 @@ class IsotropicFactors(Factors):
     """
 
     roots: FloatArray
+
+    @property
+    def array(self) -> FloatArray:
+        return self.roots
 
     def log_determinants(self, n_features: int) -> FloatArray:
         return n_features * np.log(self.roots)
