@@ -12,21 +12,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.calls import call, in_words_of_calls
-from mpigmm.data.source import Header
+from mpigmm.data.source import Header, Source
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
 from mpigmm.driver.null_recorder import Outcome
-from mpigmm.errors import MpigmmWarning, counted
+from mpigmm.errors import ConfigError, MpigmmWarning, counted
 from mpigmm.fitted import Mixture
 from mpigmm.options import FitOptions
-from mpigmm.own_rows import Matrix, source_of
+from mpigmm.own_rows import Matrix, OwnRows, array_source
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.launcher import launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import FitRequest
 from mpigmm.runs.convergence import convergence_table
 from mpigmm.runs.progress import Reporter
 from mpigmm.runs.voice import Voice
-from mpigmm.settings import Config, agreed_options, config_path, config_text
+from mpigmm.settings import Config, agreed_options, check_labels_given, config_path, config_text
 
 AGAIN = "call fit again with the same settings to go on, if they have output.dir"
 
@@ -59,6 +60,7 @@ def fit(
     X: Matrix | None = None,  # noqa: N803
     *,
     sample_weight: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
     comm: object = None,
     verbose: bool = False,
     restart: bool = False,
@@ -76,6 +78,10 @@ def fit(
         are not copied, and not changed. Without it, the rows of ``data.path`` are read.
     sample_weight : array_like of shape (n,), optional
         Weights >= 0 of the rows of X.
+    labels : array_like of shape (n,) or (n, K), optional
+        Where ``init.method`` is ``labels``: the components, integers from 0 to K - 1, from which the rows of X start,
+        -1 for a row without a label; or responsibilities >= 0, which are scaled to the sum 1, with zeros or NaN alone
+        for a row without.
     comm : mpi4py.MPI.Intracomm or int, optional
         The communicator of the ranks that fit together, or its handle in Fortran. By default this process fits alone,
         and MPI is not started.
@@ -100,7 +106,7 @@ def fit(
 
     def work(ranks: Comm, stop: StopRequest) -> Outcome:
         options = agreed_options(ranks, config, in_memory=X is not None)
-        source = source_of(ranks, options.data, X, sample_weight, is_alone=comm is None)
+        source = source_of(ranks, options, X, sample_weight, labels, is_alone=comm is None)
 
         def new_recorder() -> MemoryRecorder:
             voices.append(LoudVoice(options.em.max_iter, options.init.n_init) if verbose else Voice())
@@ -144,6 +150,44 @@ class LoudVoice(Reporter):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def source_of(
+    comm: Comm,
+    options: FitOptions,
+    X: Matrix | None,  # noqa: N803
+    sample_weight: ArrayLike | None,
+    labels: ArrayLike | None = None,
+    *,
+    is_alone: bool,
+) -> Source:
+    """The source of the rows of a call. Collective; raises `AgreedError`."""
+    own = None
+    with comm.together():
+        if X is not None:
+            own = OwnRows.of(X, sample_weight, labels)
+            check_labels_given(options.init.method, given=labels is not None, n_rows=own.n_rows)
+        elif sample_weight is not None:
+            raise ConfigError("sample_weight: it belongs to X; of rows in files, data.weights names the weights")
+        elif labels is not None:
+            raise ConfigError("labels: they belong to X; of rows in files, init.labels names the labels")
+        elif is_alone:
+            check_alone()
+    if own is not None:
+        return array_source(comm, own)
+    from mpigmm.driver.file_rows import open_files
+
+    return open_files(comm, options.data, options.init.labels)
+
+
+def check_alone() -> None:
+    """Raise `ConfigError` where a launcher started this process with others, each of which would fit all rows."""
+    _, n_processes = launched()
+    if n_processes > 1:
+        raise ConfigError(
+            f"comm: a launcher started {n_processes} processes; give comm=MPI.COMM_WORLD to let them fit together, or "
+            "comm=MPI.COMM_SELF to let each fit all rows of data.path (from mpi4py import MPI)"
+        )
 
 
 def recorder_of(options: FitOptions, config: Config, header: Header, voice: Voice, *, restart: bool) -> MemoryRecorder:

@@ -418,8 +418,13 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
         yield "init.file is missing: init.method is 'file', so name the model file to start from"
     if init.method != "file" and init.file:
         yield f"init.file is set but init.method is {init.method!r}; set init.method: file, or drop init.file"
-    if init.method == "file" and init.n_init > 1:
-        yield "init.n_init: starts from a model file are all the same; set it to 1"
+    if init.method == "labels" and not init.labels:
+        yield "init.labels is missing: init.method is 'labels', so name the dataset that holds the starting labels"
+    if init.method != "labels" and init.labels:
+        yield f"init.labels is set but init.method is {init.method!r}; set init.method: labels, or drop init.labels"
+    if init.method in ("file", "labels") and init.n_init > 1:
+        source = "a model file" if init.method == "file" else "the same labels"
+        yield f"init.n_init: starts from {source} are all the same; set it to 1"
     select = options.select
     for name in ("n_components", "covariance_type", "seeds"):
         entries = getattr(select, name)

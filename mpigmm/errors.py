@@ -68,6 +68,10 @@ class IllDefinedError(DegenerateError, DataError):
     """The same of an estimator, or of rows in which a feature is constant."""
 
 
+class MissingLibraryError(UserError, ImportError):
+    """A library that only some calls need is not installed, or cannot be imported."""
+
+
 class InterruptedRunError(MpigmmError):
     """The run was asked to stop, and can be resumed."""
 

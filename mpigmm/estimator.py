@@ -26,7 +26,7 @@ from mpigmm.errors import (
     MpigmmWarning,
 )
 from mpigmm.fit_task import FitTask, Found, in_words_of_estimators, prepared, run
-from mpigmm.fitted import Mixture
+from mpigmm.fitted import NOTHING_LOST, Mixture
 from mpigmm.given_rows import Files, GivenRows
 from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm
@@ -36,7 +36,7 @@ from mpigmm.runs.model import Model
 from mpigmm.runs.voice import Voice
 from mpigmm.verbosity import QuietVoice, VerboseVoice
 
-ADVICE = "call fit again"
+ADVICE = "call fit again to begin anew"
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
@@ -245,13 +245,13 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
             order = np.argsort(labels, kind="stable")
             return rows[order], labels[order].astype(np.int64)
 
-        return call(None, ADVICE, work)
+        return call(None, NOTHING_LOST, work)
 
     @property
     def mixture_(self) -> Mixture:
-        """The attributes as a `Mixture`, which can be saved."""
+        """A copy of the attributes as a `Mixture`, which can be saved."""
         self._check_fitted()
-        return Mixture.from_model(Model(self._mixture()))
+        return Mixture.from_model(Model(copy.deepcopy(self._mixture())))
 
     def _n_parameters(self) -> int:
         """Number of free parameters."""
@@ -310,7 +310,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
             kind = np.result_type(source.header.dtype, self.means_) if dtype is None else np.dtype(dtype)
             return collect(comm, mixture, source, stop, of_tile, shape, kind)
 
-        return call(None, ADVICE, work)
+        return call(None, NOTHING_LOST, work)
 
     def _sums(
         self,
@@ -332,7 +332,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
                 rows, mixture = begun(), self._mixture()
             return mixture, score_all(comm, mixture, rows.open(comm), stop, with_entropy=with_entropy)
 
-        return call(self.comm, ADVICE, work)
+        return call(self.comm, NOTHING_LOST, work)
 
     def _fit(self, X: Matrix | Files, sample_weight: ArrayLike | None) -> None:  # noqa: N803
         """Fit the mixture and set the attributes. Collective."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mpigmm import exchange
 from mpigmm.calls import call
 from mpigmm.core import mixture as core
 from mpigmm.core.draw import draw_rows
@@ -85,6 +86,62 @@ class Mixture:
         from mpigmm.runs.model_file import load_model
 
         return cls.from_model(load_model(Path(path)))
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Mixture:
+        """The mixture of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : sklearn.mixture.GaussianMixture, sklearn.mixture.BayesianGaussianMixture or like object
+            It has ``weights_``, ``means_``, ``covariances_`` and ``covariance_type``, of float64 or float32. For the
+            posterior of a Bayesian mixture stand its means. Covariances that are symmetric but for rounding errors are
+            made exactly so, and weights in float32 are scaled to the sum 1.
+
+        Raises
+        ------
+        DataError
+            Where the estimator is not fitted, or does not hold the parameters of a mixture.
+        """
+        return cls(**exchange.from_sklearn(estimator))
+
+    def to_sklearn(self) -> Any:
+        """A fitted `sklearn.mixture.GaussianMixture` with copies of the parameters.
+
+        It predicts, scores, samples and can be pickled like one that scikit-learn has fitted. ``converged_``,
+        ``n_iter_`` and ``lower_bound_`` are those of the fit, where they are known. Raises `MissingLibraryError` where
+        scikit-learn is not installed.
+        """
+        return exchange.to_sklearn(self._model)
+
+    def to_torch(self, dtype: Any = None, device: Any = None) -> Any:
+        """A `torch.distributions.MixtureSameFamily` with copies of the parameters.
+
+        Its components are a `MultivariateNormal`, or `Independent(Normal)` for ``diag`` and ``spherical``. ``log_prob``
+        is differentiable with respect to x. It is differentiable, too, with respect to the tensors that hold the
+        parameters, once these require gradients; they can be given to an optimiser:
+
+        >>> d = mixture.to_torch()
+        >>> d.mixture_distribution.logits.requires_grad_()  # (K,), logarithms of weights, which need no normalisation
+        >>> d.component_distribution.loc.requires_grad_()  # (K, D)
+        >>> d.component_distribution.scale_tril.requires_grad_()  # lower Cholesky factors (K, D, D); (D, D) for tied
+
+        For ``diag`` and ``spherical`` the last two are ``d.component_distribution.base_dist.loc`` and
+        ``d.component_distribution.base_dist.scale``, standard deviations (K, D).
+
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            By default float64, in which the densities are those of `score_samples` but for rounding errors.
+        device : torch.device or str, optional
+            PyTorch's default by default.
+
+        Raises
+        ------
+        MissingLibraryError
+            Where PyTorch is not installed.
+        """
+        return exchange.to_torch(self._core, dtype, device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a model file, whole or not at all.

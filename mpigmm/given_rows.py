@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mpigmm import scikit
+from mpigmm.api import source_of
 from mpigmm.data.source import Source
-from mpigmm.options import DataOptions
-from mpigmm.own_rows import Matrix, source_of
+from mpigmm.options import DataOptions, FitOptions
+from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm
 from mpigmm.settings import IN_MEMORY, data_options
 
@@ -72,7 +73,9 @@ class GivenRows:
 
     def open(self, comm: Comm) -> Source:
         """The rows of all ranks. Collective; raises `AgreedError`."""
-        return source_of(comm, self.data, self._rows, self._sample_weight, is_alone=self._must_be_alone)
+        return source_of(
+            comm, FitOptions(data=self.data), self._rows, self._sample_weight, is_alone=self._must_be_alone
+        )
 
 
 def named_files(X: object) -> DataOptions | None:  # noqa: N803

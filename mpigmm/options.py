@@ -61,14 +61,19 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class InitOptions:
-    method: Literal["kmeans", "kmeans++", "random", "random_resp", "file"] = option(
+    method: Literal["kmeans", "kmeans++", "random", "random_resp", "file", "labels"] = option(
         "Where the first mixture comes from: k-means, its seeding alone, random rows as means, an M-step with random "
-        "responsibilities, or a model file.",
+        "responsibilities, a model file, or an M-step with labels or responsibilities of the rows.",
         "kmeans",
     )
     n_init: int = option("Number of starts; the one with the best log-likelihood is kept.", 1, ge=1)
     seed: int = option("Seed of all random numbers.", 0, ge=0, le=2**63 - 1)
     file: str | None = option("Model file to start from (with method: file).")
+    labels: str | None = option(
+        "Dataset in the files of the rows (with method: labels) that holds the component of each row, 0 to "
+        "n_components - 1, or -1 for a row without a label; or responsibilities (n_samples, n_components), which are "
+        "scaled to the sum 1, with zeros or NaN alone for a row without."
+    )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.data.array_source import ArrayHeader, ArraySource, Columns
-from mpigmm.data.source import Source
-from mpigmm.errors import ConfigError, DataError, counted
-from mpigmm.options import DataOptions
+from mpigmm.errors import DataError, counted
 from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.launcher import launched
+from mpigmm.rows import Field, label_field, label_text
 
 Matrix = ArrayLike | Sequence[NDArray[Any]]
 """Rows as the caller gives them: a matrix (n, D), or a tuple of D arrays (n,)."""
@@ -28,22 +26,52 @@ class OwnRows:
     ----------
     values : ndarray of shape (n, D), or list of D ndarrays of shape (n,)
     sample_weight : ndarray of shape (n,) or None
+    label : ndarray of shape (n,) or (n, K) or None
+        Starting labels, or responsibilities.
     """
 
     values: NDArray[Any] | Columns
     sample_weight: NDArray[Any] | None
+    label: NDArray[Any] | None = None
 
     @classmethod
-    def of(cls, X: Matrix, sample_weight: ArrayLike | None) -> OwnRows:  # noqa: N803
+    def of(cls, X: Matrix, sample_weight: ArrayLike | None, labels: ArrayLike | None = None) -> OwnRows:  # noqa: N803
         """Check the arrays of a caller; raises `DataError`."""
         values = columns_of(X) if isinstance(X, tuple) else matrix_of(X)
-        own = cls(values, None if sample_weight is None else array_of(sample_weight, "sample_weight"))
+        own = cls(
+            values,
+            None if sample_weight is None else array_of(sample_weight, "sample_weight"),
+            None if labels is None else array_of(labels, "labels"),
+        )
+        own._check_label()
         weight = own.sample_weight
         if weight is not None and weight.shape != (own.n_rows,):
             raise DataError(
                 f"sample_weight has shape {weight.shape}, but X has {counted(own.n_rows, 'row')}; give one weight a row"
             )
         return own
+
+    def _check_label(self) -> None:
+        """Raise `DataError` where labels are not one a row."""
+        if self.label is not None and self.label.shape[:1] != (self.n_rows,):
+            raise DataError(
+                f"labels has shape {self.label.shape}, but X has {counted(self.n_rows, 'row')}; give a label or a row "
+                "of responsibilities for each"
+            )
+        _ = self.label_field
+
+    @property
+    def label_field(self) -> Field | None:
+        """The field of the labels; raises `DataError` where they are neither labels nor responsibilities.
+
+        None where there are no rows.
+        """
+        if self.label is None or not self.n_rows:
+            return None
+        try:
+            return label_field(self.label.shape, self.label.dtype)
+        except ValueError as error:
+            raise DataError(f"labels {error}") from None
 
     @property
     def n_rows(self) -> int:
@@ -54,17 +82,19 @@ class OwnRows:
         arrays = [self.values] if isinstance(self.values, np.ndarray) else self.values
         width = self.values.shape[1] if isinstance(self.values, np.ndarray) else len(self.values)
         dtype = np.result_type(*(array.dtype for array in arrays)).newbyteorder("=")
-        return OwnShape(self.n_rows, width, dtype.str, self.sample_weight is not None)
+        return OwnShape(self.n_rows, width, dtype.str, self.sample_weight is not None, self.label_field)
 
 
 @dataclass(frozen=True)
 class OwnShape:
-    """Rows, features and dtype of the rows that a rank brings, and whether they have weights."""
+    """Rows, features and dtype of the rows that a rank brings, whether they have weights, and the field of their
+    labels."""
 
     n_rows: int
     n_features: int
     dtype: str
     is_weighted: bool
+    label: Field | None = None
 
 
 def columns_of(arrays: Sequence[Any]) -> list[NDArray[Any]]:
@@ -104,52 +134,18 @@ def array_of(value: object, name: str) -> NDArray[Any]:
     return array
 
 
-def source_of(
-    comm: Comm,
-    data: DataOptions,
-    X: Matrix | None,  # noqa: N803
-    sample_weight: ArrayLike | None,
-    *,
-    is_alone: bool,
-) -> Source:
-    """The source of the rows of a call. Collective; raises `AgreedError`."""
-    own = None
-    with comm.together():
-        if X is not None:
-            own = OwnRows.of(X, sample_weight)
-        elif sample_weight is not None:
-            raise ConfigError("sample_weight: it belongs to X; of rows in files, data.weights names the weights")
-        elif is_alone:
-            check_alone()
-    if own is not None:
-        return array_source(comm, own)
-    from mpigmm.driver.file_rows import open_files
-
-    return open_files(comm, data)
-
-
-def check_alone() -> None:
-    """Raise `ConfigError` where a launcher started this process with others, each of which would fit all rows."""
-    _, n_processes = launched()
-    if n_processes > 1:
-        raise ConfigError(
-            f"comm: a launcher started {n_processes} processes; give comm=MPI.COMM_WORLD to let them fit together, or "
-            "comm=MPI.COMM_SELF to let each fit all rows of data.path (from mpi4py import MPI)"
-        )
-
-
 def array_source(comm: Comm, own: OwnRows) -> ArraySource:
     """The rows of all ranks as a source. Collective; raises `AgreedError`."""
     shapes = comm.allgather(own.shape)
     with comm.together():
         header = common_header(shapes)
-    return ArraySource(header, comm.rank, own.values, own.sample_weight)
+    return ArraySource(header, comm.rank, own.values, own.sample_weight, own.label)
 
 
 def common_header(shapes: Sequence[OwnShape]) -> ArrayHeader:
     """The header of the rows of all ranks; raises `DataError` where they do not fit together.
 
-    Ranks without rows may have any number of features, and weights or none.
+    Ranks without rows may have any number of features, and weights and labels or none.
     """
     with_rows = {rank: shape for rank, shape in enumerate(shapes) if shape.n_rows}
     if not with_rows:
@@ -166,8 +162,13 @@ def common_header(shapes: Sequence[OwnShape]) -> ArrayHeader:
             raise DataError(
                 f"sample_weight is given on rank {has}, but not on rank {lacks}; give it on all ranks, or on none"
             )
+        if shape.label != like.label:
+            raise DataError(
+                f"labels: rank {rank} gives {label_text(shape.label)}, but rank {first} {label_text(like.label)}; give "
+                "the same kind on all ranks"
+            )
     if not like.n_features:
         raise DataError("X has no columns")
     dtype = np.result_type(*(shape.dtype for shape in with_rows.values())).str
     lengths = [shape.n_rows for shape in shapes]
-    return ArrayHeader.of(lengths, dtype, like.n_features, is_weighted=like.is_weighted)
+    return ArrayHeader.of(lengths, dtype, like.n_features, is_weighted=like.is_weighted, label=like.label)

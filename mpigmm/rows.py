@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-VALUES, SAMPLE_WEIGHT = "values", "sample_weight"
-"""Names of the arrays of features and of weights."""
+VALUES, SAMPLE_WEIGHT, LABEL = "values", "sample_weight", "label"
+"""Names of the arrays of features, of weights and of starting labels."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Rows:
     first : int
         Number of the first of these rows, counted from the first row of the input that is used.
     arrays : dict of str to ndarray
-        ``values`` (n, D); ``sample_weight`` (n,) where rows have weights; in the memory of the host or of a GPU.
+        ``values`` (n, D); ``sample_weight`` (n,) where rows have weights; ``label`` where they have starting labels
+        and these are asked for: components (n,), -1 for none, or responsibilities (n, K) that need not sum to one. All
+        are in the memory of the host or of a GPU.
     """
 
     first: int
@@ -83,16 +85,44 @@ class Rows:
         """Weights of the rows, (n,); None where all are one."""
         return self.arrays.get(SAMPLE_WEIGHT)
 
+    @property
+    def label(self) -> NDArray[Any] | None:
+        """Starting labels (n,) or responsibilities (n, K) of the rows; None where they have none."""
+        return self.arrays.get(LABEL)
+
     def __len__(self) -> int:
-        return len(self.values)
+        return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, part: slice) -> Rows:
         """Views of rows part.start to part.stop - 1, counted from the first row of this record."""
         return Rows(self.first + (part.start or 0), {name: array[part] for name, array in self.arrays.items()})
 
+    def chosen(self, names: Iterable[str]) -> Rows:
+        """The record of the same rows with the arrays of these names alone."""
+        return Rows(self.first, {name: self.arrays[name] for name in names})
+
     def mapped(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> Rows:
         """A record of the same rows that holds function(array) in place of each array."""
         return Rows(self.first, {name: function(array) for name, array in self.arrays.items()})
+
+
+def label_field(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Field:
+    """The field of starting labels of this shape and dtype; raises `ValueError`, whose text says what they have."""
+    if len(shape) == 2:
+        return Field("float64", shape[1])
+    if len(shape) == 1 and dtype.kind in "iu":
+        return Field("int64")
+    raise ValueError(
+        f"has shape {shape} and dtype {dtype}; starting labels are integers (n_samples,), or responsibilities "
+        "(n_samples, n_components)"
+    )
+
+
+def label_text(label: Field | None) -> str:
+    """Starting labels in words, for a message."""
+    if label is None:
+        return "none"
+    return "a label a row" if label.width is None else f"responsibilities (n_samples, {label.width})"
 
 
 def row_bytes(fields: Fields) -> int:

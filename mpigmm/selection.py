@@ -8,10 +8,10 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from mpigmm.api import AGAIN, warnings_of
+from mpigmm.api import AGAIN, source_of, warnings_of
 from mpigmm.calls import call
 from mpigmm.data.source import Header
-from mpigmm.driver.candidates import n_fits
+from mpigmm.driver.candidates import check_method, n_fits
 from mpigmm.driver.memory_recorder import MemoryRecorder
 from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.select_rows import select_rows
@@ -19,7 +19,7 @@ from mpigmm.driver.selection_record import Selection, SelectionRecord
 from mpigmm.errors import counted
 from mpigmm.fitted import Mixture
 from mpigmm.options import FitOptions
-from mpigmm.own_rows import Matrix, source_of
+from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import SelectRequest
@@ -88,7 +88,9 @@ def select(
 
     def work(ranks: Comm, stop: StopRequest) -> Selection:
         options = agreed_options(ranks, config, in_memory=X is not None)
-        source = source_of(ranks, options.data, X, sample_weight, is_alone=comm is None)
+        with ranks.together():
+            check_method(options.init.method)
+        source = source_of(ranks, options, X, sample_weight, is_alone=comm is None)
 
         def new_record() -> SelectionRecord:
             voices.append(LoudSweep(n_fits(options)) if verbose else SweepVoice())

@@ -18,7 +18,7 @@ Config = str | os.PathLike[str] | Mapping[str, Any] | FitOptions
 """The path of a YAML file, its sections as a mapping, or options."""
 
 IN_MEMORY = "rows in memory"
-"""Stands for `data.path` where rows are given as arrays."""
+"""Stands for `data.path`, and `init.labels` where it is needed, where rows are given as arrays."""
 
 SELECTING = ("path", "dataset", "weights", "columns", "rows")
 """Keys of section `data` that choose rows in files."""
@@ -145,6 +145,7 @@ def resolved(raw: str | dict[str, Any], *, in_memory: bool) -> FitOptions:
     if in_memory:
         data = sections.get("data")
         sections["data"] = without_files({} if data is None else data)
+        sections["init"] = without_dataset(sections.get("init"))
     elif not has_path(sections.get("data")):
         raise ConfigError("data.path is missing; name the files of the rows there, or give the rows as X")
     return resolve(sections, [])
@@ -171,6 +172,26 @@ def without_files(data: Any) -> Any:
             f"data.{chosen[0]}: the rows are given as X; leave the key out, or call without X to read files"
         )
     return {**data, "path": IN_MEMORY}
+
+
+def without_dataset(init: Any) -> Any:
+    """Section `init` for rows that are given as arrays; raises `ConfigError` where it names a dataset of labels."""
+    if not isinstance(init, Mapping):
+        return init
+    if init.get("labels") not in (None, "", IN_MEMORY):
+        raise ConfigError("init.labels: the rows are given as X; leave the key out, and give labels beside X")
+    return {**init, "labels": IN_MEMORY} if init.get("method") == "labels" else init
+
+
+def check_labels_given(method: str, *, given: bool, n_rows: int) -> None:
+    """Raise `ConfigError` where labels are given beside n_rows rows, and the method of initialisation needs none, or
+    the other way round."""
+    if given and method != "labels":
+        raise ConfigError(
+            f"labels: they are given, but init.method is {method!r}; set init.method: labels, or omit them"
+        )
+    if method == "labels" and n_rows and not given:
+        raise ConfigError("labels are missing: init.method is 'labels', so give the starting labels beside X")
 
 
 def config_text(options: FitOptions) -> str:

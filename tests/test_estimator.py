@@ -77,7 +77,7 @@ def settings_of(estimator: GaussianMixture, **data: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
-def test_bits_of_fit_and_of_mixture(covariance_type: str, init_params: str) -> None:
+def test_bits_of_fit_and_of_mixture(covariance_type: str, init_params: str, tmp_path: Path) -> None:
     ours = GaussianMixture(3, covariance_type=covariance_type, init_params=init_params, n_init=2, random_state=5)
     ours.fit(ROWS, sample_weight=WEIGHTS)
     found = mpigmm.fit(settings_of(ours), ROWS, sample_weight=WEIGHTS)
@@ -91,6 +91,11 @@ def test_bits_of_fit_and_of_mixture(covariance_type: str, init_params: str) -> N
     assert ours.lower_bounds_ == history.tolist() and ours.lower_bound_ == history[-1]
     assert ours.convergence_["objective"].tobytes() == found.convergence["objective"].tobytes()
     assert ours.mixture_.bic(ROWS) == ours.bic(ROWS)
+    ours.mixture_.save(tmp_path / "model.h5")
+    assert mpigmm.Mixture.load(tmp_path / "model.h5").score(ROWS) == ours.score(ROWS)
+    kept, before = ours.mixture_, ours.means_.copy()
+    ours.means_ += 1
+    assert (kept.means == before).all()
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

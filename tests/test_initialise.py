@@ -212,6 +212,16 @@ def test_a_batch_log_gets_few_lines_of_a_start(
     assert lines == [f"initialisation: k-means, step {done}/100" for done in (16, 33, 50, 67, 84)]
 
 
+def test_every_second_start_measures_distances_in_the_units_of_the_data() -> None:
+    rows = ROWS * np.array([1.0, 1e-3, 1e3])
+    survey, weights = survey_of(rows), np.ones(len(rows))
+    for init, scale in ((1, np.ones(3)), (2, np.sqrt(survey.variances))):
+        standard = (rows - survey.centre) / scale
+        means = plus_plus(standard, weights, 4, np.random.default_rng((0, init)))
+        mixture = initialise("kmeans++", COVARIANCE_TYPES["diag"], 4, (rows, weights), survey, SAFE, (0, init))
+        assert (mixture.means == means * scale + survey.centre).all()
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_random_responsibilities_are_scikit_learns_m_step(covariance_type: str) -> None:
     weights = np.random.default_rng(2).random(len(ROWS))

@@ -37,7 +37,7 @@ LAYERS = (
     "selection",
     "api",
     "fitted",
-    "calls | own_rows | settings",
+    "exchange | calls | own_rows | settings",
     "config",
     "commands",
     "driver",
@@ -74,9 +74,10 @@ HOMES = {
     "pydantic": ("config.py",),
     "yaml": ("config.py",),
     "typer": ("cli.py",),
+    "sklearn": ("scikit.py", "exchange.py"),
+    "torch": ("exchange.py",),
     "rich": ("runs/progress.py",),
     "matplotlib": ("runs/plots/",),
-    "sklearn": ("scikit.py",),
 }
 """Where foreign libraries are imported; NumPy is at home everywhere, and what is not listed nowhere."""
 
@@ -85,16 +86,15 @@ PUT_OFF = {
     ("__main__.py", "mpigmm.cli"): "only root reads the command line, and so loads typer, pydantic and yaml",
     ("__main__.py", "import_module"): "a verb loads its own module alone",
     ("__init__.py", "import_module"): "importing the package loads nothing but the version and the errors",
-    (
-        "own_rows.py",
-        "mpigmm.driver.file_rows",
-    ): "it loads h5py, which rows in memory do not need, and which may start MPI",
+    ("api.py", "mpigmm.driver.file_rows"): "it loads h5py, which rows in memory do not need, and which may start MPI",
     ("api.py", "mpigmm.driver.recorder"): "it loads h5py, as before",
     ("selection.py", "mpigmm.driver.selection_files"): "it loads h5py, as before",
     ("driver/selection_files.py", "mpigmm.runs.plots"): "it loads matplotlib, which may be missing",
     ("calls.py", "mpigmm.parallel"): "a process that fits alone does not start MPI",
     ("fitted.py", "mpigmm.runs.model_file"): "it loads h5py, as before",
     ("fitted.py", "mpigmm.runs.owned"): "it loads h5py, as before",
+    ("exchange.py", "sklearn.mixture"): "it takes a second to load, and may be missing",
+    ("exchange.py", "torch"): "it takes seconds to load, and may be missing",
     ("settings.py", "mpigmm.config"): "only root needs pydantic and yaml, unless the ranks give different settings",
     ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",
     ("config.py", "mpigmm.core.covariances"): "NumPy, as before",
@@ -255,9 +255,9 @@ BROKEN = {
         "core/a.py:1 imports cupy, whose home is ('core/gpu/',)",
     ),
     "a foreign library without a home": (
-        {"core/a.py": "import numpy, json, torch"},
+        {"core/a.py": "import numpy, json, pandas"},
         lambda package: strayed(package, HOMES, ["numpy"]),
-        "core/a.py:1 imports torch, whose home is nowhere",
+        "core/a.py:1 imports pandas, whose home is nowhere",
     ),
     "an import through others": (
         {"commands/score.py": "import mpigmm.runs.a", "runs/a.py": "import mpigmm.runs.b", "runs/b.py": ""},

@@ -16,7 +16,7 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     """Fit the mixture that a request describes; returns the exit code. Collective."""
     options = request.options
     stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
-    source = open_files(comm, options.data)
+    source = open_files(comm, options.data, options.init.labels)
 
     def new_recorder() -> Recorder:
         return Recorder(request, source.header, Reporter(options.em.max_iter, options.init.n_init))

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from mpigmm.core.covariances import COVARIANCE_TYPES
-from mpigmm.data.hdf5_source import read_header
 from mpigmm.data.source import Header
 from mpigmm.driver.devices import CPU, choose_devices
+from mpigmm.driver.file_rows import rows_header
 from mpigmm.driver.iteration_costs import Rates, measured_first_mixture, measured_rates
 from mpigmm.driver.layout import choose_tile_rows, row_budget
 from mpigmm.driver.network import Network, measured_network
+from mpigmm.driver.survey_pass import check_labels
 from mpigmm.errors import EXIT_DONE, DataError, counted
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
@@ -33,7 +34,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
     header = None
     with comm.together():
         if comm.is_root:
-            header = rows_header(options)
+            header = checked_header(options)
     header = comm.bcast(header)
     tile_rows = choose_tile_rows(options.compute, devices, header, kind, options.model.n_components)
     with single_threaded_blas:
@@ -68,10 +69,10 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def rows_header(options: FitOptions) -> Header:
+def checked_header(options: FitOptions) -> Header:
     """Header of the rows to fit. Root alone; raises `DataError`."""
-    data, n_components = options.data, options.model.n_components
-    header = read_header(data.path, data.dataset, data.weights, data.columns, data.rows)
+    header, n_components = rows_header(options.data, options.init.labels), options.model.n_components
+    check_labels(header, n_components)
     if header.n_rows < n_components:
         raise DataError(f"model.n_components: {n_components} components, but {header.n_rows} rows; lower it")
     return header
@@ -140,7 +141,7 @@ def about(seconds: float) -> str:
 
 
 def initialisation_lines(start: dict[str, Any]) -> list[str]:
-    """A line with the costs of the first mixtures; none where a file holds the only one."""
+    """A line with the costs of the first mixtures; none where there is no sample."""
     if not start["rows"]:
         return []
     times = f", {start['n_init']:,} times" if start["n_init"] > 1 else ""

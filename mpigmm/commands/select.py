@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mpigmm.driver.candidates import n_fits
+from mpigmm.driver.candidates import check_method, n_fits
 from mpigmm.driver.file_rows import open_files
 from mpigmm.driver.select_rows import select_rows
 from mpigmm.driver.selection_files import SelectionFiles, fit_recorder
@@ -18,6 +18,8 @@ from mpigmm.runs.sweep_voice import SweepReporter
 def run(comm: Comm, request: SelectRequest, stop: StopRequest) -> int:
     """Make and compare the fits that a request describes; returns the exit code. Collective."""
     stop.advice = f"run the same command again{', without --restart,' if request.restart else ''} to go on"
+    with comm.together():
+        check_method(request.options.init.method)
     source = open_files(comm, request.options.data)
 
     def new_record() -> SelectionFiles:

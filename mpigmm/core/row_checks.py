@@ -31,6 +31,10 @@ class BadRowError(Exception):
         self.value = value
 
 
+class BadLabelError(BadRowError):
+    """A row whose starting label, or responsibility of the component `column`, cannot be used."""
+
+
 def used_values(values: NDArray[np.generic], rows: Rows) -> NDArray[np.generic]:
     """Values (n, D) of rows, with zeros for those of weight zero."""
     weight = rows.sample_weight
@@ -65,3 +69,19 @@ def check_sample_weight(rows: Rows) -> None:
     if bad.any():
         row = int(bad.argmax())
         raise BadRowError(rows.first + row, None, float(weight[row]))
+
+
+def check_label(rows: Rows, n_components: int) -> None:
+    """Raise `BadLabelError` for the first row with a label other than -1 to n_components - 1, or with a responsibility
+    that is negative, too large, or NaN beside numbers."""
+    if rows.label is None:
+        return
+    label = rows.label if rows.label.ndim == 2 else rows.label[:, None]
+    if rows.label.ndim == 1:
+        bad = (label < -1) | (label >= n_components)
+    else:
+        bad = ~((label >= 0) & (label < LARGEST_MAGNITUDE)) & ~np.isnan(label).all(axis=1)[:, None]
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        which = int(column) if rows.label.ndim == 2 else None
+        raise BadLabelError(rows.first + int(row), which, float(label[row, column]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.core.covariances.base import Covariances
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.exact import LIMB_BITS, TOP_BITS, FixedPoint, FloatArray
 from mpigmm.core.mixture import Mixture
@@ -48,13 +49,45 @@ def sum_format(mixture: Mixture, summary: DataSummary, n_limbs: int | None = Non
     check_bounds(deviations, log_bound, summary.total_weight)
     if n_limbs is None:
         n_limbs = first_limbs(mixture, summary, deviations, log_bound)
+    return bounded_format(mixture.covariances, deviations, log_bound, summary.total_weight, n_limbs)
+
+
+def labels_format(mixture: Mixture, summary: DataSummary, spread: FloatArray, n_limbs: int | None = None) -> FixedPoint:
+    """The format of the sums of an M-step with given responsibilities; raises `SumRangeError`.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        Moments are about its means.
+    summary : DataSummary
+    spread : ndarray of shape (D,)
+        Variances that are expected of the components.
+    n_limbs : int, optional
+        By default, as many as are enough if all components are of one size and have these variances.
+    """
+    deviations = summary.max_abs_deviation_from_means(mixture.means)
+    check_bounds(deviations, 1.0, summary.total_weight)
+    if n_limbs is None:
+        counts = np.full(mixture.n_components, summary.total_weight / mixture.n_components)
+        bits = moment_bits(deviations, counts, spread, summary.total_weight)
+        n_limbs = min(limbs_for(bits.max() + WANTED_BITS + SPARE_BITS, summary), MOST_LIMBS)
+    return bounded_format(mixture.covariances, deviations, 1.0, summary.total_weight, n_limbs)
+
+
+def bounded_format(
+    covariances: Covariances, deviations: FloatArray, log_bound: float, total_weight: float, n_limbs: int
+) -> FixedPoint:
+    """The format of sums with this number of limbs.
+
+    Deviations (K, D) bound |x_d - mean_kd| over all rows x, and log_bound the magnitudes of their log-densities.
+    """
     bounds = [
         np.array([log_bound]),
-        np.ones(mixture.n_components),
+        np.ones(len(deviations)),
         deviations.reshape(-1),
-        mixture.covariances.bounds(deviations),
+        covariances.bounds(deviations),
     ]
-    top = np.concatenate([exponents(part, summary.total_weight) for part in bounds])
+    top = np.concatenate([exponents(part, total_weight) for part in bounds])
     return FixedPoint(np.maximum(top, LEAST_UNIT + TOP_BITS + LIMB_BITS * (n_limbs - 1), out=top), n_limbs)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.data.source import Header, Source, locate
-from mpigmm.rows import SAMPLE_WEIGHT, VALUES, Field, Rows
+from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows
 
 Columns = Sequence[NDArray[Any]]
 """One array (n,) for each feature."""
@@ -21,16 +21,24 @@ class ArrayHeader(Header):
     """Description of the rows of all ranks: `lengths` are numbers of rows by rank, and `paths` is empty."""
 
     @classmethod
-    def of(cls, lengths: Sequence[int], dtype: str, n_features: int, *, is_weighted: bool) -> ArrayHeader:
-        """The header of matrices with so many rows on each rank, with or without weights."""
+    def of(
+        cls, lengths: Sequence[int], dtype: str, n_features: int, *, is_weighted: bool, label: Field | None = None
+    ) -> ArrayHeader:
+        """The header of matrices with so many rows on each rank, with or without weights and starting labels."""
         names, fields = {VALUES: "X"}, {VALUES: Field(dtype, n_features)}
         if is_weighted:
             names[SAMPLE_WEIGHT], fields[SAMPLE_WEIGHT] = "sample_weight", Field("float64")
+        if label is not None:
+            names[LABEL], fields[LABEL] = "labels", label
         return cls((), tuple(lengths), names, fields, None, 0, sum(lengths), n_features)
 
     @property
     def weights_name(self) -> str:
         return self.datasets[SAMPLE_WEIGHT]
+
+    @property
+    def labels_name(self) -> str:
+        return self.datasets[LABEL]
 
     @property
     def named_by(self) -> str:
@@ -63,6 +71,8 @@ class ArraySource(Source):
     values : ndarray of shape (n, D), or sequence of D ndarrays of shape (n,)
         With any strides.
     sample_weight : ndarray of shape (n,), optional
+    label : ndarray of shape (n,) or (n, K), optional
+        Starting labels or responsibilities.
     """
 
     def __init__(
@@ -71,15 +81,17 @@ class ArraySource(Source):
         rank: int,
         values: NDArray[Any] | Columns,
         sample_weight: NDArray[Any] | None = None,
+        label: NDArray[Any] | None = None,
     ) -> None:
         self.header = header
         first = header.first_rows[rank]
         self.held = range(first, first + header.lengths[rank])
         self._arrays: dict[str, NDArray[Any] | Columns] = {VALUES: values}
-        if header.is_weighted:
-            self._arrays[SAMPLE_WEIGHT] = np.empty(0) if sample_weight is None else sample_weight
+        for name, array in ((SAMPLE_WEIGHT, sample_weight), (LABEL, label)):
+            if name in header.fields:
+                self._arrays[name] = np.empty(header.fields[name].shape(0)) if array is None else array
         self._cut: Rows | None = None
-        self.has_views = all(is_viewable(array, header.fields[name]) for name, array in self._arrays.items())
+        self.has_views = all(is_viewable(self._arrays[name], field) for name, field in header.kept_fields.items())
 
     def copy_into(self, rows: Rows) -> None:
         """Fill a record with the rows of its numbers."""
@@ -91,15 +103,16 @@ class ArraySource(Source):
         """Keep the rows of a tile of which other ranks hold a part; `read` takes them from there from now on."""
         self._cut = cut
 
-    def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
+    def read(self, start: int, stop: int, into: Rows | None = None, fields: Fields | None = None) -> Rows:
+        names = (fields or self.header.fields) if into is None else into.arrays
         cut = self._cut
         if cut is not None and start >= cut.first:
-            return cut[start - cut.first : stop - cut.first]
+            return cut[start - cut.first : stop - cut.first].chosen(names)
         assert self.held is not None
         part = slice(start - self.held.start, stop - self.held.start)
         found = {}
-        for name, array in self._arrays.items():
-            field = self.header.fields[name]
+        for name in names:
+            array, field = self._arrays[name], self.header.fields[name]
             if is_viewable(array, field):
                 found[name] = array[part]
             else:

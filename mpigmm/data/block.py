@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 
 from mpigmm.data.source import Source
-from mpigmm.rows import Rows
+from mpigmm.rows import Fields, Rows
 
 TILES_AHEAD = 2
 """Number of tiles that are read in advance for each thread, while it computes with an earlier one."""
@@ -76,7 +76,7 @@ class Block:
         if not self._resident or not self.n_rows or self._rows is not None or self.source.held is not None:
             return
         begin, header = time.perf_counter(), self.source.header
-        rows = Rows.empty(self.start, self.n_rows, header.fields)
+        rows = Rows.empty(self.start, self.n_rows, header.kept_fields)
         step = max(1, READ_BYTES // header.row_bytes)
         for first in range(0, self.n_rows, step):
             check()
@@ -85,35 +85,52 @@ class Block:
         self._rows = rows
         self.seconds_read += time.perf_counter() - begin
 
-    def share(self, worker: int, n_workers: int, held: Container[int] = ()) -> Iterator[Rows]:
+    def share(
+        self, worker: int, n_workers: int, held: Container[int] = (), fields: Fields | None = None
+    ) -> Iterator[Rows]:
         """Tiles of one of n_workers threads: every n_workers-th tile of the block, beginning with tile number `worker`.
 
-        Tiles whose first row is in `held` are left out. Each of n_workers threads calls this once for a pass.
+        Each of n_workers threads calls this once for a pass.
+
+        Parameters
+        ----------
+        worker, n_workers : int
+        held : container of int
+            Tiles whose first row is among these are left out.
+        fields : dict of str to Field, optional
+            The arrays of the tiles; by default those that every pass needs. Others are read anew even if the block is
+            resident.
         """
         tiles = [tile for tile in self.tiles[worker::n_workers] if tile * self.tile_rows not in held]
+        fields = self.source.header.kept_fields if fields is None else fields
         if self.source.held is not None:
-            return self._held(tiles)
-        return self._streamed(tiles, n_workers) if self._rows is None else self._slices(self._rows, tiles)
+            return self._held(tiles, fields)
+        return (
+            self._streamed(tiles, n_workers, fields) if self._rows is None else self._slices(self._rows, tiles, fields)
+        )
 
-    def _held(self, tiles: Sequence[int]) -> Iterator[Rows]:
+    def _held(self, tiles: Sequence[int], fields: Fields) -> Iterator[Rows]:
         """Tiles of a source that holds the rows in memory; one that must be copied is valid until the next one."""
-        buffer = None if self.source.has_views else Rows.empty(0, self._most_rows, self.source.header.fields)
+        buffer = None if self.source.has_views else Rows.empty(0, self._most_rows, fields)
         for tile in tiles:
-            yield self.source.read(*self._extent(tile), buffer)
+            yield self.source.read(*self._extent(tile), buffer, fields)
 
-    def _slices(self, rows: Rows, tiles: Sequence[int]) -> Iterator[Rows]:
-        """Tiles as views of the rows in memory."""
+    def _slices(self, rows: Rows, tiles: Sequence[int], fields: Fields) -> Iterator[Rows]:
+        """Tiles as views of the rows in memory, with what is not there read from the source."""
+        absent = {name: field for name, field in fields.items() if name not in rows.arrays}
         for tile in tiles:
             first, stop = self._extent(tile)
-            yield rows[first - self.start : stop - self.start]
+            views = rows[first - self.start : stop - self.start]
+            others = self.source.read(first, stop, fields=absent).arrays if absent else {}
+            yield Rows(first, {**views.arrays, **others})
 
-    def _streamed(self, tiles: Sequence[int], n_workers: int) -> Iterator[Rows]:
+    def _streamed(self, tiles: Sequence[int], n_workers: int, fields: Fields) -> Iterator[Rows]:
         """Tiles as they are read from the source; another thread reads `TILES_AHEAD` of them in advance.
 
         Buffers are reused: a tile is valid until the next one is requested.
         """
         waiting: deque[Future[Rows]] = deque()
-        buffers = cycle([Rows.empty(0, self._most_rows, self.source.header.fields) for _ in range(TILES_AHEAD + 1)])
+        buffers = cycle([Rows.empty(0, self._most_rows, fields) for _ in range(TILES_AHEAD + 1)])
         with ThreadPoolExecutor(1) as reader:
             for tile, buffer in zip(tiles, buffers, strict=False):
                 waiting.append(reader.submit(self.source.read, *self._extent(tile), buffer))

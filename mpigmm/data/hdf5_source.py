@@ -31,7 +31,7 @@ from mpigmm.data.datasets import (
 from mpigmm.data.origins import Origins, check_origins
 from mpigmm.data.source import Header, Source, locate
 from mpigmm.errors import DataError, reason, shown
-from mpigmm.rows import SAMPLE_WEIGHT, VALUES, Field, Rows
+from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows, label_field, label_text
 
 
 def resolve_paths(path: str | Sequence[str]) -> list[str]:
@@ -99,6 +99,7 @@ def read_header(
     sample_weight: str | None = None,
     columns: Sequence[int] | None = None,
     rows: Sequence[int] | None = None,
+    labels: str | None = None,
 ) -> Header:
     """Open every file, check that the datasets fit together, and describe them. Raises `DataError`.
 
@@ -112,11 +113,13 @@ def read_header(
         The columns to use; all by default.
     rows : sequence of two int, optional
         First row to use, and first row after it not to use; all rows by default.
+    labels : str, optional
+        Name of the datasets that hold starting labels or responsibilities.
     """
     paths = resolve_paths(path)
     if not paths:
         raise DataError("data.path is an empty list; name at least one file")
-    shapes = [file_shape(name, dataset, sample_weight) for name in paths]
+    shapes = [file_shape(name, dataset, sample_weight, labels) for name in paths]
     _check_alike(paths, shapes, dataset)
     lengths = tuple(shape.n_rows for shape in shapes)
     start, stop = _row_range(rows, sum(lengths))
@@ -126,17 +129,21 @@ def read_header(
     datasets, fields = {VALUES: dataset}, {VALUES: Field(dtype, width)}
     if sample_weight is not None:
         datasets[SAMPLE_WEIGHT], fields[SAMPLE_WEIGHT] = sample_weight, Field("float64")
+    if labels is not None and shapes[0].label is not None:
+        datasets[LABEL], fields[LABEL] = labels, shapes[0].label
     return Header(tuple(paths), lengths, datasets, fields, chosen, start, stop, shapes[0].n_features)
 
 
 @dataclass(frozen=True)
 class FileShape:
-    """Rows, columns and dtype of the dataset in one file, and its identity as `identity` gives it."""
+    """Rows, columns and dtype of the dataset in one file, and its identity as `identity` gives it; and the field of
+    starting labels, if there are any."""
 
     n_rows: int
     n_features: int
     dtype: np.dtype[np.generic]
     identity: tuple[int, int, int]
+    label: Field | None = None
 
 
 def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str) -> None:
@@ -148,6 +155,11 @@ def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str
                 f"{shown(dataset)} has {shape.n_features} columns in {shown(name)} but {shapes[0].n_features} in "
                 f"{shown(paths[0])}"
             )
+        if shape.label != shapes[0].label:
+            raise DataError(
+                f"init.labels: {shown(name)} has {label_text(shape.label)}, but {shown(paths[0])} has "
+                f"{label_text(shapes[0].label)}; give all files the same kind"
+            )
         if shape.identity in first:
             other = first[shape.identity]
             again = "is named twice" if other == name else f"is that of {shown(other)}, by another name"
@@ -155,18 +167,18 @@ def _check_alike(paths: Sequence[str], shapes: Sequence[FileShape], dataset: str
         first[shape.identity] = name
 
 
-def file_shape(path: str, name: str, sample_weight: str | None) -> FileShape:
+def file_shape(path: str, name: str, sample_weight: str | None, labels: str | None = None) -> FileShape:
     """Shape of the dataset in one file; raises `DataError`."""
     try:
         with open_hdf5(path) as file:
-            return _file_shape(file, path, name, sample_weight)
+            return _file_shape(file, path, name, sample_weight, labels)
     except DataError:
         raise
     except HDF5_ERRORS as error:
         raise DataError(f"{shown(name)} in {shown(path)} cannot be read{reason(error)}; is the file whole?") from None
 
 
-def _file_shape(file: h5py.File, path: str, name: str, sample_weight: str | None) -> FileShape:
+def _file_shape(file: h5py.File, path: str, name: str, sample_weight: str | None, labels: str | None) -> FileShape:
     dataset = get_dataset(file, path, name)
     check_dtype(dataset, path)
     load_filters(dataset, path)
@@ -181,7 +193,8 @@ def _file_shape(file: h5py.File, path: str, name: str, sample_weight: str | None
     if features == 0:
         raise DataError(f"{shown(name)} in {shown(path)} has no columns")
     check_origins(dataset)
-    return FileShape(dataset.shape[0], features, dataset.dtype, identity(dataset))
+    label = None if labels is None else _label_field(get_dataset(file, path, labels), path, dataset)
+    return FileShape(dataset.shape[0], features, dataset.dtype, identity(dataset), label)
 
 
 def _check_sample_weight(weights: h5py.Dataset, path: str, dataset: h5py.Dataset) -> None:
@@ -194,6 +207,22 @@ def _check_sample_weight(weights: h5py.Dataset, path: str, dataset: h5py.Dataset
             f"{shown(dataset.name)} has {dataset.shape[0]:,} rows; one weight a row is needed"
         )
     check_origins(weights)
+
+
+def _label_field(labels: h5py.Dataset, path: str, dataset: h5py.Dataset) -> Field:
+    """The field of starting labels; raises `DataError` where they cannot be read, or are not one a row."""
+    check_dtype(labels, path)
+    load_filters(labels, path)
+    if labels.shape[:1] != dataset.shape[:1]:
+        raise DataError(
+            f"init.labels: {shown(labels.name)} in {shown(path)} has shape {labels.shape}, but {shown(dataset.name)} "
+            f"has {dataset.shape[0]:,} rows; give a label or a row of responsibilities for each"
+        )
+    check_origins(labels)
+    try:
+        return label_field(labels.shape, labels.dtype)
+    except ValueError as error:
+        raise DataError(f"init.labels: {shown(labels.name)} in {shown(path)} {error}") from None
 
 
 def _row_range(rows: Sequence[int] | None, n_rows: int) -> tuple[int, int]:
@@ -282,10 +311,10 @@ class Hdf5Source(Source):
         self._open = lru_cache(maxsize=64)(partial(_open_file, header))
         self._opening = Lock()
 
-    def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
+    def read(self, start: int, stop: int, into: Rows | None = None, fields: Fields | None = None) -> Rows:
         """As `Source.read`; `into` saves the time to allocate memory, which is as long as that to read."""
         header, n_rows = self.header, stop - start
-        rows = Rows.empty(start, n_rows, header.fields) if into is None else Rows(start, into[:n_rows].arrays)
+        rows = Rows.empty(start, n_rows, fields or header.fields) if into is None else Rows(start, into[:n_rows].arrays)
         done = start
         while done < stop:
             index, local = locate(header.start + done, header.lengths)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from mpigmm.errors import shown
-from mpigmm.rows import SAMPLE_WEIGHT, VALUES, Field, Rows, row_bytes
+from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows, row_bytes
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,24 @@ class Header:
         return SAMPLE_WEIGHT in self.fields
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether rows have starting labels."""
+        return LABEL in self.fields
+
+    @property
+    def kept_fields(self) -> Fields:
+        """The arrays that every pass needs: all but the starting labels, which are read anew where they are needed."""
+        return {name: field for name, field in self.fields.items() if name != LABEL}
+
+    @property
     def weights_name(self) -> str:
         """What the user calls the weights."""
         return "data.weights"
+
+    @property
+    def labels_name(self) -> str:
+        """What the user calls the starting labels."""
+        return "init.labels"
 
     @property
     def named_by(self) -> str:
@@ -93,8 +108,8 @@ class Header:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row in memory, in all arrays of the record."""
-        return row_bytes(self.fields)
+        """Bytes of a row in memory, in the arrays that every pass needs."""
+        return row_bytes(self.kept_fields)
 
     def where(self, row: int) -> str:
         """A row in words: its number in its file, dataset and file; `row` is counted from the first row used."""
@@ -129,7 +144,7 @@ class Source(ABC):
         Numbers of the rows that lie in the memory of this rank and can be read by no other; None if every rank can read
         every row.
     has_views : bool
-        Whether `read` returns views, and needs no memory to write to.
+        Whether `read` returns views of the arrays that every pass needs, and needs no memory to write them to.
     """
 
     header: Header
@@ -137,8 +152,16 @@ class Source(ABC):
     has_views = False
 
     @abstractmethod
-    def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
-        """Rows start to stop - 1 of those used, with all arrays of the header. Raises `DataError`.
+    def read(self, start: int, stop: int, into: Rows | None = None, fields: Fields | None = None) -> Rows:
+        """Rows start to stop - 1 of those used. Raises `DataError`.
 
         They are written to the first rows of `into`, if that is given, or are views of arrays that hold them.
+
+        Parameters
+        ----------
+        start, stop : int
+        into : Rows, optional
+            Has the arrays that are read.
+        fields : dict of str to Field, optional
+            The arrays that are read where `into` is not given; all of the header's by default.
         """

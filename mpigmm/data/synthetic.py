@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.data.source import Header, Source
-from mpigmm.rows import VALUES, Field, Rows
+from mpigmm.rows import VALUES, Field, Fields, Rows
 
 BLOCK_ROWS = 4096
 """Number of rows that are drawn together, from one stream of random numbers."""
@@ -50,7 +50,7 @@ class SyntheticSource(Source):
             self.mixing /= np.sqrt(np.square(self.mixing).sum(axis=1, keepdims=True))
         self._block = lru_cache(maxsize=2)(self._draw)
 
-    def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
+    def read(self, start: int, stop: int, into: Rows | None = None, fields: Fields | None = None) -> Rows:
         blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
         whole = np.concatenate([self._block(block) for block in blocks])
         values = whole[start - blocks.start * BLOCK_ROWS :][: stop - start]

@@ -9,7 +9,7 @@ from pathlib import Path
 from mpigmm.core.algorithms.initialise import sample_size
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.driver.survey_pass import SampleRequest
-from mpigmm.errors import counted
+from mpigmm.errors import ConfigError, counted
 from mpigmm.options import FitOptions, SelectOptions
 
 SEEDS = (0, 1, 2)
@@ -69,6 +69,14 @@ def candidates_of(options: FitOptions) -> list[Candidate]:
         for n_components in select.n_components or [model.n_components]
         for seed in select.seeds or SEEDS
     ]
+
+
+def check_method(method: str) -> None:
+    """Raise `ConfigError` where first mixtures come from starting labels, which fit one number of components."""
+    if method == "labels":
+        raise ConfigError(
+            "init.method: 'labels' belongs to one number of components; choose another method for select, or use fit"
+        )
 
 
 def batches(candidates: Sequence[Candidate], n_features: int, most: int) -> list[list[Candidate]]:

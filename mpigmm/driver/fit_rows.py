@@ -22,7 +22,7 @@ from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.resume_plan import ResumePlan
 from mpigmm.driver.starts import Starts, fit_starts
 from mpigmm.driver.summary import usage
-from mpigmm.driver.survey_pass import Sample, check_n_rows, far_row, survey_rows
+from mpigmm.driver.survey_pass import Sample, check_labels, check_n_rows, far_row, survey_rows
 from mpigmm.driver.worker import RankContext, open_context
 from mpigmm.errors import EXIT_INTERRUPTED, AgreedError
 from mpigmm.options import FitOptions
@@ -54,6 +54,7 @@ def fit_rows(
         stack.enter_context(single_threaded_blas)
         with comm.together():
             check_n_rows(source.header, options.model.n_components)
+            check_labels(source.header, options.model.n_components)
         devices = choose_devices(comm, options.compute.device)
         stack.callback(devices.release)
         recorder, plan = open_record(comm, new_recorder, devices, stack, stop)

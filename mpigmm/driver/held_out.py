@@ -9,7 +9,7 @@ import numpy as np
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.sampling import RowSampler
 from mpigmm.data.source import Source
-from mpigmm.rows import SAMPLE_WEIGHT, Field, Rows
+from mpigmm.rows import SAMPLE_WEIGHT, Field, Fields, Rows
 
 HELD_OUT_SEED = 0x68656C645F6F7574
 """Seed of the choice, which no user's seed is likely to be: the sample of a fit with this seed would be held out."""
@@ -59,10 +59,10 @@ class FittedRows(Source):
         self.header = replace(old, datasets=names, fields={SAMPLE_WEIGHT: Field("float64"), **old.fields})
         self.held, self.has_views = source.held, source.has_views
 
-    def read(self, start: int, stop: int, into: Rows | None = None) -> Rows:
-        inner = into
+    def read(self, start: int, stop: int, into: Rows | None = None, fields: Fields | None = None) -> Rows:
+        inner, own = into, self._source.header.fields
         if into is not None:
-            inner = Rows(into.first, {name: into.arrays[name] for name in self._source.header.fields})
+            inner = into.chosen(own)
         rows = self._source.read(start, stop, inner)
         fitted, _ = self._held_out.split(rows, rows.sample_weight)
         weight = np.empty(len(rows), self.header.fields[SAMPLE_WEIGHT].dtype)

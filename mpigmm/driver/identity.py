@@ -18,7 +18,7 @@ from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL, SUMMARY
 from mpigmm.runs.state import Progress
 
-NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "em.max_iter", "em.tol")
+NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol")
 """Settings that may change without making it another problem. The data are compared by their fingerprint instead."""
 
 
@@ -40,7 +40,8 @@ def identity(options: FitOptions, tile_rows: int, start: Mixture | None) -> dict
 
 def shape_text(header: Header) -> str:
     """The part of the data's fingerprint that is known before any row is read."""
-    return f"{header.n_rows}x{header.n_features} {header.dtype}{' weighted' if header.is_weighted else ''}"
+    others = " weighted" * header.is_weighted + " labelled" * header.is_labelled
+    return f"{header.n_rows}x{header.n_features} {header.dtype}{others}"
 
 
 def check_same_problem(found: Checkpoint, mine: dict[str, Any], header: Header, name: str) -> None:

@@ -225,7 +225,7 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
     """Costs of a first mixture, scaled from a measurement on root with fewer components and rows. Collective."""
     options, method, d = request.options, request.options.init.method, header.n_features
     k = options.model.n_components
-    if method == "file":
+    if method in ("file", "labels"):
         return FirstMixtureCosts(method, 0, 0.0, 0, k)
     few = affordable_components(k, header)
     wanted, measured = (min(sample_size(components, d), header.n_rows) for components in (k, few))

@@ -142,7 +142,7 @@ def gpu_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:
 def fits_gpu(devices: Devices, header: Header, n_rows: int, n_bytes: int) -> bool:
     """Whether n_rows rows fit into n_bytes bytes of this rank's GPU."""
     assert devices.ops is not None
-    return Stage(devices.ops.arrays, n_bytes).holds(header.fields, n_rows)
+    return Stage(devices.ops.arrays, n_bytes).holds(header.kept_fields, n_rows)
 
 
 def all_gpu_aware(comm: Comm, compute: ComputeOptions) -> bool:

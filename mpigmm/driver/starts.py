@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from mpigmm.core.algorithms.initialise import GivenParameters, initialise
 from mpigmm.core.covariances import COVARIANCE_TYPES
@@ -11,6 +12,7 @@ from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
 from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
+from mpigmm.driver.label_pass import labelled_mixture
 from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.stopping import converged
 from mpigmm.driver.survey_pass import Sample
@@ -21,7 +23,8 @@ from mpigmm.runs.state import Ended, Fitted, Progress
 
 
 class Starts:
-    """The first mixtures of all starts: made by root from a sample of the rows, or read from a file.
+    """The first mixtures of all starts: root makes them from a sample of the rows, all ranks make them from starting
+    labels, or a file holds them.
 
     Parameters
     ----------
@@ -53,12 +56,20 @@ class Starts:
     def first_mixture(self, loop: EmLoop, init: int) -> Mixture:
         """The first mixture of start number init. Collective; raises `AgreedError`."""
         comm, mixture = loop.context.comm, self.from_file or self.given.mixture
+        if mixture is None and self.options.init.method == "labels":
+            mixture = self._of_labels(loop, init)
         with comm.together():
             if comm.is_root and self.from_file is None:
                 mixture = mixture or self._initialised(loop, init)
                 check_factors(mixture)
         self.release_sample(init)
         return comm.bcast(mixture)
+
+    def _of_labels(self, loop: EmLoop, init: int) -> Mixture:
+        model = self.options.model
+        kind = COVARIANCE_TYPES[model.covariance_type]
+        report = partial(self.report, init)
+        return self.given.applied(labelled_mixture(loop.reduction, loop.problem, kind, model.n_components, report))
 
     def _initialised(self, loop: EmLoop, init: int) -> Mixture:
         assert self.sample is not None

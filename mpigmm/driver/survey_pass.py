@@ -9,15 +9,16 @@ import numpy as np
 
 from mpigmm.core.data_summary import LEAST_VARIANCE, DataSummary, DataSummaryStatistics, far_limits
 from mpigmm.core.exact import FloatArray, IntArray
-from mpigmm.core.row_checks import BadRowError
+from mpigmm.core.row_checks import BadLabelError, BadRowError, check_label
 from mpigmm.core.sampling import RowSample, RowSampler
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.worker import RankContext, Tiles
-from mpigmm.errors import ConstantFeatureError, DataError, shown
+from mpigmm.errors import ConstantFeatureError, DataError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
+from mpigmm.rows import LABEL
 
 FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
 """Rows that are read to find a centre: first, and at most at a time while none can be used."""
@@ -61,7 +62,7 @@ def survey_samples(
     def add_own(total: IntArray) -> None:
         nonlocal own, samples
         own, samples = empty_survey(centre, options), [RowSample() for _ in wanted]
-        _survey_own(context, own, samplers, samples)
+        _survey_own(context, options.model.n_components, own, samplers, samples)
         total[:] = np.concatenate([own.packed(), [n_sampled(sample) for sample in samples]])
 
     sums, _ = Reduction(context).reduce(own.n_packed + len(wanted), add_own, on_host=True)
@@ -118,21 +119,29 @@ def empty_survey(centre: FloatArray, options: FitOptions) -> DataSummaryStatisti
 
 
 def _survey_own(
-    context: RankContext, own: DataSummaryStatistics, samplers: Sequence[RowSampler], samples: Sequence[RowSample]
+    context: RankContext,
+    n_components: int,
+    own: DataSummaryStatistics,
+    samplers: Sequence[RowSampler],
+    samples: Sequence[RowSample],
 ) -> None:
-    """Add this rank's tiles to the statistics, and their chosen rows to the sample of each sampler."""
+    """Add this rank's tiles to the statistics, and their chosen rows to the sample of each sampler; check starting
+    labels."""
     centre, drop = own.centre, own.drop
 
     def tile_function(tile: Tile, tiles: Tiles) -> tuple[DataSummaryStatistics, list[RowSample]]:
         statistics, parts = DataSummaryStatistics(centre, drop=drop), [RowSample() for _ in samplers]
         for rows in tiles:
+            check_label(rows, n_components)
             statistics.add(tile, rows)
             for sampler, part in zip(samplers, parts, strict=True):
                 part.add(sampler, tile, rows)
         return statistics, parts
 
     try:
-        parts = context.for_each_tile(tile_function)
+        parts = context.for_each_tile(tile_function, with_labels=True)
+    except BadLabelError as error:
+        raise DataError(bad_label_text(error, context.header, n_components)) from None
     except BadRowError as error:
         raise DataError(bad_row_text(error, context.header)) from None
     for statistics, chosen in parts:
@@ -153,6 +162,30 @@ def bad_row_text(
     if np.isfinite(error.value):
         return f"{where} holds {what} in column {column}, too large to square; rescale the column, or leave the row out"
     return f"{where} holds {what} in column {column}; {remedy}"
+
+
+def bad_label_text(error: BadLabelError, header: Header, n_components: int) -> str:
+    """The message about a starting label that cannot be used, with the remedy."""
+    where = f"{header.labels_name}: {header.where(error.row)} has"
+    if error.column is None:
+        return (
+            f"{where} label {error.value:.0f}, but a label is 0 to {n_components - 1}, or -1 for none "
+            f"(model.n_components is {n_components})"
+        )
+    return (
+        f"{where} responsibility {error.value:g} of component {error.column}; responsibilities are finite and >= 0, "
+        "and a row without a label holds zeros or NaN alone"
+    )
+
+
+def check_labels(header: Header, n_components: int) -> None:
+    """Raise `DataError` where rows have responsibilities of another number of components."""
+    width = header.fields[LABEL].width if header.is_labelled else None
+    if width not in (None, n_components):
+        raise DataError(
+            f"{header.labels_name}: it holds responsibilities of {counted(int(width), 'component')}, but "
+            f"model.n_components is {n_components}; give a column for each component"
+        )
 
 
 def check_n_rows(header: Header, n_components: int) -> None:

@@ -81,15 +81,18 @@ class RankContext:
         """The kind of memory in which MPI sums the statistics of E-steps."""
         return self.ops.arrays if self.layout.sums_on_gpu else HOST
 
-    def for_each_tile(self, tile_function: TileFunction[T]) -> list[T]:
+    def for_each_tile(self, tile_function: TileFunction[T], *, with_labels: bool = False) -> list[T]:
         """Apply a function to each of the rank's tiles on the host, by all threads; returns a result for each thread.
 
-        Each tile is given to one thread.
+        Each tile is given to one thread. Starting labels are read, where rows have them, if with_labels says so.
         """
         self.stop.pace.begin(len(self.block.tiles))
-        return self.workers.run(
-            lambda worker: tile_function(self._tiles[worker], self._checked(self.block.share(worker, self.n_threads)))
-        )
+        fields = self.header.fields if with_labels else self.header.kept_fields
+
+        def share(worker: int) -> Tiles:
+            return self._checked(self.block.share(worker, self.n_threads, fields=fields))
+
+        return self.workers.run(lambda worker: tile_function(self._tiles[worker], share(worker)))
 
     def for_each_device_tile(self, tile_function: TileFunction[T]) -> list[T]:
         """The same in the memory of `ops`: by one thread on the rank's GPU or, without one, as `for_each_tile`."""

@@ -1,4 +1,4 @@
-"""The mixture of rows whose labels or responsibilities are known: an M-step on a sample."""
+"""The mixture of rows whose labels or responsibilities are known: an M-step on a sample, or on all rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.covariances.base import Covariances, Safeguards
 from mpigmm.core.data_summary import DataSummary
-from mpigmm.core.estep.choose import choose_kernel
+from mpigmm.core.estep.choose import choose_kernel, safe_kernel
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.priors import NoPrior
 from mpigmm.core.statistics import SufficientStatistics
@@ -120,3 +121,44 @@ def component_statistics(
         kernel.accumulate(tile, sample_weight[None, some], part.first_moments, part.second_moments)
         total.flat[1:] += part.flat[1:]
     return total
+
+
+class LabelMoments:
+    """Computes the statistics of tiles whose rows have starting labels, about the means of a mixture.
+
+    The tiles' centre is zero: a row minus a mean is rounded once, so that rows that lie close together, but far from
+    all others, keep their digits. One object serves any number of tiles and threads.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    ops : Ops
+    """
+
+    def __init__(self, mixture: Mixture, ops: Ops) -> None:
+        self._n_components, self._centre = mixture.n_components, np.zeros(mixture.n_features)
+        self._kernel = safe_kernel(mixture.e_step_inputs(self._centre, ops=ops))
+
+    def __call__(self, tile: Tile, rows: Rows, statistics: SufficientStatistics, *, mask: bool) -> None:
+        """Overwrite the statistics with those of rows, with which the tile is filled; `mask` as in `Tile.fill`."""
+        tile.fill(rows, self._centre, mask=mask)
+        resp = responsibilities(rows, self._n_components)
+        if tile.sample_weight is not None:
+            resp *= tile.sample_weight
+        statistics.log_likelihood[:] = 0.0
+        statistics.counts[:] = resp.sum(axis=1)
+        self._kernel.accumulate(tile, resp, statistics.first_moments, statistics.second_moments)
+
+
+def responsibilities(rows: Rows, n_components: int) -> FloatArray:
+    """Responsibilities (K, n) that the starting labels of rows stand for; zeros for a row without a label.
+
+    Those that are given are divided by their sum over components.
+    """
+    label = rows.label
+    assert label is not None
+    if label.ndim == 1:
+        return np.asarray(label == np.arange(n_components)[:, None], np.float64)
+    resp = np.where(np.isnan(label), 0.0, label).astype(np.float64)
+    total = resp.sum(axis=1)
+    return np.ascontiguousarray((resp / np.where(total > 0, total, 1.0)[:, None]).T)

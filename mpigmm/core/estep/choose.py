@@ -62,12 +62,14 @@ def first_that_pays(inputs: EStepInputs, kinds: Kinds) -> Kernel:
 def split(inputs: EStepInputs, is_fast: BoolArray, make: Callable[[EStepInputs], Kernel]) -> Kernel:
     """The kernel from `make` for the components in is_fast (K,), and the last kernel of the registry for the others."""
 
-    def safe(part: EStepInputs) -> Kernel:
-        return KERNELS[-1](part, lambda: safe(part))
-
     if is_fast.all():
         return make(inputs)
     if not is_fast.any():
-        return safe(inputs)
+        return safe_kernel(inputs)
     chosen, left = np.flatnonzero(is_fast), np.flatnonzero(~is_fast)
-    return SplitKernel(inputs, make(inputs.part(chosen)), safe(inputs.part(left)), chosen, left)
+    return SplitKernel(inputs, make(inputs.part(chosen)), safe_kernel(inputs.part(left)), chosen, left)
+
+
+def safe_kernel(inputs: EStepInputs) -> Kernel:
+    """The last kernel of the registry, for all components."""
+    return KERNELS[-1](inputs, lambda: safe_kernel(inputs))
