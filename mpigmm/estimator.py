@@ -96,10 +96,11 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         covariances, and equal U U^T with the upper triangular U of `precisions_cholesky_`.
     converged_ : bool
     n_iter_ : int
-    lower_bound_ : float
-        Mean log-likelihood of a row under the mixture that entered the last iteration of the best start.
     lower_bounds_ : list of float
-        The same for all iterations of the best start.
+        For each iteration of the start that is kept, the mean log-likelihood of the mixture that entered it.
+    lower_bound_ : float
+        The largest of the last of these of all starts. It is that of the start that is kept, unless another start,
+        whose result is worse, was better one iteration before.
     convergence_ : structured ndarray
         A row for each iteration of each start, with the fields of ``convergence.jsonl``.
     n_features_in_ : int
@@ -368,10 +369,16 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
             self.precisions_ = covariances.precisions.astype(found.dtype)
             self.precisions_cholesky_ = covariances.factors.array.astype(found.dtype)
         self.convergence_ = convergence_table(found.outcome.history)
-        of_best = self.convergence_["init"] == summary["init"]
-        self.lower_bounds_ = self.convergence_["mean_log_likelihood"][of_best].tolist()
-        self.lower_bound_ = self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
+        bounds = bounds_by_start(self.convergence_)
+        self.lower_bounds_ = bounds.get(summary["init"], [])
+        self.lower_bound_ = max((own[-1] for own in bounds.values()), default=-np.inf)
         self.converged_, self.n_iter_ = summary["converged"], summary["n_iter"]
+
+
+def bounds_by_start(convergence: NDArray[np.void]) -> dict[int, list[float]]:
+    """The mean log-likelihoods that entered the iterations of each start, by its number."""
+    inits, bounds = convergence["init"], convergence["mean_log_likelihood"]
+    return {int(init): bounds[inits == init].tolist() for init in np.unique(inits)}
 
 
 def own_view(array: ArrayLike) -> FloatArray:

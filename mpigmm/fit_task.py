@@ -86,9 +86,9 @@ class FitTask:
         if self.parameters["warm_start"] and hasattr(estimator, "converged_"):
             mixture = last()
             mixture.release()  # of the ranks, all but the first compute the factors again
-            self.start = GivenParameters(
-                mixture.weights, mixture.means, mixture.covariances, float(estimator.lower_bound_)
-            )
+            last_bound = float([estimator.lower_bound_, *estimator.lower_bounds_][-1])
+            objective = last_bound if np.isfinite(last_bound) else None
+            self.start = GivenParameters(mixture.weights, mixture.means, mixture.covariances, objective)
 
     def compared(self) -> dict[str, Any]:
         """What must be the same on all ranks, by name."""
@@ -110,8 +110,7 @@ class FitTask:
                 f"warm_start: the last fit had {last.n_features} features, but X has {header.n_features}; set "
                 "warm_start=False to begin anew"
             )
-        objective = self.start.objective
-        return replace(self.start, objective=objective if objective is not None and objective > -np.inf else None)
+        return self.start
 
     def check_size(self, header: Header) -> None:
         """Raise `InputError` where all ranks together have too few rows."""
