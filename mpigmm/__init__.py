@@ -15,7 +15,7 @@ HOMES = {
     "fit": "mpigmm.api",
     "FitResult": "mpigmm.api",
     "Mixture": "mpigmm.fitted",
-    "GaussianMixture": "mpigmm.estimator",
+    "GaussianMixture": "mpigmm.estimator.gaussian_mixture",
     "select": "mpigmm.selection",
     "SelectResult": "mpigmm.selection",
 }

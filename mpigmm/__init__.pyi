@@ -3,7 +3,7 @@
 from mpigmm import errors as errors
 from mpigmm.api import FitResult as FitResult
 from mpigmm.api import fit as fit
-from mpigmm.estimator import GaussianMixture as GaussianMixture
+from mpigmm.estimator.gaussian_mixture import GaussianMixture as GaussianMixture
 from mpigmm.fitted import Mixture as Mixture
 from mpigmm.selection import SelectResult as SelectResult
 from mpigmm.selection import select as select

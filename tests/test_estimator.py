@@ -25,7 +25,8 @@ from sklearn.preprocessing import StandardScaler
 from support import TYPES, blobs, write_rows
 
 import mpigmm
-from mpigmm import GaussianMixture, errors, scikit
+from mpigmm import GaussianMixture, errors
+from mpigmm.estimator import scikit
 from mpigmm.parallel.comm import Comm
 
 ROWS = blobs(600, 3, 3)

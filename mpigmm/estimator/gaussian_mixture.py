@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpigmm import parameters, scikit
 from mpigmm.calls import call
 from mpigmm.core import mixture as core
 from mpigmm.core.draw import draw_rows
@@ -25,16 +24,17 @@ from mpigmm.errors import (
     InputError,
     MpigmmWarning,
 )
-from mpigmm.fit_task import FitTask, Found, in_words_of_estimators, prepared, run
+from mpigmm.estimator import parameters, scikit
+from mpigmm.estimator.fit_task import FitTask, Found, in_words_of_estimators, prepared, run
+from mpigmm.estimator.given_rows import Files, GivenRows
+from mpigmm.estimator.verbosity import QuietVoice, VerboseVoice
 from mpigmm.fitted import NOTHING_LOST, Mixture
-from mpigmm.given_rows import Files, GivenRows
 from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.convergence import convergence_table
 from mpigmm.runs.model import Model
 from mpigmm.runs.voice import Voice
-from mpigmm.verbosity import QuietVoice, VerboseVoice
 
 ADVICE = "call fit again to begin anew"
 
@@ -54,7 +54,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     """A mixture of Gaussian components, with the interface of scikit-learn's ``GaussianMixture``.
 
     The parameters, their defaults, the attributes and the messages are those of scikit-learn 1.9; the last two
-    parameters are not in scikit-learn. docs/scikit-learn.md shows what each means for the fit.
+    parameters are not in scikit-learn. docs/recipes/scikit-learn.md shows what each means for the fit.
 
     Parameters
     ----------

@@ -11,7 +11,6 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpigmm import parameters
 from mpigmm.core.algorithms.initialise import GivenParameters
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
@@ -19,7 +18,8 @@ from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
 from mpigmm.driver.null_recorder import Outcome
 from mpigmm.errors import AgreedError, CollapsedError, DataError, InputError, ParameterError
-from mpigmm.given_rows import LEAST_SAMPLES, Files, GivenRows
+from mpigmm.estimator import parameters
+from mpigmm.estimator.given_rows import LEAST_SAMPLES, Files, GivenRows
 from mpigmm.options import FitOptions
 from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm

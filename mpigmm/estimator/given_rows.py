@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mpigmm import scikit
 from mpigmm.api import source_of
 from mpigmm.data.source import Source
+from mpigmm.estimator import scikit
 from mpigmm.options import DataOptions, FitOptions
 from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm

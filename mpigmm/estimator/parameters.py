@@ -20,9 +20,9 @@ from mpigmm.core.covariances.base import EstimatedCovariances, SingularCovarianc
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import Factors
 from mpigmm.errors import ConfigError, InputError, ParameterError
+from mpigmm.estimator.scikit import FLOATS, to_floats
 from mpigmm.options import ComputeOptions, DataOptions, EmOptions, FitOptions, InitOptions, ModelOptions
 from mpigmm.parallel.comm import Comm
-from mpigmm.scikit import FLOATS, to_floats
 
 Parameters = Mapping[str, Any]
 """The parameters of the constructor by name."""

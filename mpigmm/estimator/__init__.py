@@ -1,0 +1,1 @@
+"""scikit-learn's face on the engine: `mpigmm.GaussianMixture`."""
