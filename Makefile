@@ -18,6 +18,8 @@ export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 # Open MPI 5 would search for a fast network for a second at each start.
 export OMPI_MCA_btl ?= ^ofi
+# Set in many containers: each of a thousand processes would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Installations of MPI and HDF5 with which the tests run, each in an environment of its own.
 WORLDS := openmpi mpich debian
