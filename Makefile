@@ -20,6 +20,8 @@ export OMPI_MCA_rmaps_base_oversubscribe := 1
 export OMPI_MCA_btl ?= ^ofi
 # The theme of the site would advertise its successor at each build.
 export NO_MKDOCS_2_WARNING := 1
+# Set in many containers: each of a thousand processes would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Installations of MPI and HDF5 with which the tests run, each in an environment of its own.
 WORLDS := openmpi mpich debian

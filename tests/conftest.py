@@ -51,6 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = str(Path(directory.name) / "pytest")
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Under mpirun, leave out files that hold no test for several ranks: each rank would import them for nothing."""
+    if WORLD.size == 1 or not collection_path.match("test_*.py"):
+        return None
+    return "mark.parallel" not in collection_path.read_text() or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if WORLD.size > 1:
         items[:] = [item for item in items if item.get_closest_marker("parallel")]

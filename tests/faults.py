@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import io
+import math
 import os
 import random
 import shutil
@@ -43,6 +44,9 @@ from mpigmm.runs.checkpoint import load_checkpoint
 PHASES = ("survey", "initialisation", "iteration", "checkpoint")
 LONGEST = {"survey": 0.02, "initialisation": 0.3, "iteration": 1.0, "checkpoint": 0.001}
 """Seconds within which to strike, once the phase has begun."""
+
+MOMENT = 0.0002
+"""Seconds between two looks at the files of a run; a look without end would take a processor from its ranks."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 KEPT = ("init", "iteration", "mean_log_likelihood", "change", "floored", "reseeded")
@@ -101,10 +105,10 @@ class Patient:
 
         def wait_and_strike(process: subprocess.Popen[str]) -> None:
             while self.phase() is None:
-                pass
+                time.sleep(MOMENT)
             ranks = ranks_below(process.pid) if n_ranks else [process.pid]
             while self.phase() != wanted and process.poll() is None:
-                pass
+                time.sleep(MOMENT)
             time.sleep(self.random.random() * LONGEST[wanted])
             found.append(Struck(self.phase() or "start", [process.pid, *ranks], time.monotonic()))
             strike(process.pid, ranks)
@@ -207,42 +211,55 @@ def is_running(process: int) -> bool:
         return False
 
 
-def soak(patient: Patient, seconds: float, rounds: int = 2) -> tuple[Counter[str], str]:
+def soak(
+    patient: Patient, seconds: float, rounds: int = 2, iterations: float = math.inf, n_rows: int = 200_000
+) -> tuple[Counter[str], str]:
     """Fit, kill, resume and predict until time and rounds are over, beside one rank that lives as long.
 
-    Where the kills landed, and the other figures in words.
+    That rank is suspended once it has made its iterations, each over so many rows. Returns where the kills landed, and
+    the other figures in words.
     """
-    begin, landed, labels, sizes = time.monotonic(), Counter[str](), None, []
-    with long_lived(patient.place) as companion:
+    begin, landed, labels = time.monotonic(), Counter[str](), None
+    log = patient.place / "long" / "convergence.jsonl"
+    with long_lived(patient.place, n_rows) as companion:
+        sizes = [resident(companion.pid)]
         try:
-            while time.monotonic() < begin + seconds or landed.total() < rounds:
+            while time.monotonic() < begin + seconds or landed.total() < rounds or n_lines(log) < iterations < math.inf:
                 landed += kills(patient, 1)
                 labels = same_labels(patient, labels)
                 sizes.append(resident(companion.pid))
+                if n_lines(log) >= iterations:
+                    companion.send_signal(signal.SIGSTOP)
+            companion.send_signal(signal.SIGCONT)
             companion.send_signal(signal.SIGUSR1)
             assert companion.wait(TEN_SECONDS) == 75
         finally:
             companion.kill()
     growth = max(sizes) / sizes[0] - 1
     assert growth < 0.02, f"the long-lived rank grew by {growth:.1%}: {sizes}"
-    lines = len(read_lines(patient.place / "long" / "convergence.jsonl"))
     words = (
-        f"{time.monotonic() - begin:.0f} s of soak: the long-lived rank made {lines} iterations, grew by {growth:.2%}"
+        f"{time.monotonic() - begin:.0f} s of soak: the long-lived rank made {n_lines(log)} iterations, "
+        f"grew by {growth:.2%}"
     )
     return landed, words
 
 
-def long_lived(place: Path) -> subprocess.Popen[str]:
+def long_lived(place: Path, n_rows: int) -> subprocess.Popen[str]:
     """A fit without end, once its first iterations are through."""
-    rows = write_rows(place / "long.h5", blobs(200_000, 8, 8))
+    rows = write_rows(place / "long.h5", blobs(n_rows, 8, 8))
     command = [sys.executable, "-m", "mpigmm", "fit", str(place / "run.yaml"), f"data.path={rows}"]
     options = [f"output.dir={place / 'long'}", "init.n_init=1", "em.max_iter=1000000000"]
     process = subprocess.Popen([*command, *options], env=clean_environment(), stderr=subprocess.DEVNULL, text=True)
     log = place / "long" / "convergence.jsonl"
-    while not log.exists() or len(log.read_bytes().splitlines()) < 12:
+    while n_lines(log) < 12:
         assert process.poll() is None
         time.sleep(0.1)
     return process
+
+
+def n_lines(log: Path) -> int:
+    """Lines that a run has logged."""
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def same_labels(patient: Patient, before: bytes | None) -> bytes:

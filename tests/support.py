@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +106,16 @@ def launch(
             out, err = process.communicate()
             raise AssertionError(f"no end within {timeout} s: {command}\n{out}\n{err}") from None
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def fit_all(n_ranks: int, fits: Sequence[Sequence[str]], timeout: float = 60) -> list[str]:
+    """Run ``fit`` in one launch for several configs, each with its overrides, which hold no commas; what each said."""
+    program, line = str(Path(__file__).with_name("fit_all.py")), "-- end of a fit --"
+    done = launch(n_ranks, [sys.executable, program, line, *(",".join(words) for words in fits)], timeout)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.split(f"{line}\n")
+    assert len(said) == len(fits) + 1, done.stderr
+    return said[:-1]
 
 
 def ranks_below(process: int) -> list[int]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import TYPES, assert_same_bits, blobs, launch, mpirun, read_lines, read_model, write_config, write_rows
-
-FIT_ALL = Path(__file__).with_name("fit_all.py")
+from support import TYPES, assert_same_bits, blobs, fit_all, mpirun, read_lines, read_model, write_config, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +31,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(place: Path, n_ranks: int, variants: dict[str, list[str]], timeout: float) -> dict[str, Path]:
     """Fit every covariance type in every variant in one launch; directories by type and variant."""
-    found, tasks = {}, []
+    found, fits = {}, []
     for covariance_type in TYPES:
         for name, overrides in variants.items():
             key = f"{covariance_type}-{name}"
             found[key] = place / f"{n_ranks}-{key}"
             fixed = [f"model.covariance_type={covariance_type}", f"output.dir={found[key]}"]
-            tasks.append(",".join([str(place / "run.yaml"), *fixed, *overrides]))
-    done = launch(n_ranks, [sys.executable, str(FIT_ALL), *tasks], timeout)
-    assert done.returncode == 0, done.stderr
+            fits.append([str(place / "run.yaml"), *fixed, *overrides])
+    fit_all(n_ranks, fits, timeout)
     return found
 
 

@@ -12,6 +12,7 @@ from support import (
     TYPES,
     assert_same_bits,
     blobs,
+    fit_all,
     mpirun,
     read_model,
     start_mixture,
@@ -34,6 +35,7 @@ from mpigmm.rows import Rows
 from mpigmm.runs.checkpoint import read_checkpoint, save_checkpoint
 
 LARGE = blobs(200_000, 16, 4, separation=2.0).astype(np.float32)
+LARGE_TYPES = ("full", "diag", "tied")
 WITHOUT = """import ctypes
 own = ctypes.CDLL
 def other(name, *arguments, **options):
@@ -189,29 +191,29 @@ def test_a_row_that_turned_bad_is_seen(compiled: CompiledOps, covariance_type: s
         check_log_likelihood(statistics.log_likelihood)
 
 
-def fit(place: Path, covariance_type: str, n_ranks: int, *overrides: str) -> dict[str, np.ndarray]:
-    out = place / f"{covariance_type}-{n_ranks}-{len(overrides)}"
-    settings = [f"model.covariance_type={covariance_type}", f"output.dir={out}", *overrides]
-    done = mpirun(n_ranks, "fit", str(place / "run.yaml"), *settings, timeout=100)
-    assert done.returncode == 0, done.stderr
-    return read_model(out / "model.h5")
-
-
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_the_same_bits_on_any_number_of_ranks_and_threads(tmp_path: Path, precision: str) -> None:
     write_rows(tmp_path / "x.h5", LARGE)
-    write_config(
+    config = write_config(
         tmp_path / "run.yaml",
         data={"path": str(tmp_path / "x.h5")},
         model={"n_components": 4},
         em={"tol": 0, "max_iter": 4},
         compute={"precision": precision},
     )
-    for covariance_type in ("full", "diag", "tied"):
-        one = fit(tmp_path, covariance_type, 0)
-        assert_same_bits(one, fit(tmp_path, covariance_type, 3))
-        assert_same_bits(one, fit(tmp_path, covariance_type, 0, "compute.threads=2", "compute.memory=1MB"))
+    ways = {"one": [], "threads": ["compute.threads=2", "compute.memory=1MB"], "ranks": []}
+    for n_ranks, names in ((0, ("one", "threads")), (3, ("ranks",))):
+        fits = [
+            [str(config), f"model.covariance_type={kind}", f"output.dir={tmp_path / kind / name}", *ways[name]]
+            for kind in LARGE_TYPES
+            for name in names
+        ]
+        fit_all(n_ranks, fits, 100)
+    for kind in LARGE_TYPES:
+        one, *others = (read_model(tmp_path / kind / name / "model.h5") for name in ways)
+        for other in others:
+            assert_same_bits(one, other)
 
 
 @pytest.mark.timeout(240)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,11 @@ from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.checkpoint import load_checkpoint
 
-pytestmark = [pytest.mark.parallel, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.parallel,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif("MPIGMM_TEST_DEVICE" in os.environ, reason="each test chooses its devices: the same as without"),
+]
 ROWS = blobs(3000, 5, 3)
 WEIGHTS = np.random.default_rng(0).random(len(ROWS))
 GPUS = [f"000{i}:00" for i in range(4)]

@@ -93,6 +93,18 @@ def test_a_bad_row_late_in_the_data(config: Path, n_ranks: int) -> None:
     assert done.stderr.count("row 2,876 of /X") == 1 and done.stderr.count("NaN in column 1") == 1
 
 
+IMPATIENT = """
+import sys
+from mpigmm.__main__ import main
+from mpigmm.runs import directory
+
+directory.LOCK_SECONDS = 1.0
+sys.argv[0] = "mpigmm"
+main()
+"""
+"""The program, which waits a second instead of ten for a holder that may be about to end."""
+
+
 @pytest.mark.timeout(60)
 def test_a_directory_in_use_is_refused_naming_the_holder(config: Path) -> None:
     command = [sys.executable, "-m", "mpigmm", "fit", str(config), "em.tol=0", "em.max_iter=1000000"]
@@ -100,7 +112,7 @@ def test_a_directory_in_use_is_refused_naming_the_holder(config: Path) -> None:
         try:
             while not (config.parent / "out" / "convergence.jsonl").exists():
                 time.sleep(0.05)
-            done = mpirun(2, "fit", str(config))
+            done = launch(2, [sys.executable, "-c", IMPATIENT, "fit", str(config)], 30)
         finally:
             holder.kill()
     assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from support import (
     assert_same_bits,
     blobs,
     factors_of,
+    fit_all,
     mpirun,
     read_lines,
     read_model,
@@ -117,45 +119,70 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("precision")
 
 
-def fit(place: Path, name: str, rows: np.ndarray, n_ranks: int, *overrides: str) -> tuple[Path, str]:
-    write_rows(place / f"{name}.h5", rows)
-    config = write_config(
-        place / f"{name}.yaml",
-        data={"path": str(place / f"{name}.h5")},
-        model={"n_components": 4},
-        em={"tol": 0, "max_iter": 12},
-        compute={"precision": "float32", "tile_rows": 500},
+def config_of(place: Path, name: str, rows: np.ndarray) -> str:
+    """A config of twelve iterations in float32, and its rows."""
+    return str(
+        write_config(
+            place / f"{name}.yaml",
+            data={"path": str(write_rows(place / f"{name}.h5", rows))},
+            model={"n_components": 4},
+            em={"tol": 0, "max_iter": 12},
+            compute={"precision": "float32", "tile_rows": 500},
+        )
     )
-    out = place / f"{name}-{n_ranks}-{len(overrides)}"
-    done = mpirun(n_ranks, "fit", str(config), f"output.dir={out}", *overrides)
-    assert done.returncode == 0, done.stderr
-    return out, done.stderr
+
+
+Fits = dict[tuple[str, int, str], tuple[Path, str]]
+"""Directories of fits, and what these said, by covariance type, ranks and precision."""
+
+
+def fits_of(config: str, cases: Sequence[tuple[int, str]]) -> Fits:
+    """Fit every covariance type on so many ranks in a precision, in one launch for each number of ranks."""
+    found: Fits = {}
+    for n_ranks in sorted({n_ranks for n_ranks, _ in cases}):
+        keys = [(kind, n, precision) for n, precision in cases for kind in TYPES if n == n_ranks]
+        outs = [Path(config).with_name("-".join([Path(config).stem, *map(str, key)])) for key in keys]
+        options = [
+            [config, f"output.dir={out}", f"model.covariance_type={kind}", f"compute.precision={precision}"]
+            for out, (kind, _, precision) in zip(outs, keys, strict=True)
+        ]
+        found |= dict(zip(keys, zip(outs, fit_all(n_ranks, options), strict=True), strict=True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def easy(place: Path) -> Fits:
+    rows = blobs(4000, 5, 4, separation=2.0)
+    return fits_of(config_of(place, "easy", rows), [(0, "float32"), (0, "float64"), (3, "float32")])
+
+
+@pytest.fixture(scope="module")
+def hard(place: Path) -> Fits:
+    """A component of equal rows, which alone is computed in float64, and features of which one is nearly the sum of two
+    others, so that every matrix needs it."""
+    rows = blobs(4000, 5, 4, separation=2.0)
+    rows[:, 4] = rows[:, 0] + rows[:, 1] + 1e-6 * rows[:, 4]
+    rows[:1000] = 50.0
+    return fits_of(config_of(place, "hard", rows), [(0, "float64"), (2, "float32")])
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_fit_is_that_of_float64_on_any_number_of_ranks(place: Path, covariance_type: str) -> None:
-    rows, kind = blobs(4000, 5, 4, separation=2.0), f"model.covariance_type={covariance_type}"
-    one, said = fit(place, covariance_type, rows, 0, kind)
-    three, _ = fit(place, covariance_type, rows, 3, kind)
+def test_a_fit_is_that_of_float64_on_any_number_of_ranks(easy: Fits, covariance_type: str) -> None:
+    one, said = easy[covariance_type, 0, "float32"]
+    three, _ = easy[covariance_type, 3, "float32"]
     assert_same_bits(read_model(one / "model.h5"), read_model(three / "model.h5"))
     lines = read_lines(one / "convergence.jsonl")
     assert {line["precision_bits"] for line in lines} == {32} and "computed in" not in said
-    double, _ = fit(place, covariance_type, rows, 0, kind, "compute.precision=float64")
+    double, _ = easy[covariance_type, 0, "float64"]
     for line, other in zip(lines, read_lines(double / "convergence.jsonl"), strict=True):
         assert abs(line["mean_log_likelihood"] - other["mean_log_likelihood"]) < 1e-4
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_where_float32_does_not_do_float64_is_used_and_said(place: Path, covariance_type: str) -> None:
-    """A component of equal rows, which alone is computed in float64, and features of which one is nearly the sum of two
-    others, so that every matrix needs it."""
-    rows = blobs(4000, 5, 4, separation=2.0)
-    rows[:, 4] = rows[:, 0] + rows[:, 1] + 1e-6 * rows[:, 4]
-    rows[:1000] = 50.0
-    kind = f"model.covariance_type={covariance_type}"
-    out, said = fit(place, f"hard-{covariance_type}", rows, 2, kind)
+def test_where_float32_does_not_do_float64_is_used_and_said(hard: Fits, covariance_type: str) -> None:
+    out, said = hard[covariance_type, 2, "float32"]
     bits = [line["precision_bits"] for line in read_lines(out / "convergence.jsonl")]
     dense = covariance_type in ("full", "tied")
     assert bits[-1] == (64 if dense else 32)
@@ -163,7 +190,7 @@ def test_where_float32_does_not_do_float64_is_used_and_said(place: Path, covaria
     model = read_model(out / "model.h5")["covariances"]
     smallest = np.linalg.eigvalsh(model).min() if dense else model.min()
     assert smallest > 0
-    double, _ = fit(place, f"hard-{covariance_type}", rows, 0, kind, "compute.precision=float64")
+    double, _ = hard[covariance_type, 0, "float64"]
     last, other = (read_lines(place / "convergence.jsonl")[-1]["mean_log_likelihood"] for place in (out, double))
     assert abs(last - other) < 1e-4
     if set(bits) == {64}:
@@ -172,12 +199,11 @@ def test_where_float32_does_not_do_float64_is_used_and_said(place: Path, covaria
 
 @pytest.mark.timeout(120)
 def test_a_run_goes_on_in_its_own_precision_alone(place: Path) -> None:
-    rows = blobs(4000, 5, 4)
-    out, _ = fit(place, "own", rows, 0)
-    whole, _ = fit(place, "own", rows, 0, "em.max_iter=20")
-    config = str(place / "own.yaml")
-    again = mpirun(0, "fit", config, f"output.dir={out}", "em.max_iter=20")
+    config = config_of(place, "own", blobs(4000, 5, 4))
+    out, whole = (["fit", config, f"output.dir={place / name}"] for name in ("out", "whole"))
+    fit_all(0, [out[1:], [*whole[1:], "em.max_iter=20"]])
+    again = mpirun(0, *out, "em.max_iter=20")
     assert again.returncode == 0, again.stderr
-    assert_same_bits(read_model(out / "model.h5"), read_model(whole / "model.h5"))
-    other = mpirun(0, "fit", config, f"output.dir={out}", "compute.precision=float64")
+    assert_same_bits(read_model(place / "out" / "model.h5"), read_model(place / "whole" / "model.h5"))
+    other = mpirun(0, *out, "compute.precision=float64")
     assert other.returncode == 2 and "compute.precision was 'float32', is 'float64'" in other.stderr
