@@ -28,7 +28,7 @@ WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
 
-.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-gpu docs docs-serve clean
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-estimator bench-gpu docs docs-serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -95,6 +95,9 @@ check: $(STAMP)  ## ruff, mypy --strict, the rules of the layers, and the docs w
 
 bench: $(STAMP)  ## seconds an iteration on two ranks against scikit-learn on the same cores
 	python tests/bench.py
+
+bench-estimator: $(STAMP)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
+	python tests/bench_estimator.py
 
 bench-gpu: $(STAMP)  ## an iteration on a GPU against its limits, scikit-learn and torchgmm; adds to docs/performance.md
 	python tests/gpu.py $@
