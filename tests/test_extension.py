@@ -34,7 +34,7 @@ from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
 
 pytestmark = pytest.mark.parallel
-alone = pytest.mark.skipif(
+of_one_rank = pytest.mark.skipif(
     MpiComm().size > 1 and "MPIGMM_TEST_DEVICE" not in os.environ, reason="of one rank: the same as in the serial tests"
 )
 
@@ -184,7 +184,7 @@ def brute_force(kind: str, mixture: dict[str, np.ndarray], n_iter: int) -> dict[
     return {"weights": weights, "means": means, "covariances": variances}
 
 
-@alone
+@of_one_rank
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mathematics_by_brute_force(comm: Comm, shared_path: Path, kind: str) -> None:
     write_data(comm, shared_path)
@@ -195,7 +195,7 @@ def test_the_mathematics_by_brute_force(comm: Comm, shared_path: Path, kind: str
         np.testing.assert_allclose(values, expected[name], rtol=1e-8, atol=1e-10)
 
 
-@alone
+@of_one_rank
 @pytest.mark.parametrize("kind", ["unit", "classification", "shrinking"])
 def test_the_objective_never_falls(comm: Comm, shared_path: Path, kind: str) -> None:
     write_data(comm, shared_path)
@@ -226,7 +226,7 @@ class Reckless(BatchEM):
         return super().update(state, outcome)
 
 
-@alone
+@of_one_rank
 def test_a_proposal_that_cannot_be_factored_is_rejected(
     comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +247,7 @@ class Careless(BatchEM):
         return replace(state, mixture=replace(state.mixture, covariances=Diag(np.zeros((4, 3))))), report
 
 
-@alone
+@of_one_rank
 @pytest.mark.parametrize(("max_iter", "when"), [(1, "in the end"), (2, "after iteration 2")])
 def test_a_singular_mixture_that_was_accepted_ends_the_fit(
     comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch, max_iter: int, when: str
