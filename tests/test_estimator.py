@@ -208,6 +208,26 @@ def test_clones_and_copies_share_the_communicator_and_pickles_drop_it() -> None:
     assert again.predict_proba(ROWS).tobytes() == fitted.predict_proba(ROWS).tobytes()
 
 
+class Labelled(GaussianMixture):
+    """An estimator with a constructor of its own."""
+
+    def __init__(self, n_components: int = 2, label: str = "", *, random_state: int | None = 0) -> None:
+        super().__init__(n_components, random_state=random_state)
+        self.label = label
+
+
+def test_a_subclass_chooses_its_parameters() -> None:
+    ours = clone(Labelled(3, "a")).fit(ROWS)
+    assert (ours.label, ours.n_components, ours.comm) == ("a", 3, None)
+    np.testing.assert_array_equal(ours.means_, GaussianMixture(3, random_state=0).fit(ROWS).means_)
+
+
+@pytest.mark.parametrize("name", ["tol", "reg_covar"])
+def test_no_parameter_is_infinite(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"The '{name}' parameter .* in the range \[0.0, inf\). Got inf instead"):
+        GaussianMixture(2, **{name: np.inf}).fit(ROWS)
+
+
 def test_in_searches_and_pipelines() -> None:
     search = GridSearchCV(GaussianMixture(random_state=0), {"n_components": [1, 3], "covariance_type": ["diag"]}, cv=2)
     assert search.fit(ROWS).best_params_ == {"covariance_type": "diag", "n_components": 3}

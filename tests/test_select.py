@@ -25,7 +25,7 @@ from mpigmm.driver import e_step, groups, sweep
 from mpigmm.driver.candidates import Candidate, batches, candidates_of, costliest, held_out_share, n_fits
 from mpigmm.driver.comparison import stabilities
 from mpigmm.driver.held_out import HeldOut
-from mpigmm.errors import AgreedError
+from mpigmm.errors import AgreedError, InterruptedRunError, MpigmmError
 from mpigmm.options import FitOptions, SelectOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -307,6 +307,99 @@ def test_a_mistake_is_named(comm: Comm, tmp_path: Path, capsys: pytest.CaptureFi
     code, message = run_verb(comm, "select", config, *overrides)
     assert code == 2
     assert re.search(pattern, message + capsys.readouterr().err)
+
+
+def begun_fits(monkeypatch: pytest.MonkeyPatch, *, interrupted_after: int = 100) -> list[str]:
+    """Notes the fits that begin, and interrupts the next one after some of them."""
+    begun, fit_batch = [], sweep.fit_batch
+
+    def noting(context: Any, common: Any, batch: Any, *others: Any) -> Any:
+        if len(begun) == interrupted_after:
+            raise InterruptedRunError("interrupted")
+        begun.append(batch[0].name)
+        return fit_batch(context, common, batch, *others)
+
+    monkeypatch.setattr(sweep, "fit_batch", noting)
+    return begun
+
+
+NOT_A_NUMBER, NEGATIVE = ROWS.copy(), np.ones(len(ROWS))
+HELD = int(np.flatnonzero(HeldOut(0.3).split(Rows.of(ROWS), None)[1])[3])
+NOT_A_NUMBER[HELD, 1], NEGATIVE[HELD] = np.nan, -1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "sample_weight", "message"),
+    [
+        ({"select": {"held_out": 0.3}}, NOT_A_NUMBER, None, f"row {HELD} of X holds NaN in column 1"),
+        ({"select": {"held_out": 0.3}}, ROWS, NEGATIVE, f"row {HELD} of X has weight -1"),
+        ({"init": {"method": "file", "file": "MODEL"}}, ROWS, None, "has n_components 2, but model.n_components is 3"),
+        ({"model": {"reg_covar": 0.1}, "output": {"dir": "DIR"}}, ROWS, None, "full-3-seed0 holds a run of another"),
+    ],
+)
+def test_no_fit_begins_before_what_would_be_refused_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    rows: Any,
+    sample_weight: Any,
+    message: str,
+) -> None:
+    model = tmp_path / "model.h5"
+    if "init" in settings:
+        mpigmm.fit({"model": {"n_components": 2}}, ROWS).mixture.save(model)
+    if "output" in settings:
+        mpigmm.select({"select": {"n_components": 3, "seeds": 0}, "output": {"dir": str(tmp_path)}}, ROWS)
+    settings = json.loads(json.dumps(settings).replace("MODEL", str(model)).replace("DIR", str(tmp_path)))
+    settings["select"] = {**settings.get("select", {}), "n_components": [2, 3], "seeds": 0}
+    begun = begun_fits(monkeypatch)
+    with pytest.raises(MpigmmError, match=re.escape(message)):
+        mpigmm.select(settings, rows, sample_weight=sample_weight)
+    assert not begun
+
+
+def test_an_interrupted_restart_goes_on_without_restart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = {"select": {"n_components": [2, 3], "seeds": 0}, "output": {"dir": str(tmp_path / "out")}}
+    others = {**settings, "model": {"reg_covar": 0.1}}
+    mpigmm.select(settings, ROWS)
+    with monkeypatch.context() as patch, pytest.raises(MpigmmError, match="interrupted"):
+        begun_fits(patch, interrupted_after=1)
+        mpigmm.select(others, ROWS, restart=True)
+    begun = begun_fits(monkeypatch)
+    result = mpigmm.select(others, ROWS)
+    assert len(begun) == 2 and len(result.fits) == 2
+    others["output"] = {"dir": str(tmp_path / "new")}
+    assert mpigmm.select(others, ROWS).best["bic"] == result.best["bic"]
+
+
+@pytest.mark.parametrize("name", ["full-2-seed0", "full-5-seed0"])
+def test_an_error_after_the_last_pass_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    tell_end = sweep.tell_end
+
+    def failing(common: Any, candidate: Candidate, recorder: Any) -> None:
+        if candidate.name == name:
+            raise MpigmmError(f"cannot tell of {name}")
+        tell_end(common, candidate, recorder)
+
+    monkeypatch.setattr(sweep, "tell_end", failing)
+    with pytest.raises(MpigmmError, match=name):
+        mpigmm.select({"select": {"n_components": [2, 5], "seeds": 0}}, ROWS)
+
+
+@pytest.mark.parametrize("content", [None, '{"fits": [', '{"tile_rows": 0}'])
+def test_without_its_table_a_selection_keeps_its_fits(tmp_path: Path, content: str | None) -> None:
+    settings = {"select": {"n_components": [2, 3], "seeds": 0}, "output": {"dir": str(tmp_path)}}
+    before, path = mpigmm.select(settings, ROWS), tmp_path / "selection.json"
+    if content is not None:
+        path.write_text(
+            content if "tile" not in content else path.read_text().replace('"tile_rows": ', '"tile_rows": -')
+        )
+        with pytest.raises(MpigmmError, match=r"selection.json was not written by mpigmm, .* move it away"):
+            mpigmm.select(settings, ROWS)
+    path.unlink()
+    after = mpigmm.select(settings, ROWS)
+    drop = [{name: row[name] for name in row if name != "seconds"} for row in (*before.fits, *after.fits)]
+    assert drop[:2] == drop[2:]
 
 
 def test_other_settings_are_refused_and_restart_starts_over(comm: Comm, tmp_path: Path) -> None:

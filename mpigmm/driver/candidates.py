@@ -19,6 +19,10 @@ FITS = "fits"
 """Directory in ``output.dir`` with a directory for each fit."""
 
 
+REFIT = "-all"
+"""End of the name of the directory in which the best candidate is fitted to all rows, where some were held out."""
+
+
 @dataclass(frozen=True, order=True)
 class Candidate:
     """One of the fits that are compared."""

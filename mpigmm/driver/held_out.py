@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpigmm.core.exact import FloatArray
+from mpigmm.core.row_checks import LARGEST_MAGNITUDE
 from mpigmm.core.sampling import RowSampler
 from mpigmm.data.source import Source
 from mpigmm.rows import SAMPLE_WEIGHT, Field, Fields, Rows
@@ -31,16 +33,24 @@ class HeldOut:
     def split(self, rows: Rows, weight: FloatArray | None) -> tuple[FloatArray | None, FloatArray]:
         """The weights (n,) of rows for those that are fitted, and for those that are held out; zero for the others.
 
-        None stands for weights of one.
+        None stands for weights of one. A row that cannot be used is not held out, so that the survey before the fits
+        refuses it, and not the comparison after them.
         """
         if not self.share:
             return weight, np.zeros(len(rows))
         fitted = np.ones(len(rows)) if weight is None else weight.astype(np.float64)
         held = np.zeros(len(rows))
         chosen = self._sampler.chosen(rows.first, len(rows))
+        chosen = chosen[are_usable(rows.values[chosen], fitted[chosen])]
         held[chosen] = fitted[chosen]
         fitted[chosen] = 0.0
         return fitted, held
+
+
+def are_usable(values: NDArray[np.generic], weight: FloatArray) -> NDArray[np.bool_]:
+    """Whether each of some rows (m, D) with weights (m,) can be used, or has weight zero."""
+    usable = (np.abs(values) <= LARGEST_MAGNITUDE).all(axis=1) & (weight > 0) & (weight < LARGEST_MAGNITUDE)
+    return np.asarray(usable | (weight == 0))
 
 
 class FittedRows(Source):

@@ -12,7 +12,7 @@ from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.data.array_source import ArraySource
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.borders import complete_tiles
-from mpigmm.driver.candidates import Candidate, candidates_of, costliest, held_out_share
+from mpigmm.driver.candidates import REFIT, Candidate, candidates_of, costliest, held_out_share
 from mpigmm.driver.comparison import Compared, compare, stabilities
 from mpigmm.driver.devices import Devices, choose_devices
 from mpigmm.driver.groups import fit_in_groups, groups_of
@@ -21,7 +21,7 @@ from mpigmm.driver.layout import choose_tile_rows
 from mpigmm.driver.null_recorder import NullRecorder, Outcome
 from mpigmm.driver.selection_record import Selection, SelectionRecord
 from mpigmm.driver.survey_pass import check_n_rows
-from mpigmm.driver.sweep import Sweep, fit_all
+from mpigmm.driver.sweep import Sweep, check_records, fit_all
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -72,6 +72,9 @@ def select_rows(
         with comm.guarded():
             held_out = HeldOut(held_out_share(options.select))
             rows = fitted_rows(comm, source, held_out, tile_rows)
+            with comm.together():
+                if comm.is_root:
+                    check_records(sweep, candidates, rows.header)
             n_groups = groups_of(comm, sweep, candidates, rows)
             fits = fit_all if n_groups == 1 else partial(fit_in_groups, n_groups=n_groups)
             outcomes = fits(comm, sweep, candidates, rows)
@@ -138,7 +141,7 @@ def compare_and_record(
             best = best_row(rows, sweep.options.select.criterion)
     best = comm.bcast(best)
     if held_out.share:
-        outcomes = fit_all(comm, sweep, candidates[best : best + 1], source, suffix="-all")
+        outcomes = fit_all(comm, sweep, candidates[best : best + 1], source, suffix=REFIT)
     else:
         outcomes = outcomes[best : best + 1]
     with comm.together():

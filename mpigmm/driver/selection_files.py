@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any
 
 from mpigmm.data.source import Header
+from mpigmm.driver.candidates import FITS, REFIT, candidates_of
 from mpigmm.driver.recorder import Recorder
 from mpigmm.driver.selection_record import Selection, SelectionRecord
 from mpigmm.driver.summary import versions
@@ -61,7 +63,21 @@ class SelectionFiles(SelectionRecord):
         self.directory.write_config(self.request.config)
         if not found or self.request.restart:
             self._write([], finished=False)
+        if self.request.restart:
+            self._clear_fits()
         return tile_rows, ops
+
+    def _clear_fits(self) -> None:
+        """Remove what earlier fits of the candidates left, before the first of them begins anew: if this selection is
+        interrupted, it goes on without a restart, and finds no fit of another problem."""
+        for candidate in candidates_of(self.options):
+            for suffix in ("", REFIT):
+                path = self.directory / FITS / f"{candidate.name}{suffix}"
+                if path.is_dir():
+                    with closing(RunDirectory(str(path))) as directory:
+                        directory.check_inputs(self.header.paths)
+                        directory.check_writable()
+                        directory.clear(keep_model=directory.is_model(self.options.init.file))
 
     def finish(self, selection: Selection) -> None:
         save_model(self.directory / MODEL, selection.model)

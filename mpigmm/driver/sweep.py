@@ -19,7 +19,7 @@ from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.resume_plan import ResumePlan
 from mpigmm.driver.survey_pass import Sample, far_row, survey_samples
 from mpigmm.driver.worker import RankContext, open_context
-from mpigmm.errors import EXIT_INTERRUPTED, AgreedError, counted
+from mpigmm.errors import EXIT_INTERRUPTED, AgreedError, DegenerateError, counted
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -97,6 +97,18 @@ class Surveys:
         return self._found[candidate.sample(self._n_features)]
 
 
+def check_records(sweep: Sweep, candidates: Sequence[Candidate], header: Header) -> None:
+    """Raise `UserError` where the record of a fit cannot be begun or resumed, before the first fit spends its time.
+
+    Root alone.
+    """
+    voice = SweepVoice()
+    for candidate in candidates:
+        options = candidate.options(sweep.options, sweep.tile_rows)
+        with closing(sweep.new_recorder(options, header, voice.of_fit(candidate.text))) as recorder:
+            recorder.open(sweep.devices, sweep.stop.check)
+
+
 @dataclass(frozen=True, eq=False)
 class OpenFit:
     """A fit whose record is open.
@@ -131,6 +143,7 @@ def fit_batch(
         fits = {each.clock: whole_fit(reduction, sweep, each, surveys) for each in opened if not each.plan.complete}
         try:
             run_fits(reduction, fits)
+            reduction.agree()  # on what was noted after the last reduction
         except AgreedError as error:
             if error.exit_code == EXIT_INTERRUPTED:
                 for each in opened:
@@ -166,8 +179,8 @@ def whole_fit(reduction: Reduction, sweep: Sweep, opened: OpenFit, surveys: Surv
     try:
         yield from recorded_fit(reduction, opened.options, opened.plan, summary, sample, opened.recorder, opened.clock)
     except AgreedError as error:
-        if error.exit_code == EXIT_INTERRUPTED:
-            raise
+        if not issubclass(error.kind, DegenerateError):
+            raise  # it may have arisen on another rank, or in another fit
         raise AgreedError(f"{opened.candidate.text}: {error}", error.kind) from None
     reduction.note(lambda: tell_end(sweep, opened.candidate, opened.recorder))
 

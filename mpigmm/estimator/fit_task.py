@@ -78,7 +78,7 @@ class FitTask:
         last: Callable[[], Mixture],
     ) -> None:
         self.name = type(estimator).__name__
-        self.parameters = estimator.get_params(deep=False)
+        self.parameters = {name: getattr(estimator, name) for name in parameters.RULES}
         parameters.check(self.name, self.parameters)
         self.rows = GivenRows(estimator, X, sample_weight, is_fit=True)
         self.names: NDArray[np.object_] | None = getattr(estimator, "feature_names_in_", None)

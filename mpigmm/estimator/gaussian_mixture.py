@@ -163,7 +163,8 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     def __sklearn_clone__(self) -> GaussianMixture:
         params = self.get_params(deep=False)
         copies = {name: scikit.clone_value(value) for name, value in params.items() if name != "comm"}
-        clone = type(self)(**copies, comm=self.comm)
+        clone = type(self)(**copies)
+        clone.comm = self.comm  # which the constructor of a subclass may not take
         if hasattr(self, "_metadata_request"):
             clone._metadata_request = copy.deepcopy(self._metadata_request)
         return clone

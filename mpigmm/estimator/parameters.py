@@ -58,7 +58,10 @@ def at_least(least: int | float) -> Rule:
     """Numbers from `least` on: whole ones if it is an int."""
     kind: Any = Integral if isinstance(least, int) else Real
     name = "an int" if isinstance(least, int) else "a float"
-    return Rule(f"{name} in the range [{least}, inf)", lambda value: isinstance(value, kind) and bool(value >= least))
+    return Rule(
+        f"{name} in the range [{least}, inf)",
+        lambda value: isinstance(value, kind) and bool(least <= value < float("inf")),
+    )
 
 
 def one_of(values: Mapping[str, str]) -> Rule:

@@ -92,7 +92,7 @@ def read_selection(directory: Path) -> dict[str, Any] | None:
     if table.exists() and not beginning(table).startswith(CSV_BEGIN):
         raise foreign(table)
     for name in (*CHECKPOINTS, MODEL):
-        if (directory / name).exists() and (found is None or name != MODEL):
+        if (directory / name).exists() and (name != MODEL or not (found is not None or table.exists())):
             raise OutputError(
                 f"output.dir: {shown(directory)} holds {name} of a fit; choose another output.dir for select"
             )
@@ -105,7 +105,8 @@ def parsed(content: bytes) -> dict[str, Any] | None:
         return {}
     try:
         found = json.loads(content)
-        return found if "mpigmm" in found["versions"] and "fits" in found else None
+        is_own = "mpigmm" in found["versions"] and "fits" in found and type(found["tile_rows"]) is int
+        return found if is_own and found["tile_rows"] > 0 and isinstance(found["ops"], str) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
