@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import TYPES, assert_same_bits, blobs, fit_all, mpirun, read_lines, read_model, write_config, write_rows
+from support import TYPES, assert_same_bits, blobs, fit_all, read_lines, read_model, write_config, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,15 @@ def test_ranks_threads_and_streaming(place: Path, reference: dict[str, Path], n_
     assert_like_reference(reference, run(place, n_ranks, variants, 110))
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_sixty_four_ranks(place: Path, reference: dict[str, Path]) -> None:
     assert_like_reference(reference, run(place, 64, {"resident": []}, 280))
 
 
-@pytest.mark.parametrize("n_ranks", [2, 3])
-def test_components_far_apart(place: Path, n_ranks: int) -> None:
-    """Where most pairs of row and component are left out."""
+@pytest.fixture(scope="module")
+def far(place: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """A config of components far apart, and the model that a process alone fits."""
     write_rows(place / "far.h5", blobs(12_000, 64, 6))
     config = write_config(
         place / "far.yaml",
@@ -83,11 +84,16 @@ def test_components_far_apart(place: Path, n_ranks: int) -> None:
         em={"max_iter": 4, "tol": 0},
         compute={"tile_rows": 1500},
     )
-    runs = [(0, "whole", []), (n_ranks, "apart", ["compute.threads=2"]), (n_ranks, "streamed", ["compute.memory=1kB"])]
-    models = []
-    for size, name, options in runs:
-        out = place / f"far-{n_ranks}-{name}"
-        assert mpirun(size, "fit", str(config), f"output.dir={out}", *options).returncode == 0
-        models.append(read_model(out / "model.h5"))
-    for model in models[1:]:
-        assert_same_bits(model, models[0])
+    fit_all(0, [[str(config), f"output.dir={place / 'far'}"]])
+    return str(config), read_model(place / "far" / "model.h5")
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_components_far_apart(place: Path, far: tuple[str, dict[str, np.ndarray]], n_ranks: int) -> None:
+    """Where most pairs of row and component are left out."""
+    config, expected = far
+    ways = {"threads": "compute.threads=2", "streamed": "compute.memory=1kB"}
+    outs = [place / f"far-{n_ranks}-{name}" for name in ways]
+    fit_all(n_ranks, [[config, f"output.dir={out}", way] for out, way in zip(outs, ways.values(), strict=True)])
+    for out in outs:
+        assert_same_bits(read_model(out / "model.h5"), expected)
