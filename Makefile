@@ -50,7 +50,7 @@ install: $(STAMP)  ## make .venv with mpigmm and what it needs
 	/usr/bin/python3 -m venv --system-site-packages $(@D)
 	$(@D)/$(INSTALL) --no-deps --editable .
 	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl \
-		pytest pytest-timeout hypothesis scikit-learn pandas pillow matplotlib
+		pytest pytest-timeout pytest-xdist hypothesis scikit-learn pandas pillow matplotlib
 	touch $@
 
 demo: $(STAMP)  ## segment a photograph on two ranks
@@ -61,7 +61,8 @@ demo: $(STAMP)  ## segment a photograph on two ranks
 	python configs/segmentation.py picture runs/segmentation/labels.h5 runs/segmentation/segmented.png
 
 test: $(STAMP)  ## all tests: serial, then those for several ranks under 2, 3 and 4, and with a stand-in for a GPU
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+	python -m pytest -m alone
 	set -e; for n in 2 3 4; do echo "== $$n ranks"; mpirun -n $$n python -m pytest -p no:cacheprovider -m parallel; done
 	@echo "== 2 ranks on a stand-in for a GPU"
 	MPIGMM_TEST_DEVICE=stand-in mpirun -n 2 python -m pytest -p no:cacheprovider -m parallel

@@ -352,7 +352,9 @@ def test_responsibilities_of_half_a_row_count_half(covariance_type: str, ops: Op
 
 
 @pytest.mark.parametrize(
-    ("covariance_type", "ops"), [("full", NUMPY), *((kind, ALL_OPS[1]) for kind in TYPES)], ids=str
+    ("covariance_type", "ops"),
+    [("full", NUMPY), *((kind, ALL_OPS[1]) for kind in TYPES)],
+    ids=lambda value: getattr(value, "name", value),
 )
 def test_no_pair_is_negligible_unless_responsibilities_are_the_posterior(covariance_type: str, ops: Ops) -> None:
     """Tempered ones, say, of a pair may be large although its density is not."""

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from faults import Patient, damage, describe, signals, soak
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
