@@ -29,7 +29,7 @@ from mpigmm.runs.progress import Reporter
 from mpigmm.runs.voice import Voice
 from mpigmm.settings import Config, agreed_options, check_labels_given, config_path, config_text
 
-AGAIN = "call fit again with the same settings to go on, if they have output.dir"
+AGAIN = "repeat the call with the same settings to go on, if they have output.dir"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -13,7 +13,7 @@ from mpigmm.parallel.stop import StopRequest
 
 T = TypeVar("T")
 
-WORDS = {"add --restart": "give restart=True", "run the same command again": "call fit again with the same settings"}
+WORDS = {"add --restart": "give restart=True", "run the same command again": "repeat the call with the same settings"}
 """What stands in messages for a flag of the command, or for another run of it, and what a caller does instead."""
 
 

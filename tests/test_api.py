@@ -566,7 +566,7 @@ def test_an_interrupted_call_with_a_directory_goes_on(tmp_path: Path, monkeypatc
     slow = Slow(monkeypatch, 0.02)
     timer = threading.Timer(0.9, _thread.interrupt_main)
     timer.start()
-    with pytest.raises(errors.InterruptedCallError, match="call fit again with the same settings to go on"):
+    with pytest.raises(errors.InterruptedCallError, match="repeat the call with the same settings to go on"):
         mpigmm.fit(settings, ROWS)
     assert slow.has_begun.is_set()
     monkeypatch.undo()

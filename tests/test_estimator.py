@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import sklearn
 from mpi4py import MPI
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as Theirs
@@ -222,6 +223,11 @@ def test_a_subclass_chooses_its_parameters() -> None:
     np.testing.assert_array_equal(ours.means_, GaussianMixture(3, random_state=0).fit(ROWS).means_)
 
 
+def test_weights_of_zero_are_named() -> None:
+    with pytest.raises(ValueError, match=r"has 0 usable ones of .*; lower it, or check X and sample_weight; rows of"):
+        GaussianMixture(2).fit(ROWS, sample_weight=np.zeros(len(ROWS)))
+
+
 @pytest.mark.parametrize("name", ["tol", "reg_covar"])
 def test_no_parameter_is_infinite(name: str) -> None:
     with pytest.raises(ValueError, match=rf"The '{name}' parameter .* in the range \[0.0, inf\). Got inf instead"):
@@ -415,6 +421,9 @@ def test_ranks_raise_the_same_errors(comm: Comm) -> None:
         clone(ours).set_params(n_components=90).fit(ROWS[:3])
     with pytest.raises(errors.InputError, match="Found array with 0 sample"):
         ours.fit(ROWS[:0])
+    for wrong, message in ((csr_matrix(ROWS), "Sparse data was passed"), (np.array(1.0), "Expected 2D array")):
+        with pytest.raises(errors.InputError, match=message):
+            ours.fit(wrong if last else ROWS)
     if comm.size > 1:
         with pytest.raises(
             errors.ConfigError, match=r"the ranks give different parameters: tol is 0\.001 on rank 0 and"

@@ -28,7 +28,8 @@ from mpigmm.runs.sweep_voice import SweepVoice
 from mpigmm.runs.voice import Voice
 
 SHARED_STATISTICS = 1 << 24
-"""Largest number of statistics of all fits that share a reading of the rows: their exact sums take a few hundred MB."""
+"""Largest number of statistics of all fits that share a reading of the rows, times the threads of a rank, each of which
+has exact sums of its own: these take several hundred MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ def fit_all(
     with closing(open_context(comm, source, layout, sweep.devices, stop, sweep.ops)) as context:
         surveys = Surveys(context, sweep, candidates)
         is_resident = all(comm.allgather(layout.fits_host or layout.fits_gpu))
-        most = 0 if is_resident else SHARED_STATISTICS
+        most = 0 if is_resident else SHARED_STATISTICS // max(comm.allgather(context.n_threads))
         outcomes = []
         for batch in batches(candidates, context.header.n_features, most):
             outcomes += fit_batch(context, sweep, batch, surveys, suffix)

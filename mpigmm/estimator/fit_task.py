@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 WORDS = {
     r" or model\.variance_floor": "",
+    r"X, sample_weight and data\.missing": "X and sample_weight",
     r"set data\.missing: drop to leave such rows out": "mend the row or leave it out",
     r"\b(?:model|em|init|compute)\.(?=[a-z])": "",
 }

@@ -96,4 +96,5 @@ def is_columns(X: object) -> TypeGuard[tuple[Any, ...]]:  # noqa: N803
 
 def is_empty(X: object) -> bool:  # noqa: N803
     """Whether a rank among others brings no rows."""
-    return hasattr(X, "__len__") and len(X) == 0
+    shape = getattr(X, "shape", None)  # of sparse matrices and scalars, `len` raises an error
+    return hasattr(X, "__len__") and (len(X) if shape is None else (*shape, 1)[0]) == 0
