@@ -76,10 +76,11 @@ def candidates_of(options: FitOptions) -> list[Candidate]:
 
 
 def check_method(method: str) -> None:
-    """Raise `ConfigError` where first mixtures come from starting labels, which fit one number of components."""
-    if method == "labels":
+    """Raise `ConfigError` where first mixtures come from labels or a file, which fit one number of components, and do
+    not depend on the seed."""
+    if method in ("labels", "file"):
         raise ConfigError(
-            "init.method: 'labels' belongs to one number of components; choose another method for select, or use fit"
+            f"init.method: {method!r} belongs to one number of components; choose another method for select, or use fit"
         )
 
 

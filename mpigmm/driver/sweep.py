@@ -146,11 +146,19 @@ def fit_batch(
             run_fits(reduction, fits)
             reduction.agree()  # on what was noted after the last reduction
         except AgreedError as error:
-            if error.exit_code == EXIT_INTERRUPTED:
-                for each in opened:
+            for each in opened:
+                if error.exit_code == EXIT_INTERRUPTED:
                     save_interrupted(context.comm, each.recorder, sweep.stop)
+                elif issubclass(error.kind, DegenerateError):  # of one fit, while the others may go on later
+                    save_latest(context.comm, each.recorder)
             raise
         return [each.recorder.outcome for each in opened]
+
+
+def save_latest(comm: Comm, recorder: NullRecorder) -> None:
+    """Save the last iteration of a fit. Collective."""
+    with comm.together():
+        recorder.save_latest()
 
 
 def open_fit(
@@ -182,7 +190,8 @@ def whole_fit(reduction: Reduction, sweep: Sweep, opened: OpenFit, surveys: Surv
     except AgreedError as error:
         if not issubclass(error.kind, DegenerateError):
             raise  # it may have arisen on another rank, or in another fit
-        raise AgreedError(f"{opened.candidate.text}: {error}", error.kind) from None
+        remedy = str(error).replace("lower model.n_components", "leave this fit out of select.n_components")
+        raise AgreedError(f"{opened.candidate.text}: {remedy}", error.kind) from None
     reduction.note(lambda: tell_end(sweep, opened.candidate, opened.recorder))
 
 
