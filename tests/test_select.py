@@ -336,7 +336,7 @@ NOT_A_NUMBER[HELD, 1], NEGATIVE[HELD] = np.nan, -1.0
     [
         ({"select": {"held_out": 0.3}}, NOT_A_NUMBER, None, f"row {HELD} of X holds NaN in column 1"),
         ({"select": {"held_out": 0.3}}, ROWS, NEGATIVE, f"row {HELD} of X has weight -1"),
-        ({"init": {"method": "file", "file": "MODEL"}}, ROWS, None, "has n_components 2, but model.n_components is 3"),
+        ({"init": {"method": "file", "file": "MODEL"}}, ROWS, None, "'file' belongs to one number of components"),
         ({"model": {"reg_covar": 0.1}, "output": {"dir": "DIR"}}, ROWS, None, "full-3-seed0 holds a run of another"),
     ],
 )
