@@ -4,6 +4,7 @@ rank fails the test on all. Under mpirun nothing else runs, and only root report
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ if DEVICE == "stand-in":
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell script starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if WORLD.rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if WORLD.size > 1:  # ranks that number and clean pytest's own directories at once trip over each other
