@@ -101,7 +101,7 @@ class Cluster:
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in files)
 
 
-UNDER_WAY = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "")
+UNDER_WAY = ("PENDING", "RUNNING", "SIGNALING", "COMPLETING", "CONFIGURING", "REQUEUED", "")
 
 
 @contextmanager
