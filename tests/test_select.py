@@ -208,6 +208,17 @@ def test_the_table_against_scikit_learn(tmp_path: Path) -> None:
     assert result.best == min(result.fits, key=lambda row: row["bic"])
 
 
+def test_rows_that_no_fit_uses_have_no_part_in_the_stability(tmp_path: Path) -> None:
+    """All rows of weight zero would otherwise have one label, in which all fits agree."""
+    settings = {"select": {"n_components": 5, "seeds": [0, 4]}, "output": {"dir": str(tmp_path)}, "em": {"max_iter": 8}}
+    weight = np.repeat([1.0, 0.0], len(ROWS))
+    found = mpigmm.select(settings, np.concatenate([ROWS, ROWS + 1]), sample_weight=weight).fits
+    models = [mpigmm.Mixture.load(tmp_path / "fits" / f"full-5-seed{seed}" / "model.h5") for seed in (0, 4)]
+    expected = adjusted_rand_score(*(model.predict(ROWS) for model in models))
+    assert expected < 0.9
+    assert found[0]["stability"] == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("criterion", ["bic", "aic", "icl", "held_out"])
 def test_the_criterion_decides(criterion: str) -> None:
     select = {"n_components": [1, 2, 4, 8], "seeds": 0, "criterion": criterion}

@@ -57,7 +57,10 @@ class MixtureSums:
         self.labels: list[IntArray] = []
 
     def add(self, rows: Rows, tile: Tile, posterior: tuple[FloatArray, FloatArray], sampled: IntArray) -> None:
-        """Add a tile of rows, given their responsibilities and log-densities, and the indices of the sampled ones."""
+        """Add a tile of rows, given their responsibilities and log-densities, and the indices of the sampled ones.
+
+        The tile's sample weights are zero where no fit can use a row.
+        """
         fitted, held = self.held_out.split(rows, tile.sample_weight)
         self.labels.append(posterior[0][:, sampled].argmax(axis=0))
         self.fitted.add(Rows.of(rows.values, fitted, rows.first), *posterior)
@@ -114,9 +117,11 @@ def _compared(
     def tile_function(tile: Tile, tiles: Tiles) -> tuple[list[MixtureSums], list[IntArray]]:
         own, seen = [MixtureSums(header, held_out) for _ in mixtures], []
         for rows in tiles:
-            sampled = sampler.chosen(rows.first, len(rows))
+            chosen = sampler.chosen(rows.first, len(rows))
             for step, middle, sums in zip(steps, centres, own, strict=True):
                 tile.fill(rows, middle, mask=masked)
+                weight = tile.sample_weight  # the same for all mixtures
+                sampled = chosen if weight is None else chosen[weight[chosen] > 0]
                 sums.add(rows, tile, step.posterior(tile), sampled)
             seen.append(sampled + rows.first)
         return own, seen
