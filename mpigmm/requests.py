@@ -18,13 +18,8 @@ class FitRequest:
 
 
 @dataclass(frozen=True)
-class SelectRequest:
-    """``select``: as `FitRequest`."""
-
-    options: FitOptions
-    config: str
-    restart: bool = False
-    config_file: str = ""
+class SelectRequest(FitRequest):
+    """``select``: the same."""
 
 
 @dataclass(frozen=True)

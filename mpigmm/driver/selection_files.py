@@ -77,7 +77,7 @@ class SelectionFiles(SelectionRecord):
                     with closing(RunDirectory(str(path))) as directory:
                         directory.check_inputs(self.header.paths)
                         directory.check_writable()
-                        directory.clear(keep_model=directory.is_model(self.options.init.file))
+                        directory.clear(keep_model=False)
 
     def finish(self, selection: Selection) -> None:
         save_model(self.directory / MODEL, selection.model)
