@@ -308,7 +308,12 @@ REFUSED: dict[str, tuple[str, list[str], Callable[[Path], None] | None]] = {
     "a table of another program": (r"selection.json was not written by mpigmm", [], leave("selection.json", "{}")),
     "another CSV": (r"selection.csv was not written by mpigmm", [], leave("selection.csv", "a,b")),
     "a run of fit": (r"output.dir: .* holds checkpoint.h5 of a fit", [], leave_a_fit),
-    "more components than rows": (r"model.n_components: 901 components", ["select.n_components=[2,901]"], None),
+    "more components than rows": (r"select.n_components: 901 components", ["select.n_components=[2,901]"], None),
+    "more components than fitted rows": (
+        r"select.n_components: 800 components need .* 4\d\d usable ones .*, or lower select.held_out",
+        ["select.n_components=[2,800]", "select.held_out=0.5"],
+        None,
+    ),
     "an unknown key": (r"unknown key select.n_component; did you mean", ["select.n_component=3"], None),
     "components of no kind": (r"select.n_components: 'few' is not valid", ["select.n_components=few"], None),
 }

@@ -22,6 +22,7 @@ from mpigmm.driver.null_recorder import NullRecorder, Outcome
 from mpigmm.driver.selection_record import Selection, SelectionRecord
 from mpigmm.driver.survey_pass import check_n_rows
 from mpigmm.driver.sweep import Sweep, check_records, fit_all
+from mpigmm.errors import AgreedError
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -29,6 +30,9 @@ from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.runs.selection import Row, finite
 from mpigmm.runs.sweep_voice import SweepVoice
 from mpigmm.runs.voice import Voice
+
+FIT_KEY = "model.n_components"
+"""What messages about too many components begin with."""
 
 NewRecorder = Callable[[FitOptions, Header, Voice], NullRecorder]
 
@@ -57,6 +61,29 @@ def select_rows(
     record : SelectionRecord or None
         On root, with the selection.
     """
+    try:
+        return _select_rows(comm, options, source, new_record, new_recorder, stop)
+    except AgreedError as error:
+        raise AgreedError(in_words_of_select(str(error), options), error.kind) from None
+
+
+def in_words_of_select(message: str, options: FitOptions) -> str:
+    """A message about too many components that names the key of the section `select`, where that is set."""
+    if options.select.n_components and message.startswith(f"{FIT_KEY}: "):
+        message = "select" + message.removeprefix("model")
+        if held_out_share(options.select):
+            message += ", or lower select.held_out"
+    return message
+
+
+def _select_rows(
+    comm: Comm,
+    options: FitOptions,
+    source: Source,
+    new_record: Callable[[], SelectionRecord],
+    new_recorder: NewRecorder,
+    stop: StopRequest,
+) -> SelectionRecord | None:
     candidates = candidates_of(options)
     for candidate in candidates:
         COVARIANCE_TYPES[candidate.covariance_type].prepare()
