@@ -15,6 +15,7 @@ from mpigmm.parallel.launcher import end_with_parent, launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
     BenchRequest,
+    ConvertRequest,
     FitRequest,
     InspectRequest,
     PlanRequest,
@@ -33,6 +34,7 @@ VERBS = {
     SelectRequest: "select",
     PredictRequest: "predict",
     ScoreRequest: "score",
+    ConvertRequest: "convert",
     PlanRequest: "plan",
     InspectRequest: "inspect",
     PlotRequest: "plot",

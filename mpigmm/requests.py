@@ -44,6 +44,22 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class ConvertRequest:
+    """``convert``: files or directories, the file and the dataset to write, columns as text, and how to read them."""
+
+    inputs: tuple[str, ...]
+    out: str
+    dataset: str = "/X"
+    columns: str | None = None
+    overwrite: bool = False
+    delimiter: str | None = None
+    header: bool | None = None
+    decimal: str = "."
+    compensate: bool = False
+    arcsinh: float | None = None
+
+
+@dataclass(frozen=True)
 class InspectRequest:
     """``inspect``: a file; root alone reads it."""
 
@@ -91,6 +107,7 @@ VerbRequest = (
     | SelectRequest
     | PredictRequest
     | ScoreRequest
+    | ConvertRequest
     | InspectRequest
     | PlotRequest
     | BenchRequest

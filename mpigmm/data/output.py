@@ -168,13 +168,13 @@ class RowWriter:
     Parameters
     ----------
     output_file : OutputFile
-    on_finish : callable, optional
-        Called after each part of the work.
+    on_write : callable, optional
+        Called whenever rows are written.
     """
 
-    def __init__(self, output_file: OutputFile, on_finish: Callable[[], None] | None = None) -> None:
+    def __init__(self, output_file: OutputFile, on_write: Callable[[], None] | None = None) -> None:
         self.output_file = output_file
-        self._on_finish = on_finish
+        self._on_write = on_write
         self._descriptor = -1
         self._written: list[int] = []
         self._due = time.monotonic() + NOTE_SECONDS
@@ -216,6 +216,8 @@ class RowWriter:
         """Write entries of a dataset from row first_row on. Raises `OutputError`."""
         column = self.output_file.columns[name]
         self._write(np.ascontiguousarray(values, column.dtype).data, column.offset + first_row * column.row_bytes)
+        if self._on_write is not None:
+            self._on_write()
 
     def is_finished(self, part: int) -> bool:
         """Whether an interrupted command has written the rows of this part of the work."""
@@ -233,8 +235,6 @@ class RowWriter:
                 self._due = time.monotonic() + NOTE_SECONDS
         if is_due:
             self.flush()
-        if self._on_finish is not None:
-            self._on_finish()
 
     def _note(self) -> None:
         """Flush the rows to disk, and write to the ledger which parts are finished; raises `OSError`."""

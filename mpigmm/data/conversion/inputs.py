@@ -1,0 +1,91 @@
+"""The files that `convert` is given, and what reads each of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mpigmm.data.conversion.base import InputFile, ReadOptions
+from mpigmm.data.conversion.csv_file import open_csv
+from mpigmm.data.hdf5_source import natural_key, resolve_paths
+from mpigmm.errors import ConfigError, DataError, reason, shown
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
+SUFFIXES = TEXT_SUFFIXES
+PACKED = (".gz", ".bz2", ".zst", ".xz")
+
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
+"""Compressions by the first bytes of a file."""
+
+Open = Callable[[str, ReadOptions], InputFile]
+
+FORMATS: dict[bytes, Open] = {}
+"""What reads files that begin with these bytes. All others are text."""
+
+
+def open_inputs(names: Sequence[str], options: ReadOptions) -> list[InputFile]:
+    """Describe all files. Raises `DataError` and `ConfigError`.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of files, of directories, which stand for their files of known suffixes in natural order, or globs.
+    options : ReadOptions
+    """
+    paths = [file for name in names for path in resolve_paths(name) for file in files_in(path)]
+    seen: dict[str, str] = {}
+    for path in paths:
+        other = seen.setdefault(os.path.realpath(path), path)
+        if other is not path:
+            raise DataError(f"{shown(path)} is named twice; its rows would count twice: name it once")
+    return [open_input(path, options) for path in paths]
+
+
+def files_in(path: str) -> list[str]:
+    """The files of a directory that are converted; for another path the path itself. Raises `DataError`."""
+    directory = Path(path)
+    if not directory.is_dir():
+        return [path]
+    try:
+        found = [str(each) for each in directory.iterdir() if each.is_file() and is_known(each)]
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be read{reason(error)}; check its permissions") from None
+    if not found:
+        raise DataError(f"{shown(path)} has no files to convert; their names end with {', '.join(SUFFIXES)}")
+    return sorted(found, key=natural_key)
+
+
+def is_known(path: Path) -> bool:
+    """Whether the suffix of a file is that of a known format."""
+    name = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    suffixes = SUFFIXES if name == path else TEXT_SUFFIXES
+    return name.suffix.lower() in suffixes
+
+
+def open_input(path: str, options: ReadOptions) -> InputFile:
+    """Describe a file by its first bytes. Raises `DataError` and `ConfigError`."""
+    head = first_bytes(path)
+    found = next((read for magic, read in FORMATS.items() if head.startswith(magic)), None)
+    if found is not None:
+        return found(path, options)
+    if options.compensate:
+        raise ConfigError(f"--compensate: {shown(path)} is no FCS file; leave the option out")
+    compression = next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
+    return open_csv(path, compression, options)
+
+
+def first_bytes(path: str) -> bytes:
+    """The first bytes of a file. Raises `DataError`."""
+    name = shown(path)
+    try:
+        if path and not Path(path).exists():
+            raise DataError(f"{name} does not exist; check the path and the working directory")
+        if not Path(path).is_file() or not path:
+            raise DataError(f"{name!r} is not a regular file; name a file of rows")
+        with open(path, "rb") as file:
+            return file.read(8)
+    except PermissionError:
+        raise DataError(f"{name} may not be read by this user; check its permissions") from None
+    except OSError as error:
+        raise DataError(f"{name} cannot be read{reason(error)}; check the path and its permissions") from None
