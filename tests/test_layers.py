@@ -67,6 +67,8 @@ HOMES = {
     "cupy": ("core/gpu/",),
     "scipy": ("core/",),
     "h5py": ("data/", "runs/hdf5.py"),
+    "flowio": ("data/conversion/",),
+    "pyarrow": ("data/",),
     "pydantic": ("config.py",),
     "yaml": ("config.py",),
     "typer": ("cli.py",),

@@ -24,7 +24,7 @@ def run(comm: Comm, request: ConvertRequest, stop: StopRequest) -> int:
     conversion = None
     with comm.together():
         if comm.is_root:
-            conversion = described(request)
+            conversion = opened(request)
     work = SharedWork(comm, stop, count_threads("auto", comm.node_share()))
     with single_threaded_blas:
         conversion = with_parts(work, comm.bcast(conversion))
@@ -36,7 +36,7 @@ def run(comm: Comm, request: ConvertRequest, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def described(request: ConvertRequest) -> Conversion:
+def opened(request: ConvertRequest) -> Conversion:
     """The files and columns of a request. Raises `DataError` and `ConfigError`."""
     check(request)
     options = ReadOptions(request.delimiter, request.header, request.decimal, request.compensate)
@@ -52,6 +52,8 @@ def check(request: ConvertRequest) -> None:
             raise ConfigError(f"{option} {text!r}: one character is needed")
     if request.delimiter == request.decimal:
         raise ConfigError(f"--delimiter {request.delimiter!r} is the decimal point as well; give another")
+    if request.arcsinh is not None and not 0 < request.arcsinh < np.inf:
+        raise ConfigError(f"--arcsinh {request.arcsinh}: a number above 0 is needed")
     if not request.dataset.strip("/") or request.dataset.endswith("/"):
         raise ConfigError(f"--dataset {request.dataset!r} is no name of a dataset; give one such as /X")
 

@@ -24,6 +24,9 @@ from mpigmm.data.files import NO_FOLLOW, read_bytes
 from mpigmm.errors import OutputError, reason, shown
 
 PAGE = 4096
+MOST_ENTRIES = 2048
+"""Entries of an attribute, of 16 bytes for a text; the oldest format of HDF5 has room for 64 kB."""
+
 FINISHED = b"\1"
 NOTE_SECONDS = 10.0
 """Least seconds between two notes of a rank of the parts that it has finished."""
@@ -125,7 +128,8 @@ def write_head(descriptor: int, content: Content) -> tuple[dict[str, Column], in
     Returns the columns with their offsets, and the size of the file in bytes. Raises `OSError`.
     """
     with ErrorKeeper(descriptor, "r+", closefd=False) as raw:
-        with h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
+        version = "latest" if _has_long_attribute(content) else None
+        with h5py.File(raw, "w", libver=version, alignment_threshold=1, alignment_interval=PAGE) as file:
             created = {
                 name: _create_dataset(file, name, content.n_rows, column) for name, column in content.columns.items()
             }
@@ -150,6 +154,12 @@ def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
         file.create_dataset(name, data=values, dtype=kind)
 
 
+def _has_long_attribute(content: Content) -> bool:
+    """Whether an attribute has so many entries that the oldest format of HDF5 has no room for them."""
+    attributes = [content.attributes, *content.column_attributes.values()]
+    return any(np.size(value) > MOST_ENTRIES for each in attributes for value in each.values())
+
+
 def _create_dataset(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
@@ -158,7 +168,9 @@ def _create_dataset(file: h5py.File, name: str, n_rows: int, column: Column) -> 
     properties.set_obj_track_times(False)
     space = h5py.h5s.create_simple((n_rows, *column.row_shape))
     dtype = h5py.h5t.py_create(np.dtype(column.dtype))
-    dataset = h5py.h5d.create(file.id, name.encode(), dtype, space, properties)
+    parent, _, own_name = name.strip("/").rpartition("/")
+    group = file.require_group(parent) if parent else file
+    dataset = h5py.h5d.create(group.id, own_name.encode(), dtype, space, properties)
     return Column(column.row_shape, column.dtype, dataset.get_offset())
 
 

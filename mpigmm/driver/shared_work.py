@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event, Lock
 
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.partition import balanced
 from mpigmm.parallel.stop import StopRequest
 
 POLL_SECONDS = 0.1
@@ -43,7 +43,7 @@ class SharedWork:
 
         The largest pieces are given away first, each to the rank that has least to do so far.
         """
-        own = shares(sizes, self.comm.size)[self.comm.rank]
+        own = balanced(sizes, self.comm.size)[self.comm.rank]
         self.stop.pace.begin(sum(sizes[piece] for piece in own))
         error: BaseException | None = None
         try:
@@ -95,14 +95,3 @@ def raise_first(done: Sequence[Future[None]]) -> None:
     errors.sort(key=lambda error: isinstance(error, EndedElsewhereError))
     if errors:
         raise errors[0]
-
-
-def shares(sizes: Sequence[int], n_ranks: int) -> list[list[int]]:
-    """The pieces of each rank, in order."""
-    found: list[list[int]] = [[] for _ in range(n_ranks)]
-    loads = [(0, rank) for rank in range(n_ranks)]
-    for piece in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        load, rank = heapq.heappop(loads)
-        found[rank].append(piece)
-        heapq.heappush(loads, (load + sizes[piece], rank))
-    return [sorted(pieces) for pieces in found]

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.errors import shown
+from mpigmm.errors import DataError, MpigmmError, reason, shown
+
+
+@contextmanager
+def reading(path: str, *errors: type[Exception]) -> Iterator[None]:
+    """A context in which errors of reading a file, and others of these classes, are the user's. Raises `DataError`."""
+    kinds: tuple[type[Exception], ...] = (OSError, EOFError, *errors)
+    try:
+        yield
+    except MpigmmError:
+        raise
+    except PermissionError:
+        raise DataError(f"{shown(path)} may not be read by this user; check its permissions") from None
+    except kinds as error:
+        raise DataError(f"{shown(path)} cannot be read{reason(error)}; is the file whole?") from None
 
 
 @dataclass(frozen=True)
@@ -70,13 +85,16 @@ class Columns:
     others : dict of str to int
         Further names of columns, by which they may be chosen.
     texts : dict of int to str
-        Columns that do not hold numbers, each with a value.
+        Columns without any number, each with a value.
+    first_line : int
+        Number of the line with which the rows of a text begin.
     """
 
     count: int
     names: tuple[str, ...] | None = None
     others: Mapping[str, int] = field(default_factory=dict)
     texts: Mapping[int, str] = field(default_factory=dict)
+    first_line: int = 0
 
     def label(self, column: int) -> str:
         """A column for messages: its number and, if it has one, its name."""

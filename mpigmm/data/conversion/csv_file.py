@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mpigmm.data.conversion.base import Columns, InputFile, Part, ReadOptions
+from mpigmm.data.conversion.base import Columns, InputFile, Part, ReadOptions, reading
 from mpigmm.data.conversion.csv_sample import Layout, read_layout
 from mpigmm.data.conversion.csv_text import RowError, TextWithEnd, count_rows, read_numbers
 from mpigmm.data.conversion.lines import QUOTE, Bytes, count_lines, line_of_row, next_line
 from mpigmm.data.files import read_bytes
-from mpigmm.errors import DataError, reason, shown
+from mpigmm.errors import DataError, shown
 
 PART_BYTES = 1 << 24
 """Bytes of a part of a plain file, which a thread holds in memory as a whole."""
@@ -32,11 +32,11 @@ COMPRESSION = 4
 
 def open_csv(path: str, compression: str | None, options: ReadOptions) -> TextFile:
     """Describe a file. Raises `DataError`."""
-    with reading(path):
+    with reading(path, lzma.LZMAError):
         layout = read_layout(path, lambda: open_text(path, compression), options)
         n_bytes = os.stat(path).st_size  # noqa: PTH116
     kind = CutFile if compression is None else StreamedFile
-    columns = Columns(layout.dialect.n_columns, layout.names, texts=layout.texts)
+    columns = Columns(layout.dialect.n_columns, layout.names, texts=layout.texts, first_line=layout.first_line)
     return kind(path, "<f8", columns, layout, n_bytes, compression)
 
 
@@ -47,17 +47,6 @@ def open_text(path: str, compression: str | None) -> BinaryIO:
     if compression == "xz":
         return lzma.open(path)  # type: ignore[return-value]
     return pa.CompressedInputStream(pa.OSFile(path, "rb"), compression)  # type: ignore
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """A context in which errors of reading a file are errors of the user's. Raises `DataError`."""
-    try:
-        yield
-    except PermissionError:
-        raise DataError(f"{shown(path)} may not be read by this user; check its permissions") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"{shown(path)} cannot be read{reason(error)}; is the file whole?") from None
 
 
 @dataclass(frozen=True)
@@ -76,12 +65,12 @@ class TextFile(InputFile):
     compression: str | None
 
     def count(self, part: Part) -> Part | None:
-        with self._located(part), reading(self.path):
+        with self._located(part), reading(self.path, lzma.LZMAError):
             return self._count(part)
 
     def read(self, part: Part, columns: Sequence[int]) -> Iterator[NDArray[np.float64]]:
         n_rows = 0
-        with self._located(part), reading(self.path):
+        with self._located(part), reading(self.path, lzma.LZMAError):
             for block in self._blocks(part, columns):
                 n_rows += len(block)
                 yield block
@@ -133,7 +122,7 @@ class CutFile(TextFile):
         return [replace(part, first_line=line) for part, line in zip(parts, lines, strict=False)]
 
     def _count(self, part: Part) -> Part | None:
-        with opened(self.path) as descriptor:
+        with open_descriptor(self.path) as descriptor:
             start, stop = (self._line_start(descriptor, offset) for offset in (part.start, part.stop))
             counter = count_lines(descriptor, start, stop)
         if counter.has_split_row:
@@ -156,7 +145,7 @@ class CutFile(TextFile):
         size = part.stop - part.start
         text = np.empty(size + len(end), np.uint8)
         text[size:] = np.frombuffer(end, np.uint8)
-        with opened(self.path) as descriptor:
+        with open_descriptor(self.path) as descriptor:
             read_bytes(descriptor, part.start, text[:size])
         return text
 
@@ -165,7 +154,7 @@ class CutFile(TextFile):
 
 
 @contextmanager
-def opened(path: str) -> Iterator[int]:
+def open_descriptor(path: str) -> Iterator[int]:
     """A file, open for reading. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

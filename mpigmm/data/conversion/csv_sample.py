@@ -40,7 +40,7 @@ class Layout:
     data_start, first_line : int
         The byte at which the rows begin, and the number of its line, from 1.
     texts : dict of int to str
-        Columns that do not hold numbers, each with a value.
+        Columns without any number, each with a value.
     """
 
     dialect: Dialect
@@ -182,14 +182,24 @@ def names_of(fields: list[str]) -> tuple[str, ...]:
 
 
 def text_columns(text: str, dialect: Dialect) -> dict[int, str]:
-    """Columns of rows that do not hold numbers, each with a value; rows with another number of fields are left out."""
+    """Columns of rows without any number, each with a value; rows with another number of fields are left out."""
     table = parsed(text, dialect.delimiter, lambda row: "skip", dialect=dialect) if text else pa.table({})
     found = {}
     for i, column in enumerate(table.columns):
         if column.type not in NUMBERS:
-            value = next(value for value in column.to_pylist() if value is not None)
-            found[i] = decoded(value) if isinstance(value, bytes) else str(value)
+            values = [value for value in column.to_pylist() if value is not None]
+            if not any(map(is_number, values)):
+                found[i] = decoded(values[0]) if isinstance(values[0], bytes) else str(values[0])
     return found
+
+
+def is_number(value: object) -> bool:
+    """Whether a field is a number."""
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def parsed(

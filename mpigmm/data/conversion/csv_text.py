@@ -21,8 +21,9 @@ MISSING = ("", "NaN", "nan", "NAN", "-nan", "NA", "N/A", "n/a", "#N/A", "null", 
 END = "\x03"
 """The fields of a row that is added to text: where it is not found, the text ends within quotes."""
 
-BLOCK_BYTES = 1 << 20
-LONGEST_LINE = 1 << 30
+PARSED_BYTES = 1 << 20
+PARSED_LINES, LONGEST_LINE = 64, 1 << 30
+"""Bytes, or else lines, that pyarrow parses at once; and the most bytes of a line."""
 
 
 class RowError(Exception):
@@ -70,7 +71,7 @@ class Dialect:
     ) -> csv.CSVStreamingReader:
         """A reader of some columns; without quotes in the text it is faster. Raises `ArrowInvalid`."""
         names, chosen = [*map(str, range(self.n_columns))], [*map(str, columns)]
-        block = min(max(BLOCK_BYTES, 16 * self.longest_line, 2 * len(self.end)), LONGEST_LINE)
+        block = min(max(PARSED_BYTES, PARSED_LINES * self.longest_line, 2 * len(self.end)), LONGEST_LINE)
         return csv.open_csv(
             source,
             read_options=csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
@@ -127,13 +128,13 @@ def row_error(message: str, columns: Sequence[int]) -> RowError:
         return RowError(number, None, f"{counted(int(ragged[2]), 'field')} instead of {ragged[1]}; correct the line")
     value = re.search(r"CSV column #(\d+): .*invalid value '(.*)'", message, re.DOTALL)
     if value:
-        return RowError(number, int(value[1]), f"{shown(value[2][:40])!r} is no number; {remedy(value[2])}")
+        return RowError(number, int(value[1]), f"{shown(value[2][:40])!r} is no number; {field_remedy(value[2])}")
     if "straddling" in message:
         return RowError(number, None, "a line is too long; is a quote that opens a field not closed?")
     return RowError(number, None, message[:200])
 
 
-def remedy(value: str) -> str:
+def field_remedy(value: str) -> str:
     """What to do about a field that is no number."""
     general = "correct it, leave the field empty if the value is missing, or choose other columns with --columns"
     return decimal_remedy(value) or general

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from mpigmm.data.conversion.base import InputFile, ReadOptions
 from mpigmm.data.conversion.csv_file import open_csv
+from mpigmm.data.conversion.fcs_file import FCS_MAGIC, open_fcs
+from mpigmm.data.conversion.npz_file import NPZ_MAGIC, open_npz
 from mpigmm.data.hdf5_source import natural_key, resolve_paths
 from mpigmm.errors import ConfigError, DataError, reason, shown
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
-SUFFIXES = TEXT_SUFFIXES
+SUFFIXES = (*TEXT_SUFFIXES, ".npz", ".fcs")
 PACKED = (".gz", ".bz2", ".zst", ".xz")
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
@@ -20,7 +22,7 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd",
 
 Open = Callable[[str, ReadOptions], InputFile]
 
-FORMATS: dict[bytes, Open] = {}
+FORMATS: dict[bytes, Open] = {FCS_MAGIC: open_fcs, NPZ_MAGIC: open_npz}
 """What reads files that begin with these bytes. All others are text."""
 
 
@@ -45,7 +47,7 @@ def open_inputs(names: Sequence[str], options: ReadOptions) -> list[InputFile]:
 def files_in(path: str) -> list[str]:
     """The files of a directory that are converted; for another path the path itself. Raises `DataError`."""
     directory = Path(path)
-    if not directory.is_dir():
+    if not path or not directory.is_dir():
         return [path]
     try:
         found = [str(each) for each in directory.iterdir() if each.is_file() and is_known(each)]
@@ -67,10 +69,10 @@ def open_input(path: str, options: ReadOptions) -> InputFile:
     """Describe a file by its first bytes. Raises `DataError` and `ConfigError`."""
     head = first_bytes(path)
     found = next((read for magic, read in FORMATS.items() if head.startswith(magic)), None)
+    if options.compensate and found is not open_fcs:
+        raise ConfigError(f"--compensate: {shown(path)} is no FCS file; leave the option out")
     if found is not None:
         return found(path, options)
-    if options.compensate:
-        raise ConfigError(f"--compensate: {shown(path)} is no FCS file; leave the option out")
     compression = next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
     return open_csv(path, compression, options)
 
@@ -79,10 +81,12 @@ def first_bytes(path: str) -> bytes:
     """The first bytes of a file. Raises `DataError`."""
     name = shown(path)
     try:
-        if path and not Path(path).exists():
+        if not path:
+            raise DataError("an empty name is given; name a file of rows")
+        if not Path(path).exists():
             raise DataError(f"{name} does not exist; check the path and the working directory")
-        if not Path(path).is_file() or not path:
-            raise DataError(f"{name!r} is not a regular file; name a file of rows")
+        if not Path(path).is_file():
+            raise DataError(f"{name} is not a regular file; name a file of rows")
         with open(path, "rb") as file:
             return file.read(8)
     except PermissionError:

@@ -137,7 +137,8 @@ def check_numbers(file: InputFile, numbers: Sequence[int]) -> None:
     others = [column for column in range(columns.count) if column not in columns.texts]
     remedy = decimal_remedy(value) or choice(columns, others)
     raise DataError(
-        f"{shown(file.path)} has text in {columns.label(texts[0])}, such as {shown(value[:40])!r}; {remedy}"
+        f"{shown(file.path)} has text in {columns.label(texts[0])}, from line {columns.first_line} on, such as "
+        f"{shown(value[:40])!r}; {remedy}"
     )
 
 
