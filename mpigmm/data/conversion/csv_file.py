@@ -86,12 +86,16 @@ class TextFile(InputFile):
         try:
             yield
         except RowError as error:
-            place = shown(self.path)
-            if error.row is not None:
-                place += f", line {self._line(part, error.row):,}"
-            if error.column is not None:
-                place += f", {self.columns.label(error.column)}"
-            raise DataError(f"{place}: {error.text}") from None
+            row = "" if error.row is None else f", {self._row_label(part, error.row)}"
+            column = "" if error.column is None else f", {self.columns.label(error.column)}"
+            raise DataError(f"{shown(self.path)}{row}{column}: {error.text}") from None
+
+    def _row_label(self, part: Part, row: int) -> str:
+        """A row of a part for messages: its line or, where quotes that are not closed hide it, its number."""
+        try:
+            return f"line {self._line(part, row):,}"
+        except EOFError:
+            return f"row {row + 1:,} from line {part.first_line:,} on"
 
     @abstractmethod
     def _count(self, part: Part) -> Part | None:
