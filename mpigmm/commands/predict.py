@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
-from mpigmm.data.hdf5_source import Hdf5Source, input_files
+from mpigmm.data.file_source import FileSource, input_files
 from mpigmm.data.output import Column, OutputFile, RowWriter, create, discard, publish, publish_new
-from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior, open_stream
-from mpigmm.driver.score_rows import open_task
+from mpigmm.driver.posteriors import PosteriorFunction, for_each_posterior, open_stream
+from mpigmm.driver.score_rows import FileTask, open_task
 from mpigmm.errors import EXIT_DONE, AgreedError, ConfigError, DataError, OutputError, counted, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -36,7 +36,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
             check_out(request, task, stop.check)
             is_new = not os.path.lexists(request.out)
     task = comm.bcast(task)
-    context = open_stream(comm, Hdf5Source(task.header), task, stop)
+    context = open_stream(comm, FileSource(task.header), task, stop)
     output_file = None
     try:
         with comm.together():
@@ -56,7 +56,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def check_request(request: PredictRequest, task: ScoreTask) -> None:
+def check_request(request: PredictRequest, task: FileTask) -> None:
     """Raise `UserError` where the request does not fit the model."""
     if request.proba > task.mixture.n_components:
         raise ConfigError(
@@ -65,7 +65,7 @@ def check_request(request: PredictRequest, task: ScoreTask) -> None:
         )
 
 
-def check_out(request: PredictRequest, task: ScoreTask, check: Callable[[], None]) -> None:
+def check_out(request: PredictRequest, task: FileTask, check: Callable[[], None]) -> None:
     """Raise `OutputError` where ``--out`` cannot be written, is an input, or is not what `predict` wrote before."""
     out, name = Path(request.out), shown(request.out)
     if not out.name or (out.exists() and not out.is_file()):
@@ -85,7 +85,7 @@ def check_out(request: PredictRequest, task: ScoreTask, check: Callable[[], None
 
 
 def name_output(
-    request: PredictRequest, task: ScoreTask, output_file: OutputFile, is_new: bool, check: Callable[[], None]
+    request: PredictRequest, task: FileTask, output_file: OutputFile, is_new: bool, check: Callable[[], None]
 ) -> None:
     """Give the finished file its final name.
 
@@ -109,7 +109,7 @@ def is_own(path: Path, check: Callable[[], None]) -> bool:
     return found.attributes.get("format") == FORMAT or without_mark
 
 
-def origin(request: PredictRequest, task: ScoreTask) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
+def origin(request: PredictRequest, task: FileTask) -> tuple[dict[str, str], dict[str, Sequence[Any]]]:
     """Attributes and small datasets of the output that name its model and the files of its rows."""
     header = task.header
     files = [os.fsencode(path) for path in header.paths]
