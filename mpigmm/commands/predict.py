@@ -19,7 +19,7 @@ from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.requests import PredictRequest
-from mpigmm.rows import Rows
+from mpigmm.rows import VALUES, Rows
 from mpigmm.runs.hdf5 import outline
 
 FORMAT = "mpigmm-predict"
@@ -114,7 +114,9 @@ def origin(request: PredictRequest, task: FileTask) -> tuple[dict[str, str], dic
     header = task.header
     files = [os.fsencode(path) for path in header.paths]
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
-    attributes = {"format": FORMAT, "model": model, "dataset": header.dataset}
+    names = header.datasets[VALUES]
+    dataset = names if isinstance(names, str) else ",".join(names)
+    attributes = {"format": FORMAT, "model": model, "dataset": dataset}
     return attributes, {"files": files, "offsets": header.first_rows}
 
 

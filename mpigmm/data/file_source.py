@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from mpigmm.data.formats import format_of, row_format
-from mpigmm.data.row_files import READ_ERRORS, Columns, FileShape, Name, RowReader, names_text, unusable_text
+from mpigmm.data.row_files import (
+    READ_ERRORS,
+    Columns,
+    FileShape,
+    Name,
+    RowReader,
+    check_differ,
+    names_text,
+    unusable_text,
+)
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.data.source import Header, Source, locate
 from mpigmm.errors import DataError, counted, reason, shown
@@ -59,6 +68,15 @@ def find_datasets(path: str, candidates: Sequence[Names]) -> Names | None:
 def has_datasets(path: str) -> bool:
     """Whether a file has datasets, of which one is named; raises `DataError`."""
     return row_format(format_of(path)).has_datasets
+
+
+def outline_of(path: str) -> dict[str, Any]:
+    """What a Parquet or ``.npy`` file holds, in a few values; empty for HDF5, which has datasets. Raises `DataError`.
+
+    ``format`` (text), ``n_samples`` (int), ``columns`` (dict of types by name, or the type of all columns where they
+    have no names), and what only one format has.
+    """
+    return row_format(format_of(path)).outline(path)
 
 
 @dataclass(frozen=True)
@@ -202,8 +220,7 @@ def chosen_columns(columns: Sequence[int | str], shape: FileShape) -> tuple[int,
         raise DataError(
             f"data.columns: {wrong or 'an empty list'}; {shape.what} has columns 0 to {shape.n_columns - 1}"
         )
-    if len(set(chosen)) < len(chosen):
-        raise DataError("data.columns names a column twice; a repeated feature makes covariances singular")
+    check_differ(chosen, "data.columns")
     return chosen
 
 

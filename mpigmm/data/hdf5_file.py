@@ -34,6 +34,7 @@ from mpigmm.data.row_files import (
     Name,
     RowFormat,
     RowReader,
+    check_differ,
     has_shrunk_to,
     read_bytes,
     told,
@@ -153,7 +154,7 @@ def _file_shape(file: h5py.File, path: str, datasets: Datasets) -> FileShape:
         _check_origins(item)
     return FileShape(
         n_rows=items[0].shape[0],
-        dtypes=tuple(_dtype_of_values(item, path) for item in items for _ in range(width)),
+        dtypes=tuple(dtype for item in items for dtype in [_dtype_of_values(item, path)] * width),
         place=f"{shown(told(names))} in {shown(path)}",
         what=shown(told(names)),
         identity=tuple(identity(item) for item in items),
@@ -188,22 +189,16 @@ def _vectors(file: h5py.File, path: str, names: Sequence[str]) -> list[Item]:
                 f"has {items[0].shape[0]:,}; vectors of one length are needed"
             )
     found = [identity(item) for item in items]
-    twice = [name for i, name in enumerate(names) if found[i] in found[:i]]
-    if twice:
-        raise DataError(
-            f"data.dataset: {shown(twice[0])} in {shown(path)} stands twice in the list; a repeated feature makes "
-            "covariances singular"
-        )
+    check_differ([found.index(each) for each in found], "data.dataset")
     return items
 
 
 def names_of_vectors(datasets: Sequence[str]) -> tuple[str, ...]:
     """Names of columns: those of their datasets without the path that they have in common."""
     parts = [name.strip("/").split("/") for name in datasets]
-    n_common = sum(
-        1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*(each[:-1] for each in parts), strict=False))
-    )
-    return tuple("/".join(each[n_common:]) for each in parts)
+    levels = zip(*(each[:-1] for each in parts), strict=False)
+    common = list(takewhile(lambda level: len(set(level)) == 1, levels))
+    return tuple("/".join(each[len(common) :]) for each in parts)
 
 
 def _attribute_names(item: Item, width: int) -> tuple[str, ...] | None:

@@ -56,6 +56,17 @@ class NpyFormat(RowFormat):
             dtype = found.dtype.newbyteorder("=")
             return FileShape(found.n_rows, (dtype,) * found.n_columns, shown(path), shown(path), found.identity)
 
+    def outline(self, path: str) -> dict[str, Any]:
+        with closing(NpyArray(path)) as found:
+            order = "Fortran" if found.header.is_fortran else "C"
+            return {
+                "format": self.name,
+                "n_samples": found.n_rows,
+                "n_features": found.n_columns,
+                "columns": str(found.dtype),
+                "order": order,
+            }
+
     def open(self, path: str, datasets: Datasets, fields: Fields, cache: SharedCache) -> RowReader:
         return NpyReader(NpyArray(path))
 
@@ -146,6 +157,8 @@ class NpyReader(RowReader):
         opened = self._opened
         if opened.n_rows < start + len(array):
             raise has_shrunk_to(opened.path, opened.n_rows)
+        if columns is None and array.shape[1] != opened.n_columns:
+            raise ValueError("another file has the name")
         try:
             if opened.header.is_fortran:
                 self._read_columns(start, array, columns)

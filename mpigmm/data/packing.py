@@ -62,7 +62,8 @@ def packing_of(dataset: h5py.Dataset, path: str) -> Packing | None:
     if stored.kind == "i" and str(_text(dataset.attrs.get(UNSIGNED))).lower() == "true":
         stored = np.dtype(stored.str.replace("i", "u"))
     factors = {name: _numbers(dataset, name, path)[:1] for name in (FACTOR, OFFSET) if name in dataset.attrs}
-    markers = [_numbers(dataset, name, path) for name in MARKERS if name in dataset.attrs]
+    given = [_numbers(dataset, name, path) for name in MARKERS if name in dataset.attrs]
+    markers = [each.view(stored) if each.dtype == dataset.dtype else each for each in given]
     missing = np.array([n for each in markers for n in each.tolist() if _is_stored(n, stored)], stored)
     dtype = _dtype_of_values(stored, [number.dtype for number in factors.values()], is_masked=bool(markers))
     if stored == dataset.dtype and not factors and not (missing.size or dtype != stored):

@@ -23,10 +23,12 @@ from mpigmm.data.row_files import (
     Name,
     RowFormat,
     RowReader,
+    check_differ,
     has_shrunk_to,
     names_text,
     one_dataset,
     unusable_text,
+    was_cut_off,
 )
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.errors import DataError, reason, shown
@@ -60,6 +62,15 @@ class ParquetFormat(RowFormat):
     def open(self, path: str, datasets: Datasets, fields: Fields, cache: SharedCache) -> RowReader:
         return ParquetReader(ParquetTable(path), datasets, fields, cache)
 
+    def outline(self, path: str) -> dict[str, Any]:
+        table = ParquetTable(path)
+        return {
+            "format": self.name,
+            "n_samples": table.n_rows,
+            "columns": {each.name: str(each.type) for each in table.schema},
+            "row_groups": len(table.group_ends),
+        }
+
     def has(self, path: str, names: Sequence[str]) -> bool:
         return set(names) <= set(ParquetTable(path).names)
 
@@ -71,6 +82,7 @@ class ParquetTable:
     ----------
     path : str
     n_rows : int
+    schema : pyarrow.Schema
     names : tuple of str
         Columns of integers and floats, in the order of the file.
     unusable : dict of str to str
@@ -81,12 +93,15 @@ class ParquetTable:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._size = 0
         with self._reading():
-            self._file = pq.ParquetFile(path)
-            self.schema = self._file.schema_arrow
+            file = pq.ParquetFile(path)
+            self.schema = file.schema_arrow
             status = Path(path).stat()
+        self._idle = [file]
+        self._size = status.st_size
         self.identity = status.st_dev, status.st_ino
-        self.metadata = self._file.metadata
+        self.metadata = file.metadata
         self.n_rows = int(self.metadata.num_rows)
         groups = range(self.metadata.num_row_groups)
         self.group_ends = list(accumulate(self.metadata.row_group(group).num_rows for group in groups))
@@ -98,7 +113,6 @@ class ParquetTable:
             raise DataError(
                 f"{shown(path)} has no column of integers or floats; it has {names_text(self.schema.names)}"
             )
-        self._idle = [self._file]
 
     @property
     def dtypes(self) -> tuple[np.dtype[Any], ...]:
@@ -112,14 +126,10 @@ class ParquetTable:
     def _with_nulls(self) -> set[str]:
         """Columns of integers of which some may be null."""
         integers = {name for name in self.names if self._is_nullable_integer(name)}
-        found = set()
-        for group in range(self.metadata.num_row_groups):
-            columns = self.metadata.row_group(group)
-            for i in range(self.metadata.num_columns):
-                column = columns.column(i)
-                if column.path_in_schema in integers and has_nulls(column.statistics):
-                    found.add(column.path_in_schema)
-        return found
+        places = [i for i in range(self.metadata.num_columns) if self.metadata.schema.column(i).path in integers]
+        groups = [self.metadata.row_group(group) for group in range(self.metadata.num_row_groups)]
+        with_nulls = [i for i in places if any(has_nulls(group.column(i).statistics) for group in groups)]
+        return {self.metadata.schema.column(i).path for i in with_nulls}
 
     def _is_nullable_integer(self, name: str) -> bool:
         field = self.schema.field(name)
@@ -140,7 +150,9 @@ class ParquetTable:
         Those that `data.dataset` lists; else all but weights, starting labels and the index of pandas.
         """
         if not isinstance(dataset, str):
-            return tuple(self.number(name, "data.dataset") for name in dataset)
+            listed = tuple(self.number(name, "data.dataset") for name in dataset)
+            check_differ(listed, "data.dataset")
+            return listed
         if dataset != DATASET:
             one_dataset(self.path, dataset)
         index = (self.schema.pandas_metadata or {}).get("index_columns", ())
@@ -180,7 +192,16 @@ class ParquetTable:
         except PermissionError:
             raise DataError(f"{shown(self.path)} may not be read by this user; check its permissions") from None
         except READ_ERRORS as error:
+            if self._is_cut_off():
+                raise was_cut_off(self.path) from None
             raise DataError(f"{shown(self.path)} cannot be read as Parquet{reason(error)}; is it whole?") from None
+
+    def _is_cut_off(self) -> bool:
+        """Whether the file is shorter than when it was opened."""
+        try:
+            return Path(self.path).stat().st_size < self._size
+        except OSError:
+            return False
 
 
 class ParquetReader(RowReader):

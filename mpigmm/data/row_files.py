@@ -29,7 +29,7 @@ Datasets = Mapping[str, Name]
 Columns = NDArray[np.intp] | None
 """Numbers of the columns that are read; None: all, in the order of the file."""
 
-READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+READ_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError)
 """Exceptions of the libraries that read files for one that is damaged or has unexpected content."""
 
 SUFFIXES = (".h5", ".parquet", ".npy", ".nc")
@@ -143,6 +143,10 @@ class RowFormat(ABC):
     def has(self, path: str, names: Sequence[str]) -> bool:
         """Whether a file has all of these datasets, or columns. Raises `DataError`."""
 
+    def outline(self, path: str) -> dict[str, Any]:
+        """What a file without datasets holds, for a user to read. Raises `DataError`."""
+        return {}
+
     def input_files(self, path: str, datasets: Datasets, n_rows: int) -> Iterator[str]:
         """All files that the values of a file's rows are read from. Raises `DataError`."""
         yield path
@@ -195,6 +199,12 @@ def has_shrunk_to(path: str, n_rows: int) -> DataError:
 def was_cut_off(path: str) -> DataError:
     """The error for a file that has become shorter since it was opened."""
     return DataError(f"{shown(path)} has shrunk while it was being read; restore it and run the command again")
+
+
+def check_differ(columns: Sequence[int], key: str) -> None:
+    """Raise `DataError` where a key of the configuration names a column twice."""
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{key} names a column twice; a repeated feature makes covariances singular")
 
 
 def names_text(names: Sequence[str], wanted: str = "") -> str:
