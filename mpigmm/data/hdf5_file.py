@@ -24,6 +24,7 @@ from mpigmm.data.datasets import (
     open_hdf5,
     raw_offset,
 )
+from mpigmm.data.files import read_bytes
 from mpigmm.data.origins import Origins, check_origins
 from mpigmm.data.packing import Packing, packing_of
 from mpigmm.data.row_files import (
@@ -36,7 +37,6 @@ from mpigmm.data.row_files import (
     RowReader,
     check_differ,
     has_shrunk_to,
-    read_bytes,
     told,
     was_cut_off,
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.data.files import read_bytes
 from mpigmm.data.row_files import (
     Columns,
     Datasets,
@@ -20,7 +21,6 @@ from mpigmm.data.row_files import (
     RowReader,
     has_shrunk_to,
     one_dataset,
-    read_bytes,
     was_cut_off,
 )
 from mpigmm.data.shared_cache import SharedCache

@@ -88,6 +88,11 @@ def told(name: Name) -> str:
     return name if isinstance(name, str) else ", ".join(name[:3]) + ", ..." * (len(name) > 3)
 
 
+def joined(name: Name) -> str:
+    """The name of what holds an array, of several vectors as ``--dataset`` takes them."""
+    return name if isinstance(name, str) else ",".join(name)
+
+
 class RowReader(ABC):
     """A file of rows, open for reading."""
 
@@ -176,19 +181,6 @@ def suffix_in(directory: Path) -> str:
     except OSError:
         found = set()
     return next((suffix for suffix in SUFFIXES if suffix in found), SUFFIXES[0])
-
-
-def read_bytes(file: int, offset: int, array: NDArray[Any]) -> None:
-    """Fill a contiguous array with the bytes of an open file from an offset on; raises `EOFError`.
-
-    It releases Python's global lock, so that other threads compute meanwhile.
-    """
-    left = array.reshape(-1).view(np.uint8).data
-    while left:
-        count = os.preadv(file, [left], offset)
-        if not count:
-            raise EOFError
-        left, offset = left[count:], offset + count
 
 
 def has_shrunk_to(path: str, n_rows: int) -> DataError:
