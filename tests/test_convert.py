@@ -14,10 +14,12 @@ import flowio
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inside import run_verb
+from support import write_rows
 
 from mpigmm.commands import convert
 from mpigmm.data.conversion import csv_file
@@ -213,6 +215,30 @@ def test_archives_of_numpy(comm: Comm) -> None:
     assert converted(comm, "named.npz")[0].tobytes() == ROWS.tobytes()
     vectors, names = converted(comm, "vectors.npz")
     assert names == ["u", "v"] and vectors.tolist() == np.column_stack([ROWS[:, 0], np.arange(300)]).tolist()
+
+
+def write_parquet(path: Path) -> None:
+    columns = {"u": pa.array([None, *ROWS[1:, 0]]), "word": ["a"] * 300, "v": pa.array(range(300), pa.int8())}
+    parquet.write_table(pa.table(columns), path, row_group_size=70)
+
+
+@pytest.mark.parallel
+def test_files_that_fit_reads_as_they_are(comm: Comm) -> None:
+    """Nulls are NaN, and all files have one type."""
+    write(
+        comm,
+        a_npy=lambda path: np.save(path, ROWS.astype(np.float32)),
+        b_npy=lambda path: np.save(path, np.asfortranarray(np.arange(900).reshape(300, 3))),
+        c_parquet=write_parquet,
+        d_h5=lambda path: write_rows(path, ROWS[:, :2]),
+    )
+    found, _ = converted(comm, "a.npy", "b.npy", "--columns", "2,0")
+    whole = np.concatenate([ROWS.astype(np.float32), np.arange(900).reshape(300, 3)])
+    assert found.dtype == np.float64 and found.tolist() == whole[:, [2, 0]].tolist()
+    found, names = converted(comm, "c.parquet", "d.h5")
+    assert names == ["u", "v"] and np.isnan(found[0, 0])
+    assert found[1:300].tolist() == np.column_stack([ROWS[:, 0], np.arange(300)])[1:].tolist()
+    assert found[300:].tobytes() == ROWS[:, :2].tobytes()
 
 
 EVENTS = np.abs(np.random.default_rng(2).normal(300, 90, (200, 4))).astype(np.float32)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from mpigmm.errors import DataError, MpigmmError, reason, shown
 
+BLOCK_BYTES = 1 << 22
+"""Size of the values of binary files that are read at once."""
+
 
 @contextmanager
 def reading(path: str, *errors: type[Exception]) -> Iterator[None]:

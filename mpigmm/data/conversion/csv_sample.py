@@ -165,10 +165,10 @@ def split(row: str, delimiter: str) -> list[str]:
     table = parsed(row, delimiter)
     columns = dict.fromkeys(table.column_names, pa.binary())
     texts = parsed(row, delimiter, types=columns)
-    return [decoded(column[0].as_py()) for column in texts.columns]
+    return [field_text(column[0].as_py()) for column in texts.columns]
 
 
-def decoded(field: bytes) -> str:
+def field_text(field: bytes) -> str:
     """A field as text."""
     try:
         return field.decode().strip()
@@ -188,12 +188,12 @@ def text_columns(text: str, dialect: Dialect) -> dict[int, str]:
     for i, column in enumerate(table.columns):
         if column.type not in NUMBERS:
             values = [value for value in column.to_pylist() if value is not None]
-            if not any(map(is_number, values)):
-                found[i] = decoded(values[0]) if isinstance(values[0], bytes) else str(values[0])
+            if not any(map(is_number_text, values)):
+                found[i] = field_text(values[0]) if isinstance(values[0], bytes) else str(values[0])
     return found
 
 
-def is_number(value: object) -> bool:
+def is_number_text(value: object) -> bool:
     """Whether a field is a number."""
     try:
         float(str(value))

@@ -10,19 +10,30 @@ from mpigmm.data.conversion.base import InputFile, ReadOptions
 from mpigmm.data.conversion.csv_file import open_csv
 from mpigmm.data.conversion.fcs_file import FCS_MAGIC, open_fcs
 from mpigmm.data.conversion.npz_file import NPZ_MAGIC, open_npz
-from mpigmm.data.hdf5_source import natural_key, resolve_paths
+from mpigmm.data.conversion.rows_file import open_rows
+from mpigmm.data.file_source import natural_key, resolve_paths
+from mpigmm.data.formats import first_bytes
+from mpigmm.data.npy_file import NPY_MAGIC
+from mpigmm.data.row_files import check_file
 from mpigmm.errors import ConfigError, DataError, reason, shown
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
-SUFFIXES = (*TEXT_SUFFIXES, ".npz", ".fcs")
-PACKED = (".gz", ".bz2", ".zst", ".xz")
+INPUT_SUFFIXES = (*TEXT_SUFFIXES, ".npy", ".npz", ".parquet", ".pq", ".fcs")
+MAGIC_BYTES = 8
+COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
 """Compressions by the first bytes of a file."""
 
 Open = Callable[[str, ReadOptions], InputFile]
 
-FORMATS: dict[bytes, Open] = {FCS_MAGIC: open_fcs, NPZ_MAGIC: open_npz}
+FORMATS: dict[bytes, Open] = {
+    FCS_MAGIC: open_fcs,
+    NPZ_MAGIC: open_npz,
+    NPY_MAGIC: open_rows,
+    b"PAR1": open_rows,
+    b"\x89HDF": open_rows,
+}
 """What reads files that begin with these bytes. All others are text."""
 
 
@@ -54,20 +65,21 @@ def files_in(path: str) -> list[str]:
     except OSError as error:
         raise DataError(f"{shown(path)} cannot be read{reason(error)}; check its permissions") from None
     if not found:
-        raise DataError(f"{shown(path)} has no files to convert; their names end with {', '.join(SUFFIXES)}")
+        raise DataError(f"{shown(path)} has no files to convert; their names end with {', '.join(INPUT_SUFFIXES)}")
     return sorted(found, key=natural_key)
 
 
 def is_known(path: Path) -> bool:
     """Whether the suffix of a file is that of a known format."""
-    name = path.with_suffix("") if path.suffix.lower() in PACKED else path
-    suffixes = SUFFIXES if name == path else TEXT_SUFFIXES
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    suffixes = INPUT_SUFFIXES if name == path else TEXT_SUFFIXES
     return name.suffix.lower() in suffixes
 
 
 def open_input(path: str, options: ReadOptions) -> InputFile:
     """Describe a file by its first bytes. Raises `DataError` and `ConfigError`."""
-    head = first_bytes(path)
+    check_file(path)
+    head = first_bytes(path, MAGIC_BYTES)
     found = next((read for magic, read in FORMATS.items() if head.startswith(magic)), None)
     if options.compensate and found is not open_fcs:
         raise ConfigError(f"--compensate: {shown(path)} is no FCS file; leave the option out")
@@ -75,21 +87,3 @@ def open_input(path: str, options: ReadOptions) -> InputFile:
         return found(path, options)
     compression = next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
     return open_csv(path, compression, options)
-
-
-def first_bytes(path: str) -> bytes:
-    """The first bytes of a file. Raises `DataError`."""
-    name = shown(path)
-    try:
-        if not path:
-            raise DataError("an empty name is given; name a file of rows")
-        if not Path(path).exists():
-            raise DataError(f"{name} does not exist; check the path and the working directory")
-        if not Path(path).is_file():
-            raise DataError(f"{name} is not a regular file; name a file of rows")
-        with open(path, "rb") as file:
-            return file.read(8)
-    except PermissionError:
-        raise DataError(f"{name} may not be read by this user; check its permissions") from None
-    except OSError as error:
-        raise DataError(f"{name} cannot be read{reason(error)}; check the path and its permissions") from None

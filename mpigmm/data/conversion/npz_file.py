@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.data.conversion.base import Columns, InputFile, Part, ReadOptions, reading
+from mpigmm.data.conversion.base import BLOCK_BYTES, Columns, InputFile, Part, ReadOptions, reading
+from mpigmm.data.npy_file import HEADERS
 from mpigmm.errors import DataError, shown
 
 NPZ_MAGIC = b"PK\3\4"
 NPZ_ERRORS = (KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 """Exceptions for an archive that is damaged."""
-
-BLOCK_BYTES = 1 << 22
-
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 from mpigmm.data.conversion.base import Columns, InputFile
 from mpigmm.data.conversion.csv_text import decimal_remedy
+from mpigmm.data.row_files import MOST_NAMES, check_differ, names_text
 from mpigmm.errors import ConfigError, DataError, counted, shown
-
-MOST_NAMES = 20
-"""Largest number of columns that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +60,13 @@ def check_alike(files: Sequence[InputFile]) -> None:
         place, other = shown(each.path), shown(first.path)
         names, expected = Counter(each.columns.names or ()), Counter(first.columns.names or ())
         if names and expected and names != expected:
-            more, less = some(list(names - expected)), some(list(expected - names))
+            more, less = names_text(list(names - expected)), names_text(list(expected - names))
             more, less = more and f" has {more}, which {other} has not", less and f" lacks {less}, which {other} has"
             raise DataError(f"{place}{more}{' and' * bool(more and less)}{less}; {remedy}, or rename them")
         if each.columns.count != first.columns.count:
             raise DataError(
                 f"{place} has {counted(each.columns.count, 'column')}, but {other} has {first.columns.count}; {remedy}"
             )
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of several names, for a message."""
-    return ", ".join(map(shown, names[:MOST_NAMES])) + ", ..." * (len(names) > MOST_NAMES)
 
 
 def listed(wanted: str) -> list[str]:
@@ -91,13 +84,13 @@ def find(file: InputFile, word: str) -> int:
     if len(named) > 1:
         raise ConfigError(
             f"--columns: {shown(word)!r} stands for several columns of {shown(file.path)}: numbers "
-            f"{some([*map(str, named)])}; give a number"
+            f"{names_text([*map(str, named)])}; give a number"
         )
     if named or word in columns.others:
         return named[0] if named else columns.others[word]
     if word.isdecimal() and int(word) < columns.count:
         return int(word)
-    known = some(columns.names) if columns.names else f"0 to {columns.count - 1}"
+    known = names_text(columns.names, word) if columns.names else f"0 to {columns.count - 1}"
     raise ConfigError(f"--columns: {shown(file.path)} has no column {shown(word)!r}; it has {known}")
 
 
@@ -109,13 +102,12 @@ def name_of(columns: Columns, word: str, number: int) -> str:
 
 def check_names(path: str, chosen: Sequence[int], names: Sequence[str] | None) -> None:
     """Raise an error where a column is chosen twice, or a name stands for two columns."""
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError("--columns names a column twice; a repeated feature makes covariances singular")
+    check_differ(chosen, "--columns")
     twice = [name for name, count in Counter(names or ()).items() if count > 1]
     if twice:
         raise DataError(
-            f"{shown(path)} has several columns named {some(twice)}; rename them, or choose others by their numbers "
-            "with --columns"
+            f"{shown(path)} has several columns named {names_text(twice)}; rename them, or choose others by "
+            "their numbers with --columns"
         )
 
 
