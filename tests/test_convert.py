@@ -218,7 +218,7 @@ def test_archives_of_numpy(comm: Comm) -> None:
 
 
 def write_parquet(path: Path) -> None:
-    columns = {"u": pa.array([None, *ROWS[1:, 0]]), "word": ["a"] * 300, "v": pa.array(range(300), pa.int8())}
+    columns = {"u": pa.array([None, *ROWS[1:, 0]]), "word": ["a"] * 300, "v": pa.array(range(300), pa.int16())}
     parquet.write_table(pa.table(columns), path, row_group_size=70)
 
 
