@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,11 @@ def test_the_first_rows_of_a_fit_are_those_of_the_files(comm: Comm, capfd: pytes
     assert run_verb(comm, "fit", "run.yaml") == (0, "")
 
 
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x.csv", "1,2")
+
+
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.savez(file, **arrays)
@@ -291,6 +297,11 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         r"x.csv has text in column 2 \(c\), from line 2 on, such as 'q'",
         {"x_csv": "a,b,c\n1,2,q\n"},
         (),
+    ),
+    "text in a column of a choice": (
+        r"x.csv, line 302, column 2 \(c\): 'z' is no number",
+        {"x_csv": (300, "1,2,z")},
+        ("--columns", "c,a"),
     ),
     "text in a number of the first rows": (
         r"x.csv, line 3, column 1 \(b\): 'z' is no number",
@@ -314,7 +325,7 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "an empty file": ("x.csv is empty", {"x_csv": ""}, ()),
     "an empty file among others": ("y.csv is empty", {"x_csv": text_of(ROWS), "y_csv": ""}, ("y.csv",)),
     "names alone": ("x.csv: no rows", {"x_csv": "a,b\n"}, ()),
-    "no text": ("x.csv is no text", {"x_csv": b"a,\0\n"}, ()),
+    "no text": ("x.csv is no text, nor", {"x_csv": b"a,\0\n"}, ()),
     "UTF-16": ("x.csv is text in UTF-16; save it as UTF-8", {"x_csv": "a,b\n".encode("utf-16")}, ()),
     "an open quote": ("line 3: .*quote|quote .* not closed", {"x_csv": 'a,b\n1,2\n3,"4\n' + "5,6\n" * 100}, ()),
     "other names": (
@@ -363,6 +374,7 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "a file of a cytometer that is cut off": ("x.csv cannot be read as FCS", {"x_csv": b"FCS3.0      "}, ()),
     "an archive that is cut off": ("x.csv cannot be read", {"x_csv": b"PK\3\4 and more"}, ()),
+    "an archive of other files": ("x.csv is an archive of other files", {"x_csv": write_zip}, ()),
     "an archive of two matrices": (
         "x.csv holds a .*, b ",
         {"x_csv": lambda path: write_npz(path, a=ROWS, b=ROWS)},

@@ -84,7 +84,7 @@ def count_rows(work: SharedWork, files: Sequence[InputFile], parts: list[list[Pa
 
     def count(piece: int, check: Check) -> None:
         i, k = todo[piece]
-        counted[i, k] = files[i].count(parts[i][k])
+        counted[i, k] = files[i].count(parts[i][k], check)
         work.stop.pace.step(parts[i][k].n_bytes)
         if work.comm.is_root:
             progress.step()

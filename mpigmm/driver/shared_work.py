@@ -15,7 +15,7 @@ POLL_SECONDS = 0.1
 """Between two looks whether another rank has failed."""
 
 Check = Callable[[], None]
-"""Ends the work with an exception if the run is to stop, or another piece of work has failed."""
+"""Ends a piece of work with an exception if the run is to stop, or another piece has failed."""
 
 
 class EndedElsewhereError(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -103,6 +103,10 @@ class Columns:
         """A column for messages: its number and, if it has one, its name."""
         return f"column {column}" if self.names is None else f"column {column} ({shown(self.names[column])})"
 
+    def name_of(self, word: str, number: int) -> str:
+        """The name in the output of a column that has names: the one by which it was chosen, unless by its number."""
+        return word if self.names is None or word in self.others else self.names[number]
+
 
 @dataclass(frozen=True)
 class InputFile(ABC):
@@ -124,8 +128,15 @@ class InputFile(ABC):
     def parts(self) -> list[Part]:
         """The parts of the file, in order."""
 
-    def count(self, part: Part) -> Part | None:
-        """The part with its rows counted; None where the file cannot be cut into parts. Raises `DataError`."""
+    def count(self, part: Part, check: Callable[[], None]) -> Part | None:
+        """The part with its rows counted; None where the file cannot be cut into parts. Raises `DataError`.
+
+        Parameters
+        ----------
+        part : Part
+        check : callable
+            Called now and then; it ends a long count with an exception.
+        """
         return part
 
     def uncut(self) -> InputFile:

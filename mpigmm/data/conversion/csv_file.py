@@ -6,7 +6,7 @@ import io
 import lzma
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
@@ -64,9 +64,9 @@ class TextFile(InputFile):
     n_bytes: int
     compression: str | None
 
-    def count(self, part: Part) -> Part | None:
+    def count(self, part: Part, check: Callable[[], None]) -> Part | None:
         with self._located(part), reading(self.path, lzma.LZMAError):
-            return self._count(part)
+            return self._count(part, check)
 
     def read(self, part: Part, columns: Sequence[int]) -> Iterator[NDArray[np.float64]]:
         n_rows = 0
@@ -98,7 +98,7 @@ class TextFile(InputFile):
             return f"row {row + 1:,} from line {part.first_line:,} on"
 
     @abstractmethod
-    def _count(self, part: Part) -> Part | None:
+    def _count(self, part: Part, check: Callable[[], None]) -> Part | None:
         """As `count`. Raises `RowError`, and `OSError` or `EOFError`."""
 
     @abstractmethod
@@ -125,7 +125,7 @@ class CutFile(TextFile):
         lines = accumulate((part.n_lines for part in parts), initial=self.layout.first_line)
         return [replace(part, first_line=line) for part, line in zip(parts, lines, strict=False)]
 
-    def _count(self, part: Part) -> Part | None:
+    def _count(self, part: Part, check: Callable[[], None]) -> Part | None:
         with open_descriptor(self.path) as descriptor:
             start, stop = (self._line_start(descriptor, offset) for offset in (part.start, part.stop))
             counter = count_lines(descriptor, start, stop)
@@ -175,9 +175,9 @@ class StreamedFile(TextFile):
         whole = self.n_bytes * (1 if self.compression is None else COMPRESSION)
         return [Part(0, self.n_bytes, whole, first_line=self.layout.first_line)]
 
-    def _count(self, part: Part) -> Part | None:
+    def _count(self, part: Part, check: Callable[[], None]) -> Part | None:
         with self._source() as source:
-            return replace(part, n_rows=count_rows(source, self.layout.dialect))
+            return replace(part, n_rows=count_rows(source, self.layout.dialect, check))
 
     def _blocks(self, part: Part, columns: Sequence[int]) -> Iterator[NDArray[np.float64]]:
         with self._source() as source:

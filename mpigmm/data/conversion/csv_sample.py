@@ -135,7 +135,8 @@ def check_text(path: str, raw: bytes) -> None:
     """Raise `DataError` where bytes are no text in an encoding that contains ASCII."""
     if b"\0" in raw:
         is_wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-        raise DataError(f"{shown(path)} is {'text in UTF-16; save it as UTF-8' if is_wide else 'no text'}")
+        other = "no text, nor a file of another format that can be converted (npy, npz, Parquet, HDF5, FCS)"
+        raise DataError(f"{shown(path)} is {'text in UTF-16; save it as UTF-8' if is_wide else other}")
 
 
 def find_delimiter(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,7 +15,8 @@ from pyarrow import csv
 
 from mpigmm.errors import counted, shown
 
-MISSING = ("", "NaN", "nan", "NAN", "-nan", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "None", "NaT")
+NOT_A_NUMBER = ("NaN", "nan", "NAN", "-NaN", "-nan", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND")
+MISSING = ("", *NOT_A_NUMBER, "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "null", "NULL", "None", "NaT")
 """Fields that stand for missing values."""
 
 END = "\x03"
@@ -98,10 +99,11 @@ def read_numbers(
         yield matrix(previous)[:-1]
 
 
-def count_rows(source: Any, dialect: Dialect) -> int:
+def count_rows(source: Any, dialect: Dialect, check: Callable[[], None]) -> int:
     """Number of rows of a text, to whose end `Dialect.end` was added. Raises `RowError`."""
     n_rows, last = 0, None
     for batch in batches(source, dialect, [0], pa.binary()):
+        check()
         n_rows += batch.num_rows
         last = batch.column(0)[-1].as_py() if batch.num_rows else last
     if last != END.encode():
@@ -116,10 +118,10 @@ def batches(
     try:
         yield from dialect.open(source, columns, kind, has_quotes=has_quotes)
     except pa.ArrowInvalid as error:
-        raise row_error(str(error), columns) from None
+        raise row_error(str(error)) from None
 
 
-def row_error(message: str, columns: Sequence[int]) -> RowError:
+def row_error(message: str) -> RowError:
     """The error that a message of pyarrow's describes."""
     row = re.search(r"Row #(\d+)", message)
     number = int(row[1]) - 1 if row else None

@@ -72,7 +72,12 @@ class NpzFile(InputFile):
 def open_npz(path: str, options: ReadOptions) -> NpzFile:
     """Describe an archive. Raises `DataError`."""
     with reading(path, *NPZ_ERRORS), zipfile.ZipFile(path) as archive:
-        members = [describe_member(archive, name) for name in archive.namelist()]
+        names = archive.namelist()
+        if not all(name.endswith(".npy") for name in names):
+            raise DataError(
+                f"{shown(path)} is an archive of other files than .npy; unpack it, or save a spreadsheet as CSV"
+            )
+        members = [describe_member(archive, name) for name in names]
     chosen = matrix_or_vectors(path, members)
     dtype = np.result_type(*(member.dtype for member in chosen)).newbyteorder("=").str
     if len(chosen) > 1:

@@ -34,18 +34,11 @@ class Selection:
 def select(files: Sequence[InputFile], wanted: str | None) -> Selection:
     """The columns with these names or numbers, separated by commas, or all. Raises `DataError` and `ConfigError`.
 
-    Files with names are matched by the names, those without by their numbers of columns.
+    The columns of other files are found by their names or, if files have no names, by their numbers.
     """
     first = files[0].columns
     check_alike(files)
-    if wanted is None:
-        chosen, names = tuple(range(first.count)), first.names
-    else:
-        words = listed(wanted)
-        chosen = tuple(find(files[0], word) for word in words)
-        names = (
-            None if first.names is None else tuple(name_of(first, *pair) for pair in zip(words, chosen, strict=True))
-        )
+    chosen, names = (range(first.count), first.names) if wanted is None else find_all(files[0], listed(wanted))
     check_names(files[0].path, chosen, names)
     numbers = tuple(numbers_in(each, first, chosen) for each in files)
     for each, columns in zip(files, numbers, strict=True):
@@ -77,6 +70,12 @@ def listed(wanted: str) -> list[str]:
     return words
 
 
+def find_all(file: InputFile, words: Sequence[str]) -> tuple[Sequence[int], tuple[str, ...] | None]:
+    """The numbers of columns, and their names in the output, if they have any. Raises `ConfigError`."""
+    chosen = [find(file, word) for word in words]
+    return chosen, file.columns.names and tuple(map(file.columns.name_of, words, chosen))
+
+
 def find(file: InputFile, word: str) -> int:
     """The number of a column by its name or number. Raises `ConfigError`."""
     columns = file.columns
@@ -92,12 +91,6 @@ def find(file: InputFile, word: str) -> int:
         return int(word)
     known = names_text(columns.names, word) if columns.names else f"0 to {columns.count - 1}"
     raise ConfigError(f"--columns: {shown(file.path)} has no column {shown(word)!r}; it has {known}")
-
-
-def name_of(columns: Columns, word: str, number: int) -> str:
-    """The name of a column in the output: the one by which it was chosen, unless that was its number."""
-    assert columns.names is not None
-    return word if word in columns.others else columns.names[number]
 
 
 def check_names(path: str, chosen: Sequence[int], names: Sequence[str] | None) -> None:
