@@ -66,6 +66,8 @@ class Part:
         None until they are counted.
     first_line, n_lines : int
         Number of the line of text with which the part begins, from 1, and how many lines it has.
+    is_plain : bool
+        Whether it is known to be text without quotes and words for missing values.
     """
 
     start: int
@@ -74,6 +76,7 @@ class Part:
     n_rows: int | None = None
     first_line: int = 0
     n_lines: int = 0
+    is_plain: bool = False
 
 
 @dataclass(frozen=True)

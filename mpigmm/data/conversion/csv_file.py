@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mpigmm.data.conversion.base import Columns, InputFile, Part, ReadOptions, reading
 from mpigmm.data.conversion.csv_sample import Layout, read_layout
 from mpigmm.data.conversion.csv_text import RowError, TextWithEnd, count_rows, read_numbers
-from mpigmm.data.conversion.lines import QUOTE, Bytes, count_lines, line_of_row, next_line
+from mpigmm.data.conversion.lines import count_lines, line_of_row, next_line
 from mpigmm.data.files import read_bytes
 from mpigmm.errors import DataError, shown
 
@@ -129,9 +129,10 @@ class CutFile(TextFile):
         with open_descriptor(self.path) as descriptor:
             start, stop = (self._line_start(descriptor, offset) for offset in (part.start, part.stop))
             counter = count_lines(descriptor, start, stop)
-        if counter.has_split_row:
+        if counter.has_split_row or counter.in_quotes:
             return None
-        return replace(part, start=start, stop=stop, n_rows=counter.n_rows, n_lines=counter.n_lines)
+        n_rows, n_lines = counter.n_rows, counter.n_lines
+        return replace(part, start=start, stop=stop, n_rows=n_rows, n_lines=n_lines, is_plain=counter.is_plain)
 
     def _line_start(self, descriptor: int, offset: int) -> int:
         """Where the first line of the rows begins at an offset or after it."""
@@ -140,11 +141,10 @@ class CutFile(TextFile):
 
     def _blocks(self, part: Part, columns: Sequence[int]) -> Iterator[NDArray[np.float64]]:
         text = self._text(part, self.layout.dialect.end)
-        has_quotes = bool((text == QUOTE).any())
         source = pa.BufferReader(pa.py_buffer(text.data))
-        yield from read_numbers(source, self.layout.dialect, columns, has_quotes=has_quotes)
+        yield from read_numbers(source, self.layout.dialect, columns, is_plain=part.is_plain)
 
-    def _text(self, part: Part, end: bytes = b"") -> Bytes:
+    def _text(self, part: Part, end: bytes = b"") -> NDArray[np.uint8]:
         """The bytes of a part, and others after them."""
         size = part.stop - part.start
         text = np.empty(size + len(end), np.uint8)

@@ -68,30 +68,30 @@ class Dialect:
         return f"\n{self.delimiter.join([END] * self.n_columns)}\n".encode()
 
     def open(
-        self, source: Any, columns: Sequence[int], kind: pa.DataType, *, has_quotes: bool = True
+        self, source: Any, columns: Sequence[int], kind: pa.DataType, *, is_plain: bool = False
     ) -> csv.CSVStreamingReader:
-        """A reader of some columns; without quotes in the text it is faster. Raises `ArrowInvalid`."""
+        """A reader of some columns, which is faster for plain text (`Part.is_plain`). Raises `ArrowInvalid`."""
         names, chosen = [*map(str, range(self.n_columns))], [*map(str, columns)]
         block = min(max(PARSED_BYTES, PARSED_LINES * self.longest_line, 2 * len(self.end)), LONGEST_LINE)
         return csv.open_csv(
             source,
             read_options=csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
-            parse_options=csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=has_quotes),
+            parse_options=csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=not is_plain),
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(chosen, kind),
                 include_columns=chosen,
-                null_values=[*MISSING, END],
+                null_values=["", END] if is_plain else [*MISSING, END],
                 decimal_point=self.decimal,
             ),
         )
 
 
 def read_numbers(
-    source: Any, dialect: Dialect, columns: Sequence[int], *, has_quotes: bool = True
+    source: Any, dialect: Dialect, columns: Sequence[int], *, is_plain: bool = False
 ) -> Iterator[NDArray[np.float64]]:
     """The rows of a text, to whose end `Dialect.end` was added, in blocks (n, D). Raises `RowError`."""
     previous: pa.RecordBatch | None = None
-    for batch in batches(source, dialect, columns, pa.float64(), has_quotes=has_quotes):
+    for batch in batches(source, dialect, columns, pa.float64(), is_plain=is_plain):
         if previous is not None:
             yield matrix(previous)
         previous = batch if batch.num_rows else previous
@@ -112,11 +112,11 @@ def count_rows(source: Any, dialect: Dialect, check: Callable[[], None]) -> int:
 
 
 def batches(
-    source: Any, dialect: Dialect, columns: Sequence[int], kind: pa.DataType, *, has_quotes: bool = True
+    source: Any, dialect: Dialect, columns: Sequence[int], kind: pa.DataType, *, is_plain: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a text in blocks. Raises `RowError`."""
     try:
-        yield from dialect.open(source, columns, kind, has_quotes=has_quotes)
+        yield from dialect.open(source, columns, kind, is_plain=is_plain)
     except pa.ArrowInvalid as error:
         raise row_error(str(error)) from None
 

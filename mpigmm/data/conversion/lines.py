@@ -13,13 +13,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.data.files import read_bytes
-
 FEED, RETURN, QUOTE = 10, 13, 34
 COUNT_BYTES = 1 << 17
 """Bytes that are counted at once: they and the arrays made from them fit into a processor's cache."""
 
-Bytes = NDArray[np.uint8]
+NUMBER_MARKS = (b'"', b"n", b"N")
+"""Bytes that do not occur in plain numbers: quotes, and letters that all words for missing values and infinity have."""
 
 
 class LineCounter:
@@ -30,47 +29,52 @@ class LineCounter:
     n_rows : int
     n_lines : int
         Line ends.
+    is_plain : bool
+        Whether none of `NUMBER_MARKS` occurs.
+    has_split_row : bool
+        Whether a line that has ended has an odd number of quotes, and may therefore end within a field.
+    in_quotes : bool
+        The same of the last line.
     """
 
     def __init__(self) -> None:
         self.n_rows = self.n_lines = 0
-        self._after_end, self._after_return = True, False
-        self._in_quotes = self._has_split_row = False
+        self.is_plain = True
+        self.has_split_row = self.in_quotes = False
+        self._last = FEED
 
-    def add(self, block: Bytes) -> None:
+    def add(self, block: bytes) -> None:
         """Count a block of at least one byte."""
-        ends = block == FEED
-        self.n_lines += int(np.count_nonzero(ends)) - bool(self._after_return and ends[0])
-        returns = block == RETURN
-        if returns.any():
-            self.n_lines += int(np.count_nonzero(returns)) - int(np.count_nonzero(returns[:-1] & ends[1:]))
+        characters = np.frombuffer(block, np.uint8)
+        ends = characters == FEED
+        n_ends = int(np.count_nonzero(ends)) - (self._last == RETURN and block[0] == FEED)
+        if b"\r" in block:
+            returns = characters == RETURN
+            n_ends += int(np.count_nonzero(returns)) - int(np.count_nonzero(returns[:-1] & ends[1:]))
             ends |= returns
-        self.n_rows += int(np.count_nonzero(ends[:-1] > ends[1:])) + bool(self._after_end and not ends[0])
-        self._follow_quotes(block, ends)
-        self._after_end, self._after_return = bool(ends[-1]), bool(returns[-1])
+        self.n_lines += n_ends
+        self.n_rows += int(np.count_nonzero(ends[:-1])) - int(np.count_nonzero(ends[:-1] & ends[1:]))
+        self.n_rows += self._last in (FEED, RETURN) and not ends[0]
+        self.is_plain = self.is_plain and not any(mark in block for mark in NUMBER_MARKS)
+        if b'"' in block or self.in_quotes:
+            self._follow_quotes(characters, ends)
+        self._last = block[-1]
 
-    @property
-    def has_split_row(self) -> bool:
-        """Whether a line has an odd number of quotes, and may therefore end within a field."""
-        return self._has_split_row or self._in_quotes
-
-    def _follow_quotes(self, block: Bytes, ends: NDArray[np.bool_]) -> None:
-        quotes = block == QUOTE
-        if not quotes.any():
-            self._has_split_row |= self._in_quotes and bool(ends.any())
-            return
-        is_inside = (np.cumsum(quotes, dtype=np.uint8) + np.uint8(self._in_quotes)) & 1
-        self._has_split_row |= bool(is_inside[ends].any())
-        self._in_quotes = bool(is_inside[-1])
+    def _follow_quotes(self, characters: NDArray[np.uint8], ends: NDArray[np.bool_]) -> None:
+        is_inside = (np.cumsum(characters == QUOTE, dtype=np.uint8) + np.uint8(self.in_quotes)) & 1
+        self.has_split_row |= bool(is_inside[ends].any())
+        self.in_quotes = bool(is_inside[-1])
 
 
 def count_lines(descriptor: int, start: int, stop: int) -> LineCounter:
     """Count the rows of bytes start to stop - 1 of an open file. Raises `EOFError`."""
-    counter, buffer = LineCounter(), np.empty(COUNT_BYTES, np.uint8)
-    for offset in range(start, stop, COUNT_BYTES):
-        block = buffer[: min(COUNT_BYTES, stop - offset)]
-        read_bytes(descriptor, offset, block)
+    counter, offset = LineCounter(), start
+    while offset < stop:
+        block = os.pread(descriptor, min(COUNT_BYTES, stop - offset), offset)
+        if not block:
+            raise EOFError
         counter.add(block)
+        offset += len(block)
     return counter
 
 
