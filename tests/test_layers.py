@@ -97,6 +97,7 @@ PUT_OFF = {
     ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",
     ("config.py", "mpigmm.core.covariances"): "NumPy, as before",
     ("config.py", "mpigmm.core.priors"): "NumPy, as before",
+    ("data/conversion/rows_file.py", "mpigmm.data.parquet_file"): "it loads pyarrow.parquet, which only Parquet needs",
     ("driver/memory_recorder.py", "mpigmm.runs.model_file"): "it loads h5py, which starts MPI if it was built with it",
     ("core/matrices.py", "scipy.linalg.lapack"): "only full and tied need it, and it opens hundreds of files",
     ("core/gpu/discovery.py", "cupy"): "it takes seconds to load, and is missing where there is no GPU",

@@ -96,7 +96,7 @@ def read_numbers(
             yield matrix(previous)
         previous = batch if batch.num_rows else previous
     if previous is not None and previous.num_rows > 1:
-        yield matrix(previous)[:-1]
+        yield matrix(previous.slice(0, previous.num_rows - 1))
 
 
 def count_rows(source: Any, dialect: Dialect, check: Callable[[], None]) -> int:
@@ -152,8 +152,19 @@ def matrix(batch: pa.RecordBatch) -> NDArray[np.float64]:
     """The values of a block of rows (n, D), with NaN where they are missing."""
     values = np.empty((batch.num_rows, batch.num_columns))
     for i, column in enumerate(batch.columns):
-        values[:, i] = column.to_numpy(zero_copy_only=False)
+        values[:, i] = vector(column)
     return values
+
+
+def vector(column: Any) -> NDArray[np.float64]:
+    """The values of a column, with NaN where they are missing; its method `to_numpy` would import pandas."""
+    rows = slice(column.offset, column.offset + len(column))
+    bits, numbers = column.buffers()
+    values: NDArray[np.float64] = np.frombuffer(numbers, np.float64)[rows]
+    if not column.null_count:
+        return values
+    is_valid = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[rows]
+    return np.where(is_valid, values, np.nan)
 
 
 class TextWithEnd(io.RawIOBase):

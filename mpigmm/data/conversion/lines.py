@@ -17,9 +17,6 @@ FEED, RETURN, QUOTE = 10, 13, 34
 COUNT_BYTES = 1 << 17
 """Bytes that are counted at once: they and the arrays made from them fit into a processor's cache."""
 
-NUMBER_MARKS = (b'"', b"n", b"N")
-"""Bytes that do not occur in plain numbers: quotes, and letters that all words for missing values and infinity have."""
-
 
 class LineCounter:
     """Counts the rows and lines of consecutive blocks of text, the first of which begins a line.
@@ -30,7 +27,7 @@ class LineCounter:
     n_lines : int
         Line ends.
     is_plain : bool
-        Whether none of `NUMBER_MARKS` occurs.
+        Whether there are neither quotes nor words for missing values.
     has_split_row : bool
         Whether a line that has ended has an odd number of quotes, and may therefore end within a field.
     in_quotes : bool
@@ -55,7 +52,7 @@ class LineCounter:
         self.n_lines += n_ends
         self.n_rows += int(np.count_nonzero(ends[:-1])) - int(np.count_nonzero(ends[:-1] & ends[1:]))
         self.n_rows += self._last in (FEED, RETURN) and not ends[0]
-        self.is_plain = self.is_plain and not any(mark in block for mark in NUMBER_MARKS)
+        self.is_plain = self.is_plain and not has_words(block, characters)
         if b'"' in block or self.in_quotes:
             self._follow_quotes(characters, ends)
         self._last = block[-1]
@@ -64,6 +61,12 @@ class LineCounter:
         is_inside = (np.cumsum(characters == QUOTE, dtype=np.uint8) + np.uint8(self.in_quotes)) & 1
         self.has_split_row |= bool(is_inside[ends].any())
         self.in_quotes = bool(is_inside[-1])
+
+
+def has_words(block: bytes, characters: NDArray[np.uint8]) -> bool:
+    """Whether text has quotes, or the letter N of all words for missing values, in either case."""
+    has_letters = characters.max() >= ord("N")  # faster than to look for them
+    return b'"' in block or bool(has_letters and (b"n" in block or b"N" in block))
 
 
 def count_lines(descriptor: int, start: int, stop: int) -> LineCounter:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from mpigmm.data.conversion.base import BLOCK_BYTES, Columns, InputFile, Part, ReadOptions
 from mpigmm.data.file_source import FileHeader, FileSource, read_header
 from mpigmm.data.formats import PARQUET
-from mpigmm.data.parquet_file import ParquetTable
 from mpigmm.data.row_files import DATASET
 from mpigmm.rows import VALUES, Field
 
@@ -55,6 +54,8 @@ def open_rows(path: str, options: ReadOptions) -> RowsFile:
     header = read_header([path], DATASET)
     columns = Columns(header.n_features, header.feature_names)
     if header.formats[0] == PARQUET:
+        from mpigmm.data.parquet_file import ParquetTable
+
         return RowsFile(path, header.dtype, columns, header, tuple(ParquetTable(path).group_ends))
     step = max(1, ROWS_BYTES // header.row_bytes)
     ends = (*range(step, header.n_rows, step), header.n_rows)
