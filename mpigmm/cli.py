@@ -19,6 +19,7 @@ from mpigmm.requests import (
     SelectRequest,
     VerbRequest,
 )
+from mpigmm.row_arguments import rows_request
 from mpigmm.version import __version__
 
 LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES = 2**31 - 1, 2**53, 2**24
@@ -35,7 +36,12 @@ ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; it
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that override the file's.")]
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="Model file, as written by fit.")]
 DataFiles = Annotated[
-    list[str], typer.Argument(metavar="DATA", help="HDF5 files with rows, or quoted globs; their rows are one matrix.")
+    list[str],
+    typer.Argument(
+        metavar="DATA [KEY=VALUE]",
+        help="HDF5 files with rows, or quoted globs; their rows are one matrix. Keys of the sections data and compute; "
+        "data.columns and data.missing are those of the fit unless they are given.",
+    ),
 ]
 Dataset = Annotated[
     str | None, typer.Option(help="Dataset that holds the rows; else the one that the model was fitted to, or /X.")
@@ -98,24 +104,39 @@ def predict(
     context: typer.Context,
     model: ModelFile,
     data: DataFiles,
-    out: Annotated[str, typer.Option(help="HDF5 file to write: /labels, /log_density, /files and /offsets.")],
+    out: Annotated[str, typer.Option(help="HDF5 file to write.")],
     dataset: Dataset = None,
     proba: Annotated[
         int,
         typer.Option(min=0, metavar="M", help="Also write the M largest posteriors, and of which components."),
     ] = 0,
+    anomaly: Annotated[
+        float | None,
+        typer.Option(metavar="Q", help="Also mark the rows whose log-density is at most its quantile Q, 0 < Q < 1."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
     ] = False,
 ) -> None:
-    """Assign rows to components."""
-    context.obj.append(PredictRequest(model, tuple(data), out, dataset, proba, overwrite))
+    """Assign rows to components. The datasets of --out have an entry for each row:
+
+    /labels: the component with the largest posterior; -1 for a row that data.missing=drop leaves out.
+
+    /log_density: log of the mixture's density at the row; NaN for such a row.
+
+    /proba, /components (with --proba): the M largest posteriors, and their components.
+
+    /anomaly (with --anomaly): whether the log-density is at or below the quantile.
+
+    /files and /offsets say from which file and row each entry comes.
+    """
+    context.obj.append(PredictRequest(model, rows_request(data, dataset), out, proba, anomaly, overwrite))
 
 
 @app.command()
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
-    """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
-    context.obj.append(ScoreRequest(model, tuple(data), dataset))
+    """Print log-likelihood, AIC, BIC and ICL of a model on rows, and how well each component describes its rows."""
+    context.obj.append(ScoreRequest(model, rows_request(data, dataset)))
 
 
 @app.command()

@@ -10,7 +10,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -34,6 +34,8 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "ki
 
 LARGEST = 2**63 - 1
 """Largest whole number: HDF5 files and MPI messages hold integers of 64 bits."""
+
+NO_KEYS: Mapping[str, str] = {}
 
 YAML_TYPES = {"int": "a whole number", "float": "a number", "timestamp": "a date", "bool": "true or false"}
 
@@ -80,13 +82,31 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> FitOptions:
     return options
 
 
-def resolve(raw: dict[str, Any], overrides: Sequence[str], sections: Collection[str] = tuple(SECTIONS)) -> FitOptions:
-    """Options from nested mappings and overrides of some sections; raises `ConfigError`."""
+def resolve(
+    raw: dict[str, Any],
+    overrides: Sequence[str],
+    sections: Collection[str] = tuple(SECTIONS),
+    refused: Mapping[str, str] = NO_KEYS,
+) -> FitOptions:
+    """Options from nested mappings and overrides; raises `ConfigError`.
+
+    Parameters
+    ----------
+    raw : dict
+    overrides : sequence of str
+    sections : collection of str
+        Those that may be overridden.
+    refused : dict of str to str
+        Keys of these sections that may not be overridden, each with the reason.
+    """
     faults = []
     for override in overrides:
-        section = override.partition(".")[0]
+        section, key = override.partition(".")[0], override.partition("=")[0]
         if section in SECTIONS and section not in sections:
             faults.append(f"{section}: has no meaning here; the sections that have are {', '.join(sections)}")
+            continue
+        if key in refused:
+            faults.append(f"{key}: has no meaning here; {refused[key]}")
             continue
         try:
             apply_override(raw, override)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpigmm.options import FitOptions, OpsChoice
+from mpigmm.options import ComputeOptions, DataOptions, FitOptions, OpsChoice
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,44 @@ class SelectRequest(FitRequest):
 
 
 @dataclass(frozen=True)
+class RowsRequest:
+    """The rows to which a verb applies a model, and how it computes.
+
+    Attributes
+    ----------
+    data : DataOptions
+        Its `path` holds the files.
+    compute : ComputeOptions
+    given : frozenset of str
+        Keys of section ``data`` that the user has set. Of the others, the model may know better (`open_header`).
+    """
+
+    data: DataOptions
+    compute: ComputeOptions
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class PredictRequest:
-    """``predict``: a model, files of rows, the file to write; `proba`: how many of the largest posteriors to write."""
+    """``predict``: a model, rows, the file to write.
+
+    `proba` says how many of the largest posteriors to write, `anomaly` up to which quantile rows are marked.
+    """
 
     model: str
-    data: tuple[str, ...]
+    rows: RowsRequest
     out: str
-    dataset: str | None = None
     proba: int = 0
+    anomaly: float | None = None
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """``score``: a model, and files of rows."""
+    """``score``: a model, and rows."""
 
     model: str
-    data: tuple[str, ...]
-    dataset: str | None = None
+    rows: RowsRequest
 
 
 @dataclass(frozen=True)

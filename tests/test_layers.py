@@ -33,7 +33,7 @@ LAYERS = (
     "estimator | selection",
     "api",
     "fitted",
-    "exchange | calls | own_rows | settings",
+    "exchange | calls | own_rows | settings | row_arguments",
     "config",
     "commands",
     "driver",

@@ -13,6 +13,7 @@ from mpigmm.data.hdf5_source import Hdf5Source, column_names, find_dataset, read
 from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
 from mpigmm.driver.score_rows import open_header, recorded, recorded_columns
 from mpigmm.errors import EXIT_DONE, ConfigError, DataError, counted, shown
+from mpigmm.options import DataOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import PlotRequest
@@ -138,8 +139,9 @@ def names_and_rows(
     """Names of all features, where known, and some features of the rows that the request names; raises `DataError`."""
     if not request.data:
         return names_of_fit(model), NO_ROWS
-    weights = recorded_weights(model, request.data)
-    header = open_header(model, model_path, request.data, request.dataset, weights)
+    named = () if request.dataset is None else ("dataset",)
+    data = DataOptions(list(request.data), request.dataset or "", recorded_weights(model, request.data))
+    header = open_header(model, model_path, data, named)
     rows = sample_rows(Hdf5Source(header), features, check)
     if rows.n_left_out:
         write_message(f"mpigmm: {counted(rows.n_left_out, 'row')} with values that are not finite, not drawn")

@@ -7,13 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from mpigmm.core.exact import FloatArray
-from mpigmm.data.hdf5_source import Hdf5Source, input_files
+from mpigmm.core.arrays import Array
+from mpigmm.data.hdf5_source import input_files
 from mpigmm.data.output import Column, Content, RowWriter
-from mpigmm.driver.layout import Layout
-from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior, open_stream
+from mpigmm.data.source import Header
+from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior
 from mpigmm.driver.row_output import RowOutput, writing_rows
-from mpigmm.driver.score_rows import open_task
+from mpigmm.driver.score_rows import open_rows, open_task
+from mpigmm.driver.worker import RankContext
 from mpigmm.errors import EXIT_DONE, ConfigError, counted, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -21,22 +22,25 @@ from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.requests import PredictRequest
 from mpigmm.rows import Rows
 
+LEFT_OUT = -1
+"""Label of a row that is left out."""
+
 
 def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
     """Assign the rows of a request to components; returns the exit code. Collective."""
     task = None
     with comm.together():
         if comm.is_root:
-            task = open_task(request.model, request.data, request.dataset, stop.check)
+            task = open_task(request.model, request.rows, stop.check)
             check_request(request, task)
     task = comm.bcast(task)
-    context = open_stream(comm, Hdf5Source(task.header), task, stop)
+    context = open_rows(comm, task, request.rows, stop)
     output = None
     with comm.together():
         if comm.is_root:
-            output = described(request, task, context.layout)
-    with writing_rows(comm, output, stop) as writer, comm.together(), single_threaded_blas:
-        new_function = partial(tile_writer, writer, context.block.tile_rows, request.proba)
+            output = described(request, task, context)
+    with writing_rows(comm, output, stop) as writer, comm.together(), single_threaded_blas, context.guarded():
+        new_function = partial(tile_writer, writer, context, request.proba)
         for_each_posterior(context, task, new_function, writer.is_finished)
     return EXIT_DONE
 
@@ -50,9 +54,9 @@ def check_request(request: PredictRequest, task: ScoreTask) -> None:
         )
 
 
-def described(request: PredictRequest, task: ScoreTask, layout: Layout) -> RowOutput:
+def described(request: PredictRequest, task: ScoreTask, context: RankContext) -> RowOutput:
     """The file to write, with the names of the model and of the files of the rows."""
-    header = task.header
+    header, layout = task.header, context.layout
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
     return RowOutput(
         verb="predict",
@@ -61,13 +65,24 @@ def described(request: PredictRequest, task: ScoreTask, layout: Layout) -> RowOu
         content=Content(
             n_rows=header.n_rows,
             columns=columns(request.proba),
-            attributes={"model": model, "dataset": header.dataset},
-            tables={"files": [os.fsencode(path) for path in header.paths], "offsets": header.first_rows},
+            attributes={"model": model, "dataset": header.dataset, "rows": [header.start, header.stop]},
+            tables={"files": [os.fsencode(path) for path in header.paths], "offsets": offsets(header)},
         ),
         inputs=[request.model, *input_files(header)],
-        job=repr((header, layout.tile_rows)),
+        job=repr((header, task.drop, layout.tile_rows, computed_with(context))),
         n_parts=layout.n_tiles,
     )
+
+
+def offsets(header: Header) -> list[int]:
+    """For each file, the entry of the output that its first row has or, if the row is not used, would have."""
+    return [first - header.start for first in header.first_rows]
+
+
+def computed_with(context: RankContext) -> tuple[str, ...]:
+    """What the last bits of log-densities depend on: the devices and their array operations."""
+    kinds = context.devices.kinds
+    return (context.host_ops.name, *(kinds if context.devices.mixed else kinds[:1]))
 
 
 def columns(proba: int) -> dict[str, Column]:
@@ -78,17 +93,23 @@ def columns(proba: int) -> dict[str, Column]:
     return found
 
 
-def tile_writer(writer: RowWriter, tile_rows: int, proba: int) -> PosteriorFunction:
+def tile_writer(writer: RowWriter, context: RankContext, proba: int) -> PosteriorFunction:
     """A function that writes the labels, log-densities and largest posteriors of a tile."""
+    get = context.ops.arrays.get
 
-    def write_tile(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
-        first = rows.first
-        writer.write("labels", first, resp.argmax(axis=0))
-        writer.write("log_density", first, log_density)
+    def write_tile(rows: Rows, resp: Array, log_density: Array) -> None:
+        first, labels, density = rows.first, get(resp.argmax(axis=0)), get(log_density)
+        left_out = np.isnan(density)
+        labels[left_out] = LEFT_OUT
+        writer.write("labels", first, labels)
+        writer.write("log_density", first, density)
         if proba:
-            largest = np.argsort(-resp, axis=0, kind="stable")[:proba]
-            writer.write("proba", first, np.take_along_axis(resp, largest, axis=0).T)
+            posteriors = get(resp)
+            largest = np.argsort(-posteriors, axis=0, kind="stable")[:proba]
+            posteriors = np.take_along_axis(posteriors, largest, axis=0)
+            posteriors[:, left_out], largest[:, left_out] = np.nan, LEFT_OUT
+            writer.write("proba", first, posteriors.T)
             writer.write("components", first, largest.T)
-        writer.finish(first // tile_rows)
+        writer.finish(first // context.block.tile_rows)
 
     return write_tile

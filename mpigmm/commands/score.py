@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 
-from mpigmm.data.hdf5_source import Hdf5Source
 from mpigmm.driver.criteria import criteria
-from mpigmm.driver.posteriors import ScoreTask, open_stream
-from mpigmm.driver.score_rows import open_task
+from mpigmm.driver.posteriors import ScoreTask
+from mpigmm.driver.score_rows import open_rows, open_task
 from mpigmm.driver.scoring import Score, summed_scores
 from mpigmm.errors import EXIT_DONE
 from mpigmm.parallel.comm import Comm
@@ -23,9 +22,9 @@ def run(comm: Comm, request: ScoreRequest, stop: StopRequest) -> int:
     task = None
     with comm.together():
         if comm.is_root:
-            task = open_task(request.model, request.data, request.dataset, stop.check)
+            task = open_task(request.model, request.rows, stop.check)
     task = comm.bcast(task)
-    context = open_stream(comm, Hdf5Source(task.header), task, stop)
+    context = open_rows(comm, task, request.rows, stop)
     with single_threaded_blas:
         score = summed_scores(context, task)
     if comm.is_root:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from mpigmm.errors import shown
@@ -71,6 +71,11 @@ class Header:
     def kept_fields(self) -> Fields:
         """The arrays that every pass needs: all but the starting labels, which are read anew where they are needed."""
         return {name: field for name, field in self.fields.items() if name != LABEL}
+
+    def only(self, *names: str) -> Header:
+        """The header of the same rows with the arrays of these names alone."""
+        datasets = {name: self.datasets[name] for name in names}
+        return replace(self, datasets=datasets, fields={name: self.fields[name] for name in names})
 
     @property
     def weights_name(self) -> str:
