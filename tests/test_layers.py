@@ -53,7 +53,7 @@ CORE = (
     "mixture",
     "covariances | estep",
     "factors statistics",
-    "data_summary row_checks sampling adjusted_rand",
+    "data_summary row_checks sampling adjusted_rand quantile",
     "ops",
     "gpu",
     "tile tile_rows",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from mpigmm.core.arrays import Array
-from mpigmm.data.hdf5_source import input_files
+from mpigmm.data.hdf5_source import Hdf5Source, input_files
 from mpigmm.data.output import Column, Content, RowWriter
 from mpigmm.data.source import Header
+from mpigmm.driver.anomalies import WrittenRows
 from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior
 from mpigmm.driver.row_output import RowOutput, writing_rows
 from mpigmm.driver.score_rows import open_rows, open_task
@@ -20,10 +26,14 @@ from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.requests import PredictRequest
-from mpigmm.rows import Rows
+from mpigmm.rows import VALUES, Rows
+from mpigmm.runs.streams import write_message
 
 LEFT_OUT = -1
 """Label of a row that is left out."""
+
+THRESHOLD = "anomaly_log_density"
+"""Attribute with the log-density up to which rows are anomalies."""
 
 
 def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
@@ -34,38 +44,66 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
             task = open_task(request.model, request.rows, stop.check)
             check_request(request, task)
     task = comm.bcast(task)
-    context = open_rows(comm, task, request.rows, stop)
+    unweighted = replace(task, header=task.header.only(VALUES))
+    context = open_rows(comm, unweighted, request.rows, stop)
     output = None
     with comm.together():
         if comm.is_root:
             output = described(request, task, context)
-    with writing_rows(comm, output, stop) as writer, comm.together(), single_threaded_blas, context.guarded():
-        new_function = partial(tile_writer, writer, context, request.proba)
-        for_each_posterior(context, task, new_function, writer.is_finished)
+    with writing_rows(comm, output, stop) as writer, single_threaded_blas:
+        with comm.together(), context.guarded():
+            new_function = partial(tile_writer, writer, context, request.proba)
+            for_each_posterior(context, unweighted, new_function, writer.is_finished)
+        summary = finish(request, task, context, writer)
+    if comm.is_root:
+        write_message(f"mpigmm: {shown(request.out)}: {summary} in {time.monotonic() - stop.begun:.1f} s")
     return EXIT_DONE
 
 
 def check_request(request: PredictRequest, task: ScoreTask) -> None:
-    """Raise `UserError` where the request does not fit the model."""
+    """Raise `UserError` where the request does not make sense, or does not fit the model."""
     if request.proba > task.mixture.n_components:
         raise ConfigError(
             f"--proba {request.proba}: {shown(request.model)} has {counted(task.mixture.n_components, 'component')}; "
             "ask for no more"
         )
+    if request.anomaly is not None and not 0 < request.anomaly < 1:
+        raise ConfigError(f"--anomaly {request.anomaly:g} is not valid; give a share of the rows, 0 < Q < 1")
+
+
+def finish(request: PredictRequest, task: ScoreTask, context: RankContext, writer: RowWriter) -> str:
+    """Mark anomalies, if that is asked for; returns what is known of all rows. Collective; raises `AgreedError`."""
+    rows, parts = WrittenRows(context, writer, Hdf5Source(task.header)), [counted(task.header.n_rows, "row")]
+    n_left_out = rows.count_left_out() if task.drop else 0
+    if n_left_out:
+        parts.append(f"{n_left_out:,} of them left out (NaN or infinity; label {LEFT_OUT})")
+    if request.anomaly is not None:
+        threshold = rows.quantile(decimal(request.anomaly))
+        writer.attributes[THRESHOLD] = threshold
+        parts.append(f"{rows.mark(threshold):,} anomalies (log-density <= {threshold:.9g})")
+    return ", ".join(parts)
+
+
+def decimal(number: float) -> Fraction:
+    """The decimal number that Python writes for a float, exactly: 1/10 for 0.1."""
+    return Fraction(repr(number))
 
 
 def described(request: PredictRequest, task: ScoreTask, context: RankContext) -> RowOutput:
     """The file to write, with the names of the model and of the files of the rows."""
     header, layout = task.header, context.layout
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
+    attributes: dict[str, Any] = {"model": model, "dataset": header.dataset, "rows": [header.start, header.stop]}
+    if request.anomaly is not None:
+        attributes |= {"anomaly": request.anomaly, THRESHOLD: math.nan}
     return RowOutput(
         verb="predict",
         path=request.out,
         overwrite=request.overwrite,
         content=Content(
             n_rows=header.n_rows,
-            columns=columns(request.proba),
-            attributes={"model": model, "dataset": header.dataset, "rows": [header.start, header.stop]},
+            columns=columns(request),
+            attributes=attributes,
             tables={"files": [os.fsencode(path) for path in header.paths], "offsets": offsets(header)},
         ),
         inputs=[request.model, *input_files(header)],
@@ -85,11 +123,13 @@ def computed_with(context: RankContext) -> tuple[str, ...]:
     return (context.host_ops.name, *(kinds if context.devices.mixed else kinds[:1]))
 
 
-def columns(proba: int) -> dict[str, Column]:
+def columns(request: PredictRequest) -> dict[str, Column]:
     """Datasets of the output with one entry for each row of the input."""
-    found = {"labels": Column((), "int32"), "log_density": Column((), "float64")}
-    if proba:
-        found |= {"proba": Column((proba,), "float64"), "components": Column((proba,), "int32")}
+    found, m = {"labels": Column((), "int32"), "log_density": Column((), "float64")}, request.proba
+    if m:
+        found |= {"proba": Column((m,), "float64"), "components": Column((m,), "int32")}
+    if request.anomaly is not None:
+        found["anomaly"] = Column((), "bool")
     return found
 
 

@@ -73,12 +73,13 @@ def column_names(header: Header) -> list[str] | None:
 
 
 def input_files(header: Header) -> Iterator[str]:
-    """All files that values are read from, those behind links and virtual datasets included; raises `DataError`."""
+    """All files that rows are read from, those behind links and virtual datasets included; raises `DataError`."""
     for path, n_rows in zip(header.paths, header.lengths, strict=True):
         with open_hdf5(path) as file:
-            dataset = get_dataset(file, path, header.dataset)
-            yield from (path, dataset.file.filename)
-            yield from (origin.path for origin in Origins(dataset).find(0, n_rows))
+            for name in header.datasets.values():
+                dataset = get_dataset(file, path, name)
+                yield from (path, dataset.file.filename)
+                yield from (origin.path for origin in Origins(dataset).find(0, n_rows))
 
 
 def read_header(
