@@ -95,7 +95,7 @@ def described(request: PredictRequest, task: ScoreTask, context: RankContext) ->
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
     attributes: dict[str, Any] = {"model": model, "dataset": header.dataset, "rows": [header.start, header.stop]}
     if request.anomaly is not None:
-        attributes |= {"anomaly": request.anomaly, THRESHOLD: math.nan}
+        attributes |= {"anomaly_quantile": request.anomaly, THRESHOLD: math.nan}
     return RowOutput(
         verb="predict",
         path=request.out,

@@ -134,13 +134,13 @@ class RankContext:
         except DeviceMemoryError as error:
             raise DeviceMemoryError(
                 f"the GPU of rank {rank} ({gpu.name} on {host()}) has no room for a tile of {self.block.tile_rows} "
-                f"rows ({error}); lower compute.tile_rows and add --restart, let fewer ranks share it, or set "
-                "compute.device: cpu"
+                f"rows ({error}); lower compute.tile_rows (a fit then needs --restart), let fewer ranks share it, "
+                "or set compute.device: cpu"
             ) from None
         except DeviceError as error:
             raise DeviceError(
                 f"the GPU of rank {rank} ({gpu.name} on {host()}) failed: {error}; run the same command again to go on "
-                "from the last checkpoint, on another node if it fails again"
+                "from what is saved, on another node if it fails again"
             ) from None
 
     @property
