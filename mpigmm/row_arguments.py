@@ -20,6 +20,9 @@ REFUSED = {
 }
 """Keys of the sections ``data`` and ``compute`` that cannot be overridden, each with the reason."""
 
+NAMED = "as named"
+"""Stands for the files, in whose names the shell alone expands variables."""
+
 
 def rows_request(arguments: Sequence[str], dataset: str | None) -> RowsRequest:
     """The rows that the arguments after the model name, and how to compute; raises `ConfigError`.
@@ -39,12 +42,13 @@ def rows_request(arguments: Sequence[str], dataset: str | None) -> RowsRequest:
     if dataset is not None and "data.dataset" in keys:
         raise ConfigError("--dataset and data.dataset say the same; give one of them")
     named = {} if dataset is None else {"dataset": dataset}
-    options = resolve({"data": {"path": files, **named}}, overrides, ("data", "compute"), REFUSED)
+    options = resolve({"data": {"path": NAMED, **named}}, overrides, ("data", "compute"), REFUSED)
+    data = dataclasses.replace(options.data, path=files)
     compute = options.compute
     if "compute.memory" not in keys:
         compute = dataclasses.replace(compute, memory=0)  # rows are read once, a few tiles at a time
     given = {key.removeprefix("data.") for key in keys if key.startswith("data.")}
-    return RowsRequest(options.data, compute, frozenset(given | named.keys()))
+    return RowsRequest(data, compute, frozenset(given | named.keys()))
 
 
 def is_override(argument: str) -> bool:

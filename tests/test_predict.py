@@ -186,7 +186,7 @@ def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: py
     if comm.is_root:
         write_rows(Path("long.h5"), np.tile(ROWS, (200, 1)))
     comm.mpi.Barrier()
-    command = ("predict", "m.h5", "long.h5", "--out", "long.labels.h5")
+    command = ("predict", "m.h5", "long.h5", "compute.tile_rows=5000", "--out", "long.labels.h5")
     tiles: list[int] = []
     most = 10**6
 
