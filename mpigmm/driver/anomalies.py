@@ -11,7 +11,6 @@ import numpy as np
 from mpigmm.core.exact import FloatArray, IntArray
 from mpigmm.core.quantile import N_PASSES, NO_WEIGHTS, QuantileSearch, WeightUnits, exponent_bounds
 from mpigmm.core.row_checks import BadRowError, check_sample_weight
-from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.data.output import RowWriter
 from mpigmm.data.source import Source
 from mpigmm.driver.reduction import Reduction
@@ -41,7 +40,6 @@ class WrittenRows:
     """
 
     def __init__(self, context: RankContext, writer: RowWriter, source: Source) -> None:
-        keep_freed_memory()
         self._context, self._writer, self._source = context, writer, source
         self._fields = {name: field for name, field in source.header.fields.items() if name == SAMPLE_WEIGHT}
 

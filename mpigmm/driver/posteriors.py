@@ -20,6 +20,7 @@ from mpigmm.core.row_checks import (
     used_values,
 )
 from mpigmm.core.tile import Tile
+from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.devices import choose_devices, common_ops
 from mpigmm.driver.layout import choose_tile_rows, lay_out
@@ -145,6 +146,7 @@ def for_each_posterior(
     is_done : callable
         Whether to leave out the tile with this number.
     """
+    keep_freed_memory()
     centre = safe_centre(task.mixture, task.centre)
     e_step = EStep(task.mixture.e_step_inputs(centre, ops=context.ops))
     row_filter = RowFilter(context, task, centre)
