@@ -104,7 +104,7 @@ bench-gpu: $(STAMP)  ## an iteration on a GPU against its limits, scikit-learn a
 	python tests/gpu.py $@
 
 docs: $(STAMP)  ## make docs/configuration.md from the options, and the docs as a site in site/
-	python -c "from mpigmm.config import reference; print(reference(), end='')" > docs/configuration.md
+	python -c "from mpigmm.config_text import reference; print(reference(), end='')" > docs/configuration.md
 	mkdocs build --quiet
 
 docs-serve: $(STAMP)  ## show the docs at http://127.0.0.1:8000, anew after each change

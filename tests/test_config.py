@@ -9,9 +9,11 @@ import pytest
 import yaml
 from support import write_config
 
-from mpigmm.config import dump, load_config, parse_size, reference
+from mpigmm.config import dump, load_config
+from mpigmm.config_text import reference
 from mpigmm.errors import ConfigError
 from mpigmm.options import FitOptions
+from mpigmm.quantities import parse_size
 
 CONTRACT = """
 data:    {path: photo.h5, dataset: /X, weights: null, columns: null, rows: null, missing: error}
