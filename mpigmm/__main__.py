@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import NoReturn, Protocol, TypeVar
 
 from mpigmm.data.malloc import PROCESS
-from mpigmm.errors import EXIT_FAULT, AgreedError, MpigmmError
-from mpigmm.parallel.launcher import end_with_parent, launched
+from mpigmm.errors import EXIT_DONE, EXIT_FAULT, AgreedError, MpigmmError
+from mpigmm.parallel.comm import SingleProcess
+from mpigmm.parallel.launcher import end_with_parent, forget_launcher, launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
     BenchRequest,
@@ -41,9 +42,12 @@ VERBS = {
 
 QUESTIONS = {"--help", "--version"}
 
+WITHOUT_MPI = {"inspect", "plot"}
+"""Verbs that one process carries out without MPI, which takes longer to start."""
+
 
 class Ranks(Protocol):
-    """The part of an `MpiComm` that this module uses; importing the class itself would load MPI."""
+    """The part of an `MpiComm` that this module uses; importing that class would load MPI."""
 
     rank: int
     size: int
@@ -62,7 +66,7 @@ def main() -> NoReturn:
     """Run the command line on all ranks; ends the process with an exit code of `mpigmm.errors`."""
     prepare_streams()
     arguments = sys.argv[1:]
-    code = answer(arguments)
+    code = run_alone(arguments) if WITHOUT_MPI.intersection(arguments[:1]) else answer(arguments)
     if code is None:
         code = run(arguments)
     finish_streams()
@@ -78,6 +82,25 @@ def answer(arguments: list[str]) -> int | None:
         return None
     request, code = parsed(arguments)
     return code if request is None else None
+
+
+def run_alone(arguments: list[str]) -> int:
+    """Carry out the command line without MPI, on the first of the processes that a launcher may have started.
+
+    The others end at once: launchers accept processes that never start MPI. Returns the exit code.
+    """
+    rank, size = launched()
+    if rank:
+        return EXIT_DONE
+    stop = StopRequest()
+    stop.listen()
+    end_with_parent()
+    if size > 1:
+        forget_launcher()
+    PROCESS.is_ours = True
+    code = guard(SingleProcess(), arguments, stop)
+    stop.ignore()
+    return code
 
 
 def run(arguments: list[str]) -> int:

@@ -144,9 +144,9 @@ def plan(
 def inspect(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A model, checkpoint or data file.")],
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, in full precision.")] = False,
 ) -> None:
-    """Describe the content of a file."""
+    """Describe the content of a file: the components of a model, or the datasets. Needs no MPI."""
     context.obj.append(InspectRequest(file, json))
 
 
