@@ -42,7 +42,7 @@ VERBS = {
 
 QUESTIONS = {"--help", "--version"}
 
-WITHOUT_MPI = {"inspect", "plot"}
+WITHOUT_MPI = {"config", "inspect", "plot"}
 """Verbs that one process carries out without MPI, which takes longer to start."""
 
 

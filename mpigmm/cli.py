@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from mpigmm.config import dump, load_config, resolve
+from mpigmm.config_text import example_file, part_of_file, whole_file
+from mpigmm.errors import ConfigError
 from mpigmm.options import OpsChoice
 from mpigmm.requests import (
     BenchRequest,
@@ -148,6 +150,19 @@ def inspect(
 ) -> None:
     """Describe the content of a file: the components of a model, or the datasets. Needs no MPI."""
     context.obj.append(InspectRequest(file, json))
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="A key such as em.tol, or a section such as em; else all.")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a short file to begin with.")] = False,
+) -> None:
+    """Print a config file of all keys with their defaults, and what they mean as comments."""
+    if example and key is not None:
+        raise ConfigError(f"--example prints a whole file: leave out {key!r}, or --example")
+    print(example_file() if example else whole_file() if key is None else part_of_file(key))
 
 
 @app.command()

@@ -200,14 +200,15 @@ def _unknown_names(raw: dict[str, Any]) -> Iterator[str]:
     known = [f"{section}.{field.name}" for section, o in SECTIONS.items() for field in dataclasses.fields(o)]
     for section, keys in raw.items():
         if section not in SECTIONS:
-            yield _unknown("section", str(section), list(SECTIONS))
+            yield unknown("section", str(section), list(SECTIONS))
             continue
         for key in keys if isinstance(keys, dict) else ():
             if f"{section}.{key}" not in known:
-                yield _unknown("key", f"{section}.{key}", known)
+                yield unknown("key", f"{section}.{key}", known)
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """The message for a name that is none of the known ones, with the nearest of them."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     own = name.rpartition(".")[2]
     nearest = nearest or [k for k in known if difflib.get_close_matches(own, [k.rpartition(".")[2]], cutoff=0.6)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import types
 import typing
@@ -51,4 +52,5 @@ def type_text(hint: Any, bounds: str) -> str:
 
 
 def yaml_text(value: Any) -> str:
-    return "null" if value is None else str(value)
+    """A value as YAML reads it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
