@@ -18,19 +18,25 @@ FEW = 5
 """Largest number of components that a message names."""
 
 
-def problem_text(summary: DataSummary, header: Header, options: FitOptions) -> str:
-    """Size of the data and of the mixture."""
+def problem_text(summary: DataSummary, header: Header, options: FitOptions, n_ranks: int) -> str:
+    """Size of the data and of the mixture, and the number of ranks."""
     return (
         f"{counted(summary.n_samples, 'row')} of {counted(header.n_features, 'feature')}, "
-        f"{counted(options.model.n_components, 'component')}, {options.model.covariance_type}"
+        f"{counted(options.model.n_components, 'component')}, {options.model.covariance_type}, "
+        f"on {counted(n_ranks, 'rank')}"
     )
 
 
 def tell_beginning(
-    voice: Voice, summary: DataSummary, header: Header, options: FitOptions, warnings: Sequence[str | None]
+    voice: Voice,
+    summary: DataSummary,
+    header: Header,
+    options: FitOptions,
+    n_ranks: int,
+    warnings: Sequence[str | None],
 ) -> None:
     """Tell the user what is going to be fitted."""
-    voice.say(problem_text(summary, header, options))
+    voice.say(problem_text(summary, header, options, n_ranks))
     dropped = dropped_text(summary, header)
     if dropped:
         voice.say(dropped)

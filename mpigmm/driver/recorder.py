@@ -101,7 +101,7 @@ class Recorder(MemoryRecorder):
         self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint, devices=kinds, speeds=plan.speeds)
         self._open_files()
         resumed = f"resuming start {plan.progress.init + 1} after iteration {plan.resumed_from}"
-        tell_beginning(self.voice, data_summary, self.header, self.options, warnings)
+        tell_beginning(self.voice, data_summary, self.header, self.options, devices.n_ranks, warnings)
         if plan.resumed_from is not None:
             self.say(resumed)
 
