@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
+from signal import SIGTERM
 from typing import NoReturn, Protocol, TypeVar
 
 from mpigmm.data.malloc import PROCESS
 from mpigmm.errors import EXIT_DONE, EXIT_FAULT, AgreedError, MpigmmError
-from mpigmm.parallel.comm import SingleProcess
 from mpigmm.parallel.launcher import end_with_parent, forget_launcher, launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
@@ -25,7 +26,7 @@ from mpigmm.requests import (
     SelectRequest,
     VerbRequest,
 )
-from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message
+from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message, write_to_terminal
 
 T = TypeVar("T")
 
@@ -98,6 +99,8 @@ def run_alone(arguments: list[str]) -> int:
     if size > 1:
         forget_launcher()
     PROCESS.is_ours = True
+    from mpigmm.parallel.comm import SingleProcess
+
     code = guard(SingleProcess(), arguments, stop)
     stop.ignore()
     return code
@@ -146,6 +149,8 @@ def guard(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:
     except AgreedError as error:
         if comm.is_root:
             say(str(error))
+            if is_mute(stop):
+                write_to_terminal(f"mpigmm: {error}")
         code = error.exit_code
     except BaseException as error:
         # The other ranks do not know of this error, and may be waiting for this rank in a collective call.
@@ -158,6 +163,14 @@ def guard(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:
         if comm.size > 1:
             comm.abort(code)
     return code
+
+
+def is_mute(stop: StopRequest) -> bool:
+    """Whether the launcher drops what this process writes.
+
+    Open MPI's mpirun does so once the user has pressed Ctrl-C; it then sends TERM to all ranks.
+    """
+    return stop.received is SIGTERM and "OMPI_COMM_WORLD_RANK" in os.environ
 
 
 def serve(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:

@@ -81,6 +81,7 @@ HOMES = {
 
 PUT_OFF = {
     ("__main__.py", "mpigmm.parallel.mpi"): "help and the version need no MPI, which takes longer to start",
+    ("__main__.py", "mpigmm.parallel.comm"): "it loads NumPy, which help and the version do not need",
     ("__main__.py", "mpigmm.cli"): "only root reads the command line, and so loads typer, pydantic and yaml",
     ("__main__.py", "import_module"): "a verb loads its own module alone",
     ("__init__.py", "import_module"): "importing the package loads nothing but the version and the errors",

@@ -151,7 +151,7 @@ def test_a_job_that_meets_its_limit_goes_back_to_the_queue_and_ends_in_the_same_
     config.write_text(f"{problem.read_text()}compute: {{threads: 1}}\n".replace("max_iter: 40", "max_iter: 1000000"))
     limit, script = ("--time=1", "--signal=B:USR1@30"), str(JOBS / "fit-requeue.sbatch")
     job = slurm.submit(*SIZE, *limit, script, str(config), f"output.dir={out}", LAUNCHER="mpirun")
-    stopped = "interrupted by SIGUSR1; run the same command again to go on"
+    stopped = "interrupted by SIGUSR1 after iteration"
     slurm.until(slurm.output, lambda text: stopped in text, 90, job)
     n_iter = len(read_lines(out / "convergence.jsonl")) + 50
     config.write_text(config.read_text().replace("max_iter: 1000000", f"max_iter: {n_iter}"))

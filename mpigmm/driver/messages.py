@@ -9,7 +9,7 @@ from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header
 from mpigmm.errors import counted
 from mpigmm.options import FitOptions
-from mpigmm.runs.state import Fitted
+from mpigmm.runs.state import Fitted, Progress
 from mpigmm.runs.voice import Voice
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
@@ -55,6 +55,12 @@ def precision_text(iteration: int, bits: int) -> str:
     """From which iteration on tiles are float32 or float64, and the reason for float64."""
     text = f"iteration {iteration} and those after it are computed in float{bits}"
     return f"{text}: {TOO_COARSE}" if bits == 64 else text
+
+
+def iteration_text(progress: Progress) -> str:
+    """The last complete iteration of a fit, and of which start, unless that is the first."""
+    name = f"iteration {progress.iteration}" if progress.iteration else "the first mixture"
+    return name + (f" of start {progress.init + 1}" if progress.init else "")
 
 
 def result_text(name: str, best: Fitted) -> str:
