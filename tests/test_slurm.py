@@ -31,6 +31,23 @@ def test_job_scripts_parse_and_name_no_site(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True, timeout=30)
     assert "LAUNCHER" in text and "python -m mpigmm fit" in text
     assert not any(word in text for word in ("--partition", "--account", "--qos", "-A ", "-q "))
+    assert "\n# module load " in text and "mem=" in text and any(word in text for word in ("--output=", "-o mpigmm"))
+
+
+@pytest.mark.parametrize("name", ["fit.pbs", "fit.lsf", "fit.sbatch", "fit-gpu.sbatch"])
+def test_a_job_script_hands_further_settings_to_fit(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data.columns=0").touch()  # which data.columns=[0,2] would match as a pattern
+    settings = ["em.max_iter=500", "data.columns=[0,2]"]
+    told = {"LAUNCHER": "echo", "PBS_O_WORKDIR": str(tmp_path)}
+    if name.endswith(".sbatch"):
+        arguments = ["run.yaml", *settings]
+    else:
+        arguments, told = [], told | {"CONFIG": "run.yaml", "SETTINGS": " ".join(settings)}
+    command = ["bash", str(JOBS / name), *arguments]
+    done = subprocess.run(
+        command, env=clean_environment() | told, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.startswith("python -m mpigmm fit run.yaml em.max_iter=500 data.columns=[0,2]"), done.stderr
 
 
 REQUEUED = "requeue 77"
