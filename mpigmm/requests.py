@@ -16,6 +16,9 @@ PREDICTED = {
 }
 """The datasets that ``predict`` writes, and what they hold."""
 
+Datasets = str | tuple[str, ...]
+"""A dataset with the rows, or several that are one column each."""
+
 
 @dataclass(frozen=True)
 class FitRequest:
@@ -39,7 +42,7 @@ class PredictRequest:
     model: str
     data: tuple[str, ...]
     out: str
-    dataset: str | None = None
+    dataset: Datasets | None = None
     proba: int = 0
     overwrite: bool = False
 
@@ -50,7 +53,7 @@ class ScoreRequest:
 
     model: str
     data: tuple[str, ...]
-    dataset: str | None = None
+    dataset: Datasets | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class PlotRequest:
 
     source: str
     data: tuple[str, ...] = ()
-    dataset: str | None = None
+    dataset: Datasets | None = None
     features: str | None = None
     out: str | None = None
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import TYPES, blobs, launch, write_rows
 
-from mpigmm.commands.inspect import described
+from mpigmm.commands.inspect import content_text
 from mpigmm.commands.predict import run as predict
 from mpigmm.core.mixture import Mixture
 from mpigmm.parallel.comm import SingleProcess
@@ -69,15 +69,13 @@ def test_a_table_of_any_mixture_fits_a_line(kind: str, n_components: int, n_feat
 def test_a_model_for_people_and_as_json(tmp_path: Path) -> None:
     mixture, path = mixture_of("full", 2, 3), tmp_path / "model.h5"
     config = {"data": {"path": "x.h5", "missing": "error"}, "em": {"tol": 1e-9, "reseed": True}, "of old": {"a": None}}
-    save_model(path, Model(mixture, 1000, -1.25, 7, True, config))
-    with h5py.File(path, "a") as file:
-        file.attrs["feature_names"] = ["energy", "length", "width"]
-    text = described(path, False, never)
+    save_model(path, Model(mixture, 1000, -1.25, 7, True, config, ("energy", "length", "width")))
+    text = content_text(path, False, never)
     assert "\niterations           7, converged\nsettings             data.path: x.h5\n" in text
     assert "em.tol: 1e-09\n" in text and "of old.a: null" in text and "missing" not in text and "reseed" not in text
     assert "\nfeatures             3: energy, length, width\n" in text
     assert "energy length width energy length width" in " ".join(text.split())
-    facts = json.loads(described(path, True, never))
+    facts = json.loads(content_text(path, True, never))
     assert facts["means"] == mixture.means.tolist() and facts["config"] == config
     assert facts["standard_deviations"] == np.sqrt(mixture.variances).tolist()
     assert facts["condition_numbers"] == mixture.condition_numbers.tolist()
@@ -85,9 +83,9 @@ def test_a_model_for_people_and_as_json(tmp_path: Path) -> None:
 
 def test_what_a_foreign_model_does_not_say_is_left_out(tmp_path: Path) -> None:
     save_model(tmp_path / "model.h5", Model(mixture_of("diag", 2, 2)))
-    text = described(tmp_path / "model.h5", False, never)
+    text = content_text(tmp_path / "model.h5", False, never)
     assert not any(word in text for word in ("nan", "rows", "iterations", "settings", "size"))
-    assert json.loads(described(tmp_path / "model.h5", True, never))["mean_log_likelihood"] is None
+    assert json.loads(content_text(tmp_path / "model.h5", True, never))["mean_log_likelihood"] is None
 
 
 def test_rows_and_predictions_in_words(tmp_path: Path) -> None:
@@ -95,14 +93,14 @@ def test_rows_and_predictions_in_words(tmp_path: Path) -> None:
     with h5py.File(write_rows(rows, blobs(50, 2, 2)), "a") as file:
         file["X"].attrs["columns"] = ["energy", "length"]
         file["u"] = h5py.Empty("f8")
-    text = described(rows, False, never)
+    text = content_text(rows, False, never)
     assert "/X       50 x 2     float64  -       columns energy, length\n/u       no values" in text
-    assert json.loads(described(rows, True, never))["datasets"]["/X"]["columns"] == ["energy", "length"]
+    assert json.loads(content_text(rows, True, never))["datasets"]["/X"]["columns"] == ["energy", "length"]
     save_model(model, Model(mixture_of("full", 2, 2)))
     predict(SingleProcess(), PredictRequest(str(model), (str(rows),), str(out), "/X", 2), StopRequest())
     with h5py.File(out) as file:
         assert set(file) == set(PREDICTED)
-    text = described(out, False, never)
+    text = content_text(out, False, never)
     assert all(words in text for words in PREDICTED.values())
 
 

@@ -39,11 +39,11 @@ def run(comm: Comm, request: InspectRequest, stop: StopRequest) -> int:
     """Print the content of a file; returns the exit code. Collective."""
     with comm.together():
         if comm.is_root:
-            print_result(described(Path(request.file), request.json, stop.check))
+            print_result(content_text(Path(request.file), request.json, stop.check))
     return EXIT_DONE
 
 
-def described(path: Path, as_json: bool, check: Callable[[], None]) -> str:
+def content_text(path: Path, as_json: bool, check: Callable[[], None]) -> str:
     """The content of a file, `check` as in `hdf5.load`; raises `DataError`."""
     if not path.is_file():
         raise DataError(f"{shown(path)} is not a file; check the path")
@@ -51,7 +51,7 @@ def described(path: Path, as_json: bool, check: Callable[[], None]) -> str:
     kind = found.attributes.get("format")
     if kind == model_file.FORMAT:
         model = model_file.load_model(path, check)
-        return json_text(model_facts(path, model)) if as_json else model_text(path, model, names_of(found, model))
+        return json_text(model_facts(path, model)) if as_json else model_text(path, model)
     if kind == checkpoint.FORMAT:
         state = checkpoint.read_checkpoint(path)
         return json_text(checkpoint_facts(path, state)) if as_json else checkpoint_text(path, state)
@@ -82,13 +82,15 @@ def model_facts(path: Path, model: Model) -> Facts:
         "mean_log_likelihood": model.mean_log_likelihood,
         "n_iter": model.n_iter,
         "converged": model.converged,
+        "feature_names": model.feature_names,
         **component_facts(model.mixture),
         "config": model.config,
     }
 
 
-def model_text(path: Path, model: Model, names: list[str] | None) -> str:
+def model_text(path: Path, model: Model) -> str:
     """The content of a model file for people; what another program has left out is not shown."""
+    names = model.feature_names and tuple(map(shown, model.feature_names))
     lines = [*size_lines("model", path, model.mixture, names)]
     if model.n_samples:
         lines.append(("rows", f"{model.n_samples:,}"))
@@ -193,7 +195,7 @@ def component_facts(mixture: Mixture) -> Facts:
     }
 
 
-def size_lines(kind: str, path: Path, mixture: Mixture, names: list[str] | None = None) -> Lines:
+def size_lines(kind: str, path: Path, mixture: Mixture, names: tuple[str, ...] | None = None) -> Lines:
     """What a file is, and type and size of its mixture."""
     features = f"{mixture.n_features:,}"
     return [
@@ -203,14 +205,6 @@ def size_lines(kind: str, path: Path, mixture: Mixture, names: list[str] | None 
         ("components", f"{mixture.n_components:,}"),
         ("features", f"{features}: {listed(names, 60)}" if names else features),
     ]
-
-
-def names_of(found: Outline, model: Model) -> list[str] | None:
-    """The names of a model's features, if the file has one for each."""
-    names = found.attributes.get("feature_names")
-    if not isinstance(names, list) or len(names) != model.mixture.n_features:
-        return None
-    return [shown(name) for name in names]
 
 
 def settings_lines(settings: Mapping[str, Any]) -> Lines:
