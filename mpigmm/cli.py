@@ -11,6 +11,7 @@ from mpigmm.config_text import example_file, part_of_file, whole_file
 from mpigmm.errors import ConfigError
 from mpigmm.options import OpsChoice
 from mpigmm.requests import (
+    PREDICTED,
     BenchRequest,
     FitRequest,
     InspectRequest,
@@ -47,6 +48,11 @@ Dataset = Annotated[
         help="Dataset that holds the rows, or several that are one column each; else that of the model's fit, or /X.",
     ),
 ]
+
+
+def written(*datasets: str) -> str:
+    """What datasets of the output of `predict` hold, for its help."""
+    return "; ".join(f"/{name}: {PREDICTED[name]}" for name in datasets)
 
 
 def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
@@ -110,11 +116,13 @@ def predict(
     context: typer.Context,
     model: ModelFile,
     data: DataFiles,
-    out: Annotated[str, typer.Option(help="HDF5 file to write: /labels, /log_density, /files and /offsets.")],
+    out: Annotated[
+        str, typer.Option(help=f"HDF5 file to write. {written('labels', 'log_density', 'files', 'offsets')}.")
+    ],
     dataset: Dataset = None,
     proba: Annotated[
         int,
-        typer.Option(min=0, metavar="M", help="Also write the M largest posteriors, and of which components."),
+        typer.Option(min=0, metavar="M", help=f"Write M posteriors as well. {written('proba', 'components')}."),
     ] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
