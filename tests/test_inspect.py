@@ -8,12 +8,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow.parquet
 import pytest
 from support import TYPES, blobs, launch, write_rows
 
 from mpigmm.commands.inspect import content_text
 from mpigmm.commands.predict import run as predict
 from mpigmm.core.mixture import Mixture
+from mpigmm.errors import DataError
 from mpigmm.parallel.comm import SingleProcess
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import PREDICTED, PredictRequest
@@ -102,6 +104,18 @@ def test_rows_and_predictions_in_words(tmp_path: Path) -> None:
         assert set(file) == set(PREDICTED)
     text = content_text(out, False, never)
     assert all(words in text for words in PREDICTED.values())
+
+
+def test_rows_without_datasets(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", blobs(50, 3, 2))
+    assert json.loads(content_text(tmp_path / "x.npy", True, never))["n_samples"] == 50
+    assert "n_features  3\n" in content_text(tmp_path / "x.npy", False, never)
+    table = pyarrow.table({"energy": np.zeros(5), "name": ["a"] * 5})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    assert "\n\ncolumn  type\nenergy  double\nname    string" in content_text(tmp_path / "x.parquet", False, never)
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="make it HDF5 with: mpigmm convert"):
+        content_text(tmp_path / "x.csv", False, never)
 
 
 def test_long_lists_are_shortened() -> None:

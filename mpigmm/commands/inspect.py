@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.mixture import Mixture
+from mpigmm.data.file_source import outline_of
 from mpigmm.errors import EXIT_DONE, DataError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
@@ -47,6 +48,9 @@ def content_text(path: Path, as_json: bool, check: Callable[[], None]) -> str:
     """The content of a file, `check` as in `hdf5.load`; raises `DataError`."""
     if not path.is_file():
         raise DataError(f"{shown(path)} is not a file; check the path")
+    table = outline_of(str(path))
+    if table:
+        return json_text({"kind": "data", "file": str(path), **table}) if as_json else table_text(path, table)
     found = hdf5.outline(path, check)
     kind = found.attributes.get("format")
     if kind == model_file.FORMAT:
@@ -157,6 +161,15 @@ def data_text(path: Path, found: Outline) -> str:
     rows = [dataset_cells(name, each, contents) for name, each in found.datasets.items()]
     titles = ["dataset", "shape", "type", "chunks", "content"]
     return "\n".join([*head(lines), "", *aligned([titles, *rows], left=range(len(titles)))])
+
+
+def table_text(path: Path, table: Facts) -> str:
+    """A file of rows without datasets for people, with the types of its columns where they have names."""
+    lines = [("kind", "data"), ("file", shown(path))]
+    lines += [(name, value_text(value)) for name, value in table.items() if not isinstance(value, dict)]
+    named = table["columns"] if isinstance(table["columns"], dict) else {}
+    cells = [["column", "type"], *([shown(name), kind] for name, kind in named.items())]
+    return "\n".join([*head(lines), *(["", *aligned(cells, left=(0, 1))] if named else [])])
 
 
 def dataset_cells(name: str, dataset: Facts, contents: Mapping[str, str]) -> list[str]:
