@@ -23,8 +23,8 @@ from mpigmm.parallel.partition import count_tiles, own_tiles
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import Workers, count_threads
 
-PART_VALUES = 1 << 17
-"""Values of a part of a sample: a megabyte, unless one block of rows has more."""
+PART_VALUES = 1 << 15
+"""Values of a part of a sample, few enough for the cache, unless one block of rows has more."""
 
 MOST_MAPS = 4
 """Largest number of maps of a `MomentMatching`."""
