@@ -19,7 +19,7 @@ from mpigmm.driver.inference import OfTile, check_features, collect, criteria_of
 from mpigmm.driver.sampler import Sample, draw_all
 from mpigmm.driver.scoring import Score
 from mpigmm.errors import ConfigError, DataError, counted
-from mpigmm.own_rows import Matrix, OwnRows, array_source
+from mpigmm.own_rows import Matrix, OwnRows, array_source, names_in
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model import Model
@@ -203,6 +203,11 @@ class Mixture:
         """Number of features, D."""
         return self._core.n_features
 
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features, where the rows of the fit had names; else None."""
+        return self._model.feature_names
+
     def predict(self, X: Matrix) -> NDArray[np.int64]:  # noqa: N803
         """The component (n,) with the largest posterior probability, of each row (n, D)."""
         return self._of_rows(X, (), np.int64, lambda resp, log_density: resp.argmax(axis=0))
@@ -297,7 +302,7 @@ class Mixture:
         features : sequence of int, optional
             One feature or two; by default the two in which the components differ most.
         feature_names : sequence of str, optional
-            Names of the D features; by default those of the columns of X, if it is a data frame.
+            Names of the D features; by default those of the columns of X, if it is a data frame, or of the mixture.
 
         Returns
         -------
@@ -318,7 +323,7 @@ class Mixture:
         chosen = separating_features(self._core, 2).tolist() if features is None else list(features)
         plots.check_features("features", chosen, self.n_features, 2)
         rows = NO_ROWS if X is None else self._sampled(X, sample_weight, chosen)
-        names = names_in(X) if feature_names is None else list(feature_names)
+        names = tuple(feature_names) if feature_names is not None else names_in(X) or self.feature_names
         if names and len(names) != self.n_features:
             raise ConfigError(f"feature_names: {len(names)} are given, but the mixture has {self.n_features} features")
         axes = plots.new_axes() if ax is None else ax
@@ -384,12 +389,6 @@ class Mixture:
             return score_all(comm, self._core, array_source(comm, own), stop, with_entropy=with_entropy)
 
         return call(comm, NOTHING_LOST, work)
-
-
-def names_in(X: object) -> list[str]:  # noqa: N803
-    """Names of the columns of a data frame, if they are texts."""
-    names = list(getattr(X, "columns", ()))
-    return names if all(isinstance(name, str) for name in names) else []
 
 
 def frozen(model: Model) -> Model:

@@ -241,8 +241,9 @@ class RowWriter:
         with self._lock:
             written, self._written = self._written, []
         os.fsync(self._descriptor)
-        for part in written:
-            os.pwrite(self._descriptor, FINISHED, self.output_file.size + part)
+        parts = np.sort(np.array(written, int))
+        for run in np.split(parts, np.flatnonzero(np.diff(parts) > 1) + 1) if written else ():
+            os.pwrite(self._descriptor, FINISHED * len(run), self.output_file.size + int(run[0]))
 
     def _write(self, content: memoryview, offset: int) -> None:
         left = content.cast("B")
