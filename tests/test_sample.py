@@ -70,6 +70,17 @@ def test_the_rows_are_those_of_the_call(comm: Comm, place: Path, kind: str, *, m
     assert attributes == expected
 
 
+def test_names_of_features_are_those_of_the_model(comm: Comm, place: Path) -> None:
+    """And a fit of the rows knows them."""
+    named = synthetic_mixture(COVARIANCE_TYPES["diag"], 2, 2, 9.0, 0)
+    save_model(Path("named.h5"), Model(named, feature_names=("mass", "energy")))
+    assert run_verb(comm, "sample", "named.h5", "--n-samples", "500", "--out", "s.h5") == (0, "")
+    with h5py.File("s.h5") as file:
+        assert list(file["X"].attrs["columns"]) == ["mass", "energy"]
+    found = mpigmm.fit({"data": {"path": "s.h5"}, "model": {"n_components": 2}}).mixture
+    assert found.feature_names == ("mass", "energy")
+
+
 @pytest.mark.parallel
 def test_ranks_without_rows(comm: Comm, place: Path) -> None:
     assert run_verb(comm, "sample", "full.h5", "--n-samples", "4", "--out", "few.h5", "--moments") == (0, "")

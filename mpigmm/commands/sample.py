@@ -28,6 +28,7 @@ def run(comm: Comm, request: SampleRequest, stop: StopRequest) -> int:
                 sample,
                 overwrite=request.overwrite,
                 attributes={"model": text_of(request.model), "moments": request.moments},
+                feature_names=model.feature_names,
                 inputs=[request.model],
                 moments=request.moments,
             )

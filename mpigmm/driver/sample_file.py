@@ -29,6 +29,7 @@ def sample_output(
     *,
     overwrite: bool,
     attributes: Mapping[str, Any],
+    feature_names: Sequence[str] | None = None,
     inputs: Sequence[str] = (),
     moments: bool = False,
 ) -> RowOutput:
@@ -40,6 +41,8 @@ def sample_output(
         As in `RowOutput`.
     sample : Sample
     attributes : dict
+    feature_names : sequence of str or None
+        Names of the columns of /X.
     moments : bool
         Whether the rows are given the mean and covariance of the mixture.
     """
@@ -48,7 +51,12 @@ def sample_output(
         verb=verb,
         path=path,
         overwrite=overwrite,
-        content=Content(sample.n_rows, columns, {**attributes, "n_samples": sample.n_rows, "seed": sample.seed}),
+        content=Content(
+            n_rows=sample.n_rows,
+            columns=columns,
+            attributes={**attributes, "n_samples": sample.n_rows, "seed": sample.seed},
+            column_attributes={} if feature_names is None else {"X": {"columns": list(feature_names)}},
+        ),
         inputs=inputs,
         job=repr((sample.mixture.digest(), sample.seed, moments, sample.part_rows)),
         n_parts=sample.n_parts,
