@@ -142,7 +142,10 @@ def sample(
     seed: Seed = 0,
     moments: Annotated[
         bool,
-        typer.Option("--moments", help="Map the rows so that mean and covariance are the mixture's to 1e-13."),
+        typer.Option(
+            "--moments",
+            help="Map the rows so that mean and covariance are the mixture's, to 1e-13 of its standard deviations.",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what sample wrote before.")
