@@ -27,8 +27,6 @@ GOOD_ERROR = 2e-14
 WANTED_ERROR = 1e-13
 """Largest error that is left unless the rounding of the rows to float64 is larger; see `MomentMatching.rounding`."""
 
-MOST_MAPS = 4
-
 
 class MomentsError(Exception):
     """A covariance that is singular, or moments that leave the range of float64; the message says which."""
