@@ -50,8 +50,8 @@ LAYERS = (
 CORE = (
     "algorithms",
     "priors",
-    "precision sum_format",
-    "draw marginal",
+    "precision sum_format moments",
+    "draw marginal synthetic_mixture",
     "mixture",
     "covariances | estep",
     "factors statistics",
