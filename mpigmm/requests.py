@@ -16,6 +16,9 @@ PREDICTED = {
 }
 """The datasets that ``predict`` writes, and what they hold."""
 
+DRAWN = {"X": "rows", "labels": "number of the component that each row comes from"}
+"""The same of ``sample`` and ``generate``."""
+
 Datasets = str | tuple[str, ...]
 """A dataset with the rows, or several that are one column each."""
 

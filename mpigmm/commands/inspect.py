@@ -17,7 +17,7 @@ from mpigmm.errors import EXIT_DONE, DataError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.requests import PREDICTED, InspectRequest
+from mpigmm.requests import DRAWN, PREDICTED, InspectRequest
 from mpigmm.runs import checkpoint, hdf5, model_file
 from mpigmm.runs.checkpoint import Checkpoint
 from mpigmm.runs.component_table import component_table
@@ -26,7 +26,7 @@ from mpigmm.runs.model import Model
 from mpigmm.runs.streams import print_result
 from mpigmm.runs.text_table import aligned, listed
 
-CONTENTS: dict[str, Mapping[str, str]] = {"mpigmm-predict": PREDICTED}
+CONTENTS = {"mpigmm-predict": PREDICTED, "mpigmm-sample": DRAWN, "mpigmm-generate": DRAWN}
 """What the datasets of files with rows hold, by the attribute ``format`` and by name."""
 
 Facts = dict[str, Any]
@@ -173,15 +173,15 @@ def table_text(path: Path, table: Facts) -> str:
 
 
 def dataset_cells(name: str, dataset: Facts, contents: Mapping[str, str]) -> list[str]:
-    """The line of a dataset in the table: what it holds, or the names of its columns, come last."""
+    """The line of a dataset in the table; what it holds and the names of its columns come last."""
     shape, chunks, columns = dataset["shape"], dataset["chunks"], dataset.get("columns")
-    words = contents.get(name.removeprefix("/"), "")
+    words = [contents.get(name.removeprefix("/"), ""), columns and f"columns {listed(list(map(shown, columns)), 50)}"]
     return [
         shown(name),
         "no values" if shape is None else shape_text(shape),
         dataset["dtype"],
         shape_text(chunks) if chunks else "-",
-        f"columns {listed(list(map(shown, columns)), 50)}" if columns else words,
+        "; ".join(filter(None, words)),
     ]
 
 
