@@ -172,9 +172,9 @@ def guard(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:
 def is_mute(stop: StopRequest) -> bool:
     """Whether the launcher drops what this process writes.
 
-    Open MPI's mpirun does so once the user has pressed Ctrl-C; it then sends TERM to all ranks.
+    The mpirun of Open MPI 5, which is PRRTE, does so once the user has pressed Ctrl-C; it then sends TERM to all ranks.
     """
-    return stop.received is SIGTERM and "OMPI_COMM_WORLD_RANK" in os.environ
+    return stop.received is SIGTERM and "PRTE_LAUNCHED" in os.environ
 
 
 def serve(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:

@@ -142,7 +142,7 @@ sys.stdout.buffer.write(said)
 
 @pytest.mark.parametrize("n_ranks", [0, 2])
 def test_ctrl_c_in_a_terminal_leaves_one_line_that_says_what_is_saved(config: Path, n_ranks: int) -> None:
-    """Open MPI's mpirun drops what ranks write from then on, and MPICH's adds lines of its own."""
+    """Open MPI 5's mpirun drops what ranks write from then on, and MPICH's adds lines of its own."""
     command = [sys.executable, "-m", "mpigmm", "fit", str(config), "em.tol=0", "em.max_iter=10000000"]
     launcher = ["mpirun", "-n", str(n_ranks)] if n_ranks else []
     said = launch(0, [sys.executable, "-c", CTRL_C, *launcher, *command], 30).stdout.replace("\r\n", "\n")
