@@ -7,14 +7,19 @@ from typing import Annotated
 import typer
 
 from mpigmm.config import dump, load_config, resolve
+from mpigmm.config_text import example_file, part_of_file, whole_file
+from mpigmm.errors import ConfigError
 from mpigmm.options import OpsChoice
 from mpigmm.requests import (
+    PREDICTED,
     BenchRequest,
     FitRequest,
+    GenerateRequest,
     InspectRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
+    SampleRequest,
     ScoreRequest,
     SelectRequest,
     VerbRequest,
@@ -22,8 +27,8 @@ from mpigmm.requests import (
 from mpigmm.row_arguments import rows_request
 from mpigmm.version import __version__
 
-LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES = 2**31 - 1, 2**53, 2**24
-"""Largest counts: of MPI (32 bits), of whole numbers in float64, and of features."""
+LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES, LARGEST_SEED = 2**31 - 1, 2**53, 2**24, 2**63 - 1
+"""Largest counts: of MPI (32 bits), of whole numbers in float64, and of features; and largest seed of a sample."""
 
 app = typer.Typer(
     help="Gaussian mixtures by expectation-maximisation, on any number of MPI ranks: mpirun -n 64 mpigmm fit run.yaml",
@@ -39,13 +44,25 @@ DataFiles = Annotated[
     list[str],
     typer.Argument(
         metavar="DATA [KEY=VALUE]",
-        help="HDF5 files with rows, or quoted globs; their rows are one matrix. Keys of the sections data and compute; "
-        "data.columns and data.missing are those of the fit unless they are given.",
+        help="Files of rows (HDF5, Parquet, .npy), or quoted globs; together one matrix. And keys of the sections data "
+        "and compute: data.columns and data.missing are those of the fit unless they are given.",
     ),
 ]
 Dataset = Annotated[
-    str | None, typer.Option(help="Dataset that holds the rows; else the one that the model was fitted to, or /X.")
+    str | None,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        help="Dataset that holds the rows, or several that are one column each; else that of the model's fit, or /X.",
+    ),
 ]
+
+RowCount = Annotated[int, typer.Option(min=1, max=LARGEST_ROWS, metavar="N", help="Rows to draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, metavar="S", help="Seed of the random numbers.")]
+
+
+def written(*datasets: str) -> str:
+    """What datasets of the output of `predict` hold, for its help."""
+    return "; ".join(f"/{name}: {PREDICTED[name]}" for name in datasets)
 
 
 def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
@@ -57,6 +74,11 @@ def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
         if not requests:
             return None, int(end.code or 0)
     return requests[0], 0
+
+
+def parts(text: str | None) -> str | tuple[str, ...] | None:
+    """A text, or the several that commas separate in it."""
+    return tuple(text.split(",")) if text is not None and "," in text else text
 
 
 def show_version(wanted: bool) -> None:
@@ -104,39 +126,77 @@ def predict(
     context: typer.Context,
     model: ModelFile,
     data: DataFiles,
-    out: Annotated[str, typer.Option(help="HDF5 file to write.")],
+    out: Annotated[
+        str, typer.Option(help=f"HDF5 file to write. {written('labels', 'log_density', 'files', 'offsets')}.")
+    ],
     dataset: Dataset = None,
     proba: Annotated[
         int,
-        typer.Option(min=0, metavar="M", help="Also write the M largest posteriors, and of which components."),
+        typer.Option(min=0, metavar="M", help=f"Write M posteriors as well. {written('proba', 'components')}."),
     ] = 0,
     anomaly: Annotated[
         float | None,
-        typer.Option(metavar="Q", help="Also mark the rows whose log-density is at most its quantile Q, 0 < Q < 1."),
+        typer.Option(metavar="Q", help=f"Mark rows up to the quantile Q, 0 < Q < 1. {written('anomaly')}."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
     ] = False,
 ) -> None:
-    """Assign rows to components. The datasets of --out have an entry for each row:
-
-    /labels: the component with the largest posterior; -1 for a row that data.missing=drop leaves out.
-
-    /log_density: log of the mixture's density at the row; NaN for such a row.
-
-    /proba, /components (with --proba): the M largest posteriors, and their components.
-
-    /anomaly (with --anomaly): whether the log-density is at or below the quantile.
-
-    /files and /offsets say from which file and row each entry comes.
-    """
-    context.obj.append(PredictRequest(model, rows_request(data, dataset), out, proba, anomaly, overwrite))
+    """Assign rows to components."""
+    rows = rows_request(data, parts(dataset))
+    context.obj.append(PredictRequest(model, rows, out, proba, anomaly, overwrite))
 
 
 @app.command()
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
     """Print log-likelihood, AIC, BIC and ICL of a model on rows, and how well each component describes its rows."""
-    context.obj.append(ScoreRequest(model, rows_request(data, dataset)))
+    context.obj.append(ScoreRequest(model, rows_request(data, parts(dataset))))
+
+
+@app.command()
+def sample(
+    context: typer.Context,
+    model: ModelFile,
+    n_samples: RowCount,
+    out: Annotated[str, typer.Option(help="HDF5 file to write: /X, and /labels, the components of the rows.")],
+    seed: Seed = 0,
+    moments: Annotated[
+        bool,
+        typer.Option(
+            "--moments",
+            help="Map the rows so that mean and covariance are the mixture's, to 1e-13 of its standard deviations.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what sample wrote before.")
+    ] = False,
+) -> None:
+    """Draw rows from a model. Row i depends only on the model, the seed and i."""
+    context.obj.append(SampleRequest(model, n_samples, seed, out, moments, overwrite))
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    n_samples: RowCount,
+    n_features: Annotated[int, typer.Option(min=1, max=LARGEST_FEATURES, metavar="D", help="Features.")],
+    n_components: Annotated[int, typer.Option(min=1, max=LARGEST_INT, metavar="K", help="Components.")],
+    out: Annotated[
+        str, typer.Option(help="HDF5 file to write: /X and /labels; rows.h5 has its mixture beside it, rows.model.h5.")
+    ],
+    covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
+    separation: Annotated[
+        float, typer.Option(min=0, max=1e15, help="Means are this times standard normal numbers; variances are near 1.")
+    ] = 3.0,
+    seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what generate wrote before.")
+    ] = False,
+) -> None:
+    """Draw synthetic rows from a random mixture, and write that mixture as a model."""
+    context.obj.append(
+        GenerateRequest(n_samples, n_features, n_components, covariance_type, separation, seed, out, overwrite)
+    )
 
 
 @app.command()
@@ -165,10 +225,23 @@ def plan(
 def inspect(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A model, checkpoint or data file.")],
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, in full precision.")] = False,
 ) -> None:
-    """Describe the content of a file."""
+    """Describe the content of a file: the components of a model, or the datasets. Needs no MPI."""
     context.obj.append(InspectRequest(file, json))
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="A key such as em.tol, or a section such as em; else all.")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a short file to begin with.")] = False,
+) -> None:
+    """Print a config file of all keys with their defaults, and what they mean as comments."""
+    if example and key is not None:
+        raise ConfigError(f"--example prints a whole file: leave out {key!r}, or --example")
+    print(example_file() if example else whole_file() if key is None else part_of_file(key))
 
 
 @app.command()
@@ -177,18 +250,19 @@ def plot(
     source: Annotated[str, typer.Argument(metavar="DIR_OR_MODEL", help="Directory of a fit or select, or a model.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="HDF5 file with rows to draw, or a quoted glob; may be given again."),
+        typer.Option(metavar="FILE", help="File with rows to draw, or a quoted glob; may be given again."),
     ] = None,
     dataset: Dataset = None,
     features: Annotated[
-        str | None, typer.Option(metavar="0,1", help="Features to draw; else those in which components differ most.")
+        str | None,
+        typer.Option(metavar="0,1", help="By number or name; else those in which components differ most."),
     ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Directory for the pictures; else that of DIR_OR_MODEL.")
     ] = None,
 ) -> None:
     """Draw convergence, components, pairs of features, component sizes and selections; prints the files' names."""
-    context.obj.append(PlotRequest(source, tuple(data or ()), dataset, features, out))
+    context.obj.append(PlotRequest(source, tuple(data or ()), parts(dataset), features, out))
 
 
 @app.command()

@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from mpigmm import exchange
 from mpigmm.calls import call
 from mpigmm.core import mixture as core
-from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
 from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
-from mpigmm.driver.inference import OfTile, check_features, collect, criteria_of, factored, score_all
+from mpigmm.driver.inference import OfTile, check_features, collect, criteria_of, score_all
+from mpigmm.driver.sampler import Sample, draw_all
 from mpigmm.driver.scoring import Score
 from mpigmm.errors import ConfigError, DataError, counted
-from mpigmm.own_rows import Matrix, OwnRows, array_source
+from mpigmm.own_rows import Matrix, OwnRows, array_source, names_in
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model import Model
@@ -203,6 +203,11 @@ class Mixture:
         """Number of features, D."""
         return self._core.n_features
 
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features, where the rows of the fit had names; else None."""
+        return self._model.feature_names
+
     def predict(self, X: Matrix) -> NDArray[np.int64]:  # noqa: N803
         """The component (n,) with the largest posterior probability, of each row (n, D)."""
         return self._of_rows(X, (), np.int64, lambda resp, log_density: resp.argmax(axis=0))
@@ -242,7 +247,7 @@ class Mixture:
         """
         return self._criteria(X, sample_weight, comm, with_entropy=True)["icl"]
 
-    def sample(self, n_samples: int = 1, seed: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+    def sample(self, n_samples: int = 1, seed: int = 0, moments: bool = False) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rows (n, D) drawn from the mixture, and the components (n,) that they come from.
 
         Row i depends only on the mixture, the seed and i: a longer sample begins with the shorter one, and all ranks
@@ -254,13 +259,21 @@ class Mixture:
             Number of rows, n.
         seed : int
             0 or larger, and less than 2**63.
+        moments : bool
+            Whether to map the rows, x to A (x - m) + b, so that their mean and covariance (divisor n) are those of the
+            mixture, to 1e-13 of its standard deviations. Rows further than some 1000 standard deviations from zero are
+            rounded more coarsely; the error is then up to 2**-52 of their magnitude. There must be more rows than
+            features. Each row then depends on the number of rows, too.
         """
         n_rows, known = checked_number("n_samples", n_samples, MOST_SAMPLES), checked_number("seed", seed, 2**63)
+        if moments and n_rows <= self.n_features:
+            raise ConfigError(
+                f"n_samples: {n_rows} is not valid with moments=True: the covariance of rows is singular unless there "
+                f"are more of them than features; draw {counted(self.n_features + 1, 'row')} or more"
+            )
 
         def work(comm: Comm, stop: StopRequest) -> tuple[FloatArray, NDArray[np.int64]]:
-            with factored(self._core.covariances):
-                rows, labels = draw_rows(self._core, known, 0, n_rows)
-            return rows, labels.astype(np.int64)
+            return draw_all(comm, Sample(self._core, n_rows, known), stop, moments=moments)
 
         return call(None, NOTHING_LOST, work)
 
@@ -289,7 +302,7 @@ class Mixture:
         features : sequence of int, optional
             One feature or two; by default the two in which the components differ most.
         feature_names : sequence of str, optional
-            Names of the D features; by default those of the columns of X, if it is a data frame.
+            Names of the D features; by default those of the columns of X, if it is a data frame, or of the mixture.
 
         Returns
         -------
@@ -310,7 +323,7 @@ class Mixture:
         chosen = separating_features(self._core, 2).tolist() if features is None else list(features)
         plots.check_features("features", chosen, self.n_features, 2)
         rows = NO_ROWS if X is None else self._sampled(X, sample_weight, chosen)
-        names = names_in(X) if feature_names is None else list(feature_names)
+        names = tuple(feature_names) if feature_names is not None else names_in(X) or self.feature_names
         if names and len(names) != self.n_features:
             raise ConfigError(f"feature_names: {len(names)} are given, but the mixture has {self.n_features} features")
         axes = plots.new_axes() if ax is None else ax
@@ -376,12 +389,6 @@ class Mixture:
             return score_all(comm, self._core, array_source(comm, own), stop, with_entropy=with_entropy)
 
         return call(comm, NOTHING_LOST, work)
-
-
-def names_in(X: object) -> list[str]:  # noqa: N803
-    """Names of the columns of a data frame, if they are texts."""
-    names = list(getattr(X, "columns", ()))
-    return names if all(isinstance(name, str) for name in names) else []
 
 
 def frozen(model: Model) -> Model:

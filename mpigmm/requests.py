@@ -6,6 +6,23 @@ from dataclasses import dataclass
 
 from mpigmm.options import ComputeOptions, DataOptions, FitOptions, OpsChoice
 
+PREDICTED = {
+    "labels": "number of the component with the largest posterior, or -1 for a row that is left out",
+    "log_density": "log of the mixture's density at the row",
+    "proba": "the largest posteriors, the largest first",
+    "components": "numbers of the components that they belong to",
+    "anomaly": "whether the log-density is at or below the quantile",
+    "files": "names of the files that the rows come from",
+    "offsets": "entry of each file's first row",
+}
+"""The datasets that ``predict`` writes, and what they hold."""
+
+DRAWN = {"X": "rows", "labels": "number of the component that each row comes from"}
+"""The same of ``sample`` and ``generate``."""
+
+Datasets = str | tuple[str, ...]
+"""A dataset with the rows, or several that are one column each."""
+
 
 @dataclass(frozen=True)
 class FitRequest:
@@ -64,6 +81,32 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class SampleRequest:
+    """``sample``: a model, how many rows to draw, and the file to write; `moments`: with the mixture's moments."""
+
+    model: str
+    n_samples: int
+    seed: int
+    out: str
+    moments: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """``generate``: a random mixture, how many rows to draw, and the file to write."""
+
+    n_samples: int
+    n_features: int
+    n_components: int
+    covariance_type: str
+    separation: float
+    seed: int
+    out: str
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
 class InspectRequest:
     """``inspect``: a file; root alone reads it."""
 
@@ -77,7 +120,7 @@ class PlotRequest:
 
     source: str
     data: tuple[str, ...] = ()
-    dataset: str | None = None
+    dataset: Datasets | None = None
     features: str | None = None
     out: str | None = None
 
@@ -111,6 +154,8 @@ VerbRequest = (
     | SelectRequest
     | PredictRequest
     | ScoreRequest
+    | SampleRequest
+    | GenerateRequest
     | InspectRequest
     | PlotRequest
     | BenchRequest

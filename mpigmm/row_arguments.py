@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mpigmm.config import SECTIONS, resolve
 from mpigmm.errors import ConfigError
-from mpigmm.requests import RowsRequest
+from mpigmm.requests import Datasets, RowsRequest
 
 REFUSED = {
     "data.path": "name the files after the model",
@@ -24,24 +24,24 @@ NAMED = "as named"
 """Stands for the files, in whose names the shell alone expands variables."""
 
 
-def rows_request(arguments: Sequence[str], dataset: str | None) -> RowsRequest:
+def rows_request(arguments: Sequence[str], dataset: Datasets | None) -> RowsRequest:
     """The rows that the arguments after the model name, and how to compute; raises `ConfigError`.
 
     Parameters
     ----------
     arguments : sequence of str
         Files, globs of files and overrides, in any order.
-    dataset : str or None
+    dataset : str or tuple of str or None
         Value of ``--dataset``.
     """
     overrides = [argument for argument in arguments if is_override(argument)]
     files = [argument for argument in arguments if argument not in overrides]
     keys = {override.partition("=")[0] for override in overrides}
     if not files:
-        raise ConfigError("no file of rows is named; name HDF5 files, or quoted globs, after the model")
+        raise ConfigError("no file of rows is named; name files, or quoted globs, after the model")
     if dataset is not None and "data.dataset" in keys:
         raise ConfigError("--dataset and data.dataset say the same; give one of them")
-    named = {} if dataset is None else {"dataset": dataset}
+    named = {} if dataset is None else {"dataset": list(dataset) if isinstance(dataset, tuple) else dataset}
     options = resolve({"data": {"path": NAMED, **named}}, overrides, ("data", "compute"), REFUSED)
     data = dataclasses.replace(options.data, path=files)
     compute = options.compute

@@ -451,7 +451,8 @@ def place(comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
             file["X"].attrs["columns"] = IRIS.feature_names
         Path("run").mkdir()
         data = {"path": "iris.h5", "dataset": "/X", "columns": [3, 2]}
-        save_model(Path("run/model.h5"), Model(mixture_of("full", 2), config={"data": data}))
+        names = tuple(IRIS.feature_names[column] for column in (3, 2))
+        save_model(Path("run/model.h5"), Model(mixture_of("full", 2), config={"data": data}, feature_names=names))
         Path("run/convergence.jsonl").write_text(
             json.dumps(log_line(0, 1, -3.0)) + "\n" + json.dumps(log_line(0, 2, -2.0)) + '\n{"init": 0, "ite'
         )
@@ -481,7 +482,7 @@ def test_a_model_gives_pictures_with_its_name(
     first = Path("new/pictures/other.density.png").read_bytes()
     assert run_verb(comm, "plot", "other.h5", "--features", "1", "--out", "new/pictures") == (0, "")
     assert Path("new/pictures/other.density.png").read_bytes() == first
-    assert run_verb(comm, "plot", "other.h5", "--data", "iris.h5", "--features", "1,0") == (0, "")
+    assert run_verb(comm, "plot", "other.h5", "--data", "iris.h5", "--features", "petal length (cm),0") == (0, "")
     assert capfd.readouterr().out.split()[2:] == ["other.ellipses.png", "other.pairs.png", "other.sizes.png"]
     ax = figures[-3].axes[0]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("petal length (cm)", "petal width (cm)")
@@ -523,7 +524,10 @@ def test_files_that_plot_did_not_write_stay(comm: Comm, place: Path) -> None:
         (["empty"], "empty holds no model.h5, no selection.json and no convergence.jsonl with iterations"),
         (["iris.h5"], "iris.h5 is not an mpigmm-model file"),
         (["run", "--features", "0,3"], "--features: 3 is not the number of a feature; the mixture has features 0 to 1"),
-        (["run", "--features", "0;1"], "--features '0;1' is not valid; give numbers of features, such as 0,1"),
+        (
+            ["run", "--features", "0;1"],
+            "--features '0;1' is not valid; give numbers of features, such as 0,1, or names: petal",
+        ),
         (["run", "--features", "1,1"], "--features: [1, 1] is not valid; name at most 20 features, each once"),
         (["run", "--data", "lost.h5"], "lost.h5 does not exist"),
         (["run", "--data", "narrow.h5"], "run/model.h5 has 2 features, but /X in narrow.h5 has 1 column"),

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from mpigmm.core.marginal import separating_features
+from mpigmm.data.file_source import FileSource, find_datasets, resolve_paths
 from mpigmm.data.files import cannot_write
-from mpigmm.data.hdf5_source import Hdf5Source, column_names, find_dataset, read_header, resolve_paths
+from mpigmm.data.row_files import names_text
 from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
-from mpigmm.driver.score_rows import open_header, recorded, recorded_columns
+from mpigmm.driver.score_rows import as_list, open_header, recorded
 from mpigmm.errors import EXIT_DONE, ConfigError, DataError, counted, shown
 from mpigmm.options import DataOptions
 from mpigmm.parallel.comm import Comm
@@ -111,7 +112,7 @@ def pictures_of_model(path: Path, request: PlotRequest, check: Callable[[], None
     from mpigmm.runs import plots
 
     model = load_model(path, check)
-    named = named_features(request.features)
+    named = named_features(request.features, model.feature_names or ())
     if named:
         plots.check_features("--features", named, model.mixture.n_features, LARGEST_MATRIX)
     first = (named or separating_features(model.mixture, 2).tolist())[:2]
@@ -125,43 +126,35 @@ def pictures_of_model(path: Path, request: PlotRequest, check: Callable[[], None
     return {**pictures, "sizes.png": partial(plots.sizes_picture, model.mixture)}
 
 
-def named_features(text: str | None) -> list[int]:
-    """The numbers in the text of ``--features``; raises `ConfigError`."""
+def named_features(text: str | None, names: Sequence[str]) -> list[int]:
+    """The features in the text of ``--features``, by number or by their names; raises `ConfigError`."""
+    if text is None:
+        return []
+    parts = text.split(",")
     try:
-        return [int(part) for part in text.split(",")] if text is not None else []
+        return [names.index(part) if part in names else int(part) for part in parts]
     except ValueError:
-        raise ConfigError(f"--features {text!r} is not valid; give numbers of features, such as 0,1") from None
+        known = f", or names: {names_text(names)}" if names else ""
+        raise ConfigError(f"--features {text!r} is not valid; give numbers of features, such as 0,1{known}") from None
 
 
 def names_and_rows(
     model: Model, model_path: str, request: PlotRequest, features: Sequence[int], check: Callable[[], None]
-) -> tuple[list[str] | None, PictureRows]:
+) -> tuple[tuple[str, ...] | None, PictureRows]:
     """Names of all features, where known, and some features of the rows that the request names; raises `DataError`."""
     if not request.data:
-        return names_of_fit(model), NO_ROWS
+        return model.feature_names, NO_ROWS
     named = () if request.dataset is None else ("dataset",)
-    data = DataOptions(list(request.data), request.dataset or "", recorded_weights(model, request.data))
+    data = DataOptions(list(request.data), as_list(request.dataset or ()), recorded_weights(model, request.data))
     header = open_header(model, model_path, data, named)
-    rows = sample_rows(Hdf5Source(header), features, check)
+    rows = sample_rows(FileSource(header), features, check)
     if rows.n_left_out:
         write_message(f"mpigmm: {counted(rows.n_left_out, 'row')} with values that are not finite, not drawn")
-    return column_names(header), rows
+    return header.feature_names or model.feature_names, rows
 
 
 def recorded_weights(model: Model, data: Sequence[str]) -> str | None:
     """The dataset of the weights to which the model was fitted, if the data have it."""
     weights = recorded(model, "weights")
-    return find_dataset(resolve_paths(data)[0], [weights]) if isinstance(weights, str) else None
-
-
-def names_of_fit(model: Model) -> list[str] | None:
-    """Names of the features in the file to which the model was fitted; None where it has none or cannot be read."""
-    paths, dataset = recorded(model, "path"), recorded(model, "dataset")
-    if not paths or not isinstance(paths, (str, list)) or not isinstance(dataset, str):
-        return None
-    try:
-        header = read_header(resolve_paths(paths)[0], dataset)
-        header = read_header(header.paths, dataset, columns=recorded_columns(model, header))
-        return column_names(header) if header.n_features == model.mixture.n_features else None
-    except DataError:
-        return None
+    is_there = isinstance(weights, str) and find_datasets(resolve_paths(data)[0], [weights]) is not None
+    return weights if is_there else None

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.arrays import Array
-from mpigmm.data.hdf5_source import Hdf5Source, input_files
+from mpigmm.data.file_source import FileSource, input_files
 from mpigmm.data.output import Column, Content, RowWriter
+from mpigmm.data.row_files import joined
 from mpigmm.data.source import Header
 from mpigmm.driver.anomalies import WrittenRows
-from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior
+from mpigmm.driver.posteriors import PosteriorFunction, for_each_posterior
 from mpigmm.driver.row_output import RowOutput, writing_rows
-from mpigmm.driver.score_rows import open_rows, open_task
+from mpigmm.driver.score_rows import FileTask, open_rows, open_task
 from mpigmm.driver.worker import RankContext
 from mpigmm.errors import EXIT_DONE, ConfigError, counted, shown
 from mpigmm.parallel.comm import Comm
@@ -60,7 +61,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def check_request(request: PredictRequest, task: ScoreTask) -> None:
+def check_request(request: PredictRequest, task: FileTask) -> None:
     """Raise `UserError` where the request does not make sense, or does not fit the model."""
     if request.proba > task.mixture.n_components:
         raise ConfigError(
@@ -71,9 +72,9 @@ def check_request(request: PredictRequest, task: ScoreTask) -> None:
         raise ConfigError(f"--anomaly {request.anomaly:g} is not valid; give a share of the rows, 0 < Q < 1")
 
 
-def finish(request: PredictRequest, task: ScoreTask, context: RankContext, writer: RowWriter) -> str:
+def finish(request: PredictRequest, task: FileTask, context: RankContext, writer: RowWriter) -> str:
     """Mark anomalies, if that is asked for; returns what is known of all rows. Collective; raises `AgreedError`."""
-    rows, parts = WrittenRows(context, writer, Hdf5Source(task.header)), [counted(task.header.n_rows, "row")]
+    rows, parts = WrittenRows(context, writer, FileSource(task.header)), [counted(task.header.n_rows, "row")]
     n_left_out = rows.count_left_out() if task.drop else 0
     if n_left_out:
         parts.append(f"{n_left_out:,} of them left out (NaN or infinity; label {LEFT_OUT})")
@@ -89,11 +90,15 @@ def decimal(number: float) -> Fraction:
     return Fraction(repr(number))
 
 
-def described(request: PredictRequest, task: ScoreTask, context: RankContext) -> RowOutput:
+def described(request: PredictRequest, task: FileTask, context: RankContext) -> RowOutput:
     """The file to write, with the names of the model and of the files of the rows."""
     header, layout = task.header, context.layout
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
-    attributes: dict[str, Any] = {"model": model, "dataset": header.dataset, "rows": [header.start, header.stop]}
+    attributes: dict[str, Any] = {
+        "model": model,
+        "dataset": joined(header.datasets[VALUES]),
+        "rows": [header.start, header.stop],
+    }
     if request.anomaly is not None:
         attributes |= {"anomaly_quantile": request.anomaly, THRESHOLD: math.nan}
     return RowOutput(

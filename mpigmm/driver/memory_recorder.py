@@ -68,7 +68,7 @@ class MemoryRecorder(NullRecorder):
     def begin(
         self, plan: ResumePlan, data_summary: DataSummary, devices: Devices, warnings: Sequence[str | None]
     ) -> None:
-        tell_beginning(self.voice, data_summary, self.header, self.options, warnings)
+        tell_beginning(self.voice, data_summary, self.header, self.options, devices.n_ranks, warnings)
 
     def record(self, progress: Progress, line: dict[str, Any], repairs: Repairs) -> None:
         self._lines.extend(row_of(line))
@@ -78,7 +78,7 @@ class MemoryRecorder(NullRecorder):
         best = progress.best
         assert best is not None
         found = {**summary(best, data_summary, devices.kinds, devices), **used, **versions(devices.cupy)}
-        self._outcome = Outcome(fitted_model(best, data_summary, self.options), found, self.history)
+        self._outcome = Outcome(fitted_model(best, data_summary, self.options, self.header), found, self.history)
         self._tell_end(progress)
         self.voice.result(result_text("fitted", best))
 

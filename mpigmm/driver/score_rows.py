@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mpigmm.data.hdf5_source import Hdf5Source, find_dataset, resolve_paths
-from mpigmm.data.source import Header
+from mpigmm.data.file_source import (
+    FileHeader,
+    FileSource,
+    Names,
+    as_name,
+    find_datasets,
+    has_datasets,
+    resolve_paths,
+)
+from mpigmm.data.row_files import DATASET, names_text, told
 from mpigmm.driver.file_rows import rows_header
 from mpigmm.driver.posteriors import ScoreTask, open_stream
 from mpigmm.driver.survey_pass import first_centre
@@ -23,14 +31,18 @@ from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import load_model
 from mpigmm.runs.streams import write_message
 
-DATASET = "/X"
-"""The dataset with the rows, unless the user or the model names another."""
-
 REMEDY = "mend the row, or add data.missing=drop to leave such rows out"
 """What the user can do about a row that holds NaN or infinity."""
 
 
-def open_task(model_path: str, rows: RowsRequest, check: Callable[[], None]) -> ScoreTask:
+@dataclass(frozen=True)
+class FileTask(ScoreTask):
+    """The same for rows in files."""
+
+    header: FileHeader
+
+
+def open_task(model_path: str, rows: RowsRequest, check: Callable[[], None]) -> FileTask:
     """A model and the header of rows with its features, `check` as in `load_model`. Root alone; raises `DataError`.
 
     The header describes the weights of the rows, too, where the request names them.
@@ -38,22 +50,22 @@ def open_task(model_path: str, rows: RowsRequest, check: Callable[[], None]) -> 
     model = load_model(Path(model_path), check)
     header = open_header(model, model_path, rows.data, rows.given)
     missing = rows.data.missing if "missing" in rows.given else recorded(model, "missing")
-    centre = first_centre(SingleProcess(), Hdf5Source(header.only(VALUES)))
-    return ScoreTask(model.mixture, header, centre, drop=missing == "drop", remedy=REMEDY)
+    centre = first_centre(SingleProcess(), FileSource(header.only(VALUES)))
+    return FileTask(model.mixture, header, centre, drop=missing == "drop", remedy=REMEDY)
 
 
-def open_rows(comm: Comm, task: ScoreTask, rows: RowsRequest, stop: StopRequest) -> RankContext:
+def open_rows(comm: Comm, task: FileTask, rows: RowsRequest, stop: StopRequest) -> RankContext:
     """A context for one pass over the rows of a task, on the devices of a request. Collective; raises `AgreedError`.
 
     Root tells the user about the choice of devices, and where ranks have too many threads.
     """
-    context = open_stream(comm, Hdf5Source(task.header), task, stop, rows.compute)
+    context = open_stream(comm, FileSource(task.header), task, stop, rows.compute)
     for text in filter(None, (context.layout.warning, context.devices.note) if comm.is_root else ()):
         write_message(f"mpigmm: {text}")
     return context
 
 
-def open_header(model: Model, model_path: str, data: DataOptions, given: Collection[str]) -> Header:
+def open_header(model: Model, model_path: str, data: DataOptions, given: Collection[str]) -> FileHeader:
     """The header of rows with the features of a model. Root alone; raises `DataError`.
 
     Parameters
@@ -65,39 +77,50 @@ def open_header(model: Model, model_path: str, data: DataOptions, given: Collect
         fitted to.
     """
     if "dataset" not in given:
-        data = replace(data, dataset=choose_dataset(model, model_path, data))
+        data = replace(data, dataset=as_list(choose_dataset(model, model_path, data)))
     header = rows_header(data, None)
     if "columns" not in given:
-        columns = recorded_columns(model, header)
-        header = header if columns is None else rows_header(replace(data, columns=columns), None)
+        columns = columns_of_model(model, model_path, header)
+        header = header if columns is None else rows_header(replace(data, columns=list(columns)), None)
     if header.n_features != model.mixture.n_features:
         raise DataError(
-            f"{shown(model_path)} has {counted(model.mixture.n_features, 'feature')}, but {shown(header.dataset)} in "
-            f"{shown(header.paths[0])} has {counted(header.n_features, 'column')}; they must be the same"
+            f"{shown(model_path)} has {counted(model.mixture.n_features, 'feature')}, but {header.place(0)} has "
+            f"{counted(header.n_features, 'column')}; they must be the same"
         )
     if header.n_rows == 0:
         raise DataError(f"{shown(header.dataset)} has no rows in {header.files}")
     return header
 
 
-def choose_dataset(model: Model, model_path: str, data: DataOptions) -> str:
+def as_list(names: Names) -> str | list[str]:
+    """Names of datasets, as options hold them."""
+    return names if isinstance(names, str) else list(names)
+
+
+def choose_dataset(model: Model, model_path: str, data: DataOptions) -> Names:
     """The dataset that the model was fitted to; /X where the model names none, or the data do not have it."""
-    fitted = recorded(model, "dataset")
-    if not isinstance(fitted, str) or fitted == DATASET:
+    fitted, path = recorded_dataset(model), resolve_paths(data.path)[0]
+    if fitted == DATASET or not has_datasets(path):
         return DATASET
-    path = resolve_paths(data.path)[0]
-    found = find_dataset(path, [fitted, DATASET])
+    found, name = find_datasets(path, [fitted, DATASET]), shown(told(as_name(fitted)))
     if found is None:
         raise DataError(
-            f"{shown(path)} has no dataset {shown(fitted)}, to which {shown(model_path)} was fitted, and no {DATASET}; "
+            f"{shown(path)} has no dataset {name}, to which {shown(model_path)} was fitted, and no {DATASET}; "
             "name one with --dataset"
         )
     if found == DATASET:
         write_message(
-            f"mpigmm: {shown(path)} has no dataset {shown(fitted)}, to which {shown(model_path)} was fitted; its "
-            f"{DATASET} is read (--dataset names another)"
+            f"mpigmm: {shown(path)} has no dataset {name}, to which {shown(model_path)} was fitted; its {DATASET} is "
+            "read (--dataset names another)"
         )
     return found
+
+
+def recorded_dataset(model: Model) -> Names:
+    """What the configuration that the model was fitted with has as ``data.dataset``; /X where it has nothing."""
+    found = recorded(model, "dataset")
+    is_list = isinstance(found, list) and bool(found) and all(isinstance(name, str) for name in found)
+    return found if is_list or isinstance(found, str) else DATASET
 
 
 def recorded(model: Model, key: str) -> Any:
@@ -106,7 +129,25 @@ def recorded(model: Model, key: str) -> Any:
     return section.get(key) if isinstance(section, dict) else None
 
 
-def recorded_columns(model: Model, header: Header) -> list[int] | None:
+def columns_of_model(model: Model, model_path: str, header: FileHeader) -> Sequence[int | str] | None:
+    """The columns of rows that are the features of a model; None where these are all columns.
+
+    They are found by name if the model and the rows have names, otherwise by the numbers to which the model was fitted.
+    Raises `DataError`.
+    """
+    names = model.feature_names
+    if names is None or header.file_names is None:
+        return recorded_columns(model, header)
+    missing = [name for name in names if name not in header.file_names]
+    if missing:
+        raise DataError(
+            f"{header.place(0)} has no column {shown(missing[0])!r}, to which {shown(model_path)} was fitted; it has "
+            f"{names_text(header.file_names, missing[0])}; name its columns as those of the model"
+        )
+    return None if names == header.feature_names else names
+
+
+def recorded_columns(model: Model, header: FileHeader) -> list[int] | None:
     """The columns that the model was fitted to; None where it names none, or where the rows have too few columns."""
     columns = recorded(model, "columns")
     if not isinstance(columns, list) or not all(isinstance(column, int) for column in columns):

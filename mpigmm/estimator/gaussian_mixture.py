@@ -114,7 +114,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
 
     Notes
     -----
-    X is a matrix (n, D), a data frame, a tuple of D vectors (n,), the path of an HDF5 file, a list of paths, or a
+    X is a matrix (n, D), a data frame, a tuple of D vectors (n,), the path of a file of rows, a list of paths, or a
     section ``data`` of a configuration, such as ``{"path": "rows.h5", "dataset": "/X", "columns": [0, 2]}``. With
     `comm` each rank brings its own rows, any number of them; `fit`, `fit_predict`, `score`, `bic`, `aic` and `icl` are
     then collective, and all other methods work on this process alone.
@@ -253,7 +253,10 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     def mixture_(self) -> Mixture:
         """A copy of the attributes as a `Mixture`, which can be saved."""
         self._check_fitted()
-        return Mixture.from_model(Model(copy.deepcopy(self._mixture())))
+        names = getattr(self, "feature_names_in_", None)
+        return Mixture.from_model(
+            Model(copy.deepcopy(self._mixture()), feature_names=None if names is None else tuple(names.tolist()))
+        )
 
     def _n_parameters(self) -> int:
         """Number of free parameters."""

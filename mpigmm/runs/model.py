@@ -22,6 +22,8 @@ class Model:
     converged : bool
     config : dict
         The configuration of the fit, as in ``config.yaml``; empty for files that another program wrote.
+    feature_names : tuple of str or None
+        Names of the features, where they are known.
     """
 
     mixture: Mixture
@@ -30,3 +32,4 @@ class Model:
     n_iter: int = 0
     converged: bool = False
     config: dict[str, Any] | None = None
+    feature_names: tuple[str, ...] | None = None
