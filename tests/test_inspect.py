@@ -19,6 +19,7 @@ from mpigmm.errors import DataError
 from mpigmm.parallel.comm import SingleProcess
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import PREDICTED, PredictRequest
+from mpigmm.row_arguments import rows_request
 from mpigmm.runs.component_table import MOST_COMPONENTS, component_table
 from mpigmm.runs.guarded import never
 from mpigmm.runs.model import Model
@@ -99,7 +100,8 @@ def test_rows_and_predictions_in_words(tmp_path: Path) -> None:
     assert "/X       50 x 2     float64  -       columns energy, length\n/u       no values" in text
     assert json.loads(content_text(rows, True, never))["datasets"]["/X"]["columns"] == ["energy", "length"]
     save_model(model, Model(mixture_of("full", 2, 2)))
-    predict(SingleProcess(), PredictRequest(str(model), (str(rows),), str(out), "/X", 2), StopRequest())
+    request = PredictRequest(str(model), rows_request([str(rows)], "/X"), str(out), proba=2, anomaly=0.1)
+    predict(SingleProcess(), request, StopRequest())
     with h5py.File(out) as file:
         assert set(file) == set(PREDICTED)
     text = content_text(out, False, never)
