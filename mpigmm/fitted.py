@@ -1,36 +1,24 @@
-"""The mixture of the Python interface: parameters, files, and what can be computed for rows."""
+"""The mixture of the Python interface: parameters and files; its methods for rows are in a module of their own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mpigmm import exchange
-from mpigmm.calls import call
 from mpigmm.core import mixture as core
-from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
-from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
-from mpigmm.driver.inference import OfTile, check_features, collect, criteria_of, factored, score_all
-from mpigmm.driver.scoring import Score
-from mpigmm.errors import ConfigError, DataError, counted
-from mpigmm.own_rows import Matrix, OwnRows, array_source
-from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.stop import StopRequest
+from mpigmm.errors import DataError, counted
+from mpigmm.fitted_plot import PlotMethods
+from mpigmm.fitted_rows import RowMethods
 from mpigmm.runs.model import Model
 
-NOTHING_LOST = "nothing was changed"
 
-MOST_SAMPLES = 2**53
-"""Number of rows to draw that is too large."""
-
-
-class Mixture:
+class Mixture(RowMethods, PlotMethods):
     """A mixture of Gaussian components: p(x) = sum_k weights_k N(x | means_k, covariances_k).
 
     It cannot be changed. `fit` returns one, `load` reads one from a file.
@@ -203,196 +191,9 @@ class Mixture:
         """Number of features, D."""
         return self._core.n_features
 
-    def predict(self, X: Matrix) -> NDArray[np.int64]:  # noqa: N803
-        """The component (n,) with the largest posterior probability, of each row (n, D)."""
-        return self._of_rows(X, (), np.int64, lambda resp, log_density: resp.argmax(axis=0))
-
-    def predict_proba(self, X: Matrix) -> FloatArray:  # noqa: N803
-        """Posterior probabilities (n, K) of the components, of each row (n, D): their shares of its density."""
-        return self._of_rows(X, (-1,), np.float64, lambda resp, log_density: resp.T)
-
-    def score_samples(self, X: Matrix) -> FloatArray:  # noqa: N803
-        """Log-density log p(x) (n,) of each row (n, D)."""
-        return self._of_rows(X, (), np.float64, lambda resp, log_density: log_density)
-
-    def score(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
-        """Mean log-likelihood of the rows (n, D), weighted with sample_weight (n,). Collective."""
-        return self._score(X, sample_weight, comm).mean_log_likelihood
-
-    def aic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
-        """Akaike's information criterion, 2 p - 2 log L; lower is better. Collective.
-
-        p is the number of free parameters, and log L the sum of the log-densities of the rows, weighted with
-        sample_weight.
-        """
-        return self._criteria(X, sample_weight, comm)["aic"]
-
-    def bic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
-        """The Bayesian information criterion, p log W - 2 log L; lower is better. Collective.
-
-        p and log L are those of `aic`. W is the sum of the weights: the number of rows where sample_weight is None.
-        """
-        return self._criteria(X, sample_weight, comm)["bic"]
-
-    def icl(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
-        """The integrated completed likelihood in its form for BIC, `bic` + 2 H; lower is better. Collective.
-
-        H = -sum_i weight_i sum_k r_ik log r_ik is the entropy of the posterior probabilities r_ik (McLachlan and Peel,
-        Finite Mixture Models, 2000, section 6.10).
-        """
-        return self._criteria(X, sample_weight, comm, with_entropy=True)["icl"]
-
-    def sample(self, n_samples: int = 1, seed: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Rows (n, D) drawn from the mixture, and the components (n,) that they come from.
-
-        Row i depends only on the mixture, the seed and i: a longer sample begins with the shorter one, and all ranks
-        draw the same.
-
-        Parameters
-        ----------
-        n_samples : int
-            Number of rows, n.
-        seed : int
-            0 or larger, and less than 2**63.
-        """
-        n_rows, known = checked_number("n_samples", n_samples, MOST_SAMPLES), checked_number("seed", seed, 2**63)
-
-        def work(comm: Comm, stop: StopRequest) -> tuple[FloatArray, NDArray[np.int64]]:
-            with factored(self._core.covariances):
-                rows, labels = draw_rows(self._core, known, 0, n_rows)
-            return rows, labels.astype(np.int64)
-
-        return call(None, NOTHING_LOST, work)
-
-    def plot(
-        self,
-        X: Matrix | None = None,  # noqa: N803
-        sample_weight: ArrayLike | None = None,
-        *,
-        ax: Any = None,
-        features: Sequence[int] | None = None,
-        feature_names: Sequence[str] | None = None,
-    ) -> Any:
-        """Draw the components over the density, or the density of one feature. Needs matplotlib.
-
-        Ellipses of one and two standard deviations lie over the regions of highest density that hold 99, 95, 80, 50 and
-        20 % of the probability, and over the rows.
-
-        Parameters
-        ----------
-        X : array_like of shape (n, D), optional
-            Rows to draw; of more than 32,768 a sample. Rows that are not finite are left out.
-        sample_weight : array_like of shape (n,), optional
-            A row is drawn as often as its weight demands.
-        ax : matplotlib.axes.Axes, optional
-            Where to draw; by default, new axes.
-        features : sequence of int, optional
-            One feature or two; by default the two in which the components differ most.
-        feature_names : sequence of str, optional
-            Names of the D features; by default those of the columns of X, if it is a data frame.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-
-        Raises
-        ------
-        ConfigError
-            The features or their names do not fit the mixture.
-        DataError
-            The rows do not fit the mixture.
-        UserError
-            matplotlib is not installed.
-        """
-        from mpigmm.core.marginal import separating_features
-        from mpigmm.runs import plots
-
-        chosen = separating_features(self._core, 2).tolist() if features is None else list(features)
-        plots.check_features("features", chosen, self.n_features, 2)
-        rows = NO_ROWS if X is None else self._sampled(X, sample_weight, chosen)
-        names = names_in(X) if feature_names is None else list(feature_names)
-        if names and len(names) != self.n_features:
-            raise ConfigError(f"feature_names: {len(names)} are given, but the mixture has {self.n_features} features")
-        axes = plots.new_axes() if ax is None else ax
-        plots.draw_mixture(axes, plots.Subject(self._core, names, rows).view(*chosen))
-        return axes
-
-    def _sampled(
-        self,
-        X: Matrix,  # noqa: N803
-        sample_weight: ArrayLike | None,
-        features: Sequence[int],
-    ) -> PictureRows:
-        """Some features of the rows to draw."""
-
-        def work(comm: Comm, stop: StopRequest) -> PictureRows:
-            source = array_source(comm, OwnRows.of(X, sample_weight))
-            check_features(self._core, source)
-            return sample_rows(source, features, stop.check)
-
-        return call(None, NOTHING_LOST, work)
-
-    def _of_rows(
-        self,
-        X: Matrix,  # noqa: N803
-        shape: tuple[int, ...],
-        dtype: type[Any],
-        of_tile: OfTile,
-    ) -> NDArray[Any]:
-        """An array (n, *shape) of what of_tile computes from responsibilities (K, m) and log-densities (m,) of m
-        rows."""
-
-        def work(comm: Comm, stop: StopRequest) -> NDArray[Any]:
-            source = array_source(comm, OwnRows.of(X, None))
-            return collect(comm, self._core, source, stop, of_tile, shape, np.dtype(dtype))
-
-        return call(None, NOTHING_LOST, work)
-
-    def _criteria(
-        self,
-        X: Matrix,  # noqa: N803
-        sample_weight: ArrayLike | None,
-        comm: object,
-        *,
-        with_entropy: bool = False,
-    ) -> dict[str, float]:
-        return criteria_of(self._core, self._score(X, sample_weight, comm, with_entropy=with_entropy))
-
-    def _score(
-        self,
-        X: Matrix,  # noqa: N803
-        sample_weight: ArrayLike | None,
-        comm: object,
-        *,
-        with_entropy: bool = False,
-    ) -> Score:
-        """The sums over the rows of all ranks. Collective."""
-
-        def work(comm: Comm, stop: StopRequest) -> Score:
-            own = None
-            with comm.together():
-                own = OwnRows.of(X, sample_weight)
-            assert own is not None
-            return score_all(comm, self._core, array_source(comm, own), stop, with_entropy=with_entropy)
-
-        return call(comm, NOTHING_LOST, work)
-
-
-def names_in(X: object) -> list[str]:  # noqa: N803
-    """Names of the columns of a data frame, if they are texts."""
-    names = list(getattr(X, "columns", ()))
-    return names if all(isinstance(name, str) for name in names) else []
-
 
 def frozen(model: Model) -> Model:
     """The model, whose arrays can no longer be changed."""
     for array in model.mixture.arrays().values():
         array.flags.writeable = False
     return model
-
-
-def checked_number(name: str, value: object, limit: int) -> int:
-    """A whole number >= 0 and < limit; raises `ConfigError`, which names it."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < limit:
-        return int(value)
-    raise ConfigError(f"{name}: {value!r} is not valid; a whole number >= 0 and < {limit} is needed")

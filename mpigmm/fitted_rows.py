@@ -1,0 +1,141 @@
+"""What a mixture says of rows, as methods of `mpigmm.Mixture`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mpigmm.calls import NOTHING_LOST, call
+from mpigmm.core.draw import draw_rows
+from mpigmm.core.exact import FloatArray
+from mpigmm.driver.inference import OfTile, collect, criteria_of, factored, score_all
+from mpigmm.driver.scoring import Score
+from mpigmm.errors import ConfigError
+from mpigmm.own_rows import Matrix, OwnRows, array_source
+from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.runs.model import Model
+
+MOST_SAMPLES = 2**53
+"""Number of rows to draw that is too large."""
+
+
+class RowMethods:
+    """Posteriors, densities and criteria of rows, and rows drawn from the mixture."""
+
+    _model: Model
+
+    def predict(self, X: Matrix) -> NDArray[np.int64]:  # noqa: N803
+        """The component (n,) with the largest posterior probability, of each row (n, D)."""
+        return self._of_rows(X, (), np.int64, lambda resp, log_density: resp.argmax(axis=0))
+
+    def predict_proba(self, X: Matrix) -> FloatArray:  # noqa: N803
+        """Posterior probabilities (n, K) of the components, of each row (n, D): their shares of its density."""
+        return self._of_rows(X, (-1,), np.float64, lambda resp, log_density: resp.T)
+
+    def score_samples(self, X: Matrix) -> FloatArray:  # noqa: N803
+        """Log-density log p(x) (n,) of each row (n, D)."""
+        return self._of_rows(X, (), np.float64, lambda resp, log_density: log_density)
+
+    def score(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """Mean log-likelihood of the rows (n, D), weighted with sample_weight (n,). Collective."""
+        return self._score(X, sample_weight, comm).mean_log_likelihood
+
+    def aic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """Akaike's information criterion, 2 p - 2 log L; lower is better. Collective.
+
+        p is the number of free parameters, and log L the sum of the log-densities of the rows, weighted with
+        sample_weight.
+        """
+        return self._criteria(X, sample_weight, comm)["aic"]
+
+    def bic(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """The Bayesian information criterion, p log W - 2 log L; lower is better. Collective.
+
+        p and log L are those of `aic`. W is the sum of the weights: the number of rows where sample_weight is None.
+        """
+        return self._criteria(X, sample_weight, comm)["bic"]
+
+    def icl(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
+        """The integrated completed likelihood in its form for BIC, `bic` + 2 H; lower is better. Collective.
+
+        H = -sum_i weight_i sum_k r_ik log r_ik is the entropy of the posterior probabilities r_ik (McLachlan and Peel,
+        Finite Mixture Models, 2000, section 6.10).
+        """
+        return self._criteria(X, sample_weight, comm, with_entropy=True)["icl"]
+
+    def sample(self, n_samples: int = 1, seed: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Rows (n, D) drawn from the mixture, and the components (n,) that they come from.
+
+        Row i depends only on the mixture, the seed and i: a longer sample begins with the shorter one, and all ranks
+        draw the same.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of rows, n.
+        seed : int
+            0 or larger, and less than 2**63.
+        """
+        n_rows, known = checked_number("n_samples", n_samples, MOST_SAMPLES), checked_number("seed", seed, 2**63)
+
+        def work(comm: Comm, stop: StopRequest) -> tuple[FloatArray, NDArray[np.int64]]:
+            with factored(self._model.mixture.covariances):
+                rows, labels = draw_rows(self._model.mixture, known, 0, n_rows)
+            return rows, labels.astype(np.int64)
+
+        return call(None, NOTHING_LOST, work)
+
+    def _of_rows(
+        self,
+        X: Matrix,  # noqa: N803
+        shape: tuple[int, ...],
+        dtype: type[Any],
+        of_tile: OfTile,
+    ) -> NDArray[Any]:
+        """An array (n, *shape) of what of_tile computes from responsibilities (K, m) and log-densities (m,) of m
+        rows."""
+
+        def work(comm: Comm, stop: StopRequest) -> NDArray[Any]:
+            source = array_source(comm, OwnRows.of(X, None))
+            return collect(comm, self._model.mixture, source, stop, of_tile, shape, np.dtype(dtype))
+
+        return call(None, NOTHING_LOST, work)
+
+    def _criteria(
+        self,
+        X: Matrix,  # noqa: N803
+        sample_weight: ArrayLike | None,
+        comm: object,
+        *,
+        with_entropy: bool = False,
+    ) -> dict[str, float]:
+        return criteria_of(self._model.mixture, self._score(X, sample_weight, comm, with_entropy=with_entropy))
+
+    def _score(
+        self,
+        X: Matrix,  # noqa: N803
+        sample_weight: ArrayLike | None,
+        comm: object,
+        *,
+        with_entropy: bool = False,
+    ) -> Score:
+        """The sums over the rows of all ranks. Collective."""
+
+        def work(comm: Comm, stop: StopRequest) -> Score:
+            own = None
+            with comm.together():
+                own = OwnRows.of(X, sample_weight)
+            assert own is not None
+            return score_all(comm, self._model.mixture, array_source(comm, own), stop, with_entropy=with_entropy)
+
+        return call(comm, NOTHING_LOST, work)
+
+
+def checked_number(name: str, value: object, limit: int) -> int:
+    """A whole number >= 0 and < limit; raises `ConfigError`, which names it."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < limit:
+        return int(value)
+    raise ConfigError(f"{name}: {value!r} is not valid; a whole number >= 0 and < {limit} is needed")
