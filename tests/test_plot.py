@@ -78,7 +78,7 @@ def test_a_marginal_is_that_of_scipy(covariance_type: str) -> None:
     marginal = mixture.marginal(np.array(features))
     points = mixture.means[np.arange(300) % 3][:, features] * np.random.default_rng(1).normal(1, 0.2, (300, 2))
     np.testing.assert_allclose(density(marginal, points), brute_density(mixture, points, features), rtol=1e-9)
-    assert marginal.weights is mixture.weights and marginal.covariances.name == "full"
+    assert marginal.weights is mixture.weights and marginal.covariances.name == covariance_type
 
 
 def test_a_quantile_inverts_the_distribution_of_scipy() -> None:
