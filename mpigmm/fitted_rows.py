@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,9 +10,18 @@ from numpy.typing import ArrayLike, NDArray
 from mpigmm.calls import NOTHING_LOST, call
 from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
-from mpigmm.driver.inference import OfTile, collect, criteria_of, factored, score_all
+from mpigmm.driver.features import Features, chosen_features
+from mpigmm.driver.inference import (
+    OfTile,
+    collect,
+    condition_all,
+    conditional_of,
+    criteria_of,
+    factored,
+    score_all,
+)
 from mpigmm.driver.scoring import Score
-from mpigmm.errors import ConfigError
+from mpigmm.errors import ConfigError, DataError, counted
 from mpigmm.own_rows import Matrix, OwnRows, array_source
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -20,6 +29,24 @@ from mpigmm.runs.model import Model
 
 MOST_SAMPLES = 2**53
 """Number of rows to draw that is too large."""
+
+
+class ConditionResult(NamedTuple):
+    """What `Mixture.condition` finds for n rows: the distribution of R features given the others.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n, R)
+        Conditional means.
+    covariance : ndarray of shape (n, R, R)
+        Conditional covariances.
+    log_density : ndarray of shape (n,)
+        Log-density of the given values.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+    log_density: FloatArray
 
 
 class RowMethods:
@@ -38,6 +65,58 @@ class RowMethods:
     def score_samples(self, X: Matrix) -> FloatArray:  # noqa: N803
         """Log-density log p(x) (n,) of each row (n, D)."""
         return self._of_rows(X, (), np.float64, lambda resp, log_density: log_density)
+
+    def condition(self, X: Matrix, given: Features) -> ConditionResult:  # noqa: N803
+        """The other features of rows of which some are given: mixture regression.
+
+        Given the values x of some features, the others z are distributed as a mixture of the same components:
+        p(z | x) = sum_k r_k(x) N(z | m_k(x), C_k). With the blocks of the covariance S of component k,
+
+            m_k(x) = means_kz + S_zx S_xx^-1 (x - means_kx),  C_k = S_zz - S_zx S_xx^-1 S_xz,
+
+        and r_k(x) is the posterior of the component under the marginal mixture of the given features. `condition`
+        computes the mean and the covariance of this mixture (Bishop, Pattern Recognition and Machine Learning, 2006,
+        section 2.3.1; Ghahramani and Jordan, Supervised learning from incomplete data via an EM approach, NIPS 6,
+        1994).
+
+        Parameters
+        ----------
+        X : array_like of shape (n, G) or (n, D)
+            Values of the G given features, in the order of `given`; or rows of all features, of which only those need
+            be finite.
+        given : sequence of int
+            Numbers of the given features: at least one, and not all.
+
+        Returns
+        -------
+        ConditionResult
+            mean (n, R) and covariance (n, R, R) of the R other features, in ascending order, and the log_density (n,)
+            of the given values. Mean and covariance are NaN in a row whose density is zero (log-density -inf).
+
+        Raises
+        ------
+        ConfigError
+            `given` does not fit the mixture.
+        DataError
+            The rows do not fit, or a given value is not finite.
+        """
+        mixture = self._model.mixture
+        known = chosen_features("given", given, mixture.n_features, mixture.n_features - 1)
+
+        def work(comm: Comm, stop: StopRequest) -> ConditionResult:
+            own = OwnRows.of(X, None)
+            if own.shape.n_features == mixture.n_features:
+                own = own.chosen(known.tolist())
+            elif own.n_rows and own.shape.n_features != len(known):
+                raise DataError(
+                    f"X has {counted(own.shape.n_features, 'feature')}; give the {len(known)} given ones, or all "
+                    f"{mixture.n_features} of the mixture"
+                )
+            with factored(mixture.covariances):
+                conditional = conditional_of(mixture, known)
+            return ConditionResult(*condition_all(comm, conditional, array_source(comm, own), stop))
+
+        return call(None, NOTHING_LOST, work)
 
     def score(self, X: Matrix, sample_weight: ArrayLike | None = None, comm: object = None) -> float:  # noqa: N803
         """Mean log-likelihood of the rows (n, D), weighted with sample_weight (n,). Collective."""
@@ -136,6 +215,11 @@ class RowMethods:
 
 def checked_number(name: str, value: object, limit: int) -> int:
     """A whole number >= 0 and < limit; raises `ConfigError`, which names it."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < limit:
+    if is_whole(value) and 0 <= value < limit:
         return int(value)
     raise ConfigError(f"{name}: {value!r} is not valid; a whole number >= 0 and < {limit} is needed")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer of Python or NumPy."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -50,7 +50,7 @@ CORE = (
     "algorithms",
     "priors",
     "precision sum_format",
-    "draw marginal",
+    "draw marginal conditional merging",
     "mixture",
     "covariances | estep",
     "factors statistics",

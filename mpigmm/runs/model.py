@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mpigmm.core.arrays import Indices
 from mpigmm.core.mixture import Mixture
 
 
@@ -30,3 +31,20 @@ class Model:
     n_iter: int = 0
     converged: bool = False
     config: dict[str, Any] | None = None
+
+    def derived(self, mixture: Mixture) -> Model:
+        """A mixture that was computed from this one and not fitted, with the configuration that names its rows."""
+        return replace(self, mixture=mixture, n_samples=0, mean_log_likelihood=float("nan"), n_iter=0, converged=False)
+
+    def marginal(self, features: Indices) -> Model:
+        """The marginal mixture of some features, whose configuration names the columns of these alone."""
+        derived = self.derived(self.mixture.marginal(features))
+        section = (self.config or {}).get("data")
+        if not isinstance(section, dict):
+            return derived
+        columns = section.get("columns")
+        known = list(range(self.mixture.n_features)) if columns is None else columns
+        if not isinstance(known, list) or len(known) != self.mixture.n_features:
+            return derived
+        chosen = {**section, "columns": [known[feature] for feature in features]}
+        return replace(derived, config={**(self.config or {}), "data": chosen})
