@@ -12,6 +12,7 @@ from mpigmm.requests import (
     BenchRequest,
     FitRequest,
     InspectRequest,
+    MergeRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
@@ -116,6 +117,19 @@ def predict(
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
     """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
     context.obj.append(ScoreRequest(model, tuple(data), dataset))
+
+
+@app.command()
+def merge(
+    context: typer.Context,
+    model: ModelFile,
+    n_components: Annotated[
+        int, typer.Option(min=1, max=LARGEST_INT, metavar="M", help="Components of the merged mixture.")
+    ],
+    out: Annotated[str, typer.Option(metavar="MODEL2", help="Model file to write.")],
+) -> None:
+    """Merge components of a model, two at a time, with the least loss of information (Runnalls 2007)."""
+    context.obj.append(MergeRequest(model, n_components, out))
 
 
 @app.command()

@@ -44,6 +44,15 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class MergeRequest:
+    """``merge``: a model, how many components to leave, and the model to write; root alone computes."""
+
+    model: str
+    n_components: int
+    out: str
+
+
+@dataclass(frozen=True)
 class InspectRequest:
     """``inspect``: a file; root alone reads it."""
 
@@ -91,6 +100,7 @@ VerbRequest = (
     | SelectRequest
     | PredictRequest
     | ScoreRequest
+    | MergeRequest
     | InspectRequest
     | PlotRequest
     | BenchRequest
