@@ -17,8 +17,9 @@ from support import mpirun, write_config, write_rows
 from mpigmm.data.block import Block
 from mpigmm.data.datasets import open_hdf5, raw_offset
 from mpigmm.data.hdf5_source import Hdf5Source, read_header
-from mpigmm.data.output import Column, RowWriter, create, publish
+from mpigmm.data.output import Column, Content, RowWriter
 from mpigmm.data.source import Header
+from mpigmm.data.unfinished import UnfinishedFile
 from mpigmm.errors import DataError
 from mpigmm.parallel.partition import count_tiles, own_tiles
 from mpigmm.rows import Rows
@@ -251,15 +252,19 @@ def test_a_file_that_is_cut_off_while_open_gives_no_zeros(tmp_path: Path, user_b
 
 def test_rows_written_by_offset_are_plain_hdf5(tmp_path: Path) -> None:
     path = str(tmp_path / "out.h5")
-    layout = create(path, 100, {"a": Column((), "int32"), "b": Column((6,), "float64")}, {"note": "x"})
+    columns = {"a": Column((), "int32"), "b": Column((6,), "float64")}
+    unfinished = UnfinishedFile(path, "job", Content(100, columns, {"note": "x"}), 3)
+    layout = unfinished.file
     assert not Path(path).exists()
     assert all(column.offset % 4096 == 0 for column in layout.columns.values())
     for start in (60, 0):
-        with RowWriter(layout) as writer:
-            part = slice(start, 100 if start else 60)
-            writer.write("a", start, np.arange(100)[part])
-            writer.write("b", start, ROWS[part])
-    publish(layout)
+        writer = RowWriter(layout)
+        writer.open()
+        part = slice(start, 100 if start else 60)
+        writer.write("a", start, np.arange(100)[part])
+        writer.write("b", start, ROWS[part])
+        writer.close()
+    unfinished.publish()
     with h5py.File(path) as file:
         assert (file["a"][()] == np.arange(100)).all()
         assert (file["b"][()] == ROWS).all()

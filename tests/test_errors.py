@@ -8,7 +8,8 @@ import h5py
 import pytest
 
 from mpigmm.data.hdf5_source import read_header
-from mpigmm.data.output import create
+from mpigmm.data.output import Content
+from mpigmm.data.unfinished import UnfinishedFile
 from mpigmm.errors import DataError, OutputError, reason, shown
 
 
@@ -52,7 +53,7 @@ def test_messages_about_files_hold_none_of_hdf5s_words(tmp_path: Path) -> None:
         read_header(str(path), "/X")
     assert str(raised.value) == f"{tmp_path}/text\\n.h5 cannot be opened as HDF5; is it whole, and HDF5?"
     with pytest.raises(OutputError) as refused:
-        create(str(tmp_path / "none" / "out.h5"), 3, {}, {})
+        UnfinishedFile(str(tmp_path / "none" / "out.h5"), "", Content(3, {}, {}), 1)
     assert "cannot be written (No such file or directory)" in str(refused.value)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["X"] = h5py.SoftLink("/a\nb")

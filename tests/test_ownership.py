@@ -18,7 +18,8 @@ from support import assert_same_bits, blobs, file_size_limit, read_model, write_
 
 from mpigmm.__main__ import serve
 from mpigmm.data import files
-from mpigmm.data.output import Column, RowWriter, create, publish
+from mpigmm.data.output import Column, Content, RowWriter
+from mpigmm.data.unfinished import UnfinishedFile
 from mpigmm.driver import recorder
 from mpigmm.errors import AgreedError, OutputError, UserError
 from mpigmm.parallel.comm import message_and_kind
@@ -465,7 +466,8 @@ def test_links_in_the_place_of_our_files_are_not_followed(place: Path) -> None:
 
 def test_names_are_made_by_us_and_modes_by_the_umask(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = place / "file"
-    names = {Path(create(str(target), 1, {"a": Column((), "int32")}, {}).temporary) for _ in range(3)}
+    content = Content(1, {"a": Column((), "int32")}, {})
+    names = {Path(UnfinishedFile(str(target), job, content, 1).file.temporary) for job in "abc"}
     assert len(names) == 3
     before = os.umask(0o027)
     try:
@@ -510,32 +512,49 @@ def test_predict_keeps_an_input_that_has_its_old_temporary_name(place: Path) -> 
 
 
 def test_two_outputs_of_one_name_do_not_mix(place: Path) -> None:
-    columns = {"a": Column((), "int32")}
-    layouts = [create("o.h5", 10, columns, {}) for _ in range(2)]
-    with RowWriter(layouts[0]) as first, RowWriter(layouts[1]) as second:
+    content = Content(10, {"a": Column((), "int32")}, {})
+    unfinished = [UnfinishedFile("o.h5", job, content, 2) for job in ("first", "second")]
+    writers = [RowWriter(each.file) for each in unfinished]
+    for value, writer in enumerate(writers):
+        writer.open()
         for start in range(0, 10, 5):
-            for value, writer in enumerate((first, second)):
-                writer.write("a", start, np.full(5, value))
-    for value, layout in enumerate(layouts):
-        publish(layout)
+            writer.write("a", start, np.full(5, value))
+        writer.close()
+    with pytest.raises(OutputError, match=r"--out o.h5 is being written by the same command in another process"):
+        UnfinishedFile("o.h5", "second", content, 2)
+    for value, each in enumerate(unfinished):
+        each.publish()
         with h5py.File("o.h5") as file:
             assert (file["a"][()] == value).all()
 
 
 def test_an_output_that_cannot_be_written_is_told_in_the_systems_words(place: Path) -> None:
     with file_size_limit(100), pytest.raises(OutputError) as caught:
-        create("o.h5", 10**6, {"a": Column((), "int32")}, {})
+        UnfinishedFile("o.h5", "", Content(10**6, {"a": Column((), "int32")}, {}), 1)
     assert str(caught.value) == "o.h5 cannot be written (File too large); choose another --out"
-    assert not list(place.glob(".*.tmp"))
+    assert not list(place.glob(".*.part"))
 
 
-def test_what_a_killed_predict_left_goes_after_a_day(place: Path) -> None:
+def test_what_another_killed_command_left_goes(place: Path) -> None:
+    """What an earlier version left, after a day."""
     old, new = place / ".o.h5.0123456789abcdef.tmp", place / ".o.h5.0123456789abcdee.tmp"
-    for path in (old, new):
+    other = place / ".o.h5.0123456789abcdee.part"
+    for path in (old, new, other):
         path.write_text("x")
     os.utime(old, (1, 1))
-    create("o.h5", 1, {"a": Column((), "int32")}, {})
-    assert new.exists() and not old.exists()
+    UnfinishedFile("o.h5", "", Content(1, {"a": Column((), "int32")}, {}), 1).discard()
+    assert new.exists() and not old.exists() and not other.exists()
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(place: Path) -> None:
+    content = Content(1, {"a": Column((), "int32")}, {})
+    unfinished = UnfinishedFile("o.h5", "", content, 1)
+    unfinished.discard()
+    Path("victim").write_text("precious")
+    Path(unfinished.file.temporary).symlink_to("victim")
+    with pytest.raises(OutputError, match=r"o.h5 cannot be written \(Too many levels"):
+        UnfinishedFile("o.h5", "", content, 1)
+    assert Path("victim").read_text() == "precious"
 
 
 # Checkpoints.

@@ -17,6 +17,8 @@ from support import blobs, mpirun, write_config, write_rows
 from mpigmm.commands import predict
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
+from mpigmm.data.output import RowWriter
+from mpigmm.errors import InterruptedRunError
 from mpigmm.parallel.comm import Comm
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import save_model
@@ -172,7 +174,42 @@ def test_a_file_made_while_predict_runs_is_replaced_where_one_made_before_would_
         code, message = run_verb(comm, *command, *options)
         assert (code == 2 and "--out new.h5 exists, and is not what predict wrote before" in message) == refused
         assert (new.read_bytes() == b"theirs") == refused
-    assert read_labels("new.h5")["labels"].shape == (500,) and not list(place.glob(".*.tmp"))
+    assert read_labels("new.h5")["labels"].shape == (500,) and not list(place.glob(".*.part"))
+
+
+@pytest.mark.parallel
+def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tiles that are not written yet, and to the same bytes; after a change of the rows it starts anew."""
+    if comm.is_root:
+        write_rows(Path("long.h5"), np.tile(ROWS, (200, 1)))
+    comm.mpi.Barrier()
+    command = ("predict", "m.h5", "long.h5", "--out", "long.labels.h5")
+    tiles: list[int] = []
+    most = 10**6
+
+    def counting(writer: RowWriter, tile: int) -> None:
+        if len(tiles) >= most:
+            raise InterruptedRunError("interrupted")
+        tiles.append(tile)
+        finish(writer, tile)
+
+    finish = RowWriter.finish
+    monkeypatch.setattr(RowWriter, "finish", counting)
+    assert run_verb(comm, *command) == (0, "")
+    n_tiles, whole = len(tiles), Path("long.labels.h5").read_bytes()
+    comm.mpi.Barrier()
+    for changed in (False, True):
+        tiles, most = [], n_tiles // 2
+        assert run_verb(comm, *command)[0] == 75
+        assert [path.suffix for path in place.glob(".long.labels*")] == [".part"]
+        comm.mpi.Barrier()
+        if changed and comm.is_root:
+            os.utime("long.h5", (1, 1))
+        comm.mpi.Barrier()
+        tiles, most = [], 10**6
+        assert run_verb(comm, *command) == (0, "")
+        assert len(tiles) == (n_tiles if changed else n_tiles - n_tiles // 2)
+        assert Path("long.labels.h5").read_bytes() == whole and not list(place.glob(".long.labels*"))
 
 
 def test_the_bits_do_not_depend_on_the_threads_of_blas(tmp_path: Path) -> None:

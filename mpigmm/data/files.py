@@ -1,4 +1,4 @@
-"""Writing files so that one appears under its name complete or not at all."""
+"""Writing files so that one appears under its name complete or not at all, and reading bytes of files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from mpigmm.errors import OutputError, reason, shown
 
@@ -95,3 +98,16 @@ def remedy(error: OSError) -> str:
         "ELOOP": "remove the symbolic link, or choose another place",
     }
     return known.get(errno.errorcode.get(error.errno or 0, ""), "choose another place")
+
+
+def read_bytes(file: int, offset: int, array: NDArray[Any]) -> None:
+    """Fill a contiguous array with the bytes of an open file from an offset on; raises `EOFError`.
+
+    HDF5 would hold Python's global lock while it reads; this does not, so that other threads compute meanwhile.
+    """
+    left = array.data.cast("B")
+    while left:
+        count = os.preadv(file, [left], offset)
+        if not count:
+            raise EOFError
+        left, offset = left[count:], offset + count

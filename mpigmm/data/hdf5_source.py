@@ -28,6 +28,7 @@ from mpigmm.data.datasets import (
     open_hdf5,
     raw_offset,
 )
+from mpigmm.data.files import read_bytes
 from mpigmm.data.origins import Origins, check_origins
 from mpigmm.data.source import Header, Source, locate
 from mpigmm.errors import DataError, reason, shown
@@ -78,19 +79,6 @@ def input_files(header: Header) -> Iterator[str]:
             dataset = get_dataset(file, path, header.dataset)
             yield from (path, dataset.file.filename)
             yield from (origin.path for origin in Origins(dataset).find(0, n_rows))
-
-
-def read_bytes(file: int, offset: int, array: NDArray[Any]) -> None:
-    """Fill a contiguous array with the bytes of an open file from an offset on; raises `EOFError`.
-
-    HDF5 would hold Python's global lock while it reads; this does not, so that other threads compute meanwhile.
-    """
-    left = array.data.cast("B")
-    while left:
-        count = os.preadv(file, [left], offset)
-        if not count:
-            raise EOFError
-        left, offset = left[count:], offset + count
 
 
 def read_header(

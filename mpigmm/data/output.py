@@ -1,30 +1,32 @@
 """An HDF5 file of results that all ranks write, without a parallel build of HDF5.
 
 Root creates the file with contiguous datasets, whose space is allocated at once and begins at a multiple of `PAGE`
-bytes. Every rank then writes its own rows at their byte offsets, by system calls.
+bytes. Every rank then writes its own rows at their byte offsets, by system calls. `data/unfinished.py` gives the file a
+temporary name, under which a later command finds what an interrupted one has written.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.data.files import NO_FOLLOW, create_temporary, remove_leftovers
+from mpigmm.data.files import NO_FOLLOW, read_bytes
 from mpigmm.errors import OutputError, reason, shown
 
 PAGE = 4096
-ABANDONED_SECONDS = 86400.0
-"""A temporary file that was not written to for this long is assumed to belong to a killed run."""
+FINISHED = b"\1"
+NOTE_SECONDS = 10.0
+"""Least seconds between two notes of a rank of the parts that it has finished."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,25 @@ class Column:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file that is being written: its final name, its temporary name, and its datasets."""
+    """A file that is being written.
+
+    Attributes
+    ----------
+    path, temporary : str
+        Its final name, and the name that it has until it is complete.
+    columns : dict of str to Column
+    size : int
+        Bytes of the complete file. After them, until then, stands the ledger: a byte for each part of the work, which
+        is 1 once the rows of the part are on disk.
+    finished : bytes
+        The ledger that an interrupted command has left; zeros in a new file.
+    """
 
     path: str
     temporary: str
     columns: dict[str, Column]
+    size: int
+    finished: bytes
 
 
 class ErrorKeeper(io.FileIO):
@@ -80,51 +96,58 @@ class ErrorKeeper(io.FileIO):
             return size or 0
 
 
-def create(
-    path: str,
-    n_rows: int,
-    columns: Mapping[str, Column],
-    attributes: Mapping[str, Any],
-    tables: Mapping[str, Sequence[Any]] = MappingProxyType({}),
-) -> OutputFile:
-    """Create the file under a temporary name, with space for all rows. Raises `OutputError`.
+@dataclass(frozen=True)
+class Content:
+    """What a file of results holds.
 
-    Parameters
+    Attributes
     ----------
-    path : str
-        Final name of the file.
     n_rows : int
     columns : dict of str to Column
         Datasets with an entry for each row, which `RowWriter` fills.
     attributes : dict
     tables : dict of str to sequence
-        Small datasets, which are written here: integers, or texts as bytes.
+        Small datasets, which are written when the file is created: integers, floats, or texts as bytes.
+    column_attributes : dict of str to dict
+        Attributes of datasets, by the name of the dataset.
     """
-    temporary: Path | None = None
-    try:
-        remove_leftovers(Path(path), ABANDONED_SECONDS)
-        descriptor, temporary = create_temporary(Path(path))
-        with ErrorKeeper(descriptor, "r+") as raw:
-            with h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
-                created = {name: _create_dataset(file, name, n_rows, column) for name, column in columns.items()}
-                file.attrs.update(attributes)
-                _write_tables(file, tables)
-            if raw.error is not None:
-                raise raw.error
-    except Exception as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
-        if not isinstance(error, OSError):
-            raise
-        raise OutputError(f"{shown(path)} cannot be written{reason(error)}; choose another --out") from None
-    return OutputFile(path, str(temporary), created)
+
+    n_rows: int
+    columns: Mapping[str, Column]
+    attributes: Mapping[str, Any]
+    tables: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    column_attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def write_head(descriptor: int, content: Content) -> tuple[dict[str, Column], int]:
+    """Write all of the file but the rows to an empty open file, with space for them.
+
+    Returns the columns with their offsets, and the size of the file in bytes. Raises `OSError`.
+    """
+    with ErrorKeeper(descriptor, "r+", closefd=False) as raw:
+        with h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
+            created = {
+                name: _create_dataset(file, name, content.n_rows, column) for name, column in content.columns.items()
+            }
+            file.attrs.update(content.attributes)
+            _write_tables(file, content.tables)
+            for name, attributes in content.column_attributes.items():
+                file[name].attrs.update(attributes)
+        if raw.error is not None:
+            raise raw.error
+    return created, os.fstat(descriptor).st_size
+
+
+def read_head(descriptor: int, columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns with their offsets, of an open file that `write_head` wrote."""
+    with io.FileIO(descriptor, "r", closefd=False) as raw, h5py.File(raw, "r") as file:
+        return {name: replace(column, offset=file[name].id.get_offset()) for name, column in columns.items()}
 
 
 def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
     for name, values in tables.items():
-        is_text = isinstance(values[0], bytes)
-        file.create_dataset(name, data=values, dtype=h5py.string_dtype() if is_text else np.int64)
+        kind = {bytes: h5py.string_dtype(), float: np.float64}.get(type(values[0]), np.int64)
+        file.create_dataset(name, data=values, dtype=kind)
 
 
 def _create_dataset(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
@@ -140,42 +163,90 @@ def _create_dataset(file: h5py.File, name: str, n_rows: int, column: Column) -> 
 
 
 class RowWriter:
-    """Writes the rows of one rank. A context manager: opens the file, and at the end flushes it to disk.
+    """Writes the rows of one rank; several of its threads may use it.
 
     Parameters
     ----------
     output_file : OutputFile
-        From `create`.
+    on_finish : callable, optional
+        Called after each part of the work.
     """
 
-    def __init__(self, output_file: OutputFile) -> None:
+    def __init__(self, output_file: OutputFile, on_finish: Callable[[], None] | None = None) -> None:
         self.output_file = output_file
+        self._on_finish = on_finish
         self._descriptor = -1
+        self._written: list[int] = []
+        self._due = time.monotonic() + NOTE_SECONDS
+        self._lock = Lock()
 
-    def __enter__(self) -> RowWriter:
+    def open(self) -> None:
+        """Open the file; raises `OutputError`."""
         try:
-            self._descriptor = os.open(self.output_file.temporary, os.O_WRONLY | NO_FOLLOW)
+            self._descriptor = os.open(self.output_file.temporary, os.O_RDWR | NO_FOLLOW)
         except OSError as error:
             raise OutputError(
                 f"{shown(self.output_file.path)}: a rank on {os.uname().nodename} cannot open the file that root made"
                 f"{reason(error)}; write to a file system that all nodes share"
             ) from None
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def flush(self) -> None:
+        """Write everything to disk, and note which parts of the work are finished. Raises `OutputError`."""
         try:
-            if kind is None:
-                os.fsync(self._descriptor)
+            self._note()
         except OSError as error:
             raise self._failure(error) from None
-        finally:
+
+    def close(self) -> None:
+        """Note which parts of the work are finished, if that is possible, and close the file."""
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                self._note()
             os.close(self._descriptor)
+            self._descriptor = -1
+
+    def read(self, name: str, first_row: int, n_rows: int) -> NDArray[Any]:
+        """Entries of a dataset that this rank has written, of n_rows rows from first_row on."""
+        column = self.output_file.columns[name]
+        found = np.empty((n_rows, *column.row_shape), column.dtype)
+        read_bytes(self._descriptor, column.offset + first_row * column.row_bytes, found)
+        return found
 
     def write(self, name: str, first_row: int, values: NDArray[Any]) -> None:
         """Write entries of a dataset from row first_row on. Raises `OutputError`."""
         column = self.output_file.columns[name]
-        left = memoryview(np.ascontiguousarray(values, column.dtype).data).cast("B")
-        offset = column.offset + first_row * column.row_bytes
+        self._write(np.ascontiguousarray(values, column.dtype).data, column.offset + first_row * column.row_bytes)
+
+    def is_finished(self, part: int) -> bool:
+        """Whether an interrupted command has written the rows of this part of the work."""
+        return bool(self.output_file.finished[part])
+
+    def finish(self, part: int) -> None:
+        """Note that all rows of this part of the work are written. Raises `OutputError`.
+
+        The note is written within some seconds, once the rows are on disk.
+        """
+        with self._lock:
+            self._written.append(part)
+            is_due = time.monotonic() > self._due
+            if is_due:
+                self._due = time.monotonic() + NOTE_SECONDS
+        if is_due:
+            self.flush()
+        if self._on_finish is not None:
+            self._on_finish()
+
+    def _note(self) -> None:
+        """Flush the rows to disk, and write to the ledger which parts are finished; raises `OSError`."""
+        with self._lock:
+            written, self._written = self._written, []
+        os.fsync(self._descriptor)
+        parts = np.sort(np.array(written, int))
+        for run in np.split(parts, np.flatnonzero(np.diff(parts) > 1) + 1) if written else ():
+            os.pwrite(self._descriptor, FINISHED * len(run), self.output_file.size + int(run[0]))
+
+    def _write(self, content: memoryview, offset: int) -> None:
+        left = content.cast("B")
         try:
             while left:
                 done = os.pwrite(self._descriptor, left, offset)
@@ -187,35 +258,3 @@ class RowWriter:
         return OutputError(
             f"{shown(self.output_file.path)} cannot be written{reason(error)}; free some space or choose another --out"
         )
-
-
-def publish(output_file: OutputFile) -> None:
-    """Give the complete file its final name. Raises `OutputError`."""
-    try:
-        Path(output_file.temporary).replace(output_file.path)
-    except OSError as error:
-        raise OutputError(f"{shown(output_file.path)} cannot be written{reason(error)}; choose another --out") from None
-
-
-def publish_new(output_file: OutputFile) -> bool:
-    """Give the complete file its final name unless a file of that name exists; returns whether none did.
-
-    Raises `OutputError`.
-    """
-    try:
-        os.link(output_file.temporary, output_file.path)  # unlike a rename, it replaces nothing
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        if os.path.lexists(output_file.path):
-            return False
-        publish(output_file)
-    else:
-        discard(output_file)
-    return True
-
-
-def discard(output_file: OutputFile) -> None:
-    """Remove the temporary file, where there is one."""
-    with suppress(OSError):
-        Path(output_file.temporary).unlink()

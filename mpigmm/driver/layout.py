@@ -27,6 +27,8 @@ class Layout:
     ----------
     tile_rows : int
         Rows of a tile; the same on all ranks.
+    n_tiles : int
+        Number of tiles of all ranks.
     tiles : range
         Numbers of this rank's tiles on the global grid.
     n_threads : int
@@ -44,6 +46,7 @@ class Layout:
     """
 
     tile_rows: int
+    n_tiles: int
     tiles: range
     n_threads: int
     fits_host: bool
@@ -88,6 +91,7 @@ def lay_out(
         gpu_bytes = gpu_budget(devices, comm.rank, compute)
         return Layout(
             tile_rows=tile_rows,
+            n_tiles=count_tiles(header.n_rows, tile_rows),
             tiles=tiles,
             n_threads=max(1, min(n_threads, len(tiles))),
             fits_host=held is not None or n_rows * header.row_bytes <= memory_budget(compute.memory, share.n_ranks),

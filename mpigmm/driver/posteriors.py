@@ -45,7 +45,12 @@ def open_stream(comm: Comm, source: Source, task: ScoreTask, stop: StopRequest) 
     return open_context(comm, source, layout, devices, stop, ops)
 
 
-def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Callable[[], PosteriorFunction]) -> None:
+def for_each_posterior(
+    context: RankContext,
+    task: ScoreTask,
+    new_function: Callable[[], PosteriorFunction],
+    is_done: Callable[[int], bool] = lambda tile: False,
+) -> None:
     """Compute the posterior of each of this rank's tiles and pass it to a function, one function for each thread.
 
     Raises `DataError`, which names the first row that cannot be used.
@@ -55,6 +60,8 @@ def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Call
     context, task
     new_function : callable
         Returns the function of a thread.
+    is_done : callable
+        Whether to leave out the tile with this number.
     """
     centre = safe_centre(task.mixture, task.centre)
     e_step = EStep(task.mixture.e_step_inputs(centre, ops=context.host_ops))
@@ -71,6 +78,6 @@ def for_each_posterior(context: RankContext, task: ScoreTask, new_function: Call
             posterior_function(rows, *e_step.posterior(tile))
 
     try:
-        context.for_each_tile(tile_function)
+        context.for_each_tile(tile_function, is_done=is_done)
     except BadRowError as error:
         raise DataError(bad_row_text(error, task.header, "mend the row or leave it out")) from None

@@ -81,16 +81,31 @@ class RankContext:
         """The kind of memory in which MPI sums the statistics of E-steps."""
         return self.ops.arrays if self.layout.sums_on_gpu else HOST
 
-    def for_each_tile(self, tile_function: TileFunction[T], *, with_labels: bool = False) -> list[T]:
+    def for_each_tile(
+        self,
+        tile_function: TileFunction[T],
+        *,
+        with_labels: bool = False,
+        is_done: Callable[[int], bool] = lambda tile: False,
+    ) -> list[T]:
         """Apply a function to each of the rank's tiles on the host, by all threads; returns a result for each thread.
 
-        Each tile is given to one thread. Starting labels are read, where rows have them, if with_labels says so.
+        Each tile is given to one thread.
+
+        Parameters
+        ----------
+        tile_function
+        with_labels : bool
+            Whether to read starting labels, where rows have them.
+        is_done : callable
+            Whether to leave out the tile with this number.
         """
-        self.stop.pace.begin(len(self.block.tiles))
         fields = self.header.fields if with_labels else self.header.kept_fields
+        done = {tile * self.block.tile_rows for tile in self.block.tiles if is_done(tile)}
+        self.stop.pace.begin(len(self.block.tiles) - len(done))
 
         def share(worker: int) -> Tiles:
-            return self._checked(self.block.share(worker, self.n_threads, fields=fields))
+            return self._checked(self.block.share(worker, self.n_threads, done, fields))
 
         return self.workers.run(lambda worker: tile_function(self._tiles[worker], share(worker)))
 
