@@ -36,10 +36,15 @@ ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file; it
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that override the file's.")]
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="Model file, as written by fit.")]
 DataFiles = Annotated[
-    list[str], typer.Argument(metavar="DATA", help="HDF5 files with rows, or quoted globs; their rows are one matrix.")
+    list[str],
+    typer.Argument(metavar="DATA", help="Files of rows (HDF5, Parquet, .npy), or quoted globs; together one matrix."),
 ]
 Dataset = Annotated[
-    str | None, typer.Option(help="Dataset that holds the rows; else the one that the model was fitted to, or /X.")
+    str | None,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        help="Dataset that holds the rows, or several that are one column each; else that of the model's fit, or /X.",
+    ),
 ]
 
 
@@ -52,6 +57,11 @@ def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
         if not requests:
             return None, int(end.code or 0)
     return requests[0], 0
+
+
+def parts(text: str | None) -> str | tuple[str, ...] | None:
+    """A text, or the several that commas separate in it."""
+    return tuple(text.split(",")) if text is not None and "," in text else text
 
 
 def show_version(wanted: bool) -> None:
@@ -110,13 +120,13 @@ def predict(
     ] = False,
 ) -> None:
     """Assign rows to components."""
-    context.obj.append(PredictRequest(model, tuple(data), out, dataset, proba, overwrite))
+    context.obj.append(PredictRequest(model, tuple(data), out, parts(dataset), proba, overwrite))
 
 
 @app.command()
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
     """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
-    context.obj.append(ScoreRequest(model, tuple(data), dataset))
+    context.obj.append(ScoreRequest(model, tuple(data), parts(dataset)))
 
 
 @app.command()
@@ -170,7 +180,7 @@ def plot(
     source: Annotated[str, typer.Argument(metavar="DIR_OR_MODEL", help="Directory of a fit or select, or a model.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="HDF5 file with rows to draw, or a quoted glob; may be given again."),
+        typer.Option(metavar="FILE", help="File with rows to draw, or a quoted glob; may be given again."),
     ] = None,
     dataset: Dataset = None,
     features: Annotated[
@@ -181,7 +191,7 @@ def plot(
     ] = None,
 ) -> None:
     """Draw convergence, components, pairs of features, component sizes and selections; prints the files' names."""
-    context.obj.append(PlotRequest(source, tuple(data or ()), dataset, features, out))
+    context.obj.append(PlotRequest(source, tuple(data or ()), parts(dataset), features, out))
 
 
 @app.command()

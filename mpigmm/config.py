@@ -403,7 +403,8 @@ def _type_words(hint: Any, bounds: str) -> str:
     if get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(_type_words(part, bounds) for part in get_args(hint))
     if get_origin(hint) is list:
-        return f"a list of {'texts' if get_args(hint)[0] is str else 'whole numbers'}{bounds}"
+        entries = {str: "texts", int: "whole numbers", int | str: "whole numbers or texts"}
+        return f"a list of {entries[get_args(hint)[0]]}{bounds}"
     return names[hint]
 
 

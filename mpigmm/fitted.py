@@ -157,10 +157,10 @@ class Mixture(RowMethods, PlotMethods):
 
         Parameters
         ----------
-        features : sequence of int
-            Numbers of the features, each once; the result has them in this order.
+        features : sequence of int or str
+            Numbers of the features or, where they have names, names, each once; the result has them in this order.
         """
-        chosen = chosen_features("features", features, self.n_features, self.n_features)
+        chosen = chosen_features("features", features, self.n_features, self.n_features, self.feature_names)
 
         def work(comm: Comm, stop: StopRequest) -> Model:
             model = self._model.marginal(chosen)
@@ -274,6 +274,11 @@ class Mixture(RowMethods, PlotMethods):
     def n_features(self) -> int:
         """Number of features, D."""
         return self._core.n_features
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features, where the rows of the fit had names; else None."""
+        return self._model.feature_names
 
 
 def frozen(model: Model) -> Model:

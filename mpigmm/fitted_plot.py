@@ -11,7 +11,7 @@ from mpigmm.calls import NOTHING_LOST, call
 from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
 from mpigmm.driver.inference import check_features
 from mpigmm.errors import ConfigError
-from mpigmm.own_rows import Matrix, OwnRows, array_source
+from mpigmm.own_rows import Matrix, OwnRows, array_source, names_in
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model import Model
@@ -47,7 +47,7 @@ class PlotMethods:
         features : sequence of int, optional
             One feature or two; by default the two in which the components differ most.
         feature_names : sequence of str, optional
-            Names of the D features; by default those of the columns of X, if it is a data frame.
+            Names of the D features; by default those of the columns of X, if it is a data frame, or of the mixture.
 
         Returns
         -------
@@ -69,7 +69,7 @@ class PlotMethods:
         chosen = separating_features(mixture, 2).tolist() if features is None else list(features)
         plots.check_features("features", chosen, mixture.n_features, 2)
         rows = NO_ROWS if X is None else self._sampled(X, sample_weight, chosen)
-        names = names_in(X) if feature_names is None else list(feature_names)
+        names = tuple(feature_names) if feature_names is not None else names_in(X) or self._model.feature_names
         if names and len(names) != mixture.n_features:
             raise ConfigError(
                 f"feature_names: {len(names)} are given, but the mixture has {mixture.n_features} features"
@@ -92,9 +92,3 @@ class PlotMethods:
             return sample_rows(source, features, stop.check)
 
         return call(None, NOTHING_LOST, work)
-
-
-def names_in(X: object) -> list[str]:  # noqa: N803
-    """Names of the columns of a data frame, if they are texts."""
-    names = list(getattr(X, "columns", ()))
-    return names if all(isinstance(name, str) for name in names) else []

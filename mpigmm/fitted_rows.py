@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.calls import NOTHING_LOST, call
+from mpigmm.core.arrays import Indices
 from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
 from mpigmm.driver.features import Features, chosen_features
@@ -83,9 +85,9 @@ class RowMethods:
         ----------
         X : array_like of shape (n, G) or (n, D)
             Values of the G given features, in the order of `given`; or rows of all features, of which only those need
-            be finite.
-        given : sequence of int
-            Numbers of the given features: at least one, and not all.
+            be finite. Columns of a data frame are found by name where the mixture has names.
+        given : sequence of int or str
+            Numbers of the given features or, where they have names, names: at least one, and not all.
 
         Returns
         -------
@@ -101,17 +103,11 @@ class RowMethods:
             The rows do not fit, or a given value is not finite.
         """
         mixture = self._model.mixture
-        known = chosen_features("given", given, mixture.n_features, mixture.n_features - 1)
+        names = self._model.feature_names
+        known = chosen_features("given", given, mixture.n_features, mixture.n_features - 1, names)
 
         def work(comm: Comm, stop: StopRequest) -> ConditionResult:
-            own = OwnRows.of(X, None)
-            if own.shape.n_features == mixture.n_features:
-                own = own.chosen(known.tolist())
-            elif own.n_rows and own.shape.n_features != len(known):
-                raise DataError(
-                    f"X has {counted(own.shape.n_features, 'feature')}; give the {len(known)} given ones, or all "
-                    f"{mixture.n_features} of the mixture"
-                )
+            own = with_features(OwnRows.of(X, None), known, mixture.n_features, names)
             with factored(mixture.covariances):
                 conditional = conditional_of(mixture, known)
             return ConditionResult(*condition_all(comm, conditional, array_source(comm, own), stop))
@@ -211,6 +207,25 @@ class RowMethods:
             return score_all(comm, self._model.mixture, array_source(comm, own), stop, with_entropy=with_entropy)
 
         return call(comm, NOTHING_LOST, work)
+
+
+def with_features(own: OwnRows, chosen: Indices, n_features: int, names: Sequence[str] | None) -> OwnRows:
+    """The rows with the columns of chosen features (G,) of a mixture alone; raises `DataError`.
+
+    They are found by name if the rows and the mixture have names. Otherwise the rows have these columns, in this order,
+    or those of all features.
+    """
+    found = own.feature_names
+    if found is not None and names is not None and {names[feature] for feature in chosen} <= set(found):
+        return own.chosen([found.index(names[feature]) for feature in chosen])
+    if own.shape.n_features == n_features:
+        return own.chosen(chosen.tolist())
+    if own.n_rows and own.shape.n_features != len(chosen):
+        raise DataError(
+            f"X has {counted(own.shape.n_features, 'feature')}; give the {len(chosen)} given ones, or all "
+            f"{n_features} of the mixture"
+        )
+    return own
 
 
 def checked_number(name: str, value: object, limit: int) -> int:

@@ -33,13 +33,21 @@ def option(help: str, default: Any = None, **rules: Any) -> Any:
 @dataclass(frozen=True)
 class DataOptions:
     path: str | list[str] = option(
-        "HDF5 file, list of files or glob (in natural order: p.2 before p.10); the rows of several are one matrix.",
+        "File of rows (HDF5, NetCDF-4, Parquet or .npy), list of files or glob (in natural order: p.2 before p.10); "
+        "the rows of several are one matrix.",
         "",
         required=True,
     )
-    dataset: str = option("Dataset that holds the rows, (n_samples, n_features) or (n_samples,).", "/X")
-    weights: str | None = option("Dataset in the same files with a weight >= 0 for each row; null: all weights are 1.")
-    columns: list[int] | None = option("Columns to use, counted from 0; null: all.")
+    dataset: str | list[str] = option(
+        "Dataset that holds the rows, (n_samples, n_features) or (n_samples,); or a list of datasets (n_samples,), "
+        "each of which is a column. Parquet and .npy files have no datasets.",
+        "/X",
+    )
+    weights: str | None = option(
+        "Dataset, or column of a Parquet file, in the same files with a weight >= 0 for each row; null: all weights "
+        "are 1."
+    )
+    columns: list[int | str] | None = option("Columns to use, by name, or by number from 0; null: all.")
     rows: list[int] | None = option("Half-open range [start, stop] of rows to use; null: all.")
     missing: Literal["error", "drop"] = option(
         "What to do with a row that holds NaN or infinity: end and name the row, or leave it out.", "error"
@@ -70,9 +78,9 @@ class InitOptions:
     seed: int = option("Seed of all random numbers.", 0, ge=0, le=2**63 - 1)
     file: str | None = option("Model file to start from (with method: file).")
     labels: str | None = option(
-        "Dataset in the files of the rows (with method: labels) that holds the component of each row, 0 to "
-        "n_components - 1, or -1 for a row without a label; or responsibilities (n_samples, n_components), which are "
-        "scaled to the sum 1, with zeros or NaN alone for a row without."
+        "Dataset, or column of a Parquet file, in the files of the rows (with method: labels) that holds the component "
+        "of each row, 0 to n_components - 1, or -1 for a row without a label; or responsibilities (n_samples, "
+        "n_components), which are scaled to the sum 1, with zeros or NaN alone for a row without."
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.data.array_source import ArrayHeader, ArraySource, Columns
+from mpigmm.data.row_files import names_text
 from mpigmm.errors import DataError, counted
 from mpigmm.parallel.comm import Comm
 from mpigmm.rows import Field, label_field, label_text
@@ -28,6 +29,8 @@ class OwnRows:
     sample_weight : ndarray of shape (n,) or None
     label : ndarray of shape (n,) or (n, K) or None
         Starting labels, or responsibilities.
+    feature_names : tuple of str or None
+        Names of the columns of a data frame.
     columns : tuple of int or None
         Which columns of X the values are; None: all.
     """
@@ -35,6 +38,7 @@ class OwnRows:
     values: NDArray[Any] | Columns
     sample_weight: NDArray[Any] | None
     label: NDArray[Any] | None = None
+    feature_names: tuple[str, ...] | None = None
     columns: tuple[int, ...] | None = None
 
     @classmethod
@@ -45,6 +49,7 @@ class OwnRows:
             values,
             None if sample_weight is None else array_of(sample_weight, "sample_weight"),
             None if labels is None else array_of(labels, "labels"),
+            names_in(X),
         )
         own._check_label()
         weight = own.sample_weight
@@ -58,7 +63,8 @@ class OwnRows:
         """The same rows with these columns alone, which are not copied."""
         values = self.values
         found = [values[:, column] if isinstance(values, np.ndarray) else values[column] for column in columns]
-        return replace(self, values=found, columns=tuple(columns))
+        names = self.feature_names and tuple(self.feature_names[column] for column in columns)
+        return replace(self, values=found, columns=tuple(columns), feature_names=names)
 
     def _check_label(self) -> None:
         """Raise `DataError` where labels are not one a row."""
@@ -91,19 +97,27 @@ class OwnRows:
         arrays = [self.values] if isinstance(self.values, np.ndarray) else self.values
         width = self.values.shape[1] if isinstance(self.values, np.ndarray) else len(self.values)
         dtype = np.result_type(*(array.dtype for array in arrays)).newbyteorder("=")
-        return OwnShape(self.n_rows, width, dtype.str, self.sample_weight is not None, self.label_field)
+        is_weighted = self.sample_weight is not None
+        return OwnShape(self.n_rows, width, dtype.str, is_weighted, self.label_field, self.feature_names)
 
 
 @dataclass(frozen=True)
 class OwnShape:
-    """Rows, features and dtype of the rows that a rank brings, whether they have weights, and the field of their
-    labels."""
+    """Rows, features and dtype of the rows that a rank brings, whether they have weights, the field of their labels,
+    and the names of the features."""
 
     n_rows: int
     n_features: int
     dtype: str
     is_weighted: bool
     label: Field | None = None
+    feature_names: tuple[str, ...] | None = None
+
+
+def names_in(X: object) -> tuple[str, ...] | None:  # noqa: N803
+    """Names of the columns of a data frame, if they are texts; None where they are not, and of other matrices."""
+    names = tuple(getattr(X, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def columns_of(arrays: Sequence[Any]) -> list[NDArray[Any]]:
@@ -166,6 +180,11 @@ def common_header(shapes: Sequence[OwnShape]) -> ArrayHeader:
                 f"X has {counted(shape.n_features, 'feature')} on rank {rank}, but {like.n_features} on rank {first}; "
                 "give all ranks rows with the same features"
             )
+        if shape.feature_names != like.feature_names:
+            raise DataError(
+                f"X has the columns {names_told(shape.feature_names)} on rank {rank}, but "
+                f"{names_told(like.feature_names)} on rank {first}; give all ranks rows with the same features"
+            )
         if shape.is_weighted != like.is_weighted:
             has, lacks = (rank, first) if shape.is_weighted else (first, rank)
             raise DataError(
@@ -180,4 +199,16 @@ def common_header(shapes: Sequence[OwnShape]) -> ArrayHeader:
         raise DataError("X has no columns")
     dtype = np.result_type(*(shape.dtype for shape in with_rows.values())).str
     lengths = [shape.n_rows for shape in shapes]
-    return ArrayHeader.of(lengths, dtype, like.n_features, is_weighted=like.is_weighted, label=like.label)
+    return ArrayHeader.of(
+        lengths,
+        dtype,
+        like.n_features,
+        is_weighted=like.is_weighted,
+        label=like.label,
+        feature_names=like.feature_names,
+    )
+
+
+def names_told(names: tuple[str, ...] | None) -> str:
+    """Names of columns, for a message."""
+    return names_text(names) if names else "without names"

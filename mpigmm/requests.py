@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from mpigmm.options import FitOptions, OpsChoice
 
+Datasets = str | tuple[str, ...]
+"""A dataset with the rows, or several that are one column each."""
+
 
 @dataclass(frozen=True)
 class FitRequest:
@@ -29,7 +32,7 @@ class PredictRequest:
     model: str
     data: tuple[str, ...]
     out: str
-    dataset: str | None = None
+    dataset: Datasets | None = None
     proba: int = 0
     overwrite: bool = False
 
@@ -40,7 +43,7 @@ class ScoreRequest:
 
     model: str
     data: tuple[str, ...]
-    dataset: str | None = None
+    dataset: Datasets | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class PlotRequest:
 
     source: str
     data: tuple[str, ...] = ()
-    dataset: str | None = None
+    dataset: Datasets | None = None
     features: str | None = None
     out: str | None = None
 

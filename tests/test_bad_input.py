@@ -279,7 +279,7 @@ CASES = {
     "nothing but NaN": data("data.missing|rows", "data.missing=drop", rows=np.full((9, 2), np.nan)),
     "equal rows": data("model.n_components|distinct|column", "model.reg_covar=0", rows=np.ones((50, 2))),
     "files of other widths": made(
-        "has 2 columns in y.h5 but 3 in x.h5", two_files(ROWS[:, :2]), "data.path=[x.h5,y.h5]"
+        "/X in y.h5 has 2 columns, but /X in x.h5 has 3", two_files(ROWS[:, :2]), "data.path=[x.h5,y.h5]"
     ),
     "a column too many": data(r"data.columns: \[3\]; /X has columns 0 to 2", "data.columns=[0,3]"),
     "a column from the end": data(r"data.columns: \[-1\]", "data.columns=[-1]"),

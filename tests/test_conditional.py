@@ -184,6 +184,37 @@ def test_the_saved_marginal_reads_its_columns_of_the_data(tmp_path: Path) -> Non
         assert file.attrs["n_features"] == 2
 
 
+class Frame:
+    """What a data frame has that matters here."""
+
+    def __init__(self, values: np.ndarray, columns: list[str]) -> None:
+        self.values, self.columns = values, columns
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.values
+
+
+def test_features_have_names() -> None:
+    named = public(random_mixture("full", 3, 4), feature_names=("a", "b", "c", "2"))
+    plain, (rows, _) = public(random_mixture("full", 3, 4)), named.sample(50, seed=9)
+    expected = plain.condition(rows, [2, 0])
+    mixed = Frame(rows[:, [3, 0, 1, 2]], ["2", "a", "b", "c"])
+    for found in (named.condition(mixed, ["c", "a"]), named.condition(rows, ("c", 0)), named.condition(mixed, [2, 0])):
+        assert all(values.tobytes() == other.tobytes() for values, other in zip(found, expected, strict=True))
+    assert named.condition(Frame(rows[:, :2], ["x", "y"]), ["a", 1]).mean.shape == (50, 2)
+    assert named.condition(rows, "2").mean.tobytes() == plain.condition(rows, 3).mean.tobytes()
+    assert named.marginal(["c", "a"]).feature_names == ("c", "a") and plain.marginal([1]).feature_names is None
+    assert named.merge(2).feature_names == named.split(0).feature_names == named.feature_names
+    with pytest.raises(
+        errors.ConfigError, match=r"'d' is not the number or name of a feature; .* 0 to 3 \(a, b, c, 2\)"
+    ):
+        named.marginal(["d"])
+    holes = rows.copy()
+    holes[1, 2] = np.nan
+    with pytest.raises(errors.DataError, match=r"row 1 of X holds NaN in column 3 \(c\)"):
+        named.condition(Frame(holes[:, [3, 0, 1, 2]], ["2", "a", "b", "c"]), "c")
+
+
 MIXTURE = public(random_mixture("full", 3, 4))
 ROWS = np.zeros((5, 4))
 

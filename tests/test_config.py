@@ -137,7 +137,7 @@ def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int
         ("init.file=m.h5", "init.method is 'kmeans'"),
         ("data.path=null", "data.path: None"),
         ("data.path=$NO_SUCH_VARIABLE/x", "NO_SUCH_VARIABLE is not set"),
-        ("data.columns=[a]", "data.columns: .*whole numbers"),
+        ("data.columns=[1.5]", "data.columns: .*whole numbers or texts"),
         ("data.missing=ignore", "data.missing: 'ignore' .*error, drop"),
         ("em.max_iter", "section.key=value"),
         ("select.n_components=[0,3]", "select.n_components: .0, 3. is not valid"),

@@ -16,7 +16,7 @@ from support import mpirun, write_config, write_rows
 
 from mpigmm.data.block import Block
 from mpigmm.data.datasets import open_hdf5, raw_offset
-from mpigmm.data.hdf5_source import Hdf5Source, read_header
+from mpigmm.data.file_source import FileSource, read_header
 from mpigmm.data.output import Column, Content, RowWriter
 from mpigmm.data.source import Header
 from mpigmm.data.unfinished import UnfinishedFile
@@ -28,7 +28,7 @@ ROWS = np.arange(600, dtype=np.float64).reshape(100, 6)
 
 
 def read_all(header: Header) -> np.ndarray:
-    return Hdf5Source(header).read(0, header.n_rows).values
+    return FileSource(header).read(0, header.n_rows).values
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u2", "i4", "i8", "f2", "f4", "f8", ">f4", ">i2"])
@@ -48,7 +48,7 @@ def test_dtypes(tmp_path: Path, dtype: str) -> None:
 def test_chunked_and_compressed(tmp_path: Path, options: dict[str, object]) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("X", data=ROWS, **options)
-    source = Hdf5Source(read_header(str(tmp_path / "x.h5"), "/X"))
+    source = FileSource(read_header(str(tmp_path / "x.h5"), "/X"))
     assert (source.read(13, 42).values == ROWS[13:42]).all()
 
 
@@ -57,7 +57,7 @@ def test_no_chunk_is_decompressed_twice(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 4, (40_000, 500)).astype("f8")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("X", data=rows, chunks=(20_000, 500), compression="gzip", compression_opts=1)
-    source = Hdf5Source(read_header(str(tmp_path / "x.h5"), "/X"))
+    source = FileSource(read_header(str(tmp_path / "x.h5"), "/X"))
     before = bytes_read()
     for start in range(0, 40_000, 1024):
         stop = min(start + 1024, 40_000)
@@ -101,7 +101,7 @@ def test_several_files_are_one_matrix(tmp_path: Path) -> None:
     for i, (start, stop) in enumerate([(0, 10), (10, 10), (10, 55), (55, 100)]):
         write_rows(tmp_path / f"part{i}.h5", ROWS[start:stop], w=np.arange(start, stop))
     header = read_header(str(tmp_path / "part*.h5"), "/X", "/w")
-    rows = Hdf5Source(header).read(5, 95)
+    rows = FileSource(header).read(5, 95)
     assert (rows.values == ROWS[5:95]).all()
     assert rows.sample_weight is not None and (rows.sample_weight == np.arange(5, 95)).all()
     assert header.where(60) == f"row 5 of /X in {tmp_path / 'part3.h5'}"
@@ -185,7 +185,7 @@ def test_unlike_ranks_are_done_at_about_the_same_time(n_tiles: int, speeds: list
 
 @pytest.mark.parametrize("resident", [False, True])
 def test_threads_share_the_tiles_of_a_block(tmp_path: Path, resident: bool) -> None:
-    source = Hdf5Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
+    source = FileSource(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
     block = Block(source, own_tiles(count_tiles(100, 16), 1, [1, 1]), 16, resident)
     block.load(lambda: None)
     tiles = sorted([tile for worker in range(3) for tile in block.share(worker, 3)], key=lambda tile: tile.first)
@@ -196,7 +196,7 @@ def test_threads_share_the_tiles_of_a_block(tmp_path: Path, resident: bool) -> N
 
 def test_a_block_becomes_resident(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "x.h5", ROWS, w=np.arange(100.0))
-    block = Block(Hdf5Source(read_header(str(path), "/X", "/w")), range(4, 8), 12, resident=False)
+    block = Block(FileSource(read_header(str(path), "/X", "/w")), range(4, 8), 12, resident=False)
     block.load(lambda: None)
     streamed = [(tile.first, tile.values.copy(), tile.sample_weight.copy()) for tile in block.share(0, 1)]
     block.make_resident()
@@ -210,14 +210,14 @@ def test_a_block_becomes_resident(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tile_rows", [3, 10**12])
 def test_streamed_tiles_are_whole_and_in_order(tmp_path: Path, tile_rows: int) -> None:
     """Their memory is used again, and no more of it asked for than there are rows."""
-    source = Hdf5Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
+    source = FileSource(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
     block = Block(source, range(count_tiles(100, tile_rows)), tile_rows, resident=False)
     for rows in block.share(0, 1):
         np.testing.assert_array_equal(rows.values, ROWS[rows.first : rows.first + tile_rows])
 
 
 def test_an_empty_block_has_no_tiles(tmp_path: Path) -> None:
-    source = Hdf5Source(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
+    source = FileSource(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
     block = Block(source, own_tiles(2, 5, [1] * 64), 50, resident=True)
     block.load(lambda: None)
     assert list(block.share(0, 1)) == []
@@ -232,7 +232,7 @@ def test_reading_takes_no_lock(tmp_path: Path) -> None:
 
 def test_a_file_that_shrinks_is_named(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "x.h5", ROWS)
-    source = Hdf5Source(read_header(str(path), "/X"))
+    source = FileSource(read_header(str(path), "/X"))
     write_rows(path, ROWS[:50])
     with pytest.raises(DataError, match="shrunk to 50 rows"):
         source.read(40, 60)
@@ -243,7 +243,7 @@ def test_a_file_that_is_cut_off_while_open_gives_no_zeros(tmp_path: Path, user_b
     path = tmp_path / "x.h5"
     with h5py.File(path, "w", userblock_size=user_block) as file:
         file["X"] = ROWS
-    source = Hdf5Source(read_header(str(path), "/X"))
+    source = FileSource(read_header(str(path), "/X"))
     assert (source.read(40, 60).values == ROWS[40:60]).all()
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(DataError, match="has shrunk while it was being read"):
@@ -279,7 +279,7 @@ def test_rows_behind_a_user_block(tmp_path: Path, dtype: str, layout: dict[str, 
     with h5py.File(tmp_path / "x.h5", "w", userblock_size=1024) as file:
         file.create_dataset("before", data=np.ones(5))
         file.create_dataset("X", data=rows, **layout)
-    source = Hdf5Source(read_header(str(tmp_path / "x.h5"), "/X", None, None, None))
+    source = FileSource(read_header(str(tmp_path / "x.h5"), "/X", None, None, None))
     place = np.zeros((50, 3), dtype)
     found = source.read(30, 71, Rows.of(place))
     assert np.shares_memory(found.values, place)

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from mpigmm.data.hdf5_source import read_header
+from mpigmm.data.file_source import read_header
 from mpigmm.data.output import Content
 from mpigmm.data.unfinished import UnfinishedFile
 from mpigmm.errors import DataError, OutputError, reason, shown

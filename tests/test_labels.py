@@ -19,7 +19,7 @@ import mpigmm
 from mpigmm import errors
 from mpigmm.api import source_of
 from mpigmm.core.algorithms import initialise
-from mpigmm.data.hdf5_source import Hdf5Source
+from mpigmm.data.file_source import FileSource
 from mpigmm.driver import devices
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
@@ -215,14 +215,14 @@ def test_a_command_resumes_and_refuses_other_labels(comm: MpiComm, case: dict[st
 def test_iterations_do_not_read_the_labels(case: dict[str, Any], memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The survey reads them, and each of the two passes of the start; rows that stay in memory are read once."""
     read: dict[str, int] = dict.fromkeys(["values", "sample_weight", LABEL], 0)
-    read_file = Hdf5Source._read_file
+    read_file = FileSource._read_file
 
-    def count(self: Hdf5Source, path: str, start: int, rows: Any) -> None:
+    def count(self: FileSource, index: int, start: int, rows: Any) -> None:
         for name in rows.arrays:
             read[name] += len(rows)
-        read_file(self, path, start, rows)
+        read_file(self, index, start, rows)
 
-    monkeypatch.setattr(Hdf5Source, "_read_file", count)
+    monkeypatch.setattr(FileSource, "_read_file", count)
     mpigmm.fit(from_dataset(case, "/labels", memory=memory, device="cpu"))
     first = 1024  # rows from which the survey finds a centre
     assert read[LABEL] == 3 * N + first

@@ -7,6 +7,7 @@ import resource
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +17,8 @@ from inside import run_verb
 from support import blobs, write_rows
 
 from mpigmm.data.datasets import open_hdf5
-from mpigmm.data.hdf5_source import Hdf5Source, read_header
+from mpigmm.data.file_source import FileSource, read_header
+from mpigmm.data.hdf5_file import OpenDataset
 from mpigmm.data.origins import find_source
 from mpigmm.data.source import Header
 from mpigmm.errors import DataError
@@ -27,7 +29,7 @@ WEIGHTS = np.arange(1.0, 101.0)
 
 
 def read_all(header: Header) -> np.ndarray:
-    return Hdf5Source(header).read(0, header.n_rows).values
+    return FileSource(header).read(0, header.n_rows).values
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,7 @@ def test_links_lead_to_the_rows_of_another_file(far: Path, links: dict[str, obje
         for name, link in links.items():
             file[name] = link
         file["padding"] = np.full(5000, 3.0)
-    source = Hdf5Source(read_header("x.h5", "/X", "/w"))
+    source = FileSource(read_header("x.h5", "/X", "/w"))
     rows = source.read(10, 90)
     assert rows.sample_weight is not None
     assert rows.values.tobytes() == ROWS[10:90].tobytes() and rows.sample_weight.tobytes() == WEIGHTS[10:90].tobytes()
@@ -166,7 +168,7 @@ def test_numbers_that_hdf5_converts(kind: Callable[[], h5t.TypeID], chunked: boo
     np.testing.assert_array_equal(read_all(header).astype(int), values)
     np.testing.assert_array_equal(read_all(read_header("x.h5", "/X", columns=[2, 0])).astype(int), values[:, [2, 0]])
     if kind is not enumeration:
-        rows = Hdf5Source(read_header("x.h5", "/X", "/w")).read(3, 70)
+        rows = FileSource(read_header("x.h5", "/X", "/w")).read(3, 70)
         np.testing.assert_array_equal(rows.sample_weight, values[3:70, 0] ** 2)
 
 
@@ -242,7 +244,7 @@ LOSSES = {"lost": lose, "empty": empty, "shorter": shorten, "cut off": cut}
 def test_a_lost_source_is_named(parts: None, path: str, part: str, loss: Callable[[str], None]) -> None:
     """Before the rows are read, once they are known, and between two reads."""
     header = read_header(path, "/X")
-    source = Hdf5Source(header)
+    source = FileSource(header)
     assert (source.read(0, 30).values == ROWS[:30]).all()
     loss(part)
     name = Path(part).name
@@ -259,15 +261,15 @@ def test_a_source_that_is_lost_after_it_was_found_is_named(
     parts: None, loss: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the check and HDF5's own opening."""
-    source = Hdf5Source(read_header("x.h5", "/X"))
-    read_array = source._read_array
+    source = FileSource(read_header("x.h5", "/X"))
+    fill = OpenDataset._fill
 
-    def lose_first(*arguments: object) -> None:
+    def lose_first(*arguments: Any) -> None:
         loss("parts/2.h5")
         with suppress(OSError):
-            read_array(*arguments)
+            fill(*arguments)
 
-    monkeypatch.setattr(source, "_read_array", lose_first)
+    monkeypatch.setattr(OpenDataset, "_fill", lose_first)
     with pytest.raises(DataError, match=r"2.h5 (cannot be read any more|was replaced or cut off)"):
         source.read(0, 100)
 
@@ -288,7 +290,7 @@ def test_virtual_rows_of_the_same_file_and_virtual_weights(parts: None) -> None:
     write_rows(Path("parts/w.h5"), ROWS, w=WEIGHTS)
     with h5py.File("parts/2.h5", "a") as file:
         file.create_virtual_dataset("w", layout)
-    rows = Hdf5Source(read_header("parts/2.h5", "/Z", "/w")).read(0, 100)
+    rows = FileSource(read_header("parts/2.h5", "/Z", "/w")).read(0, 100)
     assert (rows.values == ROWS).all() and rows.sample_weight is not None and (rows.sample_weight == WEIGHTS).all()
     lose("parts/w.h5")
     with pytest.raises(DataError, match=r"w.h5 does not exist"):
@@ -316,7 +318,7 @@ def test_a_series_of_files_with_a_gap() -> None:
     write_growing("x.h5", [("p%%%b.h5", (0, 5, 5), False)])
     header = read_header("x.h5", "/X")
     assert read_all(header)[:, 0].tolist() == [1.0] * 5 + [2.0] * 5 + [3.0] * 5 + [4.0] * 5
-    source = Hdf5Source(header)
+    source = FileSource(header)
     source.read(0, 5)
     lose("p%1.h5")
     with pytest.raises(DataError, match=r"p%1.h5"):
@@ -375,7 +377,7 @@ def test_external_storage_is_read_or_missed(place: Path, prefix: str, monkeypatc
     with h5py.File("x.h5", "w") as file:
         file.create_dataset("X", ROWS.shape, "f8", external=[("a.bin", 4, 480), ("b.bin", 0, h5py.h5f.UNLIMITED)])
     header = read_header("x.h5", "/X")
-    source = Hdf5Source(header)
+    source = FileSource(header)
     assert (source.read(0, 100).values == ROWS).all()
     os.truncate("b.bin", len(raw) - 488)
     with pytest.raises(DataError, match=r"b.bin was replaced or cut off"):
@@ -383,7 +385,7 @@ def test_external_storage_is_read_or_missed(place: Path, prefix: str, monkeypatc
     for again in (lambda: read_header("x.h5", "/X"), lambda: read_all(header)):
         with pytest.raises(DataError, match=r"b.bin, which holds /X of x.h5, has 4,312 bytes of the 4,320"):
             again()
-    assert (Hdf5Source(header).read(0, 10).values == ROWS[:10]).all()
+    assert (FileSource(header).read(0, 10).values == ROWS[:10]).all()
     lose("b.bin")
     with pytest.raises(DataError, match=r"b.bin, which holds /X of x.h5, cannot be read \(No such file"):
         read_header("x.h5", "/X")

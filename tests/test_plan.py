@@ -14,7 +14,7 @@ from mpigmm.__main__ import serve
 from mpigmm.commands.plan import about
 from mpigmm.core.algorithms.initialise import sample_size
 from mpigmm.core.covariances import COVARIANCE_TYPES
-from mpigmm.data.hdf5_source import read_header
+from mpigmm.data.file_source import read_header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver import iteration_costs
 from mpigmm.driver.iteration_costs import Size, affordable_components, scaled_bytes, seconds_a_row

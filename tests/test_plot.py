@@ -443,7 +443,8 @@ def place(comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
             file["X"].attrs["columns"] = IRIS.feature_names
         Path("run").mkdir()
         data = {"path": "iris.h5", "dataset": "/X", "columns": [3, 2]}
-        save_model(Path("run/model.h5"), Model(mixture_of("full", 2), config={"data": data}))
+        names = tuple(IRIS.feature_names[column] for column in (3, 2))
+        save_model(Path("run/model.h5"), Model(mixture_of("full", 2), config={"data": data}, feature_names=names))
         Path("run/convergence.jsonl").write_text(
             json.dumps(log_line(0, 1, -3.0)) + "\n" + json.dumps(log_line(0, 2, -2.0)) + '\n{"init": 0, "ite'
         )

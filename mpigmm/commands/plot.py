@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from mpigmm.core.marginal import separating_features
+from mpigmm.data.file_source import FileSource, find_datasets, resolve_paths
 from mpigmm.data.files import cannot_write
-from mpigmm.data.hdf5_source import Hdf5Source, column_names, find_dataset, read_header, resolve_paths
 from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
-from mpigmm.driver.score_rows import open_header, recorded, recorded_columns
+from mpigmm.driver.score_rows import open_header, recorded
 from mpigmm.errors import EXIT_DONE, ConfigError, DataError, counted, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -134,32 +134,20 @@ def named_features(text: str | None) -> list[int]:
 
 def names_and_rows(
     model: Model, model_path: str, request: PlotRequest, features: Sequence[int], check: Callable[[], None]
-) -> tuple[list[str] | None, PictureRows]:
+) -> tuple[tuple[str, ...] | None, PictureRows]:
     """Names of all features, where known, and some features of the rows that the request names; raises `DataError`."""
     if not request.data:
-        return names_of_fit(model), NO_ROWS
+        return model.feature_names, NO_ROWS
     weights = recorded_weights(model, request.data)
     header = open_header(model, model_path, request.data, request.dataset, weights)
-    rows = sample_rows(Hdf5Source(header), features, check)
+    rows = sample_rows(FileSource(header), features, check)
     if rows.n_left_out:
         write_message(f"mpigmm: {counted(rows.n_left_out, 'row')} with values that are not finite, not drawn")
-    return column_names(header), rows
+    return header.feature_names or model.feature_names, rows
 
 
 def recorded_weights(model: Model, data: Sequence[str]) -> str | None:
     """The dataset of the weights to which the model was fitted, if the data have it."""
     weights = recorded(model, "weights")
-    return find_dataset(resolve_paths(data)[0], [weights]) if isinstance(weights, str) else None
-
-
-def names_of_fit(model: Model) -> list[str] | None:
-    """Names of the features in the file to which the model was fitted; None where it has none or cannot be read."""
-    paths, dataset = recorded(model, "path"), recorded(model, "dataset")
-    if not paths or not isinstance(paths, (str, list)) or not isinstance(dataset, str):
-        return None
-    try:
-        header = read_header(resolve_paths(paths)[0], dataset)
-        header = read_header(header.paths, dataset, columns=recorded_columns(model, header))
-        return column_names(header) if header.n_features == model.mixture.n_features else None
-    except DataError:
-        return None
+    is_there = isinstance(weights, str) and find_datasets(resolve_paths(data)[0], [weights]) is not None
+    return weights if is_there else None

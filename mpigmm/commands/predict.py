@@ -8,18 +8,19 @@ from functools import partial
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
-from mpigmm.data.hdf5_source import Hdf5Source, input_files
+from mpigmm.data.file_source import FileSource, input_files
 from mpigmm.data.output import Column, Content, RowWriter
+from mpigmm.data.row_files import joined
 from mpigmm.driver.layout import Layout
-from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior, open_stream
+from mpigmm.driver.posteriors import PosteriorFunction, for_each_posterior, open_stream
 from mpigmm.driver.row_output import RowOutput, writing_rows
-from mpigmm.driver.score_rows import open_task
+from mpigmm.driver.score_rows import FileTask, open_task
 from mpigmm.errors import EXIT_DONE, ConfigError, counted, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
 from mpigmm.requests import PredictRequest
-from mpigmm.rows import Rows
+from mpigmm.rows import VALUES, Rows
 
 
 def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
@@ -30,7 +31,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
             task = open_task(request.model, request.data, request.dataset, stop.check)
             check_request(request, task)
     task = comm.bcast(task)
-    context = open_stream(comm, Hdf5Source(task.header), task, stop)
+    context = open_stream(comm, FileSource(task.header), task, stop)
     output = None
     with comm.together():
         if comm.is_root:
@@ -41,7 +42,7 @@ def run(comm: Comm, request: PredictRequest, stop: StopRequest) -> int:
     return EXIT_DONE
 
 
-def check_request(request: PredictRequest, task: ScoreTask) -> None:
+def check_request(request: PredictRequest, task: FileTask) -> None:
     """Raise `UserError` where the request does not fit the model."""
     if request.proba > task.mixture.n_components:
         raise ConfigError(
@@ -50,7 +51,7 @@ def check_request(request: PredictRequest, task: ScoreTask) -> None:
         )
 
 
-def described(request: PredictRequest, task: ScoreTask, layout: Layout) -> RowOutput:
+def described(request: PredictRequest, task: FileTask, layout: Layout) -> RowOutput:
     """The file to write, with the names of the model and of the files of the rows."""
     header = task.header
     model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
@@ -61,7 +62,7 @@ def described(request: PredictRequest, task: ScoreTask, layout: Layout) -> RowOu
         content=Content(
             n_rows=header.n_rows,
             columns=columns(request.proba),
-            attributes={"model": model, "dataset": header.dataset},
+            attributes={"model": model, "dataset": joined(header.datasets[VALUES])},
             tables={"files": [os.fsencode(path) for path in header.paths], "offsets": header.first_rows},
         ),
         inputs=[request.model, *input_files(header)],

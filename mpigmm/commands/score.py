@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from mpigmm.data.hdf5_source import Hdf5Source
+from mpigmm.data.file_source import FileSource
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.posteriors import ScoreTask, open_stream
 from mpigmm.driver.score_rows import open_task
@@ -25,7 +25,7 @@ def run(comm: Comm, request: ScoreRequest, stop: StopRequest) -> int:
         if comm.is_root:
             task = open_task(request.model, request.data, request.dataset, stop.check)
     task = comm.bcast(task)
-    context = open_stream(comm, Hdf5Source(task.header), task, stop)
+    context = open_stream(comm, FileSource(task.header), task, stop)
     with single_threaded_blas:
         score = summed_scores(context, task)
     if comm.is_root:

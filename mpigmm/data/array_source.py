@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.data.row_files import Name, told
 from mpigmm.data.source import Header, Source, locate
 from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows
 
@@ -22,23 +23,31 @@ class ArrayHeader(Header):
 
     @classmethod
     def of(
-        cls, lengths: Sequence[int], dtype: str, n_features: int, *, is_weighted: bool, label: Field | None = None
+        cls,
+        lengths: Sequence[int],
+        dtype: str,
+        n_features: int,
+        *,
+        is_weighted: bool,
+        label: Field | None = None,
+        feature_names: tuple[str, ...] | None = None,
     ) -> ArrayHeader:
         """The header of matrices with so many rows on each rank, with or without weights and starting labels."""
-        names, fields = {VALUES: "X"}, {VALUES: Field(dtype, n_features)}
+        names: dict[str, Name] = {VALUES: "X"}
+        fields = {VALUES: Field(dtype, n_features)}
         if is_weighted:
             names[SAMPLE_WEIGHT], fields[SAMPLE_WEIGHT] = "sample_weight", Field("float64")
         if label is not None:
             names[LABEL], fields[LABEL] = "labels", label
-        return cls((), tuple(lengths), names, fields, None, 0, sum(lengths), n_features)
+        return cls((), tuple(lengths), names, fields, None, 0, sum(lengths), n_features, feature_names)
 
     @property
     def weights_name(self) -> str:
-        return self.datasets[SAMPLE_WEIGHT]
+        return told(self.datasets[SAMPLE_WEIGHT])
 
     @property
     def labels_name(self) -> str:
-        return self.datasets[LABEL]
+        return told(self.datasets[LABEL])
 
     @property
     def named_by(self) -> str:

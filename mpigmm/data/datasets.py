@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
+from mpigmm.data.row_files import READ_ERRORS, check_file
 from mpigmm.errors import DataError, reason, shown
-
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
-"""Exceptions of h5py for a file that is damaged or has unexpected content."""
 
 CHUNK_CACHE_BYTES = 1 << 26
 """Smallest size of HDF5's cache of decompressed chunks, for chunks that two tiles share to be decompressed once."""
@@ -37,19 +34,8 @@ def open_hdf5(path: str, owner: h5py.File | None = None) -> h5py.File:
         which HDF5 itself opens sources: HDF5 refuses to open one file with two different settings at once, and some
         versions lock sources.
     """
-    file_path, name = Path(path), shown(path)
-    if not name:
-        raise DataError("an empty name is given for a data file; name an HDF5 file")
-    try:
-        file_path.stat()
-    except FileNotFoundError:
-        raise DataError(f"{name} does not exist; check the path and the working directory") from None
-    except OSError as error:
-        raise DataError(f"{name} cannot be opened{reason(error)}; check the path and its permissions") from None
-    if file_path.is_dir():
-        raise DataError(f"{name} is a directory; name a file, or a glob such as '{name}/*.h5'")
-    if not file_path.is_file():
-        raise DataError(f"{name} is not a regular file; name an HDF5 file")
+    check_file(path)
+    name = shown(path)
     try:
         return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=_file_access(owner)))
     except PermissionError:
@@ -102,7 +88,7 @@ def get_dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
     """The dataset of this name, links followed; raises `DataError`, which lists the datasets that exist."""
     try:
         item = file[name]
-    except HDF5_ERRORS:
+    except READ_ERRORS:
         link = external_link(file, name)
         if link is not None:
             raise DataError(
@@ -123,7 +109,7 @@ def external_link(file: h5py.File, name: str, most: int = MOST_LINKS) -> h5py.Ex
     parts = name.strip("/").split("/")
     for i in range(1, len(parts) + 1):
         link = None
-        with suppress(*HDF5_ERRORS):
+        with suppress(*READ_ERRORS):
             link = file.get("/".join(parts[:i]), getlink=True)
         if isinstance(link, h5py.ExternalLink):
             return link
@@ -168,7 +154,7 @@ def load_filters(dataset: h5py.Dataset, path: str) -> None:
 def dataset_names(file: h5py.File) -> list[str]:
     """Names of the first 20 datasets of a file."""
     names: list[str] = []
-    with suppress(*HDF5_ERRORS):
+    with suppress(*READ_ERRORS):
         file.visititems(lambda name, item: names.append("/" + name) if isinstance(item, h5py.Dataset) else None)
     return names[:20]
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from mpigmm.data.row_files import Name, told
 from mpigmm.errors import shown
 from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows, row_bytes
 
@@ -22,8 +23,9 @@ class Header:
         The files.
     lengths : tuple of int
         Number of rows of each file.
-    datasets : dict of str to str
-        For each array of a record of rows, the name of the dataset that holds it.
+    datasets : dict of str to (str or tuple of str)
+        For each array of a record of rows, the name of the dataset that holds it, or of several that are one column
+        each.
     fields : dict of str to Field
         For each array of a record, its type and number of columns.
     columns : tuple of int or None
@@ -32,21 +34,24 @@ class Header:
         The rows that are used: from start to stop - 1, counted over all rows of all files.
     file_features : int
         Columns of the dataset of ``values``.
+    feature_names : tuple of str or None
+        Names of the columns that are used; None where they are not known.
     """
 
     paths: tuple[str, ...]
     lengths: tuple[int, ...]
-    datasets: dict[str, str]
+    datasets: dict[str, Name]
     fields: dict[str, Field]
     columns: tuple[int, ...] | None
     start: int
     stop: int
     file_features: int
+    feature_names: tuple[str, ...] | None = None
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset that holds the values."""
-        return self.datasets[VALUES]
+        """What holds the values, for a message."""
+        return told(self.datasets[VALUES])
 
     @property
     def n_features(self) -> int:
@@ -114,7 +119,11 @@ class Header:
     def where(self, row: int) -> str:
         """A row in words: its number in its file, dataset and file; `row` is counted from the first row used."""
         index, local = locate(self.start + row, self.lengths)
-        return f"row {local:,} of {shown(self.dataset)} in {shown(self.paths[index])}"
+        return f"row {local:,} of {self.place(index)}"
+
+    def place(self, index: int) -> str:
+        """Words for the values in a file, for a message."""
+        return f"{shown(self.dataset)} in {shown(self.paths[index])}"
 
     @property
     def files(self) -> str:
@@ -124,6 +133,11 @@ class Header:
     def column(self, index: int) -> int:
         """Column of the dataset that is used as the feature of this index."""
         return index if self.columns is None else self.columns[index]
+
+    def column_text(self, index: int) -> str:
+        """The number of that column, and its name where it has one."""
+        number = str(self.column(index))
+        return number if self.feature_names is None else f"{number} ({shown(self.feature_names[index])})"
 
 
 def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:

@@ -78,7 +78,7 @@ class MemoryRecorder(NullRecorder):
         best = progress.best
         assert best is not None
         found = {**summary(best, data_summary, devices.kinds, devices), **used, **versions(devices.cupy)}
-        self._outcome = Outcome(fitted_model(best, data_summary, self.options), found, self.history)
+        self._outcome = Outcome(fitted_model(best, data_summary, self.options, self.header), found, self.history)
         self._tell_end(progress)
         self.voice.result(result_text("fitted", best))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header
-from mpigmm.errors import counted
+from mpigmm.errors import counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.runs.state import Fitted
 from mpigmm.runs.voice import Voice
@@ -16,14 +16,24 @@ TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likel
 MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
 FEW = 5
 """Largest number of components that a message names."""
+MOST_FEATURES = 8
+"""Largest number of features that it names."""
 
 
 def problem_text(summary: DataSummary, header: Header, options: FitOptions) -> str:
     """Size of the data and of the mixture."""
     return (
-        f"{counted(summary.n_samples, 'row')} of {counted(header.n_features, 'feature')}, "
+        f"{counted(summary.n_samples, 'row')} of {counted(header.n_features, 'feature')}{in_brackets(header)}, "
         f"{counted(options.model.n_components, 'component')}, {options.model.covariance_type}"
     )
+
+
+def in_brackets(header: Header) -> str:
+    """The names of the features, where they are known: the first few."""
+    names = header.feature_names
+    if names is None:
+        return ""
+    return f" ({', '.join(map(shown, names[:MOST_FEATURES]))}{', ...' * (len(names) > MOST_FEATURES)})"
 
 
 def tell_beginning(

@@ -191,7 +191,7 @@ class Recorder(MemoryRecorder):
             results = tuple(sorted({*self.checkpoint.results, best.mixture.digest()}))
             self.checkpoint = replace(self.checkpoint, results=results)
             self._save(progress)
-            model = fitted_model(best, data_summary, self.options)
+            model = fitted_model(best, data_summary, self.options, self.header)
             save_model(self.directory / MODEL, model)
             fitted = summary(best, data_summary, self.checkpoint.devices, devices)
             found = {**fitted, **used, **versions(devices.cupy, hdf5=hdf5_version())}
@@ -210,7 +210,7 @@ class Recorder(MemoryRecorder):
     def outcome(self) -> Outcome | None:
         if self._found is None:
             return super().outcome
-        model = fitted_model(*self._found, self.options)
+        model = fitted_model(*self._found, self.options, self.header)
         return Outcome(model, self.directory.read_json(SUMMARY), self.history)
 
     def _tell_result(self, best: Fitted) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.memory import peak_memory, peak_since_fork
+from mpigmm.data.source import Header
 from mpigmm.driver.criteria import criteria
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.reduction import Reduction
@@ -20,10 +21,17 @@ from mpigmm.runs.state import Fitted
 from mpigmm.version import __version__
 
 
-def fitted_model(best: Fitted, data_summary: DataSummary, options: FitOptions) -> Model:
+def fitted_model(best: Fitted, data_summary: DataSummary, options: FitOptions, header: Header) -> Model:
     """The content of ``model.h5``."""
-    ended, config = best.ended, as_mapping(options)
-    return Model(best.mixture, data_summary.n_samples, ended.mean_log_likelihood, ended.n_iter, ended.converged, config)
+    return Model(
+        best.mixture,
+        data_summary.n_samples,
+        best.ended.mean_log_likelihood,
+        best.ended.n_iter,
+        best.ended.converged,
+        as_mapping(options),
+        header.feature_names,
+    )
 
 
 def summary(best: Fitted, data_summary: DataSummary, kinds: tuple[str, ...], devices: Devices) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def bad_row_text(
     if error.column is None:
         return f"{header.weights_name}: {where} has weight {error.value:g}; weights are finite and >= 0"
     what = "NaN" if np.isnan(error.value) else "an infinity" if np.isinf(error.value) else f"{error.value:g}"
-    column = header.column(error.column)
+    column = header.column_text(error.column)
     if np.isfinite(error.value):
         return f"{where} holds {what} in column {column}, too large to square; rescale the column, or leave the row out"
     return f"{where} holds {what} in column {column}; {remedy}"
@@ -224,7 +224,7 @@ def check_variances(summary: DataSummary, header: Header) -> None:
     `ConstantFeatureError` where it does not vary."""
 
     def named(features: list[int]) -> str:
-        return f"column {', '.join(str(header.column(d)) for d in features[:10])} of {shown(header.dataset)}"
+        return f"column {', '.join(header.column_text(d) for d in features[:10])} of {shown(header.dataset)}"
 
     constant, narrow = summary.constant_features(), summary.narrow_features()
     if constant:
@@ -300,7 +300,7 @@ def far_row(context: RankContext, summary: DataSummary, sample: Sample) -> str |
             values = context.block.source.read(row, row + 1).values[0].astype(np.float64)
             column = int((np.abs(values - median) > limit).argmax())
             warning = (
-                f"{header.where(row)} holds {values[column]:g} in column {header.column(column)}, a million "
+                f"{header.where(row)} holds {values[column]:g} in column {header.column_text(column)}, a million "
                 "standard deviations from the rest; if it means a missing value, write NaN and set data.missing: drop"
             )
     return next(filter(None, comm.gather(warning)), None)

@@ -253,7 +253,10 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     def mixture_(self) -> Mixture:
         """A copy of the attributes as a `Mixture`, which can be saved."""
         self._check_fitted()
-        return Mixture.from_model(Model(copy.deepcopy(self._mixture())))
+        names = getattr(self, "feature_names_in_", None)
+        return Mixture.from_model(
+            Model(copy.deepcopy(self._mixture()), feature_names=None if names is None else tuple(names.tolist()))
+        )
 
     def _n_parameters(self) -> int:
         """Number of free parameters."""

@@ -23,6 +23,8 @@ class Model:
     converged : bool
     config : dict
         The configuration of the fit, as in ``config.yaml``; empty for files that another program wrote.
+    feature_names : tuple of str or None
+        Names of the features, where they are known.
     """
 
     mixture: Mixture
@@ -31,6 +33,7 @@ class Model:
     n_iter: int = 0
     converged: bool = False
     config: dict[str, Any] | None = None
+    feature_names: tuple[str, ...] | None = None
 
     def derived(self, mixture: Mixture) -> Model:
         """A mixture that was computed from this one and not fitted, with the configuration that names its rows."""
@@ -38,7 +41,8 @@ class Model:
 
     def marginal(self, features: Indices) -> Model:
         """The marginal mixture of some features, whose configuration names the columns of these alone."""
-        derived = self.derived(self.mixture.marginal(features))
+        names = self.feature_names and tuple(self.feature_names[feature] for feature in features)
+        derived = replace(self.derived(self.mixture.marginal(features)), feature_names=names)
         section = (self.config or {}).get("data")
         if not isinstance(section, dict):
             return derived

@@ -35,6 +35,8 @@ def save_model(path: Path, model: Model) -> None:
         "converged": model.converged,
         "config": json.dumps(model.config or {}),
     }
+    if model.feature_names is not None:
+        attributes["feature_names"] = json.dumps(model.feature_names)
     hdf5.save(path, hdf5.with_digest(hdf5.Content(mixture.arrays(), attributes)))
 
 
@@ -54,6 +56,7 @@ def load_model(path: Path, check: Callable[[], None] = never) -> Model:
             n_iter=int(attributes.get("n_iter", 0)),
             converged=bool(attributes.get("converged", False)),
             config=config,
+            feature_names=_names(attributes.get("feature_names"), mixture.n_features),
         )
     except (TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} has an attribute of another type than a model file's: {error}") from None
@@ -77,6 +80,16 @@ def mixture_of(content: hdf5.Content, path: Path, prefix: str = "") -> Mixture:
         return Mixture.from_arrays(covariance_type, {name: content.arrays[prefix + name] for name in names})
     except (MixtureError, ValueError, TypeError) as error:
         raise DataError(f"{shown(path)} does not hold a mixture: {error}") from None
+
+
+def _names(text: Any, n_features: int) -> tuple[str, ...] | None:
+    """Names of the features, from their attribute; None where it is missing, or does not hold one text for each."""
+    try:
+        names = json.loads(text or "null")
+    except (TypeError, ValueError):
+        return None
+    is_whole = isinstance(names, list) and len(names) == n_features and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_whole else None
 
 
 def _config(text: Any, path: Path) -> dict[str, Any]:
