@@ -182,8 +182,8 @@ class Mixture(RowMethods, PlotMethods):
         (Runnalls, Kullback-Leibler approach to Gaussian mixture reduction, IEEE Trans. Aerosp. Electron. Syst. 43,
         2007). The merged component takes the place of the first; those after the second move up. Components of weight 0
         go first. The result is of type ``full`` for every type: a merged component has correlations, and a covariance
-        of its own. Time and memory grow with the square of the number of components; 200 components of 20 features
-        take less than a second.
+        of its own. The time grows like K^2 D^3: less than a second from 200 components of 20 features to 10, ten
+        seconds from 300 of 100.
 
         Parameters
         ----------
