@@ -48,9 +48,9 @@ install: $(STAMP)  ## make .venv with mpigmm and what it needs
 .venv-debian/.installed: $(SOURCES)
 	/usr/bin/python3 -c 'import mpi4py, h5py, scipy' || { echo 'Debian packages missing: apt-get install' $(DEBIAN_PACKAGES); exit 2; }
 	/usr/bin/python3 -m venv --system-site-packages $(@D)
-	$(@D)/$(INSTALL) --no-deps --editable .
+	$(@D)/$(INSTALL) --no-deps --editable . h5netcdf
 	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl 'pyarrow>=14' 'flowio>=1.2' \
-		h5netcdf pytest pytest-timeout pytest-xdist hypothesis scikit-learn pandas pillow matplotlib
+		pytest pytest-timeout pytest-xdist hypothesis scikit-learn pandas pillow matplotlib
 	touch $@
 
 demo: $(STAMP)  ## segment a photograph on two ranks

@@ -75,7 +75,8 @@ def fit(
         call resumes an unfinished fit as the command does.
     X : array_like of shape (n, D), or tuple of D array_like of shape (n,), optional
         The rows that this rank brings, any number, in the order of ranks: integers or floats, with any strides. They
-        are not copied, and not changed. Without it, the rows of ``data.path`` are read.
+        are not copied, and not changed. If it is a data frame, the mixture keeps the names of its columns. Without it,
+        the rows of ``data.path`` are read.
     sample_weight : array_like of shape (n,), optional
         Weights >= 0 of the rows of X.
     labels : array_like of shape (n,) or (n, K), optional

@@ -184,7 +184,8 @@ def plot(
     ] = None,
     dataset: Dataset = None,
     features: Annotated[
-        str | None, typer.Option(metavar="0,1", help="Features to draw; else those in which components differ most.")
+        str | None,
+        typer.Option(metavar="0,1", help="By number or name; else those in which components differ most."),
     ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Directory for the pictures; else that of DIR_OR_MODEL.")

@@ -474,7 +474,7 @@ def test_a_model_gives_pictures_with_its_name(
     first = Path("new/pictures/other.density.png").read_bytes()
     assert run_verb(comm, "plot", "other.h5", "--features", "1", "--out", "new/pictures") == (0, "")
     assert Path("new/pictures/other.density.png").read_bytes() == first
-    assert run_verb(comm, "plot", "other.h5", "--data", "iris.h5", "--features", "1,0") == (0, "")
+    assert run_verb(comm, "plot", "other.h5", "--data", "iris.h5", "--features", "petal length (cm),0") == (0, "")
     assert capfd.readouterr().out.split()[2:] == ["other.ellipses.png", "other.pairs.png", "other.sizes.png"]
     ax = figures[-3].axes[0]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("petal length (cm)", "petal width (cm)")
@@ -516,7 +516,10 @@ def test_files_that_plot_did_not_write_stay(comm: Comm, place: Path) -> None:
         (["empty"], "empty holds no model.h5, no selection.json and no convergence.jsonl with iterations"),
         (["iris.h5"], "iris.h5 is not an mpigmm-model file"),
         (["run", "--features", "0,3"], "--features: 3 is not the number of a feature; the mixture has features 0 to 1"),
-        (["run", "--features", "0;1"], "--features '0;1' is not valid; give numbers of features, such as 0,1"),
+        (
+            ["run", "--features", "0;1"],
+            "--features '0;1' is not valid; give numbers of features, such as 0,1, or names: petal",
+        ),
         (["run", "--features", "1,1"], "--features: [1, 1] is not valid; name at most 20 features, each once"),
         (["run", "--data", "lost.h5"], "lost.h5 does not exist"),
         (["run", "--data", "narrow.h5"], "run/model.h5 has 2 features, but /X in narrow.h5 has 1 column"),

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pytest
 from inside import run_verb
-from support import blobs, mpirun, write_config, write_rows
+from pyarrow import parquet, table
+from support import assert_same_bits, blobs, mpirun, read_model, write_config, write_rows
 
 from mpigmm.commands import predict
 from mpigmm.core.covariances import COVARIANCE_TYPES
@@ -49,6 +50,32 @@ def write_model(name: str, **data: object) -> None:
 def read_labels(path: str) -> dict[str, np.ndarray]:
     with h5py.File(path) as file:
         return {name: file[name][()] for name in file}
+
+
+@pytest.mark.parallel
+def test_rows_in_other_formats_have_the_same_mixture_and_labels(comm: Comm, place: Path) -> None:
+    names = ["/r/x", "/r/y", "/r/z"]
+    if comm.is_root:
+        np.save("x.npy", np.asfortranarray(ROWS))
+        with h5py.File("v.h5", "w") as file:
+            for name, column in zip(names, ROWS.T, strict=True):
+                file[name] = column
+        parquet.write_table(
+            table({name[-1]: column for name, column in zip(names, ROWS.T, strict=True)}), "x.parquet", 70
+        )
+        write_config(Path("run.yaml"), data={"path": "x.h5"}, model={"n_components": 2}, em={"max_iter": 3, "tol": 0})
+    comm.mpi.Barrier()
+    fit = ["fit", "run.yaml", "compute.tile_rows=32", "compute.memory=1", "compute.device=cpu"]
+    assert run_verb(comm, *fit, "output.dir=x") == (0, "")
+    assert run_verb(comm, "predict", "x/model.h5", "x.h5", "--out", "x.labels.h5") == (0, "")
+    for path, dataset in (("x.npy", "/X"), ("v.h5", ",".join(names)), ("x.parquet", "/X")):
+        keys = [f"data.path={path}", f"data.dataset=[{dataset}]" if "," in dataset else f"data.dataset={dataset}"]
+        assert run_verb(comm, *fit, *keys, f"output.dir={path}.run") == (0, "")
+        assert_same_bits(read_model(place / f"{path}.run/model.h5"), read_model(place / "x/model.h5"))
+        given = ["x/model.h5", path, "--dataset", dataset, "--out", f"{path}.labels.h5"]
+        assert run_verb(comm, "predict", *given) == (0, "")
+        found = read_labels(f"{path}.labels.h5")
+        assert found["log_density"].tobytes() == read_labels("x.labels.h5")["log_density"].tobytes()
 
 
 @pytest.mark.parallel

@@ -114,7 +114,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
 
     Notes
     -----
-    X is a matrix (n, D), a data frame, a tuple of D vectors (n,), the path of an HDF5 file, a list of paths, or a
+    X is a matrix (n, D), a data frame, a tuple of D vectors (n,), the path of a file of rows, a list of paths, or a
     section ``data`` of a configuration, such as ``{"path": "rows.h5", "dataset": "/X", "columns": [0, 2]}``. With
     `comm` each rank brings its own rows, any number of them; `fit`, `fit_predict`, `score`, `bic`, `aic` and `icl` are
     then collective, and all other methods work on this process alone.
