@@ -11,19 +11,21 @@ from mpigmm.options import OpsChoice
 from mpigmm.requests import (
     BenchRequest,
     FitRequest,
+    GenerateRequest,
     InspectRequest,
     MergeRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
+    SampleRequest,
     ScoreRequest,
     SelectRequest,
     VerbRequest,
 )
 from mpigmm.version import __version__
 
-LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES = 2**31 - 1, 2**53, 2**24
-"""Largest counts: of MPI (32 bits), of whole numbers in float64, and of features."""
+LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES, LARGEST_SEED = 2**31 - 1, 2**53, 2**24, 2**63 - 1
+"""Largest counts: of MPI (32 bits), of whole numbers in float64, and of features; and largest seed of a sample."""
 
 app = typer.Typer(
     help="Gaussian mixtures by expectation-maximisation, on any number of MPI ranks: mpirun -n 64 mpigmm fit run.yaml",
@@ -46,6 +48,9 @@ Dataset = Annotated[
         help="Dataset that holds the rows, or several that are one column each; else that of the model's fit, or /X.",
     ),
 ]
+
+RowCount = Annotated[int, typer.Option(min=1, max=LARGEST_ROWS, metavar="N", help="Rows to draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, metavar="S", help="Seed of the random numbers.")]
 
 
 def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
@@ -127,6 +132,52 @@ def predict(
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
     """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
     context.obj.append(ScoreRequest(model, tuple(data), parts(dataset)))
+
+
+@app.command()
+def sample(
+    context: typer.Context,
+    model: ModelFile,
+    n_samples: RowCount,
+    out: Annotated[str, typer.Option(help="HDF5 file to write: /X, and /labels, the components of the rows.")],
+    seed: Seed = 0,
+    moments: Annotated[
+        bool,
+        typer.Option(
+            "--moments",
+            help="Map the rows so that mean and covariance are the mixture's, to 1e-13 of its standard deviations.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what sample wrote before.")
+    ] = False,
+) -> None:
+    """Draw rows from a model. Row i depends only on the model, the seed and i."""
+    context.obj.append(SampleRequest(model, n_samples, seed, out, moments, overwrite))
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    n_samples: RowCount,
+    n_features: Annotated[int, typer.Option(min=1, max=LARGEST_FEATURES, metavar="D", help="Features.")],
+    n_components: Annotated[int, typer.Option(min=1, max=LARGEST_INT, metavar="K", help="Components.")],
+    out: Annotated[
+        str, typer.Option(help="HDF5 file to write: /X and /labels; rows.h5 has its mixture beside it, rows.model.h5.")
+    ],
+    covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
+    separation: Annotated[
+        float, typer.Option(min=0, max=1e15, help="Means are this times standard normal numbers; variances are near 1.")
+    ] = 3.0,
+    seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what generate wrote before.")
+    ] = False,
+) -> None:
+    """Draw synthetic rows from a random mixture, and write that mixture as a model."""
+    context.obj.append(
+        GenerateRequest(n_samples, n_features, n_components, covariance_type, separation, seed, out, overwrite)
+    )
 
 
 @app.command()

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.calls import NOTHING_LOST, call
 from mpigmm.core.arrays import Indices
-from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
 from mpigmm.driver.features import Features, chosen_features
 from mpigmm.driver.inference import (
@@ -22,6 +21,7 @@ from mpigmm.driver.inference import (
     factored,
     score_all,
 )
+from mpigmm.driver.sampler import Sample, draw_all
 from mpigmm.driver.scoring import Score
 from mpigmm.errors import ConfigError, DataError, counted
 from mpigmm.own_rows import Matrix, OwnRows, array_source
@@ -141,7 +141,7 @@ class RowMethods:
         """
         return self._criteria(X, sample_weight, comm, with_entropy=True)["icl"]
 
-    def sample(self, n_samples: int = 1, seed: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+    def sample(self, n_samples: int = 1, seed: int = 0, moments: bool = False) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rows (n, D) drawn from the mixture, and the components (n,) that they come from.
 
         Row i depends only on the mixture, the seed and i: a longer sample begins with the shorter one, and all ranks
@@ -153,13 +153,21 @@ class RowMethods:
             Number of rows, n.
         seed : int
             0 or larger, and less than 2**63.
+        moments : bool
+            Whether to map the rows, x to A (x - m) + b, so that their mean and covariance (divisor n) are those of the
+            mixture, to 1e-13 of its standard deviations. Rows further than some 1000 standard deviations from zero are
+            rounded more coarsely; the error is then up to 2**-52 of their magnitude. There must be more rows than
+            features. Each row then depends on the number of rows, too.
         """
         n_rows, known = checked_number("n_samples", n_samples, MOST_SAMPLES), checked_number("seed", seed, 2**63)
+        if moments and n_rows <= self._model.mixture.n_features:
+            raise ConfigError(
+                f"n_samples: {n_rows} is not valid with moments=True: the covariance of rows is singular unless there "
+                f"are more of them than features; draw {counted(self._model.mixture.n_features + 1, 'row')} or more"
+            )
 
         def work(comm: Comm, stop: StopRequest) -> tuple[FloatArray, NDArray[np.int64]]:
-            with factored(self._model.mixture.covariances):
-                rows, labels = draw_rows(self._model.mixture, known, 0, n_rows)
-            return rows, labels.astype(np.int64)
+            return draw_all(comm, Sample(self._model.mixture, n_rows, known), stop, moments=moments)
 
         return call(None, NOTHING_LOST, work)
 

@@ -47,6 +47,32 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class SampleRequest:
+    """``sample``: a model, how many rows to draw, and the file to write; `moments`: with the mixture's moments."""
+
+    model: str
+    n_samples: int
+    seed: int
+    out: str
+    moments: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """``generate``: a random mixture, how many rows to draw, and the file to write."""
+
+    n_samples: int
+    n_features: int
+    n_components: int
+    covariance_type: str
+    separation: float
+    seed: int
+    out: str
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
 class MergeRequest:
     """``merge``: a model, how many components to leave, and the model to write; root alone computes."""
 
@@ -103,6 +129,8 @@ VerbRequest = (
     | SelectRequest
     | PredictRequest
     | ScoreRequest
+    | SampleRequest
+    | GenerateRequest
     | MergeRequest
     | InspectRequest
     | PlotRequest

@@ -70,7 +70,7 @@ def test_fit_predict_score_inspect(config: Path, n_ranks: int) -> None:
         (["fit", "CONFIG", "em.tol=-1"], "em.tol: -1 is not valid"),
         (["fit", "CONFIG", "output.dir=/proc/x"], "output.dir: /proc/x cannot be written"),
         (["predict", "no-model.h5", "x.h5", "--out", "o.h5"], "no-model.h5 cannot be read"),
-        (["sample", "model.h5"], "sample"),
+        (["fitt", "config.yaml"], "fitt"),
         (["fit"], "Missing argument"),
     ],
 )

@@ -49,8 +49,8 @@ LAYERS = (
 CORE = (
     "algorithms",
     "priors",
-    "precision sum_format",
-    "draw marginal conditional merging",
+    "precision sum_format moments",
+    "draw marginal conditional merging synthetic_mixture",
     "mixture",
     "covariances | estep",
     "factors statistics",

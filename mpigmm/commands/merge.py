@@ -25,7 +25,7 @@ def run(comm: Comm, request: MergeRequest, stop: StopRequest) -> int:
         if comm.is_root:
             check_model_out(request)
             model = load_model(Path(request.model), stop.check)
-            check_count(request, model)
+            check_enough_components(request, model)
             with factored(model.mixture.covariances):
                 merged, bounds = merge_components(model.mixture, request.n_components, stop.check)
             check_replaceable(Path(request.out))
@@ -45,7 +45,7 @@ def check_model_out(request: MergeRequest) -> None:
     check_replaceable(out)
 
 
-def check_count(request: MergeRequest, model: Model) -> None:
+def check_enough_components(request: MergeRequest, model: Model) -> None:
     """Raise `ConfigError` where the model has fewer components than it is to be left with."""
     n_components = model.mixture.n_components
     if request.n_components > n_components:

@@ -11,7 +11,6 @@ import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -198,10 +197,8 @@ class RowWriter:
             raise self._failure(error) from None
 
     def close(self) -> None:
-        """Note which parts of the work are finished, if that is possible, and close the file."""
+        """Close the file."""
         if self._descriptor >= 0:
-            with suppress(OSError):
-                self._note()
             os.close(self._descriptor)
             self._descriptor = -1
 
