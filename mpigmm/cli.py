@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from mpigmm.config import dump, load_config, resolve
+from mpigmm.config_text import example_file, part_of_file, whole_file
+from mpigmm.errors import ConfigError
 from mpigmm.options import OpsChoice
 from mpigmm.requests import (
+    PREDICTED,
     BenchRequest,
     FitRequest,
     GenerateRequest,
@@ -51,6 +54,11 @@ Dataset = Annotated[
 
 RowCount = Annotated[int, typer.Option(min=1, max=LARGEST_ROWS, metavar="N", help="Rows to draw.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, metavar="S", help="Seed of the random numbers.")]
+
+
+def written(*datasets: str) -> str:
+    """What datasets of the output of `predict` hold, for its help."""
+    return "; ".join(f"/{name}: {PREDICTED[name]}" for name in datasets)
 
 
 def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
@@ -114,11 +122,13 @@ def predict(
     context: typer.Context,
     model: ModelFile,
     data: DataFiles,
-    out: Annotated[str, typer.Option(help="HDF5 file to write: /labels, /log_density, /files and /offsets.")],
+    out: Annotated[
+        str, typer.Option(help=f"HDF5 file to write. {written('labels', 'log_density', 'files', 'offsets')}.")
+    ],
     dataset: Dataset = None,
     proba: Annotated[
         int,
-        typer.Option(min=0, metavar="M", help="Also write the M largest posteriors, and of which components."),
+        typer.Option(min=0, metavar="M", help=f"Write M posteriors as well. {written('proba', 'components')}."),
     ] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
@@ -219,10 +229,23 @@ def plan(
 def inspect(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A model, checkpoint or data file.")],
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, in full precision.")] = False,
 ) -> None:
-    """Describe the content of a file."""
+    """Describe the content of a file: the components of a model, or the datasets. Needs no MPI."""
     context.obj.append(InspectRequest(file, json))
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="A key such as em.tol, or a section such as em; else all.")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a short file to begin with.")] = False,
+) -> None:
+    """Print a config file of all keys with their defaults, and what they mean as comments."""
+    if example and key is not None:
+        raise ConfigError(f"--example prints a whole file: leave out {key!r}, or --example")
+    print(example_file() if example else whole_file() if key is None else part_of_file(key))
 
 
 @app.command()

@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 from mpigmm.options import FitOptions, OpsChoice
 
+PREDICTED = {
+    "labels": "number of the component with the largest posterior",
+    "log_density": "log of the mixture's density at the row",
+    "proba": "the largest posteriors, the largest first",
+    "components": "numbers of the components that they belong to",
+    "files": "names of the files that the rows come from",
+    "offsets": "number of each file's first row",
+}
+"""The datasets that ``predict`` writes, and what they hold."""
+
+DRAWN = {"X": "rows", "labels": "number of the component that each row comes from"}
+"""The same of ``sample`` and ``generate``."""
+
 Datasets = str | tuple[str, ...]
 """A dataset with the rows, or several that are one column each."""
 

@@ -30,12 +30,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     "__main__",
     "cli",
+    "config_text",
     "estimator | selection",
     "api",
     "fitted",
     "fitted_rows | fitted_plot",
     "exchange | calls | own_rows | settings",
     "config",
+    "option_values | quantities",
     "commands",
     "driver",
     "runs",
@@ -81,6 +83,7 @@ HOMES = {
 
 PUT_OFF = {
     ("__main__.py", "mpigmm.parallel.mpi"): "help and the version need no MPI, which takes longer to start",
+    ("__main__.py", "mpigmm.parallel.comm"): "it loads NumPy, which help and the version do not need",
     ("__main__.py", "mpigmm.cli"): "only root reads the command line, and so loads typer, pydantic and yaml",
     ("__main__.py", "import_module"): "a verb loads its own module alone",
     ("__init__.py", "import_module"): "importing the package loads nothing but the version and the errors",
@@ -94,9 +97,12 @@ PUT_OFF = {
     ("exchange.py", "sklearn.mixture"): "it takes a second to load, and may be missing",
     ("exchange.py", "torch"): "it takes seconds to load, and may be missing",
     ("settings.py", "mpigmm.config"): "only root needs pydantic and yaml, unless the ranks give different settings",
-    ("config.py", "mpigmm.core.algorithms"): "NumPy, which it imports, takes longer to load than --help to answer",
-    ("config.py", "mpigmm.core.covariances"): "NumPy, as before",
-    ("config.py", "mpigmm.core.priors"): "NumPy, as before",
+    (
+        "option_values.py",
+        "mpigmm.core.algorithms",
+    ): "NumPy, which it imports, takes longer than --help",
+    ("option_values.py", "mpigmm.core.covariances"): "NumPy, as before",
+    ("option_values.py", "mpigmm.core.priors"): "NumPy, as before",
     ("driver/memory_recorder.py", "mpigmm.runs.model_file"): "it loads h5py, which starts MPI if it was built with it",
     ("core/matrices.py", "scipy.linalg.lapack"): "only full and tied need it, and it opens hundreds of files",
     ("core/gpu/discovery.py", "cupy"): "it takes seconds to load, and is missing where there is no GPU",

@@ -99,6 +99,11 @@ class Mixture:
         return np.broadcast_to(self.covariances.variances, self.means.shape)
 
     @property
+    def condition_numbers(self) -> FloatArray:
+        """Ratio of the largest to the least eigenvalue of each component's covariance, (K,)."""
+        return np.broadcast_to(self.covariances.condition_numbers, self.weights.shape)
+
+    @property
     def precision_diagonals(self) -> FloatArray:
         """Diagonals of the precision matrices, (K, D); raises `SingularCovarianceError`."""
         return np.broadcast_to(self.covariances.factors.precision_diagonals(), self.means.shape)

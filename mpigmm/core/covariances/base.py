@@ -162,6 +162,16 @@ class Covariances(ABC):
     def variances(self) -> FloatArray:
         """The diagonals of the covariances, of a shape that broadcasts to (K, D)."""
 
+    @property
+    def condition_numbers(self) -> FloatArray:
+        """Largest eigenvalue of each covariance divided by its least, of a shape that broadcasts to (K,).
+
+        Infinite where rounding leaves the least eigenvalue without a positive value.
+        """
+        matrices = self.of_features(np.arange(self.variances.shape[-1]))
+        eigenvalues = np.asarray(np.linalg.eigvalsh(matrices), np.float64)
+        return ratios(eigenvalues[..., -1], eigenvalues[..., 0])
+
     @cached_property
     def factors(self) -> Factors:
         """Factors of the precision matrices; raises `SingularCovarianceError`."""
@@ -324,6 +334,11 @@ class EstimatedCovariances(Covariances):
         It is one unless a prior adds different counts for means and covariances.
         """
         return sums.mean_counts / sums.covariance_counts
+
+
+def ratios(largest: FloatArray, least: FloatArray) -> FloatArray:
+    """The quotients of two arrays of one shape; infinite where the divisor is not positive."""
+    return np.asarray(np.divide(largest, least, out=np.full(np.shape(least), np.inf), where=least > 0))
 
 
 def first_singular(variances: FloatArray) -> int | None:

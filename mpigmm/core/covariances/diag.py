@@ -14,6 +14,7 @@ from mpigmm.core.covariances.base import (
     MStepSums,
     SingularCovarianceError,
     first_singular,
+    ratios,
 )
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors
@@ -52,6 +53,10 @@ class Diag(EstimatedCovariances):
     @property
     def variances(self) -> FloatArray:
         return self.values
+
+    @property
+    def condition_numbers(self) -> FloatArray:
+        return ratios(self.values.max(axis=1), self.values.min(axis=1))
 
     def factorised(self) -> DiagonalFactors:
         singular = first_singular(self.values)

@@ -53,6 +53,10 @@ class Spherical(EstimatedCovariances):
     def variances(self) -> FloatArray:
         return self.values[:, None]
 
+    @property
+    def condition_numbers(self) -> FloatArray:
+        return np.ones(len(self.values))
+
     def factorised(self) -> IsotropicFactors:
         singular = first_singular(self.values)
         if singular is not None:
