@@ -25,6 +25,7 @@ from mpigmm.requests import (
     SelectRequest,
     VerbRequest,
 )
+from mpigmm.row_arguments import rows_request
 from mpigmm.version import __version__
 
 LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES, LARGEST_SEED = 2**31 - 1, 2**53, 2**24, 2**63 - 1
@@ -42,7 +43,11 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="Model file, as written by fit.")]
 DataFiles = Annotated[
     list[str],
-    typer.Argument(metavar="DATA", help="Files of rows (HDF5, Parquet, .npy), or quoted globs; together one matrix."),
+    typer.Argument(
+        metavar="DATA [KEY=VALUE]",
+        help="Files of rows (HDF5, Parquet, .npy), or quoted globs; together one matrix. And keys of the sections data "
+        "and compute: data.columns and data.missing are those of the fit unless they are given.",
+    ),
 ]
 Dataset = Annotated[
     str | None,
@@ -130,18 +135,23 @@ def predict(
         int,
         typer.Option(min=0, metavar="M", help=f"Write M posteriors as well. {written('proba', 'components')}."),
     ] = 0,
+    anomaly: Annotated[
+        float | None,
+        typer.Option(metavar="Q", help=f"Mark rows up to the quantile Q, 0 < Q < 1. {written('anomaly')}."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
     ] = False,
 ) -> None:
     """Assign rows to components."""
-    context.obj.append(PredictRequest(model, tuple(data), out, parts(dataset), proba, overwrite))
+    rows = rows_request(data, parts(dataset))
+    context.obj.append(PredictRequest(model, rows, out, proba, anomaly, overwrite))
 
 
 @app.command()
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
-    """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
-    context.obj.append(ScoreRequest(model, tuple(data), parts(dataset)))
+    """Print log-likelihood, AIC, BIC and ICL of a model on rows, and how well each component describes its rows."""
+    context.obj.append(ScoreRequest(model, rows_request(data, parts(dataset))))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -21,6 +21,8 @@ from mpigmm.quantities import LARGEST, expand, parse_size, parse_time, shown_val
 SECTIONS: dict[str, type[Any]] = get_type_hints(FitOptions)
 ONE_OR_MORE = ("select.n_components", "select.covariance_type", "select.seeds")
 """Lists of which a single entry may stand without brackets."""
+
+NO_KEYS: Mapping[str, str] = {}
 
 YAML_TYPES = {"int": "a whole number", "float": "a number", "timestamp": "a date", "bool": "true or false"}
 
@@ -67,13 +69,31 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> FitOptions:
     return options
 
 
-def resolve(raw: dict[str, Any], overrides: Sequence[str], sections: Collection[str] = tuple(SECTIONS)) -> FitOptions:
-    """Options from nested mappings and overrides of some sections; raises `ConfigError`."""
+def resolve(
+    raw: dict[str, Any],
+    overrides: Sequence[str],
+    sections: Collection[str] = tuple(SECTIONS),
+    refused: Mapping[str, str] = NO_KEYS,
+) -> FitOptions:
+    """Options from nested mappings and overrides; raises `ConfigError`.
+
+    Parameters
+    ----------
+    raw : dict
+    overrides : sequence of str
+    sections : collection of str
+        Those that may be overridden.
+    refused : dict of str to str
+        Keys of these sections that may not be overridden, each with the reason.
+    """
     faults = []
     for override in overrides:
-        section = override.partition(".")[0]
+        section, key = override.partition(".")[0], override.partition("=")[0]
         if section in SECTIONS and section not in sections:
             faults.append(f"{section}: has no meaning here; the sections that have are {', '.join(sections)}")
+            continue
+        if key in refused:
+            faults.append(f"{key}: has no meaning here; {refused[key]}")
             continue
         try:
             apply_override(raw, override)

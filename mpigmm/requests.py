@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpigmm.options import FitOptions, OpsChoice
+from mpigmm.options import ComputeOptions, DataOptions, FitOptions, OpsChoice
 
 PREDICTED = {
-    "labels": "number of the component with the largest posterior",
+    "labels": "number of the component with the largest posterior, or -1 for a row that is left out",
     "log_density": "log of the mixture's density at the row",
     "proba": "the largest posteriors, the largest first",
     "components": "numbers of the components that they belong to",
+    "anomaly": "whether the log-density is at or below the quantile",
     "files": "names of the files that the rows come from",
-    "offsets": "number of each file's first row",
+    "offsets": "entry of each file's first row",
 }
 """The datasets that ``predict`` writes, and what they hold."""
 
@@ -39,24 +40,44 @@ class SelectRequest(FitRequest):
 
 
 @dataclass(frozen=True)
+class RowsRequest:
+    """The rows to which a verb applies a model, and how it computes.
+
+    Attributes
+    ----------
+    data : DataOptions
+        Its `path` holds the files.
+    compute : ComputeOptions
+    given : frozenset of str
+        Keys of section ``data`` that the user has set. Of the others, the model may know better (`open_header`).
+    """
+
+    data: DataOptions
+    compute: ComputeOptions
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class PredictRequest:
-    """``predict``: a model, files of rows, the file to write; `proba`: how many of the largest posteriors to write."""
+    """``predict``: a model, rows, the file to write.
+
+    `proba` says how many of the largest posteriors to write, `anomaly` up to which quantile rows are marked.
+    """
 
     model: str
-    data: tuple[str, ...]
+    rows: RowsRequest
     out: str
-    dataset: Datasets | None = None
     proba: int = 0
+    anomaly: float | None = None
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """``score``: a model, and files of rows."""
+    """``score``: a model, and rows."""
 
     model: str
-    data: tuple[str, ...]
-    dataset: Datasets | None = None
+    rows: RowsRequest
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ from mpigmm.parallel.stop import StopRequest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))]
-RUN = ("docs/quickstart.md", "docs/recipes/csv.md", "docs/recipes/nan.md", "docs/recipes/choose-k.md")
+RUN = (
+    "docs/quickstart.md",
+    *(f"docs/recipes/{name}.md" for name in ("csv", "nan", "choose-k", "anomalies")),
+)
 """Pages whose commands are run, on one process; those of the others are parsed."""
 
 BLOCK = re.compile(r"^```(python|bash|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -12,8 +12,9 @@ from mpigmm.data.file_source import FileSource, find_datasets, resolve_paths
 from mpigmm.data.files import cannot_write
 from mpigmm.data.row_files import names_text
 from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
-from mpigmm.driver.score_rows import open_header, recorded
+from mpigmm.driver.score_rows import as_list, open_header, recorded
 from mpigmm.errors import EXIT_DONE, ConfigError, DataError, counted, shown
+from mpigmm.options import DataOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import PlotRequest
@@ -143,8 +144,9 @@ def names_and_rows(
     """Names of all features, where known, and some features of the rows that the request names; raises `DataError`."""
     if not request.data:
         return model.feature_names, NO_ROWS
-    weights = recorded_weights(model, request.data)
-    header = open_header(model, model_path, request.data, request.dataset, weights)
+    named = () if request.dataset is None else ("dataset",)
+    data = DataOptions(list(request.data), as_list(request.dataset or ()), recorded_weights(model, request.data))
+    header = open_header(model, model_path, data, named)
     rows = sample_rows(FileSource(header), features, check)
     if rows.n_left_out:
         write_message(f"mpigmm: {counted(rows.n_left_out, 'row')} with values that are not finite, not drawn")

@@ -76,9 +76,10 @@ class Hdf5Format(RowFormat):
 
     def input_files(self, path: str, datasets: Datasets, n_rows: int) -> Iterator[str]:
         yield path
-        names = datasets[VALUES]
         with open_hdf5(path) as file:
-            for name in [names] if isinstance(names, str) else names:
+            for name in (
+                each for names in datasets.values() for each in ([names] if isinstance(names, str) else names)
+            ):
                 item = _item(file, path, name)
                 if isinstance(item, h5py.Dataset):
                     yield item.file.filename

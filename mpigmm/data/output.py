@@ -143,6 +143,23 @@ def read_head(descriptor: int, columns: Mapping[str, Column]) -> dict[str, Colum
         return {name: replace(column, offset=file[name].id.get_offset()) for name, column in columns.items()}
 
 
+class FixedSizeKeeper(ErrorKeeper):
+    """The same for a file whose size does not change."""
+
+    def truncate(self, size: int | None = None) -> int:
+        return size or 0
+
+
+def write_attributes(descriptor: int, attributes: Mapping[str, float]) -> None:
+    """Overwrite attributes of an open file that `write_head` wrote with others of the same types; raises `OSError`."""
+    with FixedSizeKeeper(descriptor, "r+", closefd=False) as raw:
+        with h5py.File(raw, "r+") as file:
+            for name, value in attributes.items():
+                file.attrs.modify(name, value)
+        if raw.error is not None:
+            raise raw.error
+
+
 def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
     for name, values in tables.items():
         kind = {bytes: h5py.string_dtype(), float: np.float64}.get(type(values[0]), np.int64)
@@ -169,10 +186,17 @@ class RowWriter:
     output_file : OutputFile
     on_finish : callable, optional
         Called after each part of the work.
+
+    Attributes
+    ----------
+    attributes : dict of str to float
+        Attributes of the file that are known once the rows are written. Root sets them; until then the file has others
+        of the same names.
     """
 
     def __init__(self, output_file: OutputFile, on_finish: Callable[[], None] | None = None) -> None:
         self.output_file = output_file
+        self.attributes: dict[str, float] = {}
         self._on_finish = on_finish
         self._descriptor = -1
         self._written: list[int] = []

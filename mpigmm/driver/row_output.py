@@ -103,6 +103,8 @@ def writing_rows(comm: Comm, output: RowOutput | None, stop: StopRequest) -> Ite
             writer.open()
         yield writer
         with comm.together():
+            if unfinished is not None and writer.attributes:
+                unfinished.set_attributes(writer.attributes)
             writer.flush()
     except AgreedError as error:
         if issubclass(error.kind, InterruptedRunError):
