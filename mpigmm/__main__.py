@@ -17,6 +17,7 @@ from mpigmm.parallel.launcher import end_with_parent, forget_launcher, launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
     BenchRequest,
+    ConditionRequest,
     FitRequest,
     GenerateRequest,
     InspectRequest,
@@ -40,6 +41,7 @@ VERBS = {
     ScoreRequest: "score",
     SampleRequest: "sample",
     GenerateRequest: "generate",
+    ConditionRequest: "condition",
     MergeRequest: "merge",
     PlanRequest: "plan",
     InspectRequest: "inspect",

@@ -107,6 +107,17 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class ConditionRequest:
+    """``condition``: a model, rows, the given features as text, and the file to write."""
+
+    model: str
+    rows: RowsRequest
+    given: str
+    out: str
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
 class MergeRequest:
     """``merge``: a model, how many components to leave, and the model to write; root alone computes."""
 
@@ -165,6 +176,7 @@ VerbRequest = (
     | ScoreRequest
     | SampleRequest
     | GenerateRequest
+    | ConditionRequest
     | MergeRequest
     | InspectRequest
     | PlotRequest

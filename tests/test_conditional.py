@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from inside import run_verb
 from scipy.stats import multivariate_normal
 from support import TYPES, dense_covariances, random_mixture, scaled_features, write_rows
 
 import mpigmm
 from mpigmm import errors
+from mpigmm.cli import parse
+from mpigmm.commands import condition
 from mpigmm.core.conditional import BLOCK_NUMBERS, Conditional
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.covariances.full import Full
 from mpigmm.core.mixture import Mixture
+from mpigmm.data.output import RowWriter
+from mpigmm.parallel.comm import Comm, SingleProcess
+from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model import Model
+from mpigmm.runs.model_file import save_model
 
 
 def public(mixture: Mixture, **known: Any) -> mpigmm.Mixture:
@@ -113,7 +123,7 @@ def test_rows_may_hold_all_features_of_which_the_given_must_be_finite() -> None:
     for each in (rows, holes, np.asfortranarray(holes), tuple(holes.T), tuple(holes[:, [3, 1]].T)):
         for values, expected in zip(mixture.condition(each, [3, 1]), found, strict=True):
             assert values.tobytes() == expected.tobytes()
-    assert (found.covariance == found.covariance.transpose(0, 2, 1)).all()
+    np.testing.assert_allclose(found.covariance, found.covariance.transpose(0, 2, 1), rtol=1e-14)
     assert (np.linalg.eigvalsh(found.covariance) > 0).all()
     empty = mixture.condition(np.empty((0, 2)), [3, 1])
     assert (empty.mean.shape, empty.covariance.shape, empty.log_density.shape) == ((0, 2), (0, 2, 2), (0,))
@@ -249,3 +259,175 @@ def bad(row: int, column: int) -> np.ndarray:
     rows = ROWS.copy()
     rows[row, column] = np.nan
     return rows
+
+
+# The verb
+
+
+@pytest.fixture
+def place(comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a model, and rows of all its features and of two; the working directory."""
+    monkeypatch.chdir(shared_path)
+    if comm.is_root:
+        rows, _ = MIXTURE.sample(1000, seed=8)
+        write_rows(Path("all.h5"), rows)
+        write_rows(Path("given.h5"), rows[:, [2, 0]], wide=np.tile(rows, 2)[:, 1:7])
+        holes = rows.copy()
+        holes[[3, 700], 2], holes[5, 1] = np.nan, np.nan
+        write_rows(Path("holes.h5"), holes)
+        MIXTURE.save("m.h5")
+        save_model(Path("columns.h5"), replace(MIXTURE._model, config={"data": {"columns": [3, 0, 5, 2]}}))
+        save_model(Path("dropped.h5"), replace(MIXTURE._model, config={"data": {"missing": "drop"}}))
+    comm.mpi.Barrier()
+    return shared_path
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    with h5py.File(path) as file:
+        return {name: file[name][()] for name in file}
+
+
+CUT = "compute.tile_rows=96"
+
+
+@pytest.mark.parallel
+def test_the_verb_writes_what_the_call_computes(comm: Comm, place: Path) -> None:
+    expected = MIXTURE.condition(read("all.h5")["X"], [2, 0])
+    for data, model, options in (
+        (["all.h5"], "m.h5", []),
+        (["given.h5"], "m.h5", [CUT]),
+        (["given.h5", "data.dataset=/wide"], "columns.h5", []),
+        (["given.h5", "data.columns=[3,4,1,2]"], "m.h5", ["--dataset", "/wide"]),
+        (["given.h5", "data.columns=[1,3]"], "m.h5", ["--dataset", "/wide"]),
+    ):
+        arguments = ["condition", model, *data, *options, "compute.device=cpu", "--given", "2,0", "--out", "out.h5"]
+        assert run_verb(comm, *arguments) == (0, "")
+        found = read("out.h5")
+        for name, values in zip(expected._fields, expected, strict=True):
+            np.testing.assert_allclose(found[name], values, rtol=1e-12, atol=1e-13)
+            assert options == [CUT] or found[name].tobytes() == values.tobytes()
+        with h5py.File("out.h5") as file:
+            assert (file.attrs["format"], file.attrs["model"]) == ("mpigmm-condition", model)
+            assert (file.attrs["given"].tolist(), file.attrs["remaining"].tolist()) == ([2, 0], [1, 3])
+            assert file["files"][()].tolist() == [data[0].encode()] and file["offsets"][()].tolist() == [0]
+        comm.mpi.Barrier()
+
+
+@pytest.mark.parallel
+def test_columns_are_found_by_name(comm: Comm, place: Path) -> None:
+    rows = read("all.h5")["X"]
+    names = ("vx", "vy", "vz", "energy")
+    if comm.is_root:
+        save_model(Path("named.h5"), replace(MIXTURE._model, feature_names=names))
+        vectors = {"dataset": [f"/p/{name}" for name in names]}
+        save_model(Path("vectors.h5"), replace(MIXTURE._model, config={"data": vectors}))
+        with h5py.File("table.h5", "w") as file:
+            file["X"] = rows[:, [3, 0, 2]]
+            file["X"].attrs["columns"] = ["energy", "vx", "vz"]
+            for name in ("vx", "vz"):
+                file[f"p/{name}"] = rows[:, names.index(name)]
+    comm.mpi.Barrier()
+    expected = MIXTURE.condition(rows, [2, 0]).mean
+    for model, data, given in (
+        ("named.h5", ["table.h5"], "vz,vx"),
+        ("named.h5", ["all.h5"], "vz, 0"),
+        ("named.h5", ["table.h5", "data.columns=[vz,vx]"], "2,0"),
+        ("vectors.h5", ["table.h5"], "2,0"),
+        ("m.h5", ["table.h5", "--dataset", "/p/vz,/p/vx"], "2,0"),
+    ):
+        assert run_verb(comm, "condition", model, *data, "--given", given, "--out", "out.h5") == (0, "")
+        np.testing.assert_allclose(read("out.h5")["mean"], expected, rtol=1e-12, atol=1e-13)
+        with h5py.File("out.h5") as file:
+            assert json.loads(file.attrs.get("feature_names", "null")) == ([*names] if model == "named.h5" else None)
+            assert [*file["mean"].attrs.get("columns", ())] == (["vy", "energy"] if model == "named.h5" else [])
+        comm.mpi.Barrier()
+    code, message = run_verb(comm, "condition", "named.h5", "table.h5", "--given", "vy", "--out", "out.h5")
+    assert code == 2 and "/X in table.h5 has no column 'vy', to which named.h5 was fitted; it has" in message
+
+
+@pytest.mark.parallel
+def test_the_file_does_not_depend_on_the_ranks(comm: Comm, place: Path) -> None:
+    arguments = ["condition", "m.h5", "all.h5", CUT, "compute.device=cpu", "--given", "1", "--out"]
+    assert run_verb(comm, *arguments, "out.h5") == (0, "")
+    if comm.is_root:
+        request, _ = parse([*arguments, "alone.h5"])
+        condition.run(SingleProcess(), request, StopRequest())
+        assert Path("alone.h5").read_bytes() == Path("out.h5").read_bytes()
+
+
+@pytest.mark.parallel
+def test_rows_with_holes_in_given_features_are_left_out_if_asked(comm: Comm, place: Path) -> None:
+    arguments = ["holes.h5", CUT, "--given", "2,0", "--out", "out.h5"]
+    code, message = run_verb(comm, "condition", "m.h5", *arguments)
+    assert code == 2 and re.search("row 3 of /X in holes.h5 holds NaN in column 2; .*data.missing=drop", message)
+    rows = read("all.h5")["X"]
+    for model, more in (("m.h5", ["data.missing=drop"]), ("dropped.h5", [])):
+        assert run_verb(comm, "condition", model, *arguments, *more) == (0, "")
+        found, kept = read("out.h5"), np.delete(np.arange(1000), [3, 700])
+        for name, values in zip(("mean", "covariance", "log_density"), MIXTURE.condition(rows, [2, 0]), strict=True):
+            assert np.isnan(found[name][[3, 700]]).all()
+            np.testing.assert_allclose(found[name][kept], values[kept], rtol=1e-12, atol=1e-13)
+        comm.mpi.Barrier()
+
+
+@pytest.mark.parallel
+def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["condition", "m.h5", "all.h5", CUT, "--given", "0", "--out"]
+    assert run_verb(comm, *arguments, "whole.h5") == (0, "")
+    tiles: list[int] = []
+
+    def finish_some(writer: RowWriter, tile: int) -> None:
+        if len(tiles) >= most:
+            raise errors.InterruptedRunError("interrupted")
+        tiles.append(tile)
+        finish(writer, tile)
+
+    finish, most = RowWriter.finish, 2
+    monkeypatch.setattr(RowWriter, "finish", finish_some)
+    assert run_verb(comm, *arguments, "out.h5")[0] == 75 and not Path("out.h5").exists()
+    tiles, most = [], 100
+    assert run_verb(comm, *arguments, "out.h5") == (0, "")
+    n_tiles = comm.sum(np.array([len(tiles)], np.int64))[0]
+    assert n_tiles <= 11 - comm.size
+    assert Path("out.h5").read_bytes() == Path("whole.h5").read_bytes()
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["m.h5", "all.h5", "--given", "4"], "--given: '4' is not the number of a feature; the mixture has features 0"),
+        (["m.h5", "all.h5", "--given", "0,"], "--given: '' is not the number of a feature"),
+        (["m.h5", "all.h5", "--given", "x,1"], "--given: 'x' is not the number of a feature"),
+        (["m.h5", "all.h5", "--given", "-1"], "--given: '-1' is not the number of a feature"),
+        (["m.h5", "all.h5", "--given", "1,1"], "--given: .* is not valid; .* at most 3 of the mixture's 4 features"),
+        (["m.h5", "all.h5", "--given", "0,1,2,3"], "--given: .* is not valid; name at least 1 and at most 3"),
+        (["m.h5", "all.h5"], "--given"),
+        (["m.h5", "given.h5", "--given", "0"], "/X in given.h5 has 2 columns, but m.h5 has 4 features, of which 1 are"),
+        (["m.h5", "all.h5", "data.columns=[0,1,2]", "--given", "0"], "has 3 columns, but m.h5 has 4 features"),
+        (["m.h5", "all.h5", "data.columns=[0,7]", "--given", "0,1"], r"data.columns: \[7\]; /X has columns 0 to 3"),
+        (["m.h5", "all.h5", "em.tol=1", "--given", "0"], "em"),
+        (["m.h5", "none.h5", "--given", "0"], "none.h5 does not exist; check the path"),
+        (["m.h5", "--given", "0"], "DATA"),
+        (["m.h5", "data.missing=drop", "--given", "0"], "no file of rows is named"),
+        (["all.h5", "all.h5", "--given", "0"], "all.h5 is not an mpigmm-model file"),
+        (["m.h5", "all.h5", "--dataset", "/Y", "--given", "0"], "has no dataset /Y; it has /X"),
+        (["m.h5", "all.h5", "--given", "0", "--out", "given.h5"], "given.h5 exists, and is not what condition wrote"),
+        (["m.h5", "all.h5", "--given", "0", "--out", "all.h5"], "would overwrite the input all.h5"),
+        (["m.h5", "all.h5", "--given", "0", "--out", "m.h5", "--overwrite"], "would overwrite the input m.h5"),
+        (["m.h5", "all.h5", "--given", "0", "--out", "none/out.h5"], "none is no directory; make it"),
+        (["m.h5", "holes.h5", "--given", "1"], "row 5 of /X in holes.h5 holds NaN in column 1; mend the row"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_the_verb_refuses(
+    comm: Comm, place: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    comm.mpi.Barrier()
+    out = [] if "--out" in arguments else ["--out", "out.h5"]
+    code, told = run_verb(comm, "condition", *arguments, *out)
+    told = comm.bcast(told or capfd.readouterr().err)
+    assert code == 2 and re.search(message, told) and "Traceback" not in told, told
+    comm.mpi.Barrier()
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before

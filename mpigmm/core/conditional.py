@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +75,11 @@ class Conditional:
         """Number of remaining features, R."""
         return int(self.means.shape[1])
 
-    def moments(self, given: NDArray[Any], resp: FloatArray, mean: FloatArray, covariance: FloatArray) -> None:
-        """Mean and covariance of the remaining features for rows of given ones.
+    def moments(self, given: NDArray[Any], resp: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+        """Mean (m, R) and covariance (m, R, R) of the remaining features for rows of given ones, block after block.
 
         They are E[z] = sum_k r_k m_k and, by the law of total covariance, sum_k r_k (C_k + d_k d_k^T) with
-        d_k = m_k - E[z]. In a row whose density is zero both are NaN.
+        d_k = m_k - E[z]. In a row whose density is zero both are NaN. With each block comes the range of its rows.
 
         Parameters
         ----------
@@ -86,34 +87,36 @@ class Conditional:
             The rows.
         resp : ndarray of shape (K, n)
             Posterior r_k of the components under `marginal`.
-        mean, covariance : ndarrays of shapes (n, R) and (n, R, R), float64
-            The results are written there.
         """
         n_components, n_given = self.marginal.means.shape
         numbers = n_components * (n_given + 2 * self.n_remaining) + 2 * self.n_remaining**2
         block_rows = max(1, BLOCK_NUMBERS // numbers)
         for start in range(0, len(given), block_rows):
-            block = slice(start, start + block_rows)
-            self._block_moments(given[block], resp[:, block], mean[block], covariance[block])
+            block = slice(start, min(start + block_rows, len(given)))
+            yield block, *self._block_moments(given[block], resp[:, block])
 
-    def _block_moments(self, given: NDArray[Any], resp: FloatArray, mean: FloatArray, covariance: FloatArray) -> None:
-        """`moments` of a block of rows, with arrays that start at aligned addresses, as BLAS needs for equal bits."""
-        (n_rows, n_remaining), n_components = mean.shape, len(resp)
+    def _block_moments(self, given: NDArray[Any], resp: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and covariance of a block of rows. Arrays start at aligned addresses, so that BLAS gives equal bits."""
+        n_components, n_rows, n_remaining = *resp.shape, self.n_remaining
         shares = aligned_array(n_rows, n_components)
         shares[:] = resp.T
         likeliest = shares.argmax(axis=1)
         differences = aligned_array(n_rows, n_components, n_remaining)
-        mean[:] = self.means[likeliest] + self._subtract_likeliest(given, likeliest, differences)
+        mean = self.means[likeliest] + self._subtract_likeliest(given, likeliest, differences)
         offset = np.matmul(shares[:, None, :], differences, out=aligned_array(n_rows, 1, n_remaining))
         mean += offset[:, 0]
         differences -= offset
         differences *= np.sqrt(shares)[:, :, None]
-        between = np.matmul(transposed(differences), differences, out=aligned_array(n_rows, n_remaining, n_remaining))
+        covariance = np.matmul(
+            transposed(differences), differences, out=aligned_array(n_rows, n_remaining, n_remaining)
+        )
         within = aligned_array(n_rows, n_remaining**2)
-        np.matmul(shares, self.covariances.reshape(n_components, -1), out=within)
-        np.add(within.reshape(between.shape), between, out=covariance)
+        covariance += np.matmul(shares, self.covariances.reshape(n_components, -1), out=within).reshape(
+            covariance.shape
+        )
         impossible = ~shares.any(axis=1)
         mean[impossible] = covariance[impossible] = np.nan
+        return mean, covariance
 
     def _subtract_likeliest(self, given: NDArray[Any], likeliest: Indices, out: FloatArray) -> FloatArray:
         """Write m_k minus m_l of each row to out (n, K, R), where l is its likeliest component; returns m_l - means_l.

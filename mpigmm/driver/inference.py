@@ -67,9 +67,10 @@ def condition_all(
     log_densities = np.empty(n_rows)
 
     def keep(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
-        part = slice(rows.first, rows.first + len(rows))
-        conditional.moments(rows.values, resp, mean[part], covariance[part])
-        log_densities[part] = log_density
+        log_densities[rows.first : rows.first + len(rows)] = log_density
+        for block, *moments in conditional.moments(rows.values, resp):
+            part = slice(rows.first + block.start, rows.first + block.stop)
+            mean[part], covariance[part] = moments
 
     if n_rows:
         with streamed(comm, conditional.marginal, source, stop) as (context, task):

@@ -40,15 +40,20 @@ class Model:
         return replace(self, mixture=mixture, n_samples=0, mean_log_likelihood=float("nan"), n_iter=0, converged=False)
 
     def marginal(self, features: Indices) -> Model:
-        """The marginal mixture of some features, whose configuration names the columns of these alone."""
+        """The marginal mixture of some features, whose configuration names the columns, or datasets, of these alone."""
         names = self.feature_names and tuple(self.feature_names[feature] for feature in features)
         derived = replace(self.derived(self.mixture.marginal(features)), feature_names=names)
         section = (self.config or {}).get("data")
         if not isinstance(section, dict):
             return derived
-        columns = section.get("columns")
-        known = list(range(self.mixture.n_features)) if columns is None else columns
+        dataset, columns = section.get("dataset"), section.get("columns")
+        if columns is None:
+            key, known = (
+                ("dataset", dataset) if isinstance(dataset, list) else ("columns", [*range(self.mixture.n_features)])
+            )
+        else:
+            key, known = "columns", columns
         if not isinstance(known, list) or len(known) != self.mixture.n_features:
             return derived
-        chosen = {**section, "columns": [known[feature] for feature in features]}
+        chosen = {**section, key: [known[feature] for feature in features]}
         return replace(derived, config={**(self.config or {}), "data": chosen})
