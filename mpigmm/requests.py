@@ -8,7 +8,7 @@ from mpigmm.options import ComputeOptions, DataOptions, FitOptions, OpsChoice
 
 PREDICTED = {
     "labels": "number of the component with the largest posterior, or -1 for a row that is left out",
-    "log_density": "log of the mixture's density at the row",
+    "log_density": "log of the mixture's density at the row, or NaN",
     "proba": "the largest posteriors, the largest first",
     "components": "numbers of the components that they belong to",
     "anomaly": "whether the log-density is at or below the quantile",
