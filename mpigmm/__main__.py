@@ -17,9 +17,11 @@ from mpigmm.parallel.launcher import end_with_parent, forget_launcher, launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
     BenchRequest,
+    ConditionRequest,
     FitRequest,
     GenerateRequest,
     InspectRequest,
+    MergeRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
@@ -39,6 +41,8 @@ VERBS = {
     ScoreRequest: "score",
     SampleRequest: "sample",
     GenerateRequest: "generate",
+    ConditionRequest: "condition",
+    MergeRequest: "merge",
     PlanRequest: "plan",
     InspectRequest: "inspect",
     PlotRequest: "plot",

@@ -107,6 +107,26 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class ConditionRequest:
+    """``condition``: a model, rows, the given features as text, and the file to write."""
+
+    model: str
+    rows: RowsRequest
+    given: str
+    out: str
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """``merge``: a model, how many components to leave, and the model to write; root alone computes."""
+
+    model: str
+    n_components: int
+    out: str
+
+
+@dataclass(frozen=True)
 class InspectRequest:
     """``inspect``: a file; root alone reads it."""
 
@@ -156,6 +176,8 @@ VerbRequest = (
     | ScoreRequest
     | SampleRequest
     | GenerateRequest
+    | ConditionRequest
+    | MergeRequest
     | InspectRequest
     | PlotRequest
     | BenchRequest
