@@ -51,7 +51,7 @@ VERBS = {
 
 QUESTIONS = {"--help", "--version"}
 
-WITHOUT_MPI = {"config", "inspect", "plot"}
+WITHOUT_MPI = {"config", "inspect", "merge", "plot"}
 """Verbs that one process carries out without MPI, which takes longer to start."""
 
 

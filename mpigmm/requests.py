@@ -17,6 +17,15 @@ PREDICTED = {
 }
 """The datasets that ``predict`` writes, and what they hold."""
 
+CONDITIONED = {
+    "mean": "expected values of the remaining features, or NaN for a row that is left out",
+    "covariance": "their covariance matrix",
+    "log_density": "log-density of the given features, or NaN",
+    "files": PREDICTED["files"],
+    "offsets": PREDICTED["offsets"],
+}
+"""The same of ``condition``."""
+
 DRAWN = {"X": "rows", "labels": "number of the component that each row comes from"}
 """The same of ``sample`` and ``generate``."""
 
