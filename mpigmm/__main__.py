@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
+from signal import SIGTERM
 from typing import NoReturn, Protocol, TypeVar
 
 from mpigmm.data.malloc import PROCESS
-from mpigmm.errors import EXIT_FAULT, AgreedError, MpigmmError
-from mpigmm.parallel.launcher import end_with_parent, launched
+from mpigmm.errors import EXIT_DONE, EXIT_FAULT, AgreedError, MpigmmError
+from mpigmm.parallel.launcher import end_with_parent, forget_launcher, launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
     BenchRequest,
+    ConditionRequest,
     ConvertRequest,
     FitRequest,
+    GenerateRequest,
     InspectRequest,
+    MergeRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
+    SampleRequest,
     ScoreRequest,
     SelectRequest,
     VerbRequest,
 )
-from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message
+from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message, write_to_terminal
 
 T = TypeVar("T")
 
@@ -34,6 +40,10 @@ VERBS = {
     SelectRequest: "select",
     PredictRequest: "predict",
     ScoreRequest: "score",
+    SampleRequest: "sample",
+    GenerateRequest: "generate",
+    ConditionRequest: "condition",
+    MergeRequest: "merge",
     ConvertRequest: "convert",
     PlanRequest: "plan",
     InspectRequest: "inspect",
@@ -43,9 +53,12 @@ VERBS = {
 
 QUESTIONS = {"--help", "--version"}
 
+WITHOUT_MPI = {"config", "inspect", "merge", "plot"}
+"""Verbs that one process carries out without MPI, which takes longer to start."""
+
 
 class Ranks(Protocol):
-    """The part of an `MpiComm` that this module uses; importing the class itself would load MPI."""
+    """The part of an `MpiComm` that this module uses; importing that class would load MPI."""
 
     rank: int
     size: int
@@ -64,7 +77,7 @@ def main() -> NoReturn:
     """Run the command line on all ranks; ends the process with an exit code of `mpigmm.errors`."""
     prepare_streams()
     arguments = sys.argv[1:]
-    code = answer(arguments)
+    code = run_alone(arguments) if WITHOUT_MPI.intersection(arguments[:1]) else answer(arguments)
     if code is None:
         code = run(arguments)
     finish_streams()
@@ -80,6 +93,27 @@ def answer(arguments: list[str]) -> int | None:
         return None
     request, code = parsed(arguments)
     return code if request is None else None
+
+
+def run_alone(arguments: list[str]) -> int:
+    """Carry out the command line without MPI, on the first of the processes that a launcher may have started.
+
+    The others end at once: launchers accept processes that never start MPI. Returns the exit code.
+    """
+    rank, size = launched()
+    if rank:
+        return EXIT_DONE
+    stop = StopRequest()
+    stop.listen()
+    end_with_parent()
+    if size > 1:
+        forget_launcher()
+    PROCESS.is_ours = True
+    from mpigmm.parallel.comm import SingleProcess
+
+    code = guard(SingleProcess(), arguments, stop)
+    stop.ignore()
+    return code
 
 
 def run(arguments: list[str]) -> int:
@@ -125,6 +159,8 @@ def guard(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:
     except AgreedError as error:
         if comm.is_root:
             say(str(error))
+            if is_mute(stop):
+                write_to_terminal(f"mpigmm: {error}")
         code = error.exit_code
     except BaseException as error:
         # The other ranks do not know of this error, and may be waiting for this rank in a collective call.
@@ -137,6 +173,14 @@ def guard(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:
         if comm.size > 1:
             comm.abort(code)
     return code
+
+
+def is_mute(stop: StopRequest) -> bool:
+    """Whether the launcher drops what this process writes.
+
+    The mpirun of Open MPI 5, which is PRRTE, does so once the user has pressed Ctrl-C; it then sends TERM to all ranks.
+    """
+    return stop.received is SIGTERM and "PRTE_LAUNCHED" in os.environ
 
 
 def serve(comm: Ranks, arguments: list[str], stop: StopRequest) -> int:

@@ -75,7 +75,8 @@ def fit(
         call resumes an unfinished fit as the command does.
     X : array_like of shape (n, D), or tuple of D array_like of shape (n,), optional
         The rows that this rank brings, any number, in the order of ranks: integers or floats, with any strides. They
-        are not copied, and not changed. Without it, the rows of ``data.path`` are read.
+        are not copied, and not changed. If it is a data frame, the mixture keeps the names of its columns. Without it,
+        the rows of ``data.path`` are read.
     sample_weight : array_like of shape (n,), optional
         Weights >= 0 of the rows of X.
     labels : array_like of shape (n,) or (n, K), optional
@@ -109,7 +110,8 @@ def fit(
         source = source_of(ranks, options, X, sample_weight, labels, is_alone=comm is None)
 
         def new_recorder() -> MemoryRecorder:
-            voices.append(LoudVoice(options.em.max_iter, options.init.n_init) if verbose else Voice())
+            em, n_init = options.em, options.init.n_init
+            voices.append(LoudVoice(em.max_iter, n_init, em.tol) if verbose else Voice())
             return recorder_of(options, config, source.header, voices[0], restart=restart)
 
         recorder = fit_rows(ranks, options, source, new_recorder, stop)

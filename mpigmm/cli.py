@@ -7,23 +7,31 @@ from typing import Annotated
 import typer
 
 from mpigmm.config import dump, load_config, resolve
+from mpigmm.config_text import example_file, part_of_file, whole_file
+from mpigmm.errors import ConfigError
 from mpigmm.options import OpsChoice
 from mpigmm.requests import (
+    PREDICTED,
     BenchRequest,
+    ConditionRequest,
     ConvertRequest,
     FitRequest,
+    GenerateRequest,
     InspectRequest,
+    MergeRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
+    SampleRequest,
     ScoreRequest,
     SelectRequest,
     VerbRequest,
 )
+from mpigmm.row_arguments import rows_request
 from mpigmm.version import __version__
 
-LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES = 2**31 - 1, 2**53, 2**24
-"""Largest counts: of MPI (32 bits), of whole numbers in float64, and of features."""
+LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES, LARGEST_SEED = 2**31 - 1, 2**53, 2**24, 2**63 - 1
+"""Largest counts: of MPI (32 bits), of whole numbers in float64, and of features; and largest seed of a sample."""
 
 app = typer.Typer(
     help="Gaussian mixtures by expectation-maximisation, on any number of MPI ranks: mpirun -n 64 mpigmm fit run.yaml",
@@ -37,7 +45,11 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="Model file, as written by fit.")]
 DataFiles = Annotated[
     list[str],
-    typer.Argument(metavar="DATA", help="Files of rows (HDF5, Parquet, .npy), or quoted globs; together one matrix."),
+    typer.Argument(
+        metavar="DATA [KEY=VALUE]",
+        help="Files of rows (HDF5, Parquet, .npy), or quoted globs; together one matrix. And keys of the sections data "
+        "and compute: data.columns and data.missing are those of the fit unless they are given.",
+    ),
 ]
 Dataset = Annotated[
     str | None,
@@ -46,6 +58,14 @@ Dataset = Annotated[
         help="Dataset that holds the rows, or several that are one column each; else that of the model's fit, or /X.",
     ),
 ]
+
+RowCount = Annotated[int, typer.Option(min=1, max=LARGEST_ROWS, metavar="N", help="Rows to draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, metavar="S", help="Seed of the random numbers.")]
+
+
+def written(*datasets: str) -> str:
+    """What datasets of the output of `predict` hold, for its help."""
+    return "; ".join(f"/{name}: {PREDICTED[name]}" for name in datasets)
 
 
 def parse(arguments: list[str]) -> tuple[VerbRequest | None, int]:
@@ -145,24 +165,116 @@ def predict(
     context: typer.Context,
     model: ModelFile,
     data: DataFiles,
-    out: Annotated[str, typer.Option(help="HDF5 file to write: /labels, /log_density, /files and /offsets.")],
+    out: Annotated[
+        str, typer.Option(help=f"HDF5 file to write. {written('labels', 'log_density', 'files', 'offsets')}.")
+    ],
     dataset: Dataset = None,
     proba: Annotated[
         int,
-        typer.Option(min=0, metavar="M", help="Also write the M largest posteriors, and of which components."),
+        typer.Option(min=0, metavar="M", help=f"Write M posteriors as well. {written('proba', 'components')}."),
     ] = 0,
+    anomaly: Annotated[
+        float | None,
+        typer.Option(metavar="Q", help=f"Mark rows up to the quantile Q, 0 < Q < 1. {written('anomaly')}."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
     ] = False,
 ) -> None:
     """Assign rows to components."""
-    context.obj.append(PredictRequest(model, tuple(data), out, parts(dataset), proba, overwrite))
+    rows = rows_request(data, parts(dataset))
+    context.obj.append(PredictRequest(model, rows, out, proba, anomaly, overwrite))
 
 
 @app.command()
 def score(context: typer.Context, model: ModelFile, data: DataFiles, dataset: Dataset = None) -> None:
-    """Print log-likelihood, AIC and BIC of a model on rows, as JSON."""
-    context.obj.append(ScoreRequest(model, tuple(data), parts(dataset)))
+    """Print log-likelihood, AIC, BIC and ICL of a model on rows, and how well each component describes its rows."""
+    context.obj.append(ScoreRequest(model, rows_request(data, parts(dataset))))
+
+
+@app.command()
+def sample(
+    context: typer.Context,
+    model: ModelFile,
+    n_samples: RowCount,
+    out: Annotated[str, typer.Option(help="HDF5 file to write: /X, and /labels, the components of the rows.")],
+    seed: Seed = 0,
+    moments: Annotated[
+        bool,
+        typer.Option(
+            "--moments",
+            help="Map the rows so that mean and covariance are the mixture's, to 1e-13 of its standard deviations.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what sample wrote before.")
+    ] = False,
+) -> None:
+    """Draw rows from a model. Row i depends only on the model, the seed and i."""
+    context.obj.append(SampleRequest(model, n_samples, seed, out, moments, overwrite))
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    n_samples: RowCount,
+    n_features: Annotated[int, typer.Option(min=1, max=LARGEST_FEATURES, metavar="D", help="Features.")],
+    n_components: Annotated[int, typer.Option(min=1, max=LARGEST_INT, metavar="K", help="Components.")],
+    out: Annotated[
+        str, typer.Option(help="HDF5 file to write: /X and /labels; rows.h5 has its mixture beside it, rows.model.h5.")
+    ],
+    covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
+    separation: Annotated[
+        float, typer.Option(min=0, max=1e15, help="Means are this times standard normal numbers; variances are near 1.")
+    ] = 3.0,
+    seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what generate wrote before.")
+    ] = False,
+) -> None:
+    """Draw synthetic rows from a random mixture, and write that mixture as a model."""
+    context.obj.append(
+        GenerateRequest(n_samples, n_features, n_components, covariance_type, separation, seed, out, overwrite)
+    )
+
+
+@app.command()
+def condition(
+    context: typer.Context,
+    model: ModelFile,
+    data: DataFiles,
+    given: Annotated[str, typer.Option(metavar="0,1", help="Numbers or names of the features that are given.")],
+    out: Annotated[str, typer.Option(help="HDF5 file to write.")],
+    dataset: Dataset = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what condition wrote before.")
+    ] = False,
+) -> None:
+    """Predict features of rows from others by mixture regression. The rows hold the given features, in the order of
+    --given, or all features of the model. The datasets of --out have an entry for each row:
+
+    /mean: the mean of each of the other features, in ascending order, given these values.
+
+    /covariance: their covariance matrix.
+
+    /log_density: log-density of the given values. All are NaN for a row that data.missing=drop leaves out.
+
+    /files and /offsets say from which file and row each entry comes.
+    """
+    context.obj.append(ConditionRequest(model, rows_request(data, parts(dataset)), given, out, overwrite))
+
+
+@app.command()
+def merge(
+    context: typer.Context,
+    model: ModelFile,
+    n_components: Annotated[
+        int, typer.Option(min=1, max=LARGEST_INT, metavar="M", help="Components of the merged mixture.")
+    ],
+    out: Annotated[str, typer.Option(metavar="MODEL2", help="Model file to write.")],
+) -> None:
+    """Merge components of a model, two at a time, with the least loss of information (Runnalls 2007)."""
+    context.obj.append(MergeRequest(model, n_components, out))
 
 
 @app.command()
@@ -191,10 +303,23 @@ def plan(
 def inspect(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A model, checkpoint or data file.")],
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, in full precision.")] = False,
 ) -> None:
-    """Describe the content of a file."""
+    """Describe the content of a file: the components of a model, or the datasets. Needs no MPI."""
     context.obj.append(InspectRequest(file, json))
+
+
+@app.command()
+def config(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="A key such as em.tol, or a section such as em; else all.")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a short file to begin with.")] = False,
+) -> None:
+    """Print a config file of all keys with their defaults, and what they mean as comments."""
+    if example and key is not None:
+        raise ConfigError(f"--example prints a whole file: leave out {key!r}, or --example")
+    print(example_file() if example else whole_file() if key is None else part_of_file(key))
 
 
 @app.command()
@@ -207,7 +332,8 @@ def plot(
     ] = None,
     dataset: Dataset = None,
     features: Annotated[
-        str | None, typer.Option(metavar="0,1", help="Features to draw; else those in which components differ most.")
+        str | None,
+        typer.Option(metavar="0,1", help="By number or name; else those in which components differ most."),
     ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Directory for the pictures; else that of DIR_OR_MODEL.")

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import operator
-import os
 import re
-import reprlib
-import types
-import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mpigmm.errors import ConfigError, reason, shown
+from mpigmm.option_values import BOUNDS, registered, values_text, yaml_text
 from mpigmm.options import FitOptions, as_mapping
+from mpigmm.quantities import LARGEST, expand, parse_size, parse_time, shown_value
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(FitOptions)
-BOUNDS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", operator.le)}
-SHOWN = reprlib.Repr()
-SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother = 2, 200, 200
-"""Shortens values in messages: a few aliases in YAML can expand to more than fits into memory."""
-
 ONE_OR_MORE = ("select.n_components", "select.covariance_type", "select.seeds")
 """Lists of which a single entry may stand without brackets."""
 
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-LARGEST = 2**63 - 1
-"""Largest whole number: HDF5 files and MPI messages hold integers of 64 bits."""
+NO_KEYS: Mapping[str, str] = {}
 
 YAML_TYPES = {"int": "a whole number", "float": "a number", "timestamp": "a date", "bool": "true or false"}
 
@@ -56,7 +45,7 @@ class Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            value = _repr(node.value) if isinstance(node, yaml.ScalarNode) else "this"
+            value = shown_value(node.value) if isinstance(node, yaml.ScalarNode) else "this"
             kind = str(node.tag).rpartition(":")[2]
             problem = f"{value} cannot be read as {YAML_TYPES.get(kind, kind)}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
@@ -80,13 +69,31 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> FitOptions:
     return options
 
 
-def resolve(raw: dict[str, Any], overrides: Sequence[str], sections: Collection[str] = tuple(SECTIONS)) -> FitOptions:
-    """Options from nested mappings and overrides of some sections; raises `ConfigError`."""
+def resolve(
+    raw: dict[str, Any],
+    overrides: Sequence[str],
+    sections: Collection[str] = tuple(SECTIONS),
+    refused: Mapping[str, str] = NO_KEYS,
+) -> FitOptions:
+    """Options from nested mappings and overrides; raises `ConfigError`.
+
+    Parameters
+    ----------
+    raw : dict
+    overrides : sequence of str
+    sections : collection of str
+        Those that may be overridden.
+    refused : dict of str to str
+        Keys of these sections that may not be overridden, each with the reason.
+    """
     faults = []
     for override in overrides:
-        section = override.partition(".")[0]
+        section, key = override.partition(".")[0], override.partition("=")[0]
         if section in SECTIONS and section not in sections:
             faults.append(f"{section}: has no meaning here; the sections that have are {', '.join(sections)}")
+            continue
+        if key in refused:
+            faults.append(f"{key}: has no meaning here; {refused[key]}")
             continue
         try:
             apply_override(raw, override)
@@ -133,12 +140,14 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.partition(".")
     if not equals or not dot or not name:
-        raise ConfigError(f"override {_repr(override)} is not of the form section.key=value, e.g. em.max_iter=200")
+        raise ConfigError(
+            f"override {shown_value(override)} is not of the form section.key=value, e.g. em.max_iter=200"
+        )
     try:
         value = yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError):
         raise ConfigError(
-            f"override {_repr(override)}: its value is not valid YAML; quote it for YAML as well"
+            f"override {shown_value(override)}: its value is not valid YAML; quote it for YAML as well"
         ) from None
     part = raw.get(section)
     if part is None:
@@ -158,7 +167,7 @@ def validate(raw: dict[str, Any], faults: Sequence[str] = ()) -> FitOptions:
             sections[name], wrong = _section(name, section, given)
             found += wrong
         else:
-            found.append(f"{name}: a section of keys is needed, not {_repr(given)}")
+            found.append(f"{name}: a section of keys is needed, not {shown_value(given)}")
     if not found:
         options = FitOptions(**sections)
         found = list(_contradictions(options))
@@ -190,23 +199,6 @@ def dump(options: FitOptions) -> str:
     return text
 
 
-def reference() -> str:
-    """The page ``docs/configuration.md``, a table for each section."""
-    lines = [
-        "# Configuration",
-        "",
-        "Every key, its default and what it does; made from `mpigmm/options.py` by `make docs`.",
-        "On the command line a key is written with a dot: `mpigmm fit run.yaml model.n_components=16 em.tol=1e-5`.",
-        "`~` and `$VAR` expand in `data.path`, `init.file` and `output.dir`.",
-    ]
-    for section, options in SECTIONS.items():
-        lines += ["", f"## {section}", "", "| key | default | values | meaning |", "| --- | --- | --- | --- |"]
-        for field in dataclasses.fields(options):
-            default = "required" if field.metadata.get("required") else f"`{_yaml(field.default)}`"
-            lines.append(f"| `{field.name}` | {default} | {_values(options, field)} | {field.metadata['help']} |")
-    return "\n".join(lines) + "\n"
-
-
 @lru_cache
 def _model(name: str) -> type[BaseModel]:
     """A pydantic model of one section's dataclass."""
@@ -228,14 +220,15 @@ def _unknown_names(raw: dict[str, Any]) -> Iterator[str]:
     known = [f"{section}.{field.name}" for section, o in SECTIONS.items() for field in dataclasses.fields(o)]
     for section, keys in raw.items():
         if section not in SECTIONS:
-            yield _unknown("section", str(section), list(SECTIONS))
+            yield unknown("section", str(section), list(SECTIONS))
             continue
         for key in keys if isinstance(keys, dict) else ():
             if f"{section}.{key}" not in known:
-                yield _unknown("key", f"{section}.{key}", known)
+                yield unknown("key", f"{section}.{key}", known)
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """The message for a name that is none of the known ones, with the nearest of them."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     own = name.rpartition(".")[2]
     nearest = nearest or [k for k in known if difflib.get_close_matches(own, [k.rpartition(".")[2]], cutoff=0.6)]
@@ -266,49 +259,6 @@ def _expanded_value(key: str, value: Any) -> Any:
     return value
 
 
-def expand(path: Any, key: str) -> Any:
-    """A path with ``~`` and variables expanded; raises `ConfigError` for a variable that is not set."""
-    if not isinstance(path, str):
-        return path
-    if not path or "\0" in path:
-        raise ConfigError(f"{key}: {path!r} is no path; name a file or directory")
-    expanded = os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111
-    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
-    if unset:
-        raise ConfigError(
-            f"{key}: {shown(path)}: the environment variable {unset[0]} is not set; set it, or write the path out"
-        )
-    return expanded
-
-
-def parse_size(size: Any) -> int | str:
-    """Bytes from a number or a text such as 256MB; ``auto`` stays. Raises `ConfigError`."""
-    if size == "auto":
-        return "auto"
-    text = size if isinstance(size, str) else _repr(size)
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", text)
-    n_bytes = float(found[1]) * UNITS.get(found[2].lower(), 0) if found and not isinstance(size, bool) else 0
-    if not 1 <= n_bytes <= LARGEST:
-        raise ConfigError(
-            f"compute.memory: {_repr(size)} is no size; write bytes, or a text such as 256MB or 4GiB, or auto"
-        )
-    return int(n_bytes)
-
-
-def parse_time(text: str) -> int:
-    """Seconds from digits, ``minutes:seconds``, ``hours:minutes:seconds`` or ``days-hours:...``; `ConfigError` else."""
-    digits = "([0-9]{1,15})"
-    found = re.fullmatch(f"(?:(?:(?:{digits}-)?{digits}:)?{digits}:)?{digits}", text.strip())
-    parts = found.groups() if found else ()
-    days, hours, minutes, seconds = (int(part or 0) for part in parts or "0000")
-    limits = zip(parts, (hours, minutes, seconds), (24, 60, 60), strict=False)
-    if not found or any(larger is not None and part >= limit for larger, part, limit in limits):
-        raise ConfigError(
-            f"output.walltime: {_repr(text)} is no time; write seconds, or a text such as 04:00:00 or 1-12:00:00"
-        )
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
 def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection[str]) -> Iterator[str]:
     """Faults of values of the right type: out of bounds, not available yet, or a boolean in place of a number."""
     for field in [field for field in dataclasses.fields(values) if field.name not in wrong]:
@@ -329,7 +279,7 @@ def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection
         if outside or mistaken:
             yield _invalid(section, type(values), field, raw)
         elif any(abs(number) > LARGEST for number in numbers):
-            yield f"{section}.{field.name}: {_repr(raw)} is too large"
+            yield f"{section}.{field.name}: {shown_value(raw)} is too large"
         for entry in entries:
             yield from _not_offered(section, type(values), field, entry)
 
@@ -342,7 +292,7 @@ def _not_offered(section: str, options: type[Any], field: Any, value: Any) -> It
     if "registry" in field.metadata and value not in field.metadata.get("planned", ()):
         yield _invalid(section, options, field, value)
     else:
-        choices = " or ".join(_yaml(choice) for choice in offered)
+        choices = " or ".join(yaml_text(choice) for choice in offered)
         yield f"{section}.{field.name}: {value!r} is not available yet in this version; use {choices}"
 
 
@@ -357,59 +307,7 @@ def _explain(section: str, options: type[Any], given: dict[str, Any], fault: Any
 
 
 def _invalid(section: str, options: type[Any], field: Any, value: Any) -> str:
-    return f"{section}.{field.name}: {_repr(value)} is not valid; {_values(options, field)} expected"
-
-
-def _repr(value: Any) -> str:
-    """A value in a message."""
-    try:
-        return SHOWN.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
-        return "a number of thousands of digits"
-
-
-def registered(field: Any) -> tuple[str, ...]:
-    """The names in the registry of an option; none where it has no registry."""
-    if "registry" not in field.metadata:
-        return ()
-    from mpigmm.core.algorithms import ALGORITHMS  # NumPy, which it imports, takes longer than --help
-    from mpigmm.core.covariances import COVARIANCE_TYPES
-    from mpigmm.core.priors import PRIORS
-
-    registries: dict[str, Collection[str]] = {
-        "covariance types": COVARIANCE_TYPES,
-        "priors": PRIORS,
-        "algorithms": ALGORITHMS,
-    }
-    return tuple(registries[field.metadata["registry"]])
-
-
-def _values(options: type[Any], field: Any) -> str:
-    """The values that an option accepts, in words."""
-    if "registry" in field.metadata:
-        return ", ".join(registered(field))
-    available = field.metadata.get("available")
-    if available is not None:
-        return " or ".join(_yaml(value) for value in available)
-    bounds = [f" {sign} {field.metadata[rule]}" for rule, (sign, _) in BOUNDS.items() if rule in field.metadata]
-    return _type_words(get_type_hints(options)[field.name], "".join(bounds))
-
-
-def _type_words(hint: Any, bounds: str) -> str:
-    names = {int: "a whole number" + bounds, float: "a number" + bounds, str: "a text", type(None): "null"}
-    names[bool] = "true or false"
-    if get_origin(hint) is Literal:
-        return ", ".join(str(value) for value in get_args(hint))
-    if get_origin(hint) in (types.UnionType, typing.Union):
-        return " or ".join(_type_words(part, bounds) for part in get_args(hint))
-    if get_origin(hint) is list:
-        entries = {str: "texts", int: "whole numbers", int | str: "whole numbers or texts"}
-        return f"a list of {entries[get_args(hint)[0]]}{bounds}"
-    return names[hint]
-
-
-def _yaml(value: Any) -> str:
-    return "null" if value is None else str(value)
+    return f"{section}.{field.name}: {shown_value(value)} is not valid; {values_text(options, field)} expected"
 
 
 def _contradictions(options: FitOptions) -> Iterator[str]:
@@ -432,6 +330,6 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
         if entries == []:
             yield f"select.{name}: the list is empty; name what to try, or drop the key"
         elif entries is not None and len(set(entries)) < len(entries):
-            yield f"select.{name}: {_repr(entries)} names an entry twice; name each once"
+            yield f"select.{name}: {shown_value(entries)} names an entry twice; name each once"
     if select.criterion == "held_out" and select.held_out == 0:
         yield "select.held_out: 0 leaves no rows for select.criterion: held_out; raise it, or drop the key"

@@ -4,7 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpigmm.options import FitOptions, OpsChoice
+from mpigmm.options import ComputeOptions, DataOptions, FitOptions, OpsChoice
+
+PREDICTED = {
+    "labels": "number of the component with the largest posterior, or -1 for a row that is left out",
+    "log_density": "log of the mixture's density at the row, or NaN",
+    "proba": "the largest posteriors, the largest first",
+    "components": "numbers of the components that they belong to",
+    "anomaly": "whether the log-density is at or below the quantile",
+    "files": "names of the files that the rows come from",
+    "offsets": "entry of each file's first row",
+}
+"""The datasets that ``predict`` writes, and what they hold."""
+
+CONDITIONED = {
+    "mean": "expected values of the remaining features, or NaN for a row that is left out",
+    "covariance": "their covariance matrix",
+    "log_density": "log-density of the given features, or NaN",
+    "files": PREDICTED["files"],
+    "offsets": PREDICTED["offsets"],
+}
+"""The same of ``condition``."""
+
+DRAWN = {"X": "rows", "labels": "number of the component that each row comes from"}
+"""The same of ``sample`` and ``generate``."""
 
 Datasets = str | tuple[str, ...]
 """A dataset with the rows, or several that are one column each."""
@@ -26,24 +49,90 @@ class SelectRequest(FitRequest):
 
 
 @dataclass(frozen=True)
+class RowsRequest:
+    """The rows to which a verb applies a model, and how it computes.
+
+    Attributes
+    ----------
+    data : DataOptions
+        Its `path` holds the files.
+    compute : ComputeOptions
+    given : frozenset of str
+        Keys of section ``data`` that the user has set. Of the others, the model may know better (`open_header`).
+    """
+
+    data: DataOptions
+    compute: ComputeOptions
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class PredictRequest:
-    """``predict``: a model, files of rows, the file to write; `proba`: how many of the largest posteriors to write."""
+    """``predict``: a model, rows, the file to write.
+
+    `proba` says how many of the largest posteriors to write, `anomaly` up to which quantile rows are marked.
+    """
 
     model: str
-    data: tuple[str, ...]
+    rows: RowsRequest
     out: str
-    dataset: Datasets | None = None
     proba: int = 0
+    anomaly: float | None = None
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """``score``: a model, and files of rows."""
+    """``score``: a model, and rows."""
 
     model: str
-    data: tuple[str, ...]
-    dataset: Datasets | None = None
+    rows: RowsRequest
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """``sample``: a model, how many rows to draw, and the file to write; `moments`: with the mixture's moments."""
+
+    model: str
+    n_samples: int
+    seed: int
+    out: str
+    moments: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """``generate``: a random mixture, how many rows to draw, and the file to write."""
+
+    n_samples: int
+    n_features: int
+    n_components: int
+    covariance_type: str
+    separation: float
+    seed: int
+    out: str
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ConditionRequest:
+    """``condition``: a model, rows, the given features as text, and the file to write."""
+
+    model: str
+    rows: RowsRequest
+    given: str
+    out: str
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """``merge``: a model, how many components to leave, and the model to write; root alone computes."""
+
+    model: str
+    n_components: int
+    out: str
 
 
 @dataclass(frozen=True)
@@ -111,6 +200,10 @@ VerbRequest = (
     | PredictRequest
     | ScoreRequest
     | ConvertRequest
+    | SampleRequest
+    | GenerateRequest
+    | ConditionRequest
+    | MergeRequest
     | InspectRequest
     | PlotRequest
     | BenchRequest

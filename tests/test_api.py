@@ -634,7 +634,11 @@ def test_what_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         mpigmm.fit({**SETTINGS, "em": {"max_iter": 2}}, ROWS, verbose=True)
     assert caught[0].filename == __file__
     out, err = capsys.readouterr()
-    assert "fitted: 3 components, stopped after 2 iterations" in out and "iteration 2/2" in err and "warning" not in err
+    assert (
+        "fitted: 3 components, stopped after 2 iterations" in out
+        and "iteration 2  mean" in err
+        and "warning" not in err
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mpigmm.fit({**SETTINGS, "em": {"max_iter": 500, "tol": 1e-3}}, ROWS)

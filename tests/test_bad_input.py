@@ -218,7 +218,7 @@ CASES = {
     "a directory of the kernel's": fit("output.dir: /proc/out cannot be written to", "output.dir=/proc/out"),
     "a name too long": fit("output.dir: .*cannot be written to", "output.dir=" + "n" * 300),
     # the command line
-    "an unknown verb": Bad("sample", ("sample", "out/model.h5")),
+    "an unknown verb": Bad("fitt", ("fitt", "run.yaml")),
     "an unknown flag": Bad("--force", (*FIT, "--force")),
     "no config named": Bad("CONFIG", ("fit",)),
     "an override without a value": fit("'em.max_iter' is not of the form section.key=value", "em.max_iter"),

@@ -9,9 +9,11 @@ import pytest
 import yaml
 from support import write_config
 
-from mpigmm.config import dump, load_config, parse_size, reference
+from mpigmm.config import dump, load_config
+from mpigmm.config_text import example_file, keys, part_of_file, reference, whole_file
 from mpigmm.errors import ConfigError
 from mpigmm.options import FitOptions
+from mpigmm.quantities import parse_size
 
 CONTRACT = """
 data:    {path: photo.h5, dataset: /X, weights: null, columns: null, rows: null, missing: error}
@@ -234,3 +236,38 @@ def test_the_section_of_select_is_written_only_where_it_says_something(config: s
     assert yaml.safe_load(dump(options))["select"]["criterion"] == "icl"
     with pytest.raises(ConfigError, match=r"select\.held_out: 0 leaves no rows"):
         load_config(config, ["select.criterion=held_out", "select.held_out=0"])
+
+
+def test_the_file_of_all_keys_holds_the_defaults(tmp_path: Path, config: str) -> None:
+    """Only `data.path` must be set, in the file or on the command line; other programs read the same values."""
+    path = tmp_path / "photo.yaml"
+    path.write_text(whole_file())
+    with pytest.raises(ConfigError, match=r"data\.path is missing"):
+        load_config(str(path))
+    options = load_config(str(path), ["data.path=photo.h5"])
+    path.write_text(whole_file().replace("# path:", "path: photo.h5"))
+    assert load_config(str(path)) == options == load_config(config)
+    found = yaml.safe_load(whole_file())
+    for key, (section, field) in keys().items():
+        assert field.metadata.get("required") or found[section][field.name] == field.default, key
+    assert max(map(len, whole_file().splitlines())) <= 120
+
+
+def test_the_example_is_a_file_with_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "photo.yaml"
+    path.write_text(example_file())
+    expected = write_config(tmp_path / "same.yaml", data={"path": "rows.h5"}, output={"dir": "runs/first"})
+    assert load_config(str(path)) == load_config(str(expected))
+    assert example_file().count("#") > example_file().count(": ")
+
+
+def test_help_of_a_key() -> None:
+    assert part_of_file("em.tol") == (
+        "em:\n  # Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.\n"
+        "  tol: 0.0001  # a number >= 0"
+    )
+    assert {f"em.{name}" for name in yaml.safe_load(part_of_file("em"))["em"]} == {k for k in keys() if k[:3] == "em."}
+    assert set(yaml.safe_load(part_of_file("n_components"))) == {"model", "select"}
+    for name, nearest in {"em.tool": "em.tol", "n_component": "model.n_components", "ini": "init", "in": ""}.items():
+        with pytest.raises(ConfigError, match=f"unknown (key|section) {name}; (did you mean {nearest}|known are)"):
+            part_of_file(name)

@@ -7,17 +7,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from inside import run_verb
 from mpi4py import MPI
 from strict import StrictGpu, StrictStreams, too_little
 from support import TYPES, assert_same_bits, blobs, read_lines, read_model, write_config, write_rows
 
 from mpigmm.__main__ import serve
 from mpigmm.core.gpu.arrays import DeviceError, NoDeviceError
+from mpigmm.data.output import RowWriter
 from mpigmm.driver import devices, load_balance, measure
 from mpigmm.driver.devices import assign
-from mpigmm.errors import AgreedError
+from mpigmm.errors import AgreedError, InterruptedRunError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.mpi import MpiComm
 from mpigmm.parallel.stop import StopRequest
@@ -243,7 +246,7 @@ def test_a_lost_gpu_ends_all_and_the_run_goes_on(comm: Comm, case: Path, offer: 
     offer(gpu)
     message = refused(comm, case, "lost", "compute.device=gpu")
     assert f"the GPU of rank {comm.size - 1} (strict on " in message and "ECC" in message
-    assert "run the same command again to go on from the last checkpoint" in message
+    assert "run the same command again to go on from what is saved" in message
     offer(StrictGpu())
     lost = fit(comm, case, "lost", "compute.device=gpu")
     assert_same_bits(read_model(lost / "model.h5"), whole)
@@ -294,3 +297,60 @@ def test_rows_that_turn_bad_under_a_gpu(comm: Comm, case: Path, offer: Offer, mo
 def test_who_gets_which_gpu(places: list[tuple[str, str]], alone: list[str | None], shared: list[str | None]) -> None:
     assert assign(places, share=False) == alone
     assert assign(places, share=True) == shared
+
+
+def test_rows_are_labelled_and_scored_on_gpus(
+    comm: Comm, case: Path, offer: Offer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As on processors, but for the last digits; with rows that are left out, and with weights."""
+    if comm.is_root:
+        rows = ROWS.copy()
+        rows[[0, 1000, 2999], [1, 2, 0]] = np.nan, -np.inf, np.nan
+        write_rows(case / "holes.h5", rows, w=np.arange(len(rows)) % 3 / 7)
+    comm.mpi.Barrier()
+    model = fit(comm, case, "cpu", "compute.device=cpu") / "model.h5"
+    offer(StrictGpu() if comm.rank or comm.size == 1 else None)
+    options = (str(model), str(case / "holes.h5"), "data.missing=drop", "compute.tile_rows=200")
+    labelled, scored = [], []
+    for device in ("cpu", "auto"):
+        out, chosen = case / f"{device}.h5", (*options, f"compute.device={device}")
+        capfd.readouterr()
+        assert run_verb(comm, "predict", *chosen, "--proba", "2", "--anomaly", "0.1", "--out", str(out)) == (0, "")
+        with h5py.File(out) as file:
+            labelled.append({name: file[name][()] for name in ("labels", "log_density", "proba", "anomaly")})
+        told = comm.bcast(capfd.readouterr().err)
+        assert ("ranks compute on unlike devices" in told) == (device == "auto" and comm.size > 1)
+        assert run_verb(comm, "score", *chosen, "data.weights=/w") == (0, "")
+        scored.append(json.loads(comm.bcast(capfd.readouterr().out)))
+    for name, expected in labelled[0].items():
+        np.testing.assert_allclose(labelled[1][name], expected, rtol=1e-9, err_msg=name)
+    assert (labelled[0]["labels"][[0, 1000, 2999]] == -1).all() and labelled[0]["anomaly"].sum() == 300
+    for name, expected in scored[0].items():
+        np.testing.assert_allclose(scored[1][name], expected, rtol=1e-9, err_msg=name)
+    code, message = run_verb(comm, "score", *options, "data.missing=error", "compute.device=auto")
+    assert code == 2 and "row 0 of /X in " in message and "holds NaN in column 1" in message
+
+
+def test_an_interrupted_command_does_not_go_on_with_another_device(
+    comm: Comm, case: Path, offer: Offer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fit(comm, case, "cpu", "compute.device=cpu") / "model.h5"
+    command = ("predict", str(model), str(case / "x.h5"), "compute.tile_rows=200", "--out", str(case / "l.h5"))
+    offer(StrictGpu())
+    finished: list[int] = []
+
+    def finish_some(writer: RowWriter, tile: int) -> None:
+        if len(finished) == 2:
+            raise InterruptedRunError("interrupted")
+        finished.append(tile)
+        finish(writer, tile)
+
+    finish = RowWriter.finish
+    for device in ("gpu", "cpu"):
+        monkeypatch.setattr(RowWriter, "finish", finish_some)
+        finished.clear()
+        assert run_verb(comm, *command, f"compute.device={device}")[0] == 75
+    monkeypatch.setattr(RowWriter, "finish", lambda writer, tile: finished.append(tile))
+    finished.clear()
+    assert run_verb(comm, *command, "compute.device=gpu") == (0, "")
+    assert sum(comm.allgather(len(finished))) == 15

@@ -272,10 +272,13 @@ def test_a_run_stops_ahead_of_the_end_of_its_time(case: Case, monkeypatch: pytes
         options.append("output.walltime=3")
     else:
         monkeypatch.setenv(told_by, f"{begin + 4:.0f}")
-    with pytest.raises(AgreedError, match="stopped ahead of the end of its time; run the same command again") as caught:
+    with pytest.raises(AgreedError, match="stopped ahead of the end of its time after iteration") as caught:
         case.fit(*options)
     assert caught.value.exit_code == 75 and time.time() < begin + 4.5
-    assert len(read_lines(case.path / "out" / "convergence.jsonl")) == saved_iteration(case.path / "out")
+    iteration = saved_iteration(case.path / "out")
+    assert len(read_lines(case.path / "out" / "convergence.jsonl")) == iteration
+    saved = f"{iteration}, which is saved in {case.path / 'out' / 'checkpoint.h5'}; run the same command again"
+    assert saved in str(caught.value)
 
 
 def test_an_end_that_has_passed_is_ignored(

@@ -26,7 +26,6 @@ from mpigmm.core.sampling import RowSampler
 from mpigmm.errors import InterruptedRunError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.runs.progress import Reporter
 
 ROWS = blobs(4000, 3, 5, separation=6)
 SAFE = Safeguards(0.0, 0.0)
@@ -180,7 +179,8 @@ def test_rows_are_chosen_by_number_alone() -> None:
 def test_a_fit_tells_how_far_its_starts_are(
     comm: Comm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mpigmm.runs.progress.LOG_SECONDS", 0.0)
+    monkeypatch.setattr("mpigmm.runs.pacing.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("mpigmm.runs.pacing.SHARE", 0.0)
     config = write_config(
         tmp_path / "run.yaml",
         data={"path": str(write_rows(tmp_path / "x.h5", ROWS))},
@@ -197,19 +197,6 @@ def test_a_fit_tells_how_far_its_starts_are(
         "start 2/2  initialisation: moments of component 19/20",
     ):
         assert line in told, told
-
-
-def test_a_batch_log_gets_few_lines_of_a_start(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    reporter = Reporter(10, 1)
-    for done in range(100):
-        clock[0] += 0.3
-        reporter.initialisation(0, "k-means, step", done, 100)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"initialisation: k-means, step {done}/100" for done in (16, 33, 50, 67, 84)]
 
 
 def test_every_second_start_measures_distances_in_the_units_of_the_data() -> None:

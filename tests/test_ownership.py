@@ -621,7 +621,7 @@ def test_control_characters_in_paths_leave_one_line(place: Path, capfd: pytest.C
     assert "o\\nut\\x1b[31m is finished already" in said.err and "\x1b" not in said.err
     shutil.copy("o\nut\x1b[31m/model.h5", "a\nb.h5")
     run("inspect", "a\nb.h5")
-    assert "file                 a\\nb.h5\n" in capfd.readouterr().out
+    assert "\nfile                 a\\nb.h5\n" in capfd.readouterr().out
     for arguments in (
         ("score", "c\nd.h5", "x.h5"),
         ("predict", "a\nb.h5", "x.h5", "--out", "e\nf/g.h5"),

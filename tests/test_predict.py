@@ -12,14 +12,18 @@ import h5py
 import numpy as np
 import pytest
 from inside import run_verb
-from support import blobs, mpirun, write_config, write_rows
+from mpi4py import MPI
+from pyarrow import parquet, table
+from support import assert_same_bits, blobs, mpirun, read_model, write_config, write_rows
 
+import mpigmm
 from mpigmm.commands import predict
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.output import RowWriter
 from mpigmm.errors import InterruptedRunError
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.mpi import MpiComm
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import save_model
 
@@ -49,6 +53,32 @@ def write_model(name: str, **data: object) -> None:
 def read_labels(path: str) -> dict[str, np.ndarray]:
     with h5py.File(path) as file:
         return {name: file[name][()] for name in file}
+
+
+@pytest.mark.parallel
+def test_rows_in_other_formats_have_the_same_mixture_and_labels(comm: Comm, place: Path) -> None:
+    names = ["/r/x", "/r/y", "/r/z"]
+    if comm.is_root:
+        np.save("x.npy", np.asfortranarray(ROWS))
+        with h5py.File("v.h5", "w") as file:
+            for name, column in zip(names, ROWS.T, strict=True):
+                file[name] = column
+        parquet.write_table(
+            table({name[-1]: column for name, column in zip(names, ROWS.T, strict=True)}), "x.parquet", 70
+        )
+        write_config(Path("run.yaml"), data={"path": "x.h5"}, model={"n_components": 2}, em={"max_iter": 3, "tol": 0})
+    comm.mpi.Barrier()
+    fit = ["fit", "run.yaml", "compute.tile_rows=32", "compute.memory=1", "compute.device=cpu"]
+    assert run_verb(comm, *fit, "output.dir=x") == (0, "")
+    assert run_verb(comm, "predict", "x/model.h5", "x.h5", "--out", "x.labels.h5") == (0, "")
+    for path, dataset in (("x.npy", "/X"), ("v.h5", ",".join(names)), ("x.parquet", "/X")):
+        keys = [f"data.path={path}", f"data.dataset=[{dataset}]" if "," in dataset else f"data.dataset={dataset}"]
+        assert run_verb(comm, *fit, *keys, f"output.dir={path}.run") == (0, "")
+        assert_same_bits(read_model(place / f"{path}.run/model.h5"), read_model(place / "x/model.h5"))
+        given = ["x/model.h5", path, "--dataset", dataset, "--out", f"{path}.labels.h5"]
+        assert run_verb(comm, "predict", *given) == (0, "")
+        found = read_labels(f"{path}.labels.h5")
+        assert found["log_density"].tobytes() == read_labels("x.labels.h5")["log_density"].tobytes()
 
 
 @pytest.mark.parallel
@@ -183,7 +213,7 @@ def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: py
     if comm.is_root:
         write_rows(Path("long.h5"), np.tile(ROWS, (200, 1)))
     comm.mpi.Barrier()
-    command = ("predict", "m.h5", "long.h5", "--out", "long.labels.h5")
+    command = ("predict", "m.h5", "long.h5", "compute.tile_rows=5000", "--out", "long.labels.h5")
     tiles: list[int] = []
     most = 10**6
 
@@ -210,6 +240,158 @@ def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: py
         assert run_verb(comm, *command) == (0, "")
         assert len(tiles) == (n_tiles if changed else n_tiles - n_tiles // 2)
         assert Path("long.labels.h5").read_bytes() == whole and not list(place.glob(".long.labels*"))
+
+
+@pytest.fixture
+def holes(comm: Comm, place: Path) -> np.ndarray:
+    """Which rows of holes.h5 can be used; and a model that was fitted without the others, and one of two columns."""
+    rows = ROWS.copy()
+    rows[[3, 250, 251, 499], [0, 1, 2, 1]] = np.nan, np.inf, -np.inf, np.nan
+    if comm.is_root:
+        write_rows(Path("holes.h5"), rows, w=np.arange(500) % 4 / 7)
+        write_model("holes.m.h5", missing="drop")
+        two = Mixture(np.array([0.5, 0.5]), ROWS[:2, [2, 0]], COVARIANCE_TYPES["full"].isotropic(2, 2))
+        save_model(Path("two.m.h5"), Model(two, config={"data": {"columns": [2, 0]}}))
+    comm.mpi.Barrier()
+    return np.isfinite(rows).all(axis=1)
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_rows_that_a_fit_has_dropped_are_left_out(
+    comm: Comm, place: Path, holes: np.ndarray, threads: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And the others are labelled as they are beside other rows."""
+    options = ("compute.tile_rows=90", f"compute.threads={threads}")
+    command = ("predict", "holes.m.h5", "holes.h5", *options, "--proba", "2")
+    assert run_verb(comm, *command, "--out", "l.h5") == (0, "")
+    told = comm.bcast(capfd.readouterr())
+    assert "l.h5: 500 rows, 4 of them left out (NaN or infinity; label -1) in " in told.err and not told.out
+    assert run_verb(comm, "predict", "m.h5", "x.h5", *options, "--proba", "2", "--out", "x.l.h5") == (0, "")
+    found, expected = read_labels("l.h5"), read_labels("x.l.h5")
+    for name in ("labels", "log_density", "proba", "components"):
+        np.testing.assert_allclose(found[name][holes], expected[name][holes], rtol=1e-12, err_msg=name)
+    for name, value in {"labels": -1, "log_density": np.nan, "proba": np.nan, "components": -1}.items():
+        np.testing.assert_array_equal(found[name][~holes], np.full_like(found[name][~holes], value))
+    for verb, others in (("predict", ("--out", "e.h5")), ("score", ())):
+        code, message = run_verb(comm, verb, "holes.m.h5", "holes.h5", *options, *others, "data.missing=error")
+        assert code == 2 and "row 3 of /X in holes.h5 holds NaN in column 0; mend the row, or add" in message
+        assert "data.missing=drop" in message
+
+
+@pytest.mark.parallel
+def test_a_score_tells_of_each_component(
+    comm: Comm, place: Path, holes: np.ndarray, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What posteriors and log-densities say, of rows with weights and without, on all ranks and on one alike."""
+    mixture = mpigmm.Mixture.load("m.h5")
+    resp, density = mixture.predict_proba(ROWS[holes]), mixture.score_samples(ROWS[holes])
+    monkeypatch.setattr(MpiComm, "check_launcher", lambda self: None)
+    for weight, arguments in (np.ones(500), ()), (np.arange(500) % 4 / 7, ("data.weights=/w",)):
+        capfd.readouterr()
+        command = ("score", "holes.m.h5", "holes.h5", "compute.tile_rows=90", *arguments)
+        assert run_verb(comm, *command) == (0, "")
+        text = comm.bcast(capfd.readouterr().out)
+        assert run_verb(MpiComm(MPI.COMM_SELF), *command) == (0, "")
+        assert capfd.readouterr().out == text
+        score, used = json.loads(text), weight[holes]
+        counts = used @ resp
+        assert score["n_samples"] == np.count_nonzero(used)
+        assert score["n_dropped"] == np.count_nonzero(weight[~holes])
+        assert score.get("total_weight", 496) == pytest.approx(used.sum(), rel=1e-13)
+        assert score["log_likelihood"] == pytest.approx(used @ density, rel=1e-12)
+        assert score["icl"] == pytest.approx(mixture.icl(ROWS[holes], used), rel=1e-12)
+        np.testing.assert_allclose(score["counts"], counts, rtol=1e-12)
+        np.testing.assert_allclose(score["mean_log_density"], (used * density) @ resp / counts, rtol=1e-12)
+
+
+def test_a_score_without_weights_or_missing_values_says_nothing_of_them(
+    comm: Comm, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_verb(comm, "score", "m.h5", "x.h5") == (0, "")
+    names = ["n_samples", "log_likelihood", "mean_log_likelihood", "aic", "bic", "icl", "counts", "mean_log_density"]
+    assert list(json.loads(capfd.readouterr().out)) == names
+
+
+def test_components_without_rows_have_no_mean_log_density(
+    comm: Comm, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rows too far away from all components have no part in those of the others."""
+    means = np.array([[0.0] * 3, [1e9] * 3])
+    mixture = Mixture(np.array([1.0, 0.0]), means, COVARIANCE_TYPES["spherical"](np.array([1e-40, 1e-40])))
+    save_model(Path("narrow.h5"), Model(mixture))
+    write_rows(Path("far.h5"), np.array([[0.0] * 3, [1e139] * 3]))
+    assert run_verb(comm, "score", "narrow.h5", "far.h5") == (0, "")
+    score = json.loads(capfd.readouterr().out)
+    assert score["log_likelihood"] is None and score["icl"] is None and score["counts"] == [1, 0]
+    assert score["mean_log_density"] == [pytest.approx(mixture.log_norm[0]), None]
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize(
+    "options",
+    [("compute.threads=3",), ("compute.memory=1MB",), ("compute.memory=auto", "compute.threads=2")],
+    ids=" ".join,
+)
+def test_threads_and_memory_do_not_change_the_bytes(comm: Comm, place: Path, options: tuple[str, ...]) -> None:
+    command = ("predict", "m.h5", "x.h5", "compute.tile_rows=40", "--proba", "1", "--overwrite", "--out", "l.h5")
+    assert run_verb(comm, *command, "compute.threads=1") == (0, "")
+    plain = Path("l.h5").read_bytes()
+    comm.mpi.Barrier()
+    assert run_verb(comm, *command, *options) == (0, "")
+    assert Path("l.h5").read_bytes() == plain
+
+
+def test_rows_and_columns_are_chosen(comm: Comm, place: Path, holes: np.ndarray) -> None:
+    """Columns are those of the fit unless they are given; entries of the output can be traced to rows of files."""
+    whole = mpigmm.Mixture.load("two.m.h5").score_samples(ROWS[:, [2, 0]])
+    for columns in ((), ("data.columns=[2, 0]",)):
+        command = ("predict", "two.m.h5", "p.*.h5", "q.h5", "data.rows=[50, 110]", *columns, "--overwrite")
+        assert run_verb(comm, *command, "--out", "l.h5") == (0, "")
+        found = read_labels("l.h5")
+        np.testing.assert_allclose(found["log_density"], whole[50:110], rtol=1e-12)
+        assert found["offsets"].tolist() == [-50, 50, 51, 51]
+    code, message = run_verb(comm, "score", "two.m.h5", "x.h5", "data.columns=null")
+    assert code == 2 and "two.m.h5 has 2 features, but /X in x.h5 has 3 columns" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.h5", "data.missin=drop"], "unknown key data.missin; did you mean data.missing?"),
+        (["dta.missing=drop", "x.h5"], "unknown section dta; did you mean data?"),
+        (["x.h5", "data.missing=skip"], "data.missing: 'skip' is not valid; error, drop expected"),
+        (["x.h5", "em.max_iter=3"], "em: has no meaning here; the sections that have are data, compute"),
+        (["x.h5", "data.path=y.h5"], "data.path: has no meaning here; name the files after the model"),
+        (["x.h5", "compute.precision=float32"], "compute.precision: has no meaning here; log-densities are computed"),
+        (["x.h5", "compute.gpu_aware_mpi=true"], "compute.gpu_aware_mpi: has no meaning here"),
+        (["x.h5", "compute.threads=0"], "compute.threads: 0 is not valid"),
+        (["x.h5", "data.rows=[400, 501]"], "data.rows: [400, 501] is not a range [start, stop] within the data's 500"),
+        (["x.h5", "data.weights=/w"], "has no dataset /w"),
+        (["x.h5", "data.dataset=/X", "--dataset", "/X"], "--dataset and data.dataset say the same"),
+        (["data.missing=drop"], "no file of rows is named"),
+        (["data.missing=drop.h5"], "no file of rows is named"),
+        (["lost/data.x=1.h5"], "lost/data.x=1.h5 does not exist"),
+        (["nothing.h5", "data.missing=drop"], "all 4 rows of /X hold NaN or infinity"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes(
+    comm: Comm, place: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(Path("nothing.h5"), np.full((4, 3), np.nan))
+    code, told = run_verb(comm, "score", "m.h5", *arguments)
+    told += capfd.readouterr().err
+    assert code == 2 and message in told and len(told.splitlines()) == 1
+
+
+def test_a_file_with_the_name_of_an_override_is_a_file(
+    comm: Comm, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("x.h5").rename("data.rows=1.h5")
+    for name in ("data.rows=1.h5", "data.rows=*.h5"):
+        assert run_verb(comm, "score", "m.h5", name, "data.rows=[0, 7]") == (0, "")
+        assert json.loads(capfd.readouterr().out)["n_samples"] == 7
 
 
 def test_the_bits_do_not_depend_on_the_threads_of_blas(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_what_has_no_density_has_none(
     told, said = place.score(capfd)
     if place.comm.is_root:
         assert {told[name] for name in ("log_likelihood", "mean_log_likelihood", "aic", "bic")} == {None}
-        assert said.startswith("mpigmm: warning: 2 of 502 rows")
+        assert "mpigmm: warning: 2 of 502 rows" in said
 
 
 @pytest.mark.parallel

@@ -30,7 +30,6 @@ from mpigmm.runs.checkpoint import (
 from mpigmm.runs.convergence import COLUMNS, ConvergenceLog
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import load_model, save_model
-from mpigmm.runs.progress import Reporter
 from mpigmm.runs.state import Ended, Fitted, Progress
 
 MIXTURE = start_mixture("full", blobs(50, 2, 2), 2)
@@ -280,9 +279,3 @@ def test_fixed_length_strings_are_read(tmp_path: Path) -> None:
         file["weights"], file["means"], file["covariances"] = [1.0], [[0, 0]], [2.0]
         file.attrs.update(format=np.bytes_("mpigmm-model"), format_version=1, covariance_type=np.bytes_("spherical"))
     assert load_model(tmp_path / "theirs.h5").mixture.covariances.name == "spherical"
-
-
-def test_an_iteration_in_words() -> None:
-    line = {"init": 0, "iteration": 3, "mean_log_likelihood": -1.25, "change": None, "seconds": 2.0}
-    text = Reporter(10, 1).format(line | {"floored": 1, "reseeded": 0})
-    assert text == "iteration 3/10  log-likelihood -1.25  floored 1  2 s  at most 00:00:14 left"

@@ -31,6 +31,23 @@ def test_job_scripts_parse_and_name_no_site(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True, timeout=30)
     assert "LAUNCHER" in text and "python -m mpigmm fit" in text
     assert not any(word in text for word in ("--partition", "--account", "--qos", "-A ", "-q "))
+    assert "\n# module load " in text and "mem=" in text and any(word in text for word in ("--output=", "-o mpigmm"))
+
+
+@pytest.mark.parametrize("name", ["fit.pbs", "fit.lsf", "fit.sbatch", "fit-gpu.sbatch"])
+def test_a_job_script_hands_further_settings_to_fit(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data.columns=0").touch()  # which data.columns=[0,2] would match as a pattern
+    settings = ["em.max_iter=500", "data.columns=[0,2]"]
+    told = {"LAUNCHER": "echo", "PBS_O_WORKDIR": str(tmp_path)}
+    if name.endswith(".sbatch"):
+        arguments = ["run.yaml", *settings]
+    else:
+        arguments, told = [], told | {"CONFIG": "run.yaml", "SETTINGS": " ".join(settings)}
+    command = ["bash", str(JOBS / name), *arguments]
+    done = subprocess.run(
+        command, env=clean_environment() | told, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.startswith("python -m mpigmm fit run.yaml em.max_iter=500 data.columns=[0,2]"), done.stderr
 
 
 REQUEUED = "requeue 77"
@@ -151,7 +168,7 @@ def test_a_job_that_meets_its_limit_goes_back_to_the_queue_and_ends_in_the_same_
     config.write_text(f"{problem.read_text()}compute: {{threads: 1}}\n".replace("max_iter: 40", "max_iter: 1000000"))
     limit, script = ("--time=1", "--signal=B:USR1@30"), str(JOBS / "fit-requeue.sbatch")
     job = slurm.submit(*SIZE, *limit, script, str(config), f"output.dir={out}", LAUNCHER="mpirun")
-    stopped = "interrupted by SIGUSR1; run the same command again to go on"
+    stopped = "interrupted by SIGUSR1 after iteration"
     slurm.until(slurm.output, lambda text: stopped in text, 90, job)
     n_iter = len(read_lines(out / "convergence.jsonl")) + 50
     config.write_text(config.read_text().replace("max_iter: 1000000", f"max_iter: {n_iter}"))

@@ -7,7 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support import blobs, write_config, write_rows
 
@@ -18,7 +17,6 @@ from mpigmm.errors import AgreedError, UserError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import Pace, StopRequest
 from mpigmm.parallel.walltime import seconds_left, too_short
-from mpigmm.runs.progress import Reporter, duration
 from mpigmm.runs.stalls import STALLED, forget_stall, note_stall
 
 
@@ -114,10 +112,3 @@ def test_the_pace_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ends_of_jobs_that_are_no_times(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", end)
     assert seconds_left(None) == (math.inf, None) and seconds_left(5) == (5.0, None)
-
-
-def test_an_iteration_of_many_in_words() -> None:
-    line = {"init": 0, "iteration": 1, "mean_log_likelihood": 0.0, "change": None, "seconds": 2.0}
-    line |= {"floored": 0, "reseeded": 0}
-    assert "at most many years left" in Reporter(2**63 - 1, 1).format(line)
-    assert [duration(3661.0), duration(2 * 86400.0), duration(np.inf)] == ["01:01:01", "2.0 days", "many years"]

@@ -10,9 +10,11 @@ from pathlib import Path
 from mpigmm.core.marginal import separating_features
 from mpigmm.data.file_source import FileSource, find_datasets, resolve_paths
 from mpigmm.data.files import cannot_write
+from mpigmm.data.row_files import names_text
 from mpigmm.data.row_sample import NO_ROWS, PictureRows, sample_rows
-from mpigmm.driver.score_rows import open_header, recorded
+from mpigmm.driver.score_rows import as_list, open_header, recorded
 from mpigmm.errors import EXIT_DONE, ConfigError, DataError, counted, shown
+from mpigmm.options import DataOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import PlotRequest
@@ -110,7 +112,7 @@ def pictures_of_model(path: Path, request: PlotRequest, check: Callable[[], None
     from mpigmm.runs import plots
 
     model = load_model(path, check)
-    named = named_features(request.features)
+    named = named_features(request.features, model.feature_names or ())
     if named:
         plots.check_features("--features", named, model.mixture.n_features, LARGEST_MATRIX)
     first = (named or separating_features(model.mixture, 2).tolist())[:2]
@@ -124,12 +126,16 @@ def pictures_of_model(path: Path, request: PlotRequest, check: Callable[[], None
     return {**pictures, "sizes.png": partial(plots.sizes_picture, model.mixture)}
 
 
-def named_features(text: str | None) -> list[int]:
-    """The numbers in the text of ``--features``; raises `ConfigError`."""
+def named_features(text: str | None, names: Sequence[str]) -> list[int]:
+    """The features in the text of ``--features``, by number or by their names; raises `ConfigError`."""
+    if text is None:
+        return []
+    parts = text.split(",")
     try:
-        return [int(part) for part in text.split(",")] if text is not None else []
+        return [names.index(part) if part in names else int(part) for part in parts]
     except ValueError:
-        raise ConfigError(f"--features {text!r} is not valid; give numbers of features, such as 0,1") from None
+        known = f", or names: {names_text(names)}" if names else ""
+        raise ConfigError(f"--features {text!r} is not valid; give numbers of features, such as 0,1{known}") from None
 
 
 def names_and_rows(
@@ -138,8 +144,9 @@ def names_and_rows(
     """Names of all features, where known, and some features of the rows that the request names; raises `DataError`."""
     if not request.data:
         return model.feature_names, NO_ROWS
-    weights = recorded_weights(model, request.data)
-    header = open_header(model, model_path, request.data, request.dataset, weights)
+    named = () if request.dataset is None else ("dataset",)
+    data = DataOptions(list(request.data), as_list(request.dataset or ()), recorded_weights(model, request.data))
+    header = open_header(model, model_path, data, named)
     rows = sample_rows(FileSource(header), features, check)
     if rows.n_left_out:
         write_message(f"mpigmm: {counted(rows.n_left_out, 'row')} with values that are not finite, not drawn")

@@ -68,6 +68,23 @@ def unwhiten(factor: FloatArray, standard: FloatArray) -> FloatArray:
     return np.asarray(solved.T)
 
 
+def cholesky_map(source: FloatArray, target: FloatArray) -> FloatArray:
+    """The lower triangular matrix A (D, D) with A source A^T = target, for covariances (D, D).
+
+    A = L M^-1 with the Cholesky factors L of target and M of source. A M = L is solved, without the inverse of M: if A
+    is near the identity, the rounding errors of A M are those of M. Raises `numpy.linalg.LinAlgError` where one of the
+    two is not positive definite.
+    """
+    factors = []
+    for covariance in (source, target):
+        lower, info = lapack().dpotrf(covariance.T, lower=1)
+        if info != 0 or not np.isfinite(lower).all():
+            raise np.linalg.LinAlgError("not positive definite, or nearly singular")
+        factors.append(lower)
+    solved, _ = lapack().dtrtrs(factors[0], factors[1].T, lower=1, trans=1)
+    return np.ascontiguousarray(solved.T)
+
+
 def precision(factor: FloatArray) -> FloatArray:
     """U U^T (D, D) for a factor U (D, D), symmetric to the last bit."""
     product = factor @ factor.T
@@ -82,8 +99,13 @@ def is_symmetric(covariance: FloatArray) -> bool:
 
 def exceeds_floor(covariance: FloatArray, floor: FloatArray) -> bool:
     """Whether the covariance (D, D) minus diag(floor) is positive definite."""
+    return is_definite(covariance - np.diag(floor))
+
+
+def is_definite(covariance: FloatArray) -> bool:
+    """Whether a covariance (D, D) is positive definite."""
     try:
-        np.linalg.cholesky(covariance - np.diag(floor))
+        np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
         return False
     return True

@@ -231,8 +231,8 @@ def number_of(name: str, shape: FileShape) -> int:
             f"data.columns: {shown(name)!r} is a name, but the columns of {shape.place} have none; give numbers from 0 "
             f"to {shape.n_columns - 1}"
         )
-    if name in shape.names:
-        return shape.names.index(name)
+    if name in shape.numbers:
+        return shape.numbers[name]
     if name in shape.unusable:
         raise DataError(f"data.columns: {unusable_text(name, shape.unusable[name], shape.place)}")
     raise DataError(
@@ -247,19 +247,20 @@ def _same_names(chosen: Sequence[int], first: FileShape, shape: FileShape, *, is
     """
     assert first.names is not None and shape.names is not None
     wanted = [first.names[column] for column in chosen]
-    missing = [name for name in wanted if name not in shape.names]
+    missing = [name for name in wanted if name not in shape.numbers]
     if missing:
         raise DataError(
             f"{shape.place} has no column {shown(missing[0])!r}, which {first.place} has; it has "
             f"{names_text(shape.names, missing[0])}"
         )
-    more = [shape.names[column] for column in default_columns(shape) if shape.names[column] not in wanted]
+    used = tuple(shape.numbers[name] for name in wanted)
+    more = [shape.names[column] for column in sorted({*default_columns(shape)} - {*used})]
     if is_all and more:
         raise DataError(
             f"{shape.place} has a column {shown(more[0])!r}, which {first.place} does not have; name the columns to "
             "use in data.columns"
         )
-    return tuple(shape.names.index(name) for name in wanted)
+    return used
 
 
 def _same_numbers(chosen: tuple[int, ...], first: FileShape, shape: FileShape, *, is_all: bool) -> tuple[int, ...]:

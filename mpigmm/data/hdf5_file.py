@@ -76,9 +76,10 @@ class Hdf5Format(RowFormat):
 
     def input_files(self, path: str, datasets: Datasets, n_rows: int) -> Iterator[str]:
         yield path
-        names = datasets[VALUES]
         with open_hdf5(path) as file:
-            for name in [names] if isinstance(names, str) else names:
+            for name in (
+                each for names in datasets.values() for each in ([names] if isinstance(names, str) else names)
+            ):
                 item = _item(file, path, name)
                 if isinstance(item, h5py.Dataset):
                     yield item.file.filename
@@ -120,16 +121,20 @@ Item: TypeAlias = "h5py.Dataset | ConstantComponent"
 def _constant(file: h5py.File, name: str) -> ConstantComponent | None:
     """The constant component of this name; None where there is none."""
     with suppress(*READ_ERRORS):
-        if name in file and file.get(name, getclass=True) is h5py.Group:
-            group = file[name]
-            value, shape = (np.ravel(group.attrs[attribute]) for attribute in CONSTANT)
-            return ConstantComponent(group, tuple(shape.tolist()), value[0])
+        value, shape = (np.ravel(file[name].attrs[attribute]) for attribute in CONSTANT)
+        return ConstantComponent(file[name], tuple(shape.tolist()), value[0])
     return None
 
 
 def _item(file: h5py.File, path: str, name: str) -> Item:
     """The dataset of this name, or what stands for one; raises `DataError`."""
-    return _constant(file, name) or get_dataset(file, path, name)
+    try:
+        return get_dataset(file, path, name)
+    except DataError:
+        component = _constant(file, name)
+        if component is None:
+            raise
+        return component
 
 
 def _checked(file: h5py.File, path: str, name: str) -> Item:
@@ -155,7 +160,7 @@ def _file_shape(file: h5py.File, path: str, datasets: Datasets) -> FileShape:
     return FileShape(
         n_rows=items[0].shape[0],
         dtypes=tuple(dtype for item in items for dtype in [_dtype_of_values(item, path)] * width),
-        place=f"{shown(told(names))} in {shown(path)}",
+        place=f"{shown(names)} in {shown(path)}" if isinstance(names, str) else shown(path),
         what=shown(told(names)),
         identity=tuple(identity(item) for item in items),
         names=_attribute_names(items[0], width) if isinstance(names, str) else names_of_vectors(names),
@@ -383,10 +388,13 @@ def _open_item(
     file: h5py.File, path: str, name: str, dtype: str | None = None, *, is_packed: bool = True
 ) -> OpenDataset | OpenConstant:
     """A dataset, or what stands for one, to be read into arrays of a dtype, by default its own; raises `DataError`."""
-    component = _constant(file, name)
-    if component is not None:
+    try:
+        dataset = open_dataset(file, path, name)
+    except DataError:
+        component = _constant(file, name)
+        if component is None:
+            raise
         return OpenConstant(component)
-    dataset = open_dataset(file, path, name)
     packing = packing_of(dataset, path) if is_packed else None
     own = dataset.dtype if packing is None else packing.dtype
     return OpenDataset(dataset, own if dtype is None else dtype, packing)

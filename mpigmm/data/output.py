@@ -11,7 +11,6 @@ import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -148,6 +147,23 @@ def read_head(descriptor: int, columns: Mapping[str, Column]) -> dict[str, Colum
         return {name: replace(column, offset=file[name].id.get_offset()) for name, column in columns.items()}
 
 
+class FixedSizeKeeper(ErrorKeeper):
+    """The same for a file whose size does not change."""
+
+    def truncate(self, size: int | None = None) -> int:
+        return size or 0
+
+
+def write_attributes(descriptor: int, attributes: Mapping[str, float]) -> None:
+    """Overwrite attributes of an open file that `write_head` wrote with others of the same types; raises `OSError`."""
+    with FixedSizeKeeper(descriptor, "r+", closefd=False) as raw:
+        with h5py.File(raw, "r+") as file:
+            for name, value in attributes.items():
+                file.attrs.modify(name, value)
+        if raw.error is not None:
+            raise raw.error
+
+
 def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
     for name, values in tables.items():
         kind = {bytes: h5py.string_dtype(), float: np.float64}.get(type(values[0]), np.int64)
@@ -182,10 +198,17 @@ class RowWriter:
     output_file : OutputFile
     on_write : callable, optional
         Called whenever rows are written.
+
+    Attributes
+    ----------
+    attributes : dict of str to float
+        Attributes of the file that are known once the rows are written. Root sets them; until then the file has others
+        of the same names.
     """
 
     def __init__(self, output_file: OutputFile, on_write: Callable[[], None] | None = None) -> None:
         self.output_file = output_file
+        self.attributes: dict[str, float] = {}
         self._on_write = on_write
         self._descriptor = -1
         self._written: list[int] = []
@@ -210,10 +233,8 @@ class RowWriter:
             raise self._failure(error) from None
 
     def close(self) -> None:
-        """Note which parts of the work are finished, if that is possible, and close the file."""
+        """Close the file."""
         if self._descriptor >= 0:
-            with suppress(OSError):
-                self._note()
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,6 +76,11 @@ class FileShape:
     @property
     def n_columns(self) -> int:
         return len(self.dtypes)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The numbers of the columns by their names; empty where they have none."""
+        return {name: number for number, name in enumerate(self.names or ())}
 
     def names_of(self, columns: Sequence[int] | None) -> tuple[str, ...] | None:
         """Names of some columns, or of all; None where the file has none."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TypeVar
 
 from mpigmm.data.row_files import Name, told
 from mpigmm.errors import shown
 from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows, row_bytes
+
+H = TypeVar("H", bound="Header")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class Header:
     def kept_fields(self) -> Fields:
         """The arrays that every pass needs: all but the starting labels, which are read anew where they are needed."""
         return {name: field for name, field in self.fields.items() if name != LABEL}
+
+    def only(self: H, *names: str) -> H:
+        """The header of the same rows with the arrays of these names alone."""
+        datasets = {name: self.datasets[name] for name in names}
+        return replace(self, datasets=datasets, fields={name: self.fields[name] for name in names})
 
     @property
     def weights_name(self) -> str:

@@ -11,11 +11,12 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from mpigmm.data.files import NAME_CHARACTERS, NO_FOLLOW, remove_leftovers, sync_directory
-from mpigmm.data.output import FINISHED, Column, Content, OutputFile, read_head, write_head
+from mpigmm.data.output import FINISHED, Column, Content, OutputFile, read_head, write_attributes, write_head
 from mpigmm.errors import OutputError, reason, shown
 
 ABANDONED_SECONDS = 86400.0
@@ -70,6 +71,13 @@ class UnfinishedFile:
         """Whether a part of the work is noted as finished."""
         ledger = os.pread(self._descriptor, len(self.file.finished), self.file.size)
         return FINISHED in ledger
+
+    def set_attributes(self, attributes: Mapping[str, float]) -> None:
+        """Overwrite attributes with others of the same types. Raises `OutputError`."""
+        try:
+            write_attributes(self._descriptor, attributes)
+        except OSError as error:
+            raise self._failure(error) from None
 
     def publish(self) -> None:
         """Give the complete file its final name, whatever has that name. Raises `OutputError`."""

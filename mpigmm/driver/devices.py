@@ -49,6 +49,10 @@ class Devices:
         return cls((CPU,) * size, (1,) * size)
 
     @property
+    def n_ranks(self) -> int:
+        return len(self.kinds)
+
+    @property
     def device(self) -> str:
         """cpu, gpu, or mixed."""
         n_cpus = self.kinds.count(CPU)

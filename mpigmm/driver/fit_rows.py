@@ -66,9 +66,10 @@ def fit_rows(
                 stack.callback(context.close)
                 survey_and_fit(context, options, plan, recorder)
         except AgreedError as error:
-            if error.exit_code == EXIT_INTERRUPTED:
-                save_interrupted(comm, recorder, stop)
-            raise
+            if error.exit_code != EXIT_INTERRUPTED:
+                raise
+            saved = save_interrupted(comm, recorder, stop)
+            raise AgreedError(with_saved(str(error), saved, stop.advice), error.kind) from None
         return recorder
 
 
@@ -145,13 +146,25 @@ def recorded_fit(
         recorder.finish(progress, summary, reduction.context.devices, used)
 
 
-def save_interrupted(comm: Comm, recorder: NullRecorder, stop: StopRequest) -> None:
-    """Save the last iteration, and warn where too little time was allowed to save anything. Collective."""
+def save_interrupted(comm: Comm, recorder: NullRecorder, stop: StopRequest) -> str:
+    """Save the last iteration, and warn where too little time was allowed to save anything. Collective.
+
+    Returns what is saved; see `NullRecorder.saved`.
+    """
     is_for_time = any(comm.allgather(stop.is_for_time))
+    saved = None
     with comm.together():
         recorder.save_latest()
+        saved = recorder.saved
         if is_for_time:
             recorder.check_time(*seconds_spent(stop))
+    return comm.bcast(saved)
+
+
+def with_saved(message: str, saved: str, advice: str) -> str:
+    """The message of an interruption, which ends with an advice, with what is saved before that."""
+    reason = message.removesuffix(f"; {advice}")
+    return message if reason == message else f"{reason}{saved}; {advice}"
 
 
 def seconds_spent(stop: StopRequest) -> tuple[float, float | None]:

@@ -68,7 +68,7 @@ class MemoryRecorder(NullRecorder):
     def begin(
         self, plan: ResumePlan, data_summary: DataSummary, devices: Devices, warnings: Sequence[str | None]
     ) -> None:
-        tell_beginning(self.voice, data_summary, self.header, self.options, warnings)
+        tell_beginning(self.voice, data_summary, self.header, self.options, devices.n_ranks, warnings)
 
     def record(self, progress: Progress, line: dict[str, Any], repairs: Repairs) -> None:
         self._lines.extend(row_of(line))

@@ -9,7 +9,7 @@ from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header
 from mpigmm.errors import counted, shown
 from mpigmm.options import FitOptions
-from mpigmm.runs.state import Fitted
+from mpigmm.runs.state import Fitted, Progress
 from mpigmm.runs.voice import Voice
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
@@ -20,11 +20,12 @@ MOST_FEATURES = 8
 """Largest number of features that it names."""
 
 
-def problem_text(summary: DataSummary, header: Header, options: FitOptions) -> str:
-    """Size of the data and of the mixture."""
+def problem_text(summary: DataSummary, header: Header, options: FitOptions, n_ranks: int) -> str:
+    """Size of the data and of the mixture, and the number of ranks."""
     return (
         f"{counted(summary.n_samples, 'row')} of {counted(header.n_features, 'feature')}{in_brackets(header)}, "
-        f"{counted(options.model.n_components, 'component')}, {options.model.covariance_type}"
+        f"{counted(options.model.n_components, 'component')}, {options.model.covariance_type}, "
+        f"on {counted(n_ranks, 'rank')}"
     )
 
 
@@ -37,10 +38,15 @@ def in_brackets(header: Header) -> str:
 
 
 def tell_beginning(
-    voice: Voice, summary: DataSummary, header: Header, options: FitOptions, warnings: Sequence[str | None]
+    voice: Voice,
+    summary: DataSummary,
+    header: Header,
+    options: FitOptions,
+    n_ranks: int,
+    warnings: Sequence[str | None],
 ) -> None:
     """Tell the user what is going to be fitted."""
-    voice.say(problem_text(summary, header, options))
+    voice.say(problem_text(summary, header, options, n_ranks))
     dropped = dropped_text(summary, header)
     if dropped:
         voice.say(dropped)
@@ -59,6 +65,12 @@ def precision_text(iteration: int, bits: int) -> str:
     """From which iteration on tiles are float32 or float64, and the reason for float64."""
     text = f"iteration {iteration} and those after it are computed in float{bits}"
     return f"{text}: {TOO_COARSE}" if bits == 64 else text
+
+
+def iteration_text(progress: Progress) -> str:
+    """The last complete iteration of a fit, and of which start, unless that is the first."""
+    name = f"iteration {progress.iteration}" if progress.iteration else "the first mixture"
+    return name + (f" of start {progress.init + 1}" if progress.init else "")
 
 
 def result_text(name: str, best: Fitted) -> str:

@@ -72,6 +72,11 @@ class NullRecorder:
     def save_latest(self) -> None:
         """Write a checkpoint of the last completed iteration, unless there is one already."""
 
+    @property
+    def saved(self) -> str:
+        """What of an interrupted run is saved, as the words that follow "interrupted"; none if it writes no files."""
+        return ""
+
     def check_time(self, spent: float, needed: float | None) -> None:
         """Warn if this process has saved nothing new."""
 

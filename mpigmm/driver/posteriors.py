@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from mpigmm.core.arrays import Array, BoolArray
 from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture, safe_centre
-from mpigmm.core.row_checks import BadRowError, check_finite, check_magnitude, check_sample_weight, used_values
+from mpigmm.core.row_checks import (
+    LARGEST_MAGNITUDE,
+    BadRowError,
+    check_finite,
+    check_magnitude,
+    check_sample_weight,
+    used_values,
+)
 from mpigmm.core.tile import Tile
+from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.data.source import Header, Source
-from mpigmm.driver.devices import Devices, common_ops
+from mpigmm.driver.devices import choose_devices, common_ops
 from mpigmm.driver.layout import choose_tile_rows, lay_out
 from mpigmm.driver.survey_pass import bad_row_text
 from mpigmm.driver.worker import RankContext, Tiles, open_context
@@ -19,30 +30,102 @@ from mpigmm.errors import DataError
 from mpigmm.options import ComputeOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.rows import Rows
+from mpigmm.rows import SAMPLE_WEIGHT, Rows
 
-PosteriorFunction = Callable[[Rows, FloatArray, FloatArray], None]
-"""Called for each tile with its rows, responsibilities (K, n) and log-densities (n,), which it may overwrite."""
+PosteriorFunction = Callable[[Rows, Array, Array], None]
+"""Called for each tile with its rows, responsibilities (K, n) and log-densities (n,), which it may overwrite.
+
+All are in the memory of the context's `ops`. The log-density of a row that is left out is NaN, and its responsibilities
+have no meaning."""
+
+ON_PROCESSORS = ComputeOptions(device="cpu", memory=0)
+"""Processors compute, and keep no rows in memory."""
 
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """A mixture, the header of the rows to apply it to, and a point amid these rows (D,)."""
+    """A mixture and the rows to apply it to.
+
+    Attributes
+    ----------
+    mixture : Mixture
+    header : Header
+        Of the rows.
+    centre : ndarray of shape (D,)
+        A point amid the rows.
+    drop : bool
+        Whether rows that hold NaN or infinity are left out; otherwise they are errors.
+    remedy : str
+        What the user can do about such an error.
+    """
 
     mixture: Mixture
     header: Header
     centre: FloatArray
+    drop: bool = False
+    remedy: str = "mend the row or leave it out"
 
 
-def open_stream(comm: Comm, source: Source, task: ScoreTask, stop: StopRequest) -> RankContext:
-    """A context for one pass over the rows on processors, which keeps none in memory. Collective."""
+def open_stream(
+    comm: Comm, source: Source, task: ScoreTask, stop: StopRequest, compute: ComputeOptions = ON_PROCESSORS
+) -> RankContext:
+    """A context for one pass over the rows. Collective; raises `AgreedError`."""
     task.mixture.covariances.prepare()
-    devices, compute = Devices.cpus(comm.size), ComputeOptions(memory=0)
+    devices = choose_devices(comm, compute.device)
     kind = type(task.mixture.covariances)
     tile_rows = choose_tile_rows(compute, devices, task.header, kind, task.mixture.n_components)
     ops = common_ops(comm)
     layout = lay_out(comm, source, tile_rows, compute, devices)
     return open_context(comm, source, layout, devices, stop, ops)
+
+
+class RowFilter:
+    """Fills tiles with rows, and refuses or leaves out those that cannot be used.
+
+    Parameters
+    ----------
+    context, task
+    centre : ndarray of shape (D,)
+        Subtracted from every row.
+    """
+
+    def __init__(self, context: RankContext, task: ScoreTask, centre: FloatArray) -> None:
+        self._arrays, self._source = context.ops.arrays, context.block.source
+        self._on_host = context.stage is None
+        self._drop = task.drop
+        self._centre, self._own_centre = centre, self._arrays.put(centre)
+
+    def fill(self, tile: Tile, rows: Rows) -> BoolArray | None:
+        """Fill a tile; returns which rows (n,) are left out, in the memory of the tile, or None if none is.
+
+        Raises `BadRowError` for the first row that cannot be used.
+        """
+        weight = rows.sample_weight
+        if weight is not None:
+            check_sample_weight(Rows(rows.first, {SAMPLE_WEIGHT: self._arrays.get(weight)}))
+        tile.fill(rows, self._own_centre, mask=False)
+        is_regular = self._is_regular(tile)
+        if not is_regular:
+            self._refuse(rows)
+        if weight is not None or not is_regular:
+            tile.mask()
+        return None if is_regular or not self._drop or tile.sample_weight is None else tile.sample_weight == 0
+
+    def _is_regular(self, tile: Tile) -> bool:
+        """Whether all values are finite and not too large."""
+        least, greatest = self._arrays.get(tile.rows.min()), self._arrays.get(tile.rows.max())
+        return bool(-least <= LARGEST_MAGNITUDE and greatest <= LARGEST_MAGNITUDE)  # false for NaN
+
+    def _refuse(self, rows: Rows) -> None:
+        """Raise `BadRowError` for the first row that cannot be used, unless all such rows are left out."""
+        if not self._on_host:
+            rows = self._source.read(rows.first, rows.first + len(rows), fields=self._source.header.kept_fields)
+        values = used_values(rows.values, rows)
+        if not self._drop:
+            check_finite(values, rows.first)
+        with np.errstate(invalid="ignore", over="ignore"):
+            deviations = used_values(rows.values - self._centre, rows)
+        check_magnitude(np.where(np.isfinite(values), deviations, 0), rows.values, rows.first)
 
 
 def for_each_posterior(
@@ -63,21 +146,21 @@ def for_each_posterior(
     is_done : callable
         Whether to leave out the tile with this number.
     """
+    keep_freed_memory()
     centre = safe_centre(task.mixture, task.centre)
-    e_step = EStep(task.mixture.e_step_inputs(centre, ops=context.host_ops))
+    e_step = EStep(task.mixture.e_step_inputs(centre, ops=context.ops))
+    row_filter = RowFilter(context, task, centre)
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:
         posterior_function = new_function()
         for rows in tiles:
-            check_sample_weight(rows)
-            check_finite(used_values(rows.values, rows), rows.first)
-            tile.fill(rows, centre, mask=False)
-            check_magnitude(used_values(tile.rows.T, rows), rows.values, rows.first)
-            if rows.sample_weight is not None:
-                tile.mask()
-            posterior_function(rows, *e_step.posterior(tile))
+            left_out = row_filter.fill(tile, rows)
+            resp, log_density = e_step.posterior(tile)
+            if left_out is not None:
+                context.ops.xp.copyto(log_density, np.nan, where=left_out)
+            posterior_function(rows, resp, log_density)
 
     try:
-        context.for_each_tile(tile_function, is_done=is_done)
+        context.for_each_device_tile(tile_function, is_done=is_done)
     except BadRowError as error:
-        raise DataError(bad_row_text(error, task.header, "mend the row or leave it out")) from None
+        raise DataError(bad_row_text(error, task.header, task.remedy)) from None

@@ -17,7 +17,7 @@ from mpigmm.data.source import Header
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.identity import check_same_data, shape_text
 from mpigmm.driver.memory_recorder import MemoryRecorder
-from mpigmm.driver.messages import MORE_TIME, result_text, tell_beginning
+from mpigmm.driver.messages import MORE_TIME, iteration_text, result_text, tell_beginning
 from mpigmm.driver.null_recorder import Outcome
 from mpigmm.driver.resume import Resumption
 from mpigmm.driver.resume_plan import ResumePlan
@@ -25,7 +25,7 @@ from mpigmm.driver.summary import fitted_model, summary, versions
 from mpigmm.errors import OutputError, shown
 from mpigmm.parallel.walltime import Allowance, seconds_left, too_short
 from mpigmm.requests import FitRequest
-from mpigmm.runs.checkpoint import Checkpoint, drop_damaged, save_checkpoint
+from mpigmm.runs.checkpoint import NEWEST, Checkpoint, drop_damaged, save_checkpoint
 from mpigmm.runs.convergence import ConvergenceLog
 from mpigmm.runs.directory import RunDirectory
 from mpigmm.runs.hdf5 import hdf5_version
@@ -57,7 +57,7 @@ class Recorder(MemoryRecorder):
         self._unsaved: Progress | None = None
         self._newest_is_damaged = False
         self._saved = time.monotonic()
-        self._has_saved = False
+        self._last_saved: Progress | None = None
         self._failing: set[str] = set()
         self._found: tuple[Fitted, DataSummary] | None = None
 
@@ -101,7 +101,7 @@ class Recorder(MemoryRecorder):
         self.checkpoint = replace(self.checkpoint, fingerprint=fingerprint, devices=kinds, speeds=plan.speeds)
         self._open_files()
         resumed = f"resuming start {plan.progress.init + 1} after iteration {plan.resumed_from}"
-        tell_beginning(self.voice, data_summary, self.header, self.options, warnings)
+        tell_beginning(self.voice, data_summary, self.header, self.options, devices.n_ranks, warnings)
         if plan.resumed_from is not None:
             self.say(resumed)
 
@@ -134,6 +134,15 @@ class Recorder(MemoryRecorder):
         if self._unsaved is not None:
             self.save(self._unsaved)
 
+    @property
+    def saved(self) -> str:
+        last, path = self._last_saved, shown(self.directory / NEWEST)
+        if last is None:
+            return " before anything new was saved"
+        if self._unsaved is not None:
+            return f" after {iteration_text(self._unsaved)}; {path} holds {iteration_text(last)}"
+        return f" after {iteration_text(last)}, which is saved in {path}"
+
     def check_time(self, spent: float, needed: float | None) -> None:
         """Warn if this process has saved nothing new.
 
@@ -146,7 +155,7 @@ class Recorder(MemoryRecorder):
         needed : float or None
             Seconds from then to the end of the current pass over the rows, where they are known.
         """
-        if self._has_saved:
+        if self._last_saved is not None:
             return
         told = "no checkpoint could be written: free some space"
         if self._unsaved is None:
@@ -162,7 +171,7 @@ class Recorder(MemoryRecorder):
             self._newest_is_damaged = False
         save_checkpoint(self.directory.path, replace(self.checkpoint, progress=progress, history=self._log.table()))
         self._unsaved = None
-        self._has_saved = True
+        self._last_saved = progress
         forget_stall(self.directory.path)
         self.allowance.checkpoint = time.monotonic() - self._saved
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,7 +78,8 @@ def format_of(verb: str) -> str:
 def writing_rows(comm: Comm, output: RowOutput | None, stop: StopRequest) -> Iterator[RowWriter]:
     """A context in which all ranks write the rows of a file, which has its name once all have ended. Collective.
 
-    After an interruption, or where the disk is full, the finished parts are kept for the same command to go on with.
+    After an interruption the finished parts are kept for the same command to go on with; where the disk is full, those
+    of which a note was taken, which are none in the first seconds.
     Raises `AgreedError`; so must the work in the context, by ``comm.together()`` for example.
 
     Parameters
@@ -98,19 +99,23 @@ def writing_rows(comm: Comm, output: RowOutput | None, stop: StopRequest) -> Ite
     step = None if output is None else RowProgress(output.verb, stop.pace).step
     writer = RowWriter(comm.bcast(None if unfinished is None else unfinished.file), step)
     try:
-        try:
-            with comm.together():
-                writer.open()
-            yield writer
-            with comm.together():
-                writer.flush()
-        finally:
-            writer.close()
+        with comm.together():
+            writer.open()
+        yield writer
+        with comm.together():
+            if unfinished is not None and writer.attributes:
+                unfinished.set_attributes(writer.attributes)
+            writer.flush()
     except AgreedError as error:
+        if issubclass(error.kind, InterruptedRunError):
+            with suppress(OutputError):
+                writer.flush()
         comm.any_failed(True)  # until all ranks have noted what they have finished
         if unfinished is not None:
             raise kept_or_discarded(error, unfinished) from None
         raise
+    finally:
+        writer.close()
     with comm.together():
         if output is not None and unfinished is not None:
             publish(output, unfinished, stop.check, is_new=is_new)

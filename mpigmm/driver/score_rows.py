@@ -1,9 +1,10 @@
-"""For `predict` and `score`: opens a model and rows with its features."""
+"""For verbs that apply a model to rows: opens the model, and rows with its features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,25 @@ from mpigmm.data.file_source import (
     as_name,
     find_datasets,
     has_datasets,
-    read_header,
     resolve_paths,
 )
-from mpigmm.data.row_files import DATASET, names_text, told
-from mpigmm.driver.posteriors import ScoreTask
+from mpigmm.data.row_files import DATASET, joined, names_text, told
+from mpigmm.driver.file_rows import rows_header
+from mpigmm.driver.posteriors import ScoreTask, open_stream
 from mpigmm.driver.survey_pass import first_centre
+from mpigmm.driver.worker import RankContext
 from mpigmm.errors import DataError, counted, shown
-from mpigmm.parallel.comm import SingleProcess
+from mpigmm.options import DataOptions
+from mpigmm.parallel.comm import Comm, SingleProcess
+from mpigmm.parallel.stop import StopRequest
+from mpigmm.requests import RowsRequest
+from mpigmm.rows import VALUES
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import load_model
 from mpigmm.runs.streams import write_message
+
+REMEDY = "mend the row, or add data.missing=drop to leave such rows out"
+"""What the user can do about a row that holds NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +43,46 @@ class FileTask(ScoreTask):
     header: FileHeader
 
 
-def open_task(model_path: str, data: Sequence[str], dataset: Names | None, check: Callable[[], None]) -> FileTask:
-    """A model and the header of rows with its features, `check` as in `load_model`. Root alone; raises `DataError`."""
-    model = load_model(Path(model_path), check)
-    header = open_header(model, model_path, data, dataset)
-    return FileTask(model.mixture, header, first_centre(SingleProcess(), FileSource(header)))
+def open_task(model_path: str, rows: RowsRequest, check: Callable[[], None]) -> FileTask:
+    """A model and the header of rows with its features, `check` as in `load_model`. Root alone; raises `DataError`.
 
-
-def open_header(
-    model: Model, model_path: str, data: Sequence[str], dataset: Names | None, sample_weight: str | None = None
-) -> FileHeader:
-    """The header of rows with the features of a model, and with weights if a dataset of them is named.
-
-    Root alone; raises `DataError`.
+    The header describes the weights of the rows, too, where the request names them.
     """
-    dataset = dataset if dataset is not None else choose_dataset(model, model_path, data)
-    header = read_header(data, dataset, sample_weight)
-    columns = columns_of_model(model, model_path, header)
-    if columns is not None:
-        header = read_header(data, dataset, sample_weight, columns)
+    model = load_model(Path(model_path), check)
+    header = open_header(model, model_path, rows.data, rows.given)
+    missing = rows.data.missing if "missing" in rows.given else recorded(model, "missing")
+    centre = first_centre(SingleProcess(), FileSource(header.only(VALUES)))
+    return FileTask(model.mixture, header, centre, drop=missing == "drop", remedy=REMEDY)
+
+
+def open_rows(comm: Comm, task: FileTask, rows: RowsRequest, stop: StopRequest) -> RankContext:
+    """A context for one pass over the rows of a task, on the devices of a request. Collective; raises `AgreedError`.
+
+    Root tells the user about the choice of devices, and where ranks have too many threads.
+    """
+    context = open_stream(comm, FileSource(task.header), task, stop, rows.compute)
+    for text in filter(None, (context.layout.warning, context.devices.note) if comm.is_root else ()):
+        write_message(f"mpigmm: {text}")
+    return context
+
+
+def open_header(model: Model, model_path: str, data: DataOptions, given: Collection[str]) -> FileHeader:
+    """The header of rows with the features of a model. Root alone; raises `DataError`.
+
+    Parameters
+    ----------
+    model, model_path
+    data : DataOptions
+    given : collection of str
+        Keys of `data` that the user has set. Without them, the dataset and the columns are those that the model was
+        fitted to.
+    """
+    if "dataset" not in given:
+        data = replace(data, dataset=as_list(choose_dataset(model, model_path, data)))
+    header = rows_header(data, None)
+    if "columns" not in given:
+        columns = columns_of_model(model, model_path, header)
+        header = header if columns is None else rows_header(replace(data, columns=list(columns)), None)
     if header.n_features != model.mixture.n_features:
         raise DataError(
             f"{shown(model_path)} has {counted(model.mixture.n_features, 'feature')}, but {header.place(0)} has "
@@ -63,9 +93,14 @@ def open_header(
     return header
 
 
-def choose_dataset(model: Model, model_path: str, data: Sequence[str]) -> Names:
+def as_list(names: Names) -> str | list[str]:
+    """Names of datasets, as options hold them."""
+    return names if isinstance(names, str) else list(names)
+
+
+def choose_dataset(model: Model, model_path: str, data: DataOptions) -> Names:
     """The dataset that the model was fitted to; /X where the model names none, or the data do not have it."""
-    fitted, path = recorded_dataset(model), resolve_paths(data)[0]
+    fitted, path = recorded_dataset(model), resolve_paths(data.path)[0]
     if fitted == DATASET or not has_datasets(path):
         return DATASET
     found, name = find_datasets(path, [fitted, DATASET]), shown(told(as_name(fitted)))
@@ -119,3 +154,21 @@ def recorded_columns(model: Model, header: FileHeader) -> list[int] | None:
     if not isinstance(columns, list) or not all(isinstance(column, int) for column in columns):
         return None
     return columns if columns and max(columns) < header.file_features else None
+
+
+def origin(model_path: str, header: FileHeader) -> tuple[dict[str, Any], dict[str, Sequence[Any]]]:
+    """Attributes and small datasets of an output with an entry a row, which name its model and the files of its rows.
+
+    For each file ``offsets`` has the entry of the output that its first row has or, if it is not used, would have.
+    """
+    model = os.fsencode(model_path).decode("utf-8", "backslashreplace")
+    rows = [header.start, header.stop]
+    attributes = {"model": model, "dataset": joined(header.datasets[VALUES]), "rows": rows}
+    offsets = [first - header.start for first in header.first_rows]
+    return attributes, {"files": [os.fsencode(path) for path in header.paths], "offsets": offsets}
+
+
+def computed_with(context: RankContext) -> tuple[str, ...]:
+    """What the last bits of log-densities depend on: the devices and their array operations."""
+    kinds = context.devices.kinds
+    return (context.host_ops.name, *(kinds if context.devices.mixed else kinds[:1]))

@@ -1,4 +1,4 @@
-"""The log-likelihood of rows under a mixture, and the entropy of their posteriors, summed over all ranks."""
+"""The log-likelihood of rows under a mixture and what else is known of their posteriors, summed over all ranks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mpigmm.core.arrays import Array, BoolArray
 from mpigmm.core.estep.step import posterior_entropy
-from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, LimbOps, carry
+from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
+from mpigmm.core.ops.base import Ops
+from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.source import Header
 from mpigmm.driver.posteriors import PosteriorFunction, ScoreTask, for_each_posterior
 from mpigmm.driver.reduction import Reduction
@@ -16,8 +19,8 @@ from mpigmm.driver.worker import RankContext
 from mpigmm.errors import DataError
 from mpigmm.rows import Rows
 
-FORM = FixedPoint.unbounded(3)
-"""Format of the sums, of magnitudes from 2^-980 to 2^959: of log-densities, entropies and sample weights."""
+N_TOTALS, N_COUNTED = 3, 3
+"""Numbers of the sums that are no component's (log-densities, entropies, sample weights), and of the counts of rows."""
 
 LEAST_LOG_DENSITY = -(2.0**900)
 """Least log-density of a row that can be summed: the format holds the sum of 2^50 such rows."""
@@ -25,7 +28,7 @@ LEAST_LOG_DENSITY = -(2.0**900)
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over rows, each times its sample weight.
+    """Sums over rows, each times its sample weight. Rows that are left out have no part in them.
 
     Attributes
     ----------
@@ -35,19 +38,39 @@ class Score:
         Of the posteriors; zero unless it was asked for.
     total_weight : float
         Sum of the sample weights.
+    n_samples : int
+        Number of rows with a positive weight.
     n_impossible : int
-        Number of rows with a log-density of -inf.
+        Number of those of them with a log-density of -inf.
+    n_dropped : int
+        Number of rows with a positive weight that are left out.
+    counts : ndarray of shape (K,)
+        Sum of the responsibilities of each component, in which rows with a log-density of -inf have no part; of shape
+        (0,) unless it was asked for.
+    log_density_sums : ndarray of shape (K,)
+        Sum of the log-densities of the same rows times their responsibilities, of shape (0,) like `counts`.
     """
 
     log_likelihood: float
     entropy: float
     total_weight: float
+    n_samples: int
     n_impossible: int
+    n_dropped: int
+    counts: FloatArray
+    log_density_sums: FloatArray
 
     @property
     def mean_log_likelihood(self) -> float:
         """Log-likelihood per unit of weight."""
         return self.log_likelihood / self.total_weight
+
+    @property
+    def mean_log_density(self) -> FloatArray:
+        """For each component, sum_i w_i r_ik log p(x_i) / counts_k over rows of weight w_i; NaN where counts_k is
+        zero."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.log_density_sums / np.where(self.counts > 0, self.counts, np.nan))
 
 
 @dataclass
@@ -60,49 +83,99 @@ class ScoreSums:
         Of the rows.
     with_entropy : bool
         Whether to sum entropies, too.
-    ops : LimbOps, optional
+    n_components : int
+        K, to sum what `Score` tells of each component, too; or 0.
+    drop : bool
+        Whether rows may be left out, which have the log-density NaN.
+    ops : Ops
+        In whose memory the rows are.
+    host_ops : Ops
+        For sums on the host.
     """
 
     header: Header
     with_entropy: bool = False
-    ops: LimbOps | None = None
-    total: ExactSum = field(default_factory=lambda: ExactSum(FORM))
-    n_impossible: int = 0
+    n_components: int = 0
+    drop: bool = False
+    ops: Ops = NUMPY
+    host_ops: Ops = NUMPY
+    total: ExactSum = field(init=False)
+    counted: IntArray = field(init=False)
 
-    def add(self, rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
+    def __post_init__(self) -> None:
+        self.total = ExactSum(FixedPoint.unbounded(N_TOTALS + 2 * self.n_components))
+        self.counted = np.zeros(N_COUNTED, np.int64)
+
+    def add(self, rows: Rows, resp: Array, log_density: Array) -> None:
         """Add a tile's rows. Raises `DataError` for a log-density that is too low for the sum."""
-        weight = np.ones(len(rows)) if rows.sample_weight is None else rows.sample_weight
-        possible = ~np.isneginf(log_density)
-        bad = possible & ~(log_density >= LEAST_LOG_DENSITY)
+        arrays = self.ops.arrays
+        density = arrays.get(log_density)
+        weight = np.ones(len(rows)) if rows.sample_weight is None else arrays.get(rows.sample_weight)
+        is_impossible, is_dropped = np.isneginf(density), np.isnan(density) & self.drop
+        possible = ~is_impossible & ~is_dropped
+        self._check(rows, density, possible)
+        weighs = weight > 0
+        for i, counted in enumerate((~is_dropped, is_impossible, is_dropped)):
+            self.counted[i] += np.count_nonzero(weighs & counted)
+        log_likelihood = (weight[possible] * density[possible]).sum()
+        sums = [np.array([log_likelihood, self._entropy(resp, weight, possible), weight[~is_dropped].sum()])]
+        if self.n_components:
+            sums += self._of_components(resp, np.where(possible, weight, 0.0), np.where(possible, density, 0.0))
+        self.total.add(np.concatenate(sums), self.host_ops)
+
+    def _check(self, rows: Rows, density: FloatArray, possible: BoolArray) -> None:
+        bad = possible & ~(density >= LEAST_LOG_DENSITY)
         if bad.any():
             row = int(bad.argmax())
             raise DataError(
-                f"{self.header.where(rows.first + row)} has log-density {log_density[row]:g}, too low for a sum: it is "
+                f"{self.header.where(rows.first + row)} has log-density {density[row]:g}, too low for a sum: it is "
                 "too many standard deviations from every component; rescale the data, or leave the row out"
             )
-        self.n_impossible += int(np.count_nonzero(~possible & (weight > 0)))
-        entropy = (weight[possible] * posterior_entropy(resp)[possible]).sum() if self.with_entropy else 0.0
-        log_likelihood = (weight[possible] * log_density[possible]).sum()
-        self.total.add(np.array([log_likelihood, entropy, weight.sum()]), self.ops)
+
+    def _entropy(self, resp: Array, weight: FloatArray, possible: BoolArray) -> float:
+        """The weighted sum of the entropies of possible rows; zero if it is not asked for."""
+        if not self.with_entropy:
+            return 0.0
+        entropy = self.ops.arrays.get(posterior_entropy(resp, self.ops.xp))
+        return float((weight[possible] * entropy[possible]).sum())
+
+    def _of_components(self, resp: Array, weight: FloatArray, density: FloatArray) -> list[FloatArray]:
+        """For each component, the sums of responsibilities (K, n) times weights (n,), and of these times log-densities
+        (n,)."""
+        arrays = self.ops.arrays
+        return [arrays.get((resp * arrays.put(factor)).sum(axis=1)) for factor in (weight, weight * density)]
 
     def packed(self) -> IntArray:
-        """Limbs of the sums and number of impossible rows, an int64 vector that can be added over threads and ranks."""
-        return np.append(carry(self.total.limbs), self.n_impossible)
+        """Limbs of the sums and counts of rows, an int64 vector that can be added over threads and ranks."""
+        return np.append(carry(self.total.limbs), self.counted)
 
     @staticmethod
     def unpacked(packed: IntArray) -> Score:
         """The score from a sum of `packed`."""
-        n_impossible = int(packed[-1])
-        log_likelihood, entropy, total_weight = map(float, FORM.value(packed[:-1].reshape(-1, FORM.top.size)))
-        return Score(-math.inf if n_impossible else log_likelihood, entropy, total_weight, n_impossible)
+        n_limbs = FixedPoint.unbounded(1).n_limbs
+        limbs = packed[:-N_COUNTED].reshape(n_limbs, -1)
+        values = FixedPoint.unbounded(limbs.shape[1]).value(limbs)
+        log_likelihood, entropy, total_weight = map(float, values[:N_TOTALS])
+        n_samples, n_impossible, n_dropped = map(int, packed[-N_COUNTED:])
+        counts, log_density_sums = values[N_TOTALS:].reshape(2, -1)
+        log_likelihood = -math.inf if n_impossible else log_likelihood
+        return Score(
+            log_likelihood, entropy, total_weight, n_samples, n_impossible, n_dropped, counts, log_density_sums
+        )
 
 
-def summed_scores(context: RankContext, task: ScoreTask, *, with_entropy: bool = False) -> Score:
+def summed_scores(
+    context: RankContext, task: ScoreTask, *, with_entropy: bool = False, of_components: bool = False
+) -> Score:
     """The sums over the rows of all ranks. Collective; raises `AgreedError`."""
+    n_components = task.mixture.n_components if of_components else 0
     parts: list[ScoreSums] = []
 
+    def new_sums() -> ScoreSums:
+        return ScoreSums(task.header, with_entropy, n_components, task.drop, context.ops, context.host_ops)
+
     def new_function() -> PosteriorFunction:
-        parts.append(ScoreSums(task.header, with_entropy, context.host_ops))
+        parts.append(new_sums())
         return parts[-1].add
 
     def add_own(total: IntArray) -> None:
@@ -111,7 +184,5 @@ def summed_scores(context: RankContext, task: ScoreTask, *, with_entropy: bool =
         for part in parts:
             total += part.packed()
 
-    sums, _ = Reduction(context).reduce(
-        ScoreSums(task.header).packed().size, add_own, task.mixture.checksum(), on_host=True
-    )
+    sums, _ = Reduction(context).reduce(new_sums().packed().size, add_own, task.mixture.checksum(), on_host=True)
     return ScoreSums.unpacked(sums)

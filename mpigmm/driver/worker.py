@@ -101,7 +101,7 @@ class RankContext:
             Whether to leave out the tile with this number.
         """
         fields = self.header.fields if with_labels else self.header.kept_fields
-        done = {tile * self.block.tile_rows for tile in self.block.tiles if is_done(tile)}
+        done = self._first_rows(is_done)
         self.stop.pace.begin(len(self.block.tiles) - len(done))
 
         def share(worker: int) -> Tiles:
@@ -109,13 +109,16 @@ class RankContext:
 
         return self.workers.run(lambda worker: tile_function(self._tiles[worker], share(worker)))
 
-    def for_each_device_tile(self, tile_function: TileFunction[T]) -> list[T]:
+    def for_each_device_tile(
+        self, tile_function: TileFunction[T], *, is_done: Callable[[int], bool] = lambda tile: False
+    ) -> list[T]:
         """The same in the memory of `ops`: by one thread on the rank's GPU or, without one, as `for_each_tile`."""
         if self.stage is None:
-            return self.for_each_tile(tile_function)
+            return self.for_each_tile(tile_function, is_done=is_done)
         self.block.load(self.stop.check)
-        self.stop.pace.begin(len(self.block.tiles))
-        others = self.block.share(0, 1, self.stage.held)
+        done = self._first_rows(is_done)
+        self.stop.pace.begin(len(self.block.tiles) - len(done))
+        others = self.block.share(0, 1, done | self.stage.held.keys())
         return [tile_function(self._work_space(self.ops), self._checked(self.stage.tiles(others)))]
 
     @contextmanager
@@ -131,13 +134,13 @@ class RankContext:
         except DeviceMemoryError as error:
             raise DeviceMemoryError(
                 f"the GPU of rank {rank} ({gpu.name} on {host()}) has no room for a tile of {self.block.tile_rows} "
-                f"rows ({error}); lower compute.tile_rows and add --restart, let fewer ranks share it, or set "
-                "compute.device: cpu"
+                f"rows ({error}); lower compute.tile_rows (a fit then needs --restart), let fewer ranks share it, "
+                "or set compute.device: cpu"
             ) from None
         except DeviceError as error:
             raise DeviceError(
                 f"the GPU of rank {rank} ({gpu.name} on {host()}) failed: {error}; run the same command again to go on "
-                "from the last checkpoint, on another node if it fails again"
+                "from what is saved, on another node if it fails again"
             ) from None
 
     @property
@@ -162,6 +165,10 @@ class RankContext:
         """End the threads, and free the rows on the GPU."""
         self.workers.close()
         self.stage = None
+
+    def _first_rows(self, is_done: Callable[[int], bool]) -> set[int]:
+        """Numbers of the first rows of the rank's tiles that are done."""
+        return {tile * self.block.tile_rows for tile in self.block.tiles if is_done(tile)}
 
     def _checked(self, tiles: Tiles) -> Tiles:
         """The tiles; before each it is checked whether the run is to stop."""

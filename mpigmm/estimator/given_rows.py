@@ -18,7 +18,7 @@ from mpigmm.parallel.comm import Comm
 from mpigmm.settings import IN_MEMORY, data_options
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any]
-"""The path of an HDF5 file, several of them, or a section ``data`` of a configuration."""
+"""The path of a file of rows, several of them, or a section ``data`` of a configuration."""
 
 LEAST_SAMPLES = 2
 """Least number of rows of a fit, as in scikit-learn."""

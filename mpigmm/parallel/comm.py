@@ -225,6 +225,12 @@ class SingleProcess(Comm):
         self.memory_remedy = memory_remedy
         self.is_guarded = True
 
+    def check_launcher(self) -> None:
+        """Do nothing: this process does not expect others."""
+
+    def abort(self, exit_code: int) -> None:
+        """Do nothing: there is no other process to end."""
+
     def bcast(self, value: T | None) -> T:
         return cast(T, value)
 

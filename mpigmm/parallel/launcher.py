@@ -17,6 +17,9 @@ NOT_FOUND = re.compile(r"cannot load MPI library|lib\w*mpi\S*: cannot open|undef
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
 
+PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPIR_", "HYD", "MV2_", "SLURM_")
+"""Beginnings of environment variables by which MPI would take a process for a rank."""
+
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 """Environment variables with the number of processes on this node: of Open MPI, and of MPICH and its relatives."""
 
@@ -33,6 +36,20 @@ def launched() -> tuple[int, int]:
         if size is not None and rank is not None:
             return rank, size
     return 0, 1
+
+
+def without_launcher() -> dict[str, str]:
+    """The environment without a launcher's variables."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
+
+
+def forget_launcher() -> None:
+    """Remove a launcher's variables from the environment of this process.
+
+    A library that loads MPI, as some builds of h5py do, then finds one process, and does not wait for others.
+    """
+    for name in os.environ.keys() - without_launcher().keys():
+        del os.environ[name]
 
 
 def launched_on_node() -> int | None:

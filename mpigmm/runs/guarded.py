@@ -7,7 +7,6 @@ A process that only reads the file can be killed.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -20,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.errors import DataError, shown
+from mpigmm.parallel.launcher import without_launcher
 
 Arrays = dict[str, NDArray[Any]]
 
 POLL_SECONDS = 0.1
-LAUNCHERS = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPIR_", "HYD", "MV2_", "SLURM_")
-"""Beginnings of environment variables by which MPI would take the process for a rank."""
 
 CODE = "import sys; sys.path[:] = sys.argv[3:]; from mpigmm.runs.hdf5 import answer; answer(*sys.argv[1:3])"
 
@@ -46,10 +44,9 @@ def ask(path: Path, wanted: list[str] | None, check: Callable[[], None] = never)
         Called ten times a second; an exception that it raises ends the reading.
     """
     command = [sys.executable or "python3", "-c", CODE, str(path), json.dumps(wanted), *sys.path]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     pipe = subprocess.PIPE
     try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=without_launcher())
     except OSError as error:
         raise unreadable(path, f" (Python cannot be started: {error.strerror})") from None
     with process:

@@ -28,6 +28,9 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CONTENT = "content"
 """Attribute of models with a SHA-256 of certain arrays and attributes, valid whatever is added to the file."""
 
+COLUMN_NAMES = "columns"
+"""Attribute of a dataset of rows with the names of its columns."""
+
 NO_MATCH = "its content does not match its checksum"
 
 MOST_PER_BYTE, LEAST_LIMIT = 2000, 2**26
@@ -267,21 +270,34 @@ def attributes_of(file: h5py.File) -> dict[str, Any]:
 
 
 def datasets_of(file: h5py.File) -> dict[str, Any]:
-    """Shape, dtype and chunks of every dataset by path; the shape of one without values is None."""
+    """Shape, dtype and chunks of every dataset by path, and the names of its columns, if its attribute has any.
+
+    The shape of a dataset without values is None.
+    """
     found: dict[str, Any] = {}
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
             shape = None if item.shape is None else list(item.shape)
-            found["/" + name] = {"shape": shape, "dtype": str(item.dtype), "chunks": item.chunks}
+            found["/" + name] = {"shape": shape, "dtype": str(item.dtype), "chunks": item.chunks, **columns_of(item)}
 
     file.visititems(visit)
     return found
 
 
-def is_plain(file: h5py.File, name: str) -> bool:
+def columns_of(dataset: h5py.Dataset) -> dict[str, list[str]]:
+    """The attribute with the names of a dataset's columns, as an item of its outline; none where there is none."""
+    names = (
+        plain(dataset.attrs[COLUMN_NAMES])
+        if COLUMN_NAMES in dataset.attrs and is_plain(dataset, COLUMN_NAMES)
+        else None
+    )
+    return {COLUMN_NAMES: [str(name) for name in names]} if isinstance(names, list) else {}
+
+
+def is_plain(item: h5py.File | h5py.Dataset, name: str) -> bool:
     """Whether an attribute consists of numbers or texts."""
-    dtype = file.attrs.get_id(name).dtype
+    dtype = item.attrs.get_id(name).dtype
     return dtype != "O" or h5py.check_string_dtype(dtype) is not None
 
 

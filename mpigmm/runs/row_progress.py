@@ -6,11 +6,9 @@ import time
 from threading import Lock
 
 from mpigmm.parallel.stop import Pace
+from mpigmm.runs.pacing import Pacing
 from mpigmm.runs.progress import duration
 from mpigmm.runs.streams import write_message
-
-FIRST_SECONDS, LONGEST_SECONDS, GROWTH = 2.0, 30.0, 1.5
-"""Seconds before the first line, the most between two lines, and the factor by which the time between lines grows."""
 
 
 class RowProgress:
@@ -26,18 +24,14 @@ class RowProgress:
 
     def __init__(self, name: str, pace: Pace) -> None:
         self._name, self._pace = name, pace
-        self._between = FIRST_SECONDS
-        self._due = time.monotonic() + FIRST_SECONDS
+        self._pacing = Pacing(is_live=False)
         self._lock = Lock()
 
     def step(self) -> None:
         """Show a line, unless the last one is recent. May be called by several threads."""
         with self._lock:
-            now = time.monotonic()
-            if now < self._due:
+            whole = self._pace.seconds()
+            if whole is None or not self._pacing.is_due():
                 return
-            self._between = min(GROWTH * self._between, LONGEST_SECONDS)
-            self._due = now + self._between
-        whole, done = self._pace.seconds(), now - self._pace.begun
-        if whole is not None:
-            write_message(f"mpigmm: {self._name} {done / whole:.0%}, {duration(max(0.0, whole - done))} left")
+        done = time.monotonic() - self._pace.begun
+        write_message(f"mpigmm: {self._name} {min(1.0, done / whole):.0%}, {duration(max(0.0, whole - done))} left")

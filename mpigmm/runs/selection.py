@@ -13,6 +13,7 @@ from typing import Any
 from mpigmm.data.files import write_whole
 from mpigmm.errors import OutputError, shown
 from mpigmm.runs.owned import CHECKPOINTS, MODEL, beginning
+from mpigmm.runs.text_table import aligned
 
 SELECTION_JSON, SELECTION_CSV, SELECTION_PICTURE = "selection.json", "selection.csv", "selection.png"
 
@@ -51,9 +52,7 @@ def table_text(rows: Sequence[Row], best: int, criterion: str) -> str:
     lines += [
         ["*" if i == best else "", *(cell_text(row[name]) for name in TABLE_COLUMNS)] for i, row in enumerate(rows)
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, f"* best by {criterion}"])
+    return "\n".join([*aligned(lines), f"* best by {criterion}"])
 
 
 def cell_text(value: object) -> str:

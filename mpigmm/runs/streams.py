@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -38,6 +39,15 @@ def write_message(text: str) -> None:
     """Write lines to standard error; they are dropped where that fails."""
     with suppress(*STREAM_ERRORS):
         print(text, file=sys.stderr, flush=True)
+
+
+def write_to_terminal(text: str) -> None:
+    """Write lines to the terminal that the process was started from, if it was and standard error is another file."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # would stop a process in the background
+    with suppress(*STREAM_ERRORS), open("/dev/tty", "w") as terminal:
+        print(f"\n{text}", file=terminal)
 
 
 def print_result(text: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from mpigmm.runs.progress import LIVE_SECONDS, LOG_SECONDS, Reporter
+from mpigmm.runs.progress import Reporter
 from mpigmm.runs.voice import Voice
 
 
@@ -84,7 +83,6 @@ class SweepReporter(SweepVoice):
         super().__init__()
         self.n_fits, self.n_ended = n_fits, 0
         self._reporter = Reporter(0, 1)
-        self._shown = time.monotonic()
 
     def say(self, text: str) -> None:
         self._reporter.say(text)
@@ -93,10 +91,7 @@ class SweepReporter(SweepVoice):
         self._reporter.warn(text)
 
     def progress(self, text: str) -> None:
-        now = time.monotonic()
-        if now >= self._shown + (LIVE_SECONDS if self._reporter.is_live else LOG_SECONDS):
-            self._shown = now
-            self._reporter.show(f"{self.n_ended} of {self.n_fits} fits ended; {text}")
+        self._reporter.progress(f"{self.n_ended} of {self.n_fits} fits ended; {text}")
 
     def ended(self, text: str) -> None:
         self.n_ended += 1

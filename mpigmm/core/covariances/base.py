@@ -150,6 +150,10 @@ class Covariances(ABC):
         """The covariances of the components with these numbers, in this order; a number may occur several times."""
 
     @abstractmethod
+    def marginal(self, features: Indices) -> Covariances:
+        """The covariances, of the same type, of the features with these numbers, in this order."""
+
+    @abstractmethod
     def of_features(self, features: Indices) -> FloatArray:
         """Covariance matrices of the m features with these numbers, of a shape that broadcasts to (K, m, m)."""
 
@@ -157,6 +161,16 @@ class Covariances(ABC):
     @abstractmethod
     def variances(self) -> FloatArray:
         """The diagonals of the covariances, of a shape that broadcasts to (K, D)."""
+
+    @property
+    def condition_numbers(self) -> FloatArray:
+        """Largest eigenvalue of each covariance divided by its least, of a shape that broadcasts to (K,).
+
+        Infinite where rounding leaves the least eigenvalue without a positive value.
+        """
+        matrices = self.of_features(np.arange(self.variances.shape[-1]))
+        eigenvalues = np.asarray(np.linalg.eigvalsh(matrices), np.float64)
+        return ratios(eigenvalues[..., -1], eigenvalues[..., 0])
 
     @cached_property
     def factors(self) -> Factors:
@@ -320,6 +334,11 @@ class EstimatedCovariances(Covariances):
         It is one unless a prior adds different counts for means and covariances.
         """
         return sums.mean_counts / sums.covariance_counts
+
+
+def ratios(largest: FloatArray, least: FloatArray) -> FloatArray:
+    """The quotients of two arrays of one shape; infinite where the divisor is not positive."""
+    return np.asarray(np.divide(largest, least, out=np.full(np.shape(least), np.inf), where=least > 0))
 
 
 def first_singular(variances: FloatArray) -> int | None:

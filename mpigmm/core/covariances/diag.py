@@ -14,6 +14,7 @@ from mpigmm.core.covariances.base import (
     MStepSums,
     SingularCovarianceError,
     first_singular,
+    ratios,
 )
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors
@@ -43,12 +44,19 @@ class Diag(EstimatedCovariances):
     def select(self, components: Indices) -> Diag:
         return Diag(self.values[components])
 
+    def marginal(self, features: Indices) -> Diag:
+        return Diag(np.ascontiguousarray(self.values[:, features]))
+
     def of_features(self, features: Indices) -> FloatArray:
         return np.asarray(self.values[:, features, None] * np.eye(len(features)))
 
     @property
     def variances(self) -> FloatArray:
         return self.values
+
+    @property
+    def condition_numbers(self) -> FloatArray:
+        return ratios(self.values.max(axis=1), self.values.min(axis=1))
 
     def factorised(self) -> DiagonalFactors:
         singular = first_singular(self.values)

@@ -43,12 +43,19 @@ class Spherical(EstimatedCovariances):
     def select(self, components: Indices) -> Spherical:
         return Spherical(self.values[components])
 
+    def marginal(self, features: Indices) -> Spherical:
+        return self
+
     def of_features(self, features: Indices) -> FloatArray:
         return np.asarray(self.values[:, None, None] * np.eye(len(features)))
 
     @property
     def variances(self) -> FloatArray:
         return self.values[:, None]
+
+    @property
+    def condition_numbers(self) -> FloatArray:
+        return np.ones(len(self.values))
 
     def factorised(self) -> IsotropicFactors:
         singular = first_singular(self.values)
