@@ -18,6 +18,7 @@ from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
     BenchRequest,
     ConditionRequest,
+    ConvertRequest,
     FitRequest,
     GenerateRequest,
     InspectRequest,
@@ -43,6 +44,7 @@ VERBS = {
     GenerateRequest: "generate",
     ConditionRequest: "condition",
     MergeRequest: "merge",
+    ConvertRequest: "convert",
     PlanRequest: "plan",
     InspectRequest: "inspect",
     PlotRequest: "plot",

@@ -14,6 +14,7 @@ from mpigmm.requests import (
     PREDICTED,
     BenchRequest,
     ConditionRequest,
+    ConvertRequest,
     FitRequest,
     GenerateRequest,
     InspectRequest,
@@ -121,6 +122,42 @@ def select(
     """Fit every combination of select.n_components, select.covariance_type and select.seeds, and compare the fits."""
     options = load_config(config, overrides or [])
     context.obj.append(SelectRequest(options, dump(options), restart, config))
+
+
+@app.command()
+def convert(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN",
+            help="Files (CSV, also compressed; npy, npz, Parquet, FCS), directories of them, quoted globs.",
+        ),
+    ],
+    out: Annotated[str, typer.Option(metavar="FILE", help="HDF5 file to write.")],
+    dataset: Annotated[str, typer.Option(help="Dataset to write.")] = "/X",
+    columns: Annotated[
+        str | None, typer.Option(metavar="a,b", help="Columns to convert, by name or number from 0; else all.")
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="CHARACTER", help="Between the fields of a CSV file; else detected.")
+    ] = None,
+    header: Annotated[
+        bool | None, typer.Option(help="Whether a CSV file begins with names of the columns; else detected.")
+    ] = None,
+    decimal: Annotated[str, typer.Option(metavar="CHARACTER", help="Decimal point in CSV files.")] = ".",
+    compensate: Annotated[
+        bool, typer.Option("--compensate", help="Apply the spillover matrix of FCS files ($SPILLOVER).")
+    ] = False,
+    arcsinh: Annotated[float | None, typer.Option(metavar="C", help="Convert each value x to arcsinh(x / C).")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what convert wrote before.")
+    ] = False,
+) -> None:
+    """Convert files of other formats to the HDF5 that fit reads."""
+    context.obj.append(
+        ConvertRequest(tuple(inputs), out, dataset, columns, overwrite, delimiter, header, decimal, compensate, arcsinh)
+    )
 
 
 @app.command()

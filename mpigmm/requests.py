@@ -136,6 +136,22 @@ class MergeRequest:
 
 
 @dataclass(frozen=True)
+class ConvertRequest:
+    """``convert``: files or directories, the file and the dataset to write, columns as text, and how to read them."""
+
+    inputs: tuple[str, ...]
+    out: str
+    dataset: str = "/X"
+    columns: str | None = None
+    overwrite: bool = False
+    delimiter: str | None = None
+    header: bool | None = None
+    decimal: str = "."
+    compensate: bool = False
+    arcsinh: float | None = None
+
+
+@dataclass(frozen=True)
 class InspectRequest:
     """``inspect``: a file; root alone reads it."""
 
@@ -183,6 +199,7 @@ VerbRequest = (
     | SelectRequest
     | PredictRequest
     | ScoreRequest
+    | ConvertRequest
     | SampleRequest
     | GenerateRequest
     | ConditionRequest

@@ -70,6 +70,7 @@ HOMES = {
     "cupy": ("core/gpu/",),
     "scipy": ("core/",),
     "h5py": ("data/", "runs/hdf5.py"),
+    "flowio": ("data/conversion/",),
     "pyarrow": ("data/",),
     "pydantic": ("config.py",),
     "yaml": ("config.py",),
@@ -97,6 +98,7 @@ PUT_OFF = {
     ("exchange.py", "sklearn.mixture"): "it takes a second to load, and may be missing",
     ("exchange.py", "torch"): "it takes seconds to load, and may be missing",
     ("settings.py", "mpigmm.config"): "only root needs pydantic and yaml, unless the ranks give different settings",
+    ("data/conversion/rows_file.py", "mpigmm.data.parquet_file"): "it loads pyarrow.parquet, which only Parquet needs",
     (
         "option_values.py",
         "mpigmm.core.algorithms",
