@@ -21,6 +21,7 @@ from mpigmm.commands import predict
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.output import RowWriter
+from mpigmm.driver import row_output
 from mpigmm.errors import InterruptedRunError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.mpi import MpiComm
@@ -204,7 +205,32 @@ def test_a_file_made_while_predict_runs_is_replaced_where_one_made_before_would_
         code, message = run_verb(comm, *command, *options)
         assert (code == 2 and "--out new.h5 exists, and is not what predict wrote before" in message) == refused
         assert (new.read_bytes() == b"theirs") == refused
+        assert len(list(place.glob(".*.part"))) == refused  # nothing that was computed is lost
     assert read_labels("new.h5")["labels"].shape == (500,) and not list(place.glob(".*.part"))
+
+
+def test_a_signal_while_the_last_rows_are_written_loses_nothing(
+    comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("predict", "m.h5", "x.h5", "--out", "again.h5")
+    assert run_verb(comm, *command) == (0, "")
+    whole, flush, check = Path("again.h5").read_bytes(), RowWriter.flush, row_output.check_out
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise InterruptedRunError("interrupted")
+
+    def late_signal(writer: RowWriter) -> None:
+        flush(writer)
+        monkeypatch.setattr(row_output, "check_out", interrupted)
+
+    monkeypatch.setattr(RowWriter, "flush", late_signal)
+    assert run_verb(comm, *command)[0] == 75
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(RowWriter, "finish", interrupted)  # no row is left to compute
+    assert row_output.check_out is check and len(list(place.glob(".again.h5.*.part"))) == 1
+    assert run_verb(comm, *command) == (0, "")
+    assert Path("again.h5").read_bytes() == whole and not list(place.glob(".*.part"))
 
 
 @pytest.mark.parallel
