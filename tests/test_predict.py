@@ -268,6 +268,33 @@ def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: py
         assert Path("long.labels.h5").read_bytes() == whole and not list(place.glob(".long.labels*"))
 
 
+def test_parts_of_another_mixture_are_not_used(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the model was replaced after predict had read it, and before it looked at the time of its change."""
+    command = ("predict", "m.h5", "x.h5", "compute.tile_rows=100", "--out", "o.h5")
+    finish, described = RowWriter.finish, predict.described
+
+    def replace_and_describe(*arguments: Any) -> Any:
+        write_other_model("m.h5")
+        return described(*arguments)
+
+    def stop_after_one(writer: RowWriter, tile: int) -> None:
+        finish(writer, tile)
+        raise InterruptedRunError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "described", replace_and_describe)
+        patch.setattr(RowWriter, "finish", stop_after_one)
+        assert run_verb(comm, *command)[0] == 75
+    assert run_verb(comm, *command) == (0, "")
+    assert run_verb(comm, *command[:-1], "anew.h5") == (0, "")
+    assert Path("o.h5").read_bytes() == Path("anew.h5").read_bytes()
+
+
+def write_other_model(name: str) -> None:
+    mixture = Mixture(np.array([0.5, 0.5]), ROWS[2:4].copy(), COVARIANCE_TYPES["full"].isotropic(2, 3))
+    save_model(Path(name), Model(mixture))
+
+
 @pytest.fixture
 def holes(comm: Comm, place: Path) -> np.ndarray:
     """Which rows of holes.h5 can be used; and a model that was fitted without the others, and one of two columns."""
