@@ -146,6 +146,7 @@ PACKED = {
     "two markers": ("i2", {"_FillValue": np.int16(-999), "missing_value": np.int16(4)}, "f8"),
     "a vector of markers": ("f8", {"missing_value": np.array([-999.0, 4.0])}, "f8"),
     "a marker that no value can have": ("u1", {"missing_value": 1e20}, "f8"),
+    "a marker that float32 cannot hold": ("f4", {"missing_value": 1e300}, "f4"),
     "NaN as the marker": ("f8", {"_FillValue": NAN}, "f8"),
     "unsigned numbers": ("i1", {"_Unsigned": "true"}, "u1"),
     "unsigned numbers with a factor": (
@@ -441,6 +442,11 @@ def prepare() -> None:
     Path("no.npy").write_text("no")
     for name in ("x.npy", "x.parquet"):
         Path(f"cut.{name}").write_bytes(Path(name).read_bytes()[:-9])
+    for name, header in (("minus", "{'descr': '<f8', 'fortran_order': False, 'shape': (-5, 3)}"), ("odd", "((((")):
+        Path(f"{name}.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + header.ljust(117).encode() + b"\n" + bytes(240))
+    with h5py.File("openpmd.h5", "w") as file:
+        for name, shape in (("text", b"a"), ("float", 2.0), ("minus", -3)):
+            file.create_group(name).attrs.update({"value": 1.0, "shape": [shape]})
     Path("many").mkdir()
     Path("many/a.parquet").touch()
 
@@ -511,6 +517,11 @@ MISTAKES: dict[str, tuple[str, dict[str, Any]]] = {
     "a directory": (r"many is a directory; .*'many/\*.parquet'", {"path": "many"}),
     "no Parquet": ("no.parquet cannot be read as Parquet; is it whole", {"path": "no.parquet"}),
     "no npy": ("no.npy cannot be read as .npy; is it whole", {"path": "no.npy"}),
+    "an npy file of -5 rows": ("minus.npy cannot be read as .npy; is it whole", {"path": "minus.npy"}),
+    "an npy file with a damaged header": ("odd.npy cannot be read as .npy", {"path": "odd.npy"}),
+    "a constant with a shape of text": ("text in openpmd.h5 is a group", {"path": "openpmd.h5", "dataset": "text"}),
+    "a constant with a shape of floats": ("float in openpmd.h5 is a group", {"path": "openpmd.h5", "dataset": "float"}),
+    "a constant of -3 rows": ("minus in openpmd.h5 is a group", {"path": "openpmd.h5", "dataset": ["minus"]}),
     "half of a Parquet file": ("cut.x.parquet cannot be read as Parquet", {"path": "cut.x.parquet"}),
     "half of an npy file": ("cut.x.npy is cut off: it has 96,119 of the 96,128 bytes", {"path": "cut.x.npy"}),
 }

@@ -528,6 +528,31 @@ def test_two_outputs_of_one_name_do_not_mix(place: Path) -> None:
             assert (file["a"][()] == value).all()
 
 
+def test_a_kill_between_the_two_names_of_a_finished_output_leaves_it_whole(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = Content(10, {"a": Column((), "int32")}, {})
+    first = UnfinishedFile("o.h5", "job", content, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path: None)  # as if it were never reached
+        assert first.publish_new()
+    whole = Path("o.h5").read_bytes()
+    again = UnfinishedFile("o.h5", "job", content, 2)
+    assert Path("o.h5").read_bytes() == whole and not Path("o.h5").samefile(again.file.temporary)
+    again.publish()
+    assert not list(place.glob(".*.part"))
+
+
+def test_outputs_with_long_names_that_begin_alike_do_not_remove_one_another(place: Path) -> None:
+    content = Content(10, {"a": Column((), "int32")}, {})
+    names = [f"{'a-name-as-long-as-those-of-simulations' * 2}.{i}.h5" for i in range(2)]
+    unfinished = [UnfinishedFile(name, name, content, 1) for name in names]
+    for each in unfinished:
+        each.close()  # as an interrupted command does
+    UnfinishedFile(names[1], names[1], content, 1).discard()
+    assert [path.name for path in place.glob(".*.part")] == [Path(unfinished[0].file.temporary).name]
+
+
 def test_an_output_that_cannot_be_written_is_told_in_the_systems_words(place: Path) -> None:
     with file_size_limit(100), pytest.raises(OutputError) as caught:
         UnfinishedFile("o.h5", "", Content(10**6, {"a": Column((), "int32")}, {}), 1)

@@ -21,6 +21,7 @@ from mpigmm.commands import predict
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.output import RowWriter
+from mpigmm.driver import row_output
 from mpigmm.errors import InterruptedRunError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.mpi import MpiComm
@@ -204,7 +205,32 @@ def test_a_file_made_while_predict_runs_is_replaced_where_one_made_before_would_
         code, message = run_verb(comm, *command, *options)
         assert (code == 2 and "--out new.h5 exists, and is not what predict wrote before" in message) == refused
         assert (new.read_bytes() == b"theirs") == refused
+        assert len(list(place.glob(".*.part"))) == refused  # nothing that was computed is lost
     assert read_labels("new.h5")["labels"].shape == (500,) and not list(place.glob(".*.part"))
+
+
+def test_a_signal_while_the_last_rows_are_written_loses_nothing(
+    comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("predict", "m.h5", "x.h5", "--out", "again.h5")
+    assert run_verb(comm, *command) == (0, "")
+    whole, flush, check = Path("again.h5").read_bytes(), RowWriter.flush, row_output.check_out
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise InterruptedRunError("interrupted")
+
+    def late_signal(writer: RowWriter) -> None:
+        flush(writer)
+        monkeypatch.setattr(row_output, "check_out", interrupted)
+
+    monkeypatch.setattr(RowWriter, "flush", late_signal)
+    assert run_verb(comm, *command)[0] == 75
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(RowWriter, "finish", interrupted)  # no row is left to compute
+    assert row_output.check_out is check and len(list(place.glob(".again.h5.*.part"))) == 1
+    assert run_verb(comm, *command) == (0, "")
+    assert Path("again.h5").read_bytes() == whole and not list(place.glob(".*.part"))
 
 
 @pytest.mark.parallel
@@ -240,6 +266,33 @@ def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: py
         assert run_verb(comm, *command) == (0, "")
         assert len(tiles) == (n_tiles if changed else n_tiles - n_tiles // 2)
         assert Path("long.labels.h5").read_bytes() == whole and not list(place.glob(".long.labels*"))
+
+
+def test_parts_of_another_mixture_are_not_used(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the model was replaced after predict had read it, and before it looked at the time of its change."""
+    command = ("predict", "m.h5", "x.h5", "compute.tile_rows=100", "--out", "o.h5")
+    finish, described = RowWriter.finish, predict.described
+
+    def replace_and_describe(*arguments: Any) -> Any:
+        write_other_model("m.h5")
+        return described(*arguments)
+
+    def stop_after_one(writer: RowWriter, tile: int) -> None:
+        finish(writer, tile)
+        raise InterruptedRunError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "described", replace_and_describe)
+        patch.setattr(RowWriter, "finish", stop_after_one)
+        assert run_verb(comm, *command)[0] == 75
+    assert run_verb(comm, *command) == (0, "")
+    assert run_verb(comm, *command[:-1], "anew.h5") == (0, "")
+    assert Path("o.h5").read_bytes() == Path("anew.h5").read_bytes()
+
+
+def write_other_model(name: str) -> None:
+    mixture = Mixture(np.array([0.5, 0.5]), ROWS[2:4].copy(), COVARIANCE_TYPES["full"].isotropic(2, 3))
+    save_model(Path(name), Model(mixture))
 
 
 @pytest.fixture

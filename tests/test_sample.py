@@ -320,6 +320,17 @@ def test_rows_are_not_published_without_their_model(comm: Comm, place: Path, mon
     assert run_verb(comm, *command, "--seed", "1") == (0, "")  # what generate wrote it replaces, the model as well
 
 
+def test_the_model_of_a_fit_is_not_overwritten(comm: Comm, place: Path) -> None:
+    fitted = synthetic_mixture(COVARIANCE_TYPES["diag"], 2, 2, 9.0, 0)
+    save_model(Path("r.model.h5"), Model(fitted, n_samples=9))
+    command = ["generate", "--n-samples", "9", "--n-features", "3", "--n-components", "2", "--out", "r.h5"]
+    code, message = run_verb(comm, *command)
+    assert code == 2 and "r.model.h5 exists, and is the model of a fit; choose another --out" in message
+    assert mpigmm.Mixture.load("r.model.h5").n_features == 2 and not list(place.glob("*r.h5*"))
+    assert run_verb(comm, *command, "--overwrite") == (0, "")
+    assert mpigmm.Mixture.load("r.model.h5").n_features == 3
+
+
 def test_a_fit_finds_the_mixture_again() -> None:
     """Each parameter within four of its standard errors, from the start that a fit makes by itself."""
     n_rows = 40_000

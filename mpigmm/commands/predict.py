@@ -77,7 +77,9 @@ def finish(request: PredictRequest, task: FileTask, context: RankContext, writer
     if request.anomaly is not None:
         threshold = rows.quantile(decimal(request.anomaly))
         writer.attributes[THRESHOLD] = threshold
-        parts.append(f"{rows.mark(threshold):,} anomalies (log-density <= {threshold:.9g})")
+        n_marked = rows.mark(threshold)
+        which = "no row is left" if math.isnan(threshold) else f"log-density <= {threshold:.9g}"
+        parts.append(f"{n_marked:,} {'anomaly' if n_marked == 1 else 'anomalies'} ({which})")
     return ", ".join(parts)
 
 
@@ -103,7 +105,7 @@ def described(request: PredictRequest, task: FileTask, context: RankContext) -> 
             tables=tables,
         ),
         inputs=[request.model, *input_files(header)],
-        job=repr((header, task.drop, layout.tile_rows, computed_with(context))),
+        job=repr((task.mixture.digest(), header, task.drop, layout.tile_rows, computed_with(context))),
         n_parts=layout.n_tiles,
     )
 

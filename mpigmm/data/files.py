@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -28,21 +29,25 @@ def create_temporary(path: Path) -> tuple[int, Path]:
     Returns its descriptor, open for reading and writing, and its path. Raises `OSError`, also where a file or link of
     that name exists already.
     """
-    temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{temporary_prefix(path)}{secrets.token_hex(8)}.tmp")
     return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666), temporary
 
 
 def remove_leftovers(path: Path, seconds: float = 0.0) -> None:
     """Remove temporary files of `path` that killed runs have left, and that were not written to for so many seconds."""
-    is_temporary = re.compile(re.escape(_prefix(path)) + r"[0-9a-f]{16}\.tmp").fullmatch
+    is_temporary = re.compile(re.escape(temporary_prefix(path)) + r"[0-9a-f]{16}\.tmp").fullmatch
     with suppress(OSError):
         for name in os.listdir(path.parent):  # noqa: PTH208
             if is_temporary(name) and time.time() - (path.parent / name).lstat().st_mtime >= seconds:
                 (path.parent / name).unlink()
 
 
-def _prefix(path: Path) -> str:
-    return f".{path.name[:NAME_CHARACTERS]}."
+def temporary_prefix(path: Path) -> str:
+    """The beginning of the temporary names of a file; a long name is cut, and told from others by a digest."""
+    name = path.name
+    if len(name) > NAME_CHARACTERS:
+        name = f"{name[:NAME_CHARACTERS]}.{hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()}"
+    return f".{name}."
 
 
 def write_whole(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:

@@ -122,7 +122,8 @@ def _constant(file: h5py.File, name: str) -> ConstantComponent | None:
     """The constant component of this name; None where there is none."""
     with suppress(*READ_ERRORS):
         value, shape = (np.ravel(file[name].attrs[attribute]) for attribute in CONSTANT)
-        return ConstantComponent(file[name], tuple(shape.tolist()), value[0])
+        if shape.dtype.kind in "iu" and shape.min() >= 0:
+            return ConstantComponent(file[name], tuple(shape.tolist()), value[0])
     return None
 
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,16 @@ def read_npy_header(path: str, descriptor: int) -> NpyHeader:
         try:
             version = np.lib.format.read_magic(file)
             shape, is_fortran, dtype = HEADERS[version](file)
-        except (ValueError, KeyError, EOFError):
-            raise DataError(f"{shown(path)} cannot be read as .npy; is it whole, and an array of numbers?") from None
+        except (ValueError, KeyError, EOFError, SyntaxError, TokenError):
+            raise unreadable(path) from None
+        if min(shape, default=0) < 0:
+            raise unreadable(path)
         return NpyHeader(shape, is_fortran, dtype, file.tell())
+
+
+def unreadable(path: str) -> DataError:
+    """The error for a file with a header that makes no sense."""
+    return DataError(f"{shown(path)} cannot be read as .npy; is it whole, and an array of numbers?")
 
 
 class NpyArray:

@@ -91,7 +91,7 @@ def _text(value: object) -> object:
 def _is_stored(number: float, stored: np.dtype[Any]) -> bool:
     """Whether a dtype has a number, and comparing with it finds anything: NaN is missing already."""
     if stored.kind == "f":
-        return (number == number and abs(number) <= np.finfo(stored).max) or abs(number) == np.inf
+        return (number == number and abs(number) <= float(np.finfo(stored).max)) or abs(number) == np.inf
     limits = np.iinfo(stored)
     return abs(number) < np.inf and number == int(number) and limits.min <= number <= limits.max
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from mpigmm.data.files import NAME_CHARACTERS, NO_FOLLOW, remove_leftovers, sync_directory
+from mpigmm.data.files import NO_FOLLOW, remove_leftovers, sync_directory, temporary_prefix
 from mpigmm.data.output import FINISHED, Column, Content, OutputFile, read_head, write_attributes, write_head
 from mpigmm.errors import OutputError, reason, shown
 
@@ -53,7 +53,7 @@ class UnfinishedFile:
     def __init__(self, path: str, job: str, content: Content, n_parts: int) -> None:
         self._path = Path(path)
         digest = hashlib.blake2b(job.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        self._temporary = self._path.with_name(f".{self._path.name[:NAME_CHARACTERS]}.{digest}.part")
+        self._temporary = self._path.with_name(f"{temporary_prefix(self._path)}{digest}.part")
         try:
             remove_leftovers(self._path, ABANDONED_SECONDS)
             self._remove_others()
@@ -94,6 +94,8 @@ class UnfinishedFile:
 
         Raises `OutputError`.
         """
+        if os.path.lexists(self._path):
+            return False
         try:
             os.ftruncate(self._descriptor, self.file.size)
             os.link(self._temporary, self._path)  # unlike a rename, it replaces nothing
@@ -105,6 +107,8 @@ class UnfinishedFile:
             self.publish()
         else:
             self.discard()
+            with suppress(OSError):
+                sync_directory(self._path.parent)
         return True
 
     def close(self) -> None:
@@ -154,8 +158,10 @@ class UnfinishedFile:
                     "to end, or choose another --out"
                 )
             if self._is_at_its_place(status):
-                return descriptor
-            os.close(descriptor)  # the other process gave it its final name before it could be locked here
+                if os.fstat(descriptor).st_nlink == 1:
+                    return descriptor
+                self._temporary.unlink()  # a process was killed when it had given the file its final name
+            os.close(descriptor)  # the file has its final name
 
     def _is_at_its_place(self, status: os.stat_result) -> bool:
         with suppress(FileNotFoundError):
@@ -164,7 +170,7 @@ class UnfinishedFile:
 
     def _remove_others(self) -> None:
         """Remove temporary files of other commands that wrote to the same path, unless they are in use."""
-        is_part = re.compile(re.escape(f".{self._path.name[:NAME_CHARACTERS]}.") + r"[0-9a-f]{16}\.part").fullmatch
+        is_part = re.compile(re.escape(temporary_prefix(self._path)) + r"[0-9a-f]{16}\.part").fullmatch
         for name in os.listdir(self._path.parent):  # noqa: PTH208
             other = self._path.parent / name
             if is_part(name) and other != self._temporary:

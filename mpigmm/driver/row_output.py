@@ -116,9 +116,14 @@ def writing_rows(comm: Comm, output: RowOutput | None, stop: StopRequest) -> Ite
         raise
     finally:
         writer.close()
-    with comm.together():
-        if output is not None and unfinished is not None:
-            publish(output, unfinished, stop.check, is_new=is_new)
+    try:
+        with comm.together():
+            if output is not None and unfinished is not None:
+                publish(output, unfinished, stop.check, is_new=is_new)
+    except AgreedError as error:
+        if unfinished is not None:
+            raise kept_or_discarded(error, unfinished) from None
+        raise
 
 
 def kept_or_discarded(error: AgreedError, unfinished: UnfinishedFile) -> AgreedError:
@@ -141,13 +146,9 @@ def publish(output: RowOutput, unfinished: UnfinishedFile, check: Callable[[], N
 
     Raises `OutputError` where a file that `RowOutput.check` refuses has taken the name since the command began.
     """
-    try:
-        if not is_new or output.overwrite or not unfinished.publish_new():
-            output.check(check)
-            unfinished.publish()
-    except BaseException:
-        unfinished.discard()
-        raise
+    if not is_new or output.overwrite or not unfinished.publish_new():
+        output.check(check)
+        unfinished.publish()
 
 
 def check_out(verb: str, path: str, inputs: Sequence[str], check: Callable[[], None], *, overwrite: bool) -> None:

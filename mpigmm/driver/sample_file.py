@@ -72,8 +72,8 @@ def check_room(output: RowOutput) -> None:
         return  # a directory that cannot be used is reported where the file is made
     if n_bytes > most:
         raise OutputError(
-            f"--n-samples {output.content.n_rows}: {shown(output.path)} would have {n_bytes / 1e9:,.0f} GB, more than "
-            f"its file system ({most / 1e9:,.0f} GB); draw fewer rows"
+            f"--n-samples {output.content.n_rows}: {shown(output.path)} would have {n_bytes / 1e9:,.3g} GB, more than "
+            f"its file system ({most / 1e9:,.3g} GB); draw fewer rows"
         )
 
 

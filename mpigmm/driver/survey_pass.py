@@ -9,7 +9,7 @@ import numpy as np
 
 from mpigmm.core.data_summary import LEAST_VARIANCE, DataSummary, DataSummaryStatistics, far_limits
 from mpigmm.core.exact import FloatArray, IntArray
-from mpigmm.core.row_checks import BadLabelError, BadRowError, check_label
+from mpigmm.core.row_checks import LARGEST_MAGNITUDE, BadLabelError, BadRowError, check_label
 from mpigmm.core.sampling import RowSample, RowSampler
 from mpigmm.core.tile import Tile
 from mpigmm.data.source import Header, Source
@@ -156,7 +156,8 @@ def bad_row_text(
     """The message about a row that cannot be used, with the remedy."""
     where = header.where(error.row)
     if error.column is None:
-        return f"{header.weights_name}: {where} has weight {error.value:g}; weights are finite and >= 0"
+        valid = f"weights are at least 0 and less than {LARGEST_MAGNITUDE:g}"
+        return f"{header.weights_name}: {where} has weight {error.value:g}; {valid}"
     what = "NaN" if np.isnan(error.value) else "an infinity" if np.isinf(error.value) else f"{error.value:g}"
     column = header.column_text(error.column)
     if np.isfinite(error.value):
