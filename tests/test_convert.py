@@ -121,6 +121,7 @@ TEXTS: dict[str, tuple[str | bytes, list[list[float]], list[str] | None]] = {
     "names in Latin 1": ("größe,b\n1,2\n".encode("latin-1"), [[1, 2]], ["größe", "b"]),
     "names in UTF-8": ("größe,b\n1,2\n", [[1, 2]], ["größe", "b"]),
     "an index without a name": (",b\n0,2\n1,3\n", [[0, 2], [1, 3]], ["unnamed_0", "b"]),
+    "one row without a line end": ("1,2", [[1, 2]], None),
     "comments": ("# by me\n# a,b\n1,2\n", [[1, 2]], ["a", "b"]),
 }
 
@@ -325,6 +326,7 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "an empty file": ("x.csv is empty", {"x_csv": ""}, ()),
     "an empty file among others": ("y.csv is empty", {"x_csv": text_of(ROWS), "y_csv": ""}, ("y.csv",)),
     "names alone": ("x.csv: no rows", {"x_csv": "a,b\n"}, ()),
+    "names alone without a line end": ("x.csv: no rows", {"x_csv": "a,b"}, ()),
     "no text": ("x.csv is no text, nor", {"x_csv": b"a,\0\n"}, ()),
     "UTF-16": ("x.csv is text in UTF-16; save it as UTF-8", {"x_csv": "a,b\n".encode("utf-16")}, ()),
     "an open quote": ("line 3: .*quote|quote .* not closed", {"x_csv": 'a,b\n1,2\n3,"4\n' + "5,6\n" * 100}, ()),

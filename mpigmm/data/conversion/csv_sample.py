@@ -211,7 +211,7 @@ def parsed(
     dialect: Dialect | None = None,
 ) -> pa.Table:
     """Rows of text as a table, with types that pyarrow finds, unless they are given."""
-    raw = text.encode("latin-1")
+    raw = text.encode("latin-1") + b"\n"  # without a line end pyarrow finds no row in a line alone
     names = [f"f{i}" for i in range(dialect.n_columns)] if dialect else None
     return csv.read_csv(
         io.BytesIO(raw),
