@@ -93,7 +93,7 @@ def test_text_becomes_the_same_floats(comm: Comm, quote: str) -> None:
 
 
 N = np.nan
-TEXTS: dict[str, tuple[str | bytes, list[list[float]], list[str] | None]] = {
+TEXTS: dict[str, tuple[Any, ...]] = {
     "names": ("a,b\n1,2\n3,4\n", [[1, 2], [3, 4]], ["a", "b"]),
     "no names": ("1,2\n3,4\n", [[1, 2], [3, 4]], None),
     "no last line end": ("a,b\n1,2\n3,4", [[1, 2], [3, 4]], ["a", "b"]),
@@ -104,6 +104,7 @@ TEXTS: dict[str, tuple[str | bytes, list[list[float]], list[str] | None]] = {
     "tabs": ("a\tb, c\n1\t2\n", [[1, 2]], ["a", "b, c"]),
     "bars": ("a|b\n1|2\n", [[1, 2]], ["a", "b"]),
     "spaces": ("1 2\n3 4\n", [[1, 2], [3, 4]], None),
+    "spaces with a field that is missing": ("1  3\n1 2 3\n", [[1, N, 3], [1, 2, 3]], None, "--delimiter", " "),
     "spaces around": (" a , b\n 1, 2 \n+3 ,-4\n", [[1, 2], [3, -4]], ["a", "b"]),
     "one column": ("a\n1\n2\n", [[1], [2]], ["a"]),
     "missing values": ("a,b\n,NaN\nnull,NA\nnan,3\n", [[N, N], [N, N], [N, 3]], ["a", "b"]),
@@ -128,9 +129,9 @@ TEXTS: dict[str, tuple[str | bytes, list[list[float]], list[str] | None]] = {
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_of_all_kinds(name: str, comm: Comm) -> None:
-    text, rows, names = TEXTS[name]
+    text, rows, names, *arguments = TEXTS[name]
     write(comm, x_csv=text)
-    found = converted(comm, "x.csv")
+    found = converted(comm, "x.csv", *arguments)
     assert np.array_equal(found[0], rows, equal_nan=True) and found[1] == names
 
 
@@ -321,6 +322,8 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {"x_csv": "id,a,b\np,1,2\nq,3,4\n"},
         (),
     ),
+    "aligned columns": ("x.csv, line 2, has spaces .*: sed", {"x_csv": "#\n 1.0  2.0\n-3.0 -4.0\n"}, ()),
+    "a space at the end": ("x.csv, line 1, has spaces", {"x_csv": "1 2 \n3 4 \n"}, ()),
     "text alone": ("no column holds numbers", {"x_csv": "a,b\np,q\n"}, ()),
     "names or values": ("first row of x.csv .*'b' in column 1.*--header.*--no-header", {"x_csv": "1,b\n1,2\n"}, ()),
     "an empty file": ("x.csv is empty", {"x_csv": ""}, ()),

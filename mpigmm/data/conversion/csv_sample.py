@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
@@ -102,6 +103,8 @@ def read_layout(path: str, open_text: Callable[[], BinaryIO], options: ReadOptio
     first, rest = "".join(sample.lines[:n_header]), "".join(sample.lines[n_header:])
     delimiter = options.delimiter or find_delimiter(first + rest)
     fields = split(first, delimiter)
+    if options.delimiter is None and (delimiter == " " or len(fields) == 1):
+        check_spaces(path, sample)
     longest = max(map(len, sample.lines))
     dialect = Dialect(delimiter, options.decimal, len(fields), longest)
     texts = text_columns(rest, dialect)
@@ -147,6 +150,16 @@ def find_delimiter(text: str) -> str:
         if n_columns > 1 and share > most:
             best, most = delimiter, share
     return best
+
+
+def check_spaces(path: str, sample: Sample) -> None:
+    """Raise `DataError` where a line has fields and spaces other than one between two fields: each would be a field."""
+    for number, line in enumerate(sample.lines, sample.before + 1):
+        if len(line.split()) > 1 and re.search("^ |  | $", line.rstrip("\r\n")):
+            raise DataError(
+                f"{shown(path)}, line {number:,}, has spaces at its begin or end, or several between fields; leave one "
+                "between fields: sed 's/^ *//; s/ *$//; s/  */ /g', or add --delimiter ' ' if fields are missing there"
+            )
 
 
 def agreement(text: str, delimiter: str) -> tuple[int, float]:
