@@ -194,6 +194,21 @@ def test_columns_are_chosen_by_name_or_number(comm: Comm) -> None:
     assert converted(comm, "y.csv", "--columns", "1")[0].tolist() == [[2], [4]]
 
 
+def test_columns_of_other_files_are_found_by_the_names_chosen(comm: Comm) -> None:
+    """Also where other names stand for several columns, and by the long names of channels."""
+    write(
+        comm,
+        x_csv="n,n,b\n1,2,3\n",
+        y_csv="b,n,n\n30,10,20\n",
+        a_fcs=write_fcs,
+        b_fcs=lambda path: write_fcs(path, markers=("", "CD8", "CD4", "")),
+    )
+    assert converted(comm, "x.csv", "y.csv", "--columns", "b")[0].tolist() == [[3], [30]]
+    found, names = converted(comm, "a.fcs", "b.fcs", "--columns", "CD4,FSC-A")
+    assert found[:200].tolist() == EVENTS[:, [1, 0]].tolist() and names == ["CD4", "FSC-A"]
+    assert found[200:].tolist() == EVENTS[:, [2, 0]].tolist()
+
+
 def test_a_header_can_be_told(comm: Comm) -> None:
     write(comm, x_csv="400,500\n1,2\n", y_csv="x,y\n1,2\n")
     assert converted(comm, "x.csv", "--header")[1] == ["400", "500"]
@@ -248,14 +263,16 @@ EVENTS = np.abs(np.random.default_rng(2).normal(300, 90, (200, 4))).astype(np.fl
 SPILL = np.array([[1, 0.2], [0.05, 1]])
 
 
-def write_fcs(path: Path, events: np.ndarray = EVENTS, **keywords: str) -> None:
+def write_fcs(
+    path: Path, events: np.ndarray = EVENTS, markers: tuple[str, ...] = ("", "CD4", "CD8", ""), **keywords: str
+) -> None:
     """A file of a cytometer, whose channels 1 and 2 spill into each other."""
     with open(path, "wb") as file:
         flowio.create_fcs(
             file,
             events.ravel().tolist(),
             ["FSC-A", "FL1-A", "FL2-A", "Time"],
-            opt_channel_names=["", "CD4", "CD8", ""],
+            opt_channel_names=list(markers),
             metadata_dict={"spillover": f"2,FL1-A,FL2-A,{','.join(map(str, SPILL.ravel()))}"} | keywords,
         )
 
