@@ -201,16 +201,19 @@ def text_columns(text: str, dialect: Dialect) -> dict[int, str]:
     found = {}
     for i, column in enumerate(table.columns):
         if column.type not in NUMBERS:
-            values = [value for value in column.to_pylist() if value is not None]
-            if not any(map(is_number_text, values)):
-                found[i] = field_text(values[0]) if isinstance(values[0], bytes) else str(values[0])
+            values = [
+                field_text(each) if isinstance(each, bytes) else str(each) for each in column.drop_null().to_pylist()
+            ]
+            texts = [value for value in values if value not in MISSING]
+            if texts and not any(map(is_number_text, texts)):
+                found[i] = texts[0]
     return found
 
 
-def is_number_text(value: object) -> bool:
+def is_number_text(value: str) -> bool:
     """Whether a field is a number."""
     try:
-        float(str(value))
+        float(value)
     except ValueError:
         return False
     return True
