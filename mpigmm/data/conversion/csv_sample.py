@@ -157,8 +157,8 @@ def check_spaces(path: str, sample: Sample) -> None:
     for number, line in enumerate(sample.lines, sample.before + 1):
         if len(line.split()) > 1 and re.search("^ |  | $", line.rstrip("\r\n")):
             raise DataError(
-                f"{shown(path)}, line {number:,}, has spaces at its beginning or end, or several between fields; leave one "
-                "between fields: sed 's/^ *//; s/ *$//; s/  */ /g', or add --delimiter ' ' if fields are missing there"
+                f"{shown(path)}, line {number:,}, has spaces at its beginning or end, or several between fields; leave "
+                "one between fields: sed 's/^ *//; s/ *$//; s/  */ /g', or add --delimiter ' ' if fields are missing"
             )
 
 
