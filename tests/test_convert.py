@@ -182,6 +182,7 @@ def test_files_of_a_directory_are_one_matrix(comm: Comm) -> None:
         d__p_10_csv=text_of(ROWS[100:][:, [2, 0, 1]], "c,a,b"),
         d__p_11_tsv="c\ta\tb\n",
         d__readme_md="# rows",
+        **{"d__._p_2_csv": b"\0\5\26\7"},
     )
     found, names = converted(comm, "d")
     assert found.tobytes() == ROWS.tobytes() and names == ["a", "b", "c"]
