@@ -330,6 +330,11 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "a ragged line at the beginning": ("x.csv, line 2: 3 fields instead of 2", {"x_csv": "a,b\n1,2,3\n4,5\n"}, ()),
     "a decimal comma": ("--decimal ,", {"x_csv": "a;b\n" + "1;2\n" * 300 + "1,5;2\n"}, ()),
+    "text beside a decimal comma": (
+        "line 3, column 0 .*'x' is no number",
+        {"x_csv": "a;b\n1,5;2\nx;3\n"},
+        ("--decimal", ","),
+    ),
     "a decimal comma in the first row": (
         "from line 2 .*such as '1,5'; if .* add --decimal ,",
         {"x_csv": "a;b\n1,5;2\n"},

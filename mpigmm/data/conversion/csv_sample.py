@@ -205,7 +205,7 @@ def text_columns(text: str, dialect: Dialect) -> dict[int, str]:
                 field_text(each) if isinstance(each, bytes) else str(each) for each in column.drop_null().to_pylist()
             ]
             texts = [value for value in values if value not in MISSING]
-            if texts and not any(map(is_number_text, texts)):
+            if texts and not any(is_number_text(value.replace(dialect.decimal, ".")) for value in texts):
                 found[i] = texts[0]
     return found
 
