@@ -15,13 +15,24 @@ HOMES = {
     "fit": "mpigmm.api",
     "FitResult": "mpigmm.api",
     "Mixture": "mpigmm.fitted",
+    "ConditionResult": "mpigmm.fitted_rows",
     "GaussianMixture": "mpigmm.estimator.gaussian_mixture",
     "select": "mpigmm.selection",
     "SelectResult": "mpigmm.selection",
 }
 """The public names, and the modules that define them."""
 
-__all__ = ["FitResult", "GaussianMixture", "Mixture", "SelectResult", "__version__", "errors", "fit", "select"]
+__all__ = [
+    "ConditionResult",
+    "FitResult",
+    "GaussianMixture",
+    "Mixture",
+    "SelectResult",
+    "__version__",
+    "errors",
+    "fit",
+    "select",
+]
 
 
 def __getattr__(name: str) -> Any:

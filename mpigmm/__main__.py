@@ -17,9 +17,12 @@ from mpigmm.parallel.launcher import end_with_parent, forget_launcher, launched
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import (
     BenchRequest,
+    ConditionRequest,
+    ConvertRequest,
     FitRequest,
     GenerateRequest,
     InspectRequest,
+    MergeRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
@@ -39,6 +42,9 @@ VERBS = {
     ScoreRequest: "score",
     SampleRequest: "sample",
     GenerateRequest: "generate",
+    ConditionRequest: "condition",
+    MergeRequest: "merge",
+    ConvertRequest: "convert",
     PlanRequest: "plan",
     InspectRequest: "inspect",
     PlotRequest: "plot",
@@ -47,7 +53,7 @@ VERBS = {
 
 QUESTIONS = {"--help", "--version"}
 
-WITHOUT_MPI = {"config", "inspect", "plot"}
+WITHOUT_MPI = {"config", "inspect", "merge", "plot"}
 """Verbs that one process carries out without MPI, which takes longer to start."""
 
 

@@ -13,6 +13,9 @@ from mpigmm.parallel.stop import StopRequest
 
 T = TypeVar("T")
 
+NOTHING_LOST = "nothing was changed"
+"""What the user can do after an interrupt of a call that changes nothing."""
+
 WORDS = {"add --restart": "give restart=True", "run the same command again": "repeat the call with the same settings"}
 """What stands in messages for a flag of the command, or for another run of it, and what a caller does instead."""
 

@@ -13,9 +13,12 @@ from mpigmm.options import OpsChoice
 from mpigmm.requests import (
     PREDICTED,
     BenchRequest,
+    ConditionRequest,
+    ConvertRequest,
     FitRequest,
     GenerateRequest,
     InspectRequest,
+    MergeRequest,
     PlanRequest,
     PlotRequest,
     PredictRequest,
@@ -122,6 +125,42 @@ def select(
 
 
 @app.command()
+def convert(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN",
+            help="Files (CSV, also compressed; npy, npz, Parquet, FCS), directories of them, quoted globs.",
+        ),
+    ],
+    out: Annotated[str, typer.Option(metavar="FILE", help="HDF5 file to write.")],
+    dataset: Annotated[str, typer.Option(help="Dataset to write.")] = "/X",
+    columns: Annotated[
+        str | None, typer.Option(metavar="a,b", help="Columns to convert, by name or number from 0; else all.")
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="CHARACTER", help="Between the fields of a CSV file; else detected.")
+    ] = None,
+    header: Annotated[
+        bool | None, typer.Option(help="Whether a CSV file begins with names of the columns; else detected.")
+    ] = None,
+    decimal: Annotated[str, typer.Option(metavar="CHARACTER", help="Decimal point in CSV files.")] = ".",
+    compensate: Annotated[
+        bool, typer.Option("--compensate", help="Apply the spillover matrix of FCS files ($SPILLOVER).")
+    ] = False,
+    arcsinh: Annotated[float | None, typer.Option(metavar="C", help="Convert each value x to arcsinh(x / C).")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what convert wrote before.")
+    ] = False,
+) -> None:
+    """Convert files of other formats to the HDF5 that fit reads."""
+    context.obj.append(
+        ConvertRequest(tuple(inputs), out, dataset, columns, overwrite, delimiter, header, decimal, compensate, arcsinh)
+    )
+
+
+@app.command()
 def predict(
     context: typer.Context,
     model: ModelFile,
@@ -197,6 +236,45 @@ def generate(
     context.obj.append(
         GenerateRequest(n_samples, n_features, n_components, covariance_type, separation, seed, out, overwrite)
     )
+
+
+@app.command()
+def condition(
+    context: typer.Context,
+    model: ModelFile,
+    data: DataFiles,
+    given: Annotated[str, typer.Option(metavar="0,1", help="Numbers or names of the features that are given.")],
+    out: Annotated[str, typer.Option(help="HDF5 file to write.")],
+    dataset: Dataset = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is not what condition wrote before.")
+    ] = False,
+) -> None:
+    """Predict features of rows from others by mixture regression. The rows hold the given features, in the order of
+    --given, or all features of the model. The datasets of --out have an entry for each row:
+
+    /mean: the mean of each of the other features, in ascending order, given these values.
+
+    /covariance: their covariance matrix.
+
+    /log_density: log-density of the given values. All are NaN for a row that data.missing=drop leaves out.
+
+    /files and /offsets say from which file and row each entry comes.
+    """
+    context.obj.append(ConditionRequest(model, rows_request(data, parts(dataset)), given, out, overwrite))
+
+
+@app.command()
+def merge(
+    context: typer.Context,
+    model: ModelFile,
+    n_components: Annotated[
+        int, typer.Option(min=1, max=LARGEST_INT, metavar="M", help="Components of the merged mixture.")
+    ],
+    out: Annotated[str, typer.Option(metavar="MODEL2", help="Model file to write.")],
+) -> None:
+    """Merge components of a model, two at a time, with the least loss of information (Runnalls 2007)."""
+    context.obj.append(MergeRequest(model, n_components, out))
 
 
 @app.command()

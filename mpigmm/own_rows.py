@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,15 @@ class OwnRows:
         Starting labels, or responsibilities.
     feature_names : tuple of str or None
         Names of the columns of a data frame.
+    columns : tuple of int or None
+        Which columns of X the values are; None: all.
     """
 
     values: NDArray[Any] | Columns
     sample_weight: NDArray[Any] | None
     label: NDArray[Any] | None = None
     feature_names: tuple[str, ...] | None = None
+    columns: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, X: Matrix, sample_weight: ArrayLike | None, labels: ArrayLike | None = None) -> OwnRows:  # noqa: N803
@@ -55,6 +58,13 @@ class OwnRows:
                 f"sample_weight has shape {weight.shape}, but X has {counted(own.n_rows, 'row')}; give one weight a row"
             )
         return own
+
+    def chosen(self, columns: Sequence[int]) -> OwnRows:
+        """The same rows with these columns alone, which are not copied."""
+        values = self.values
+        found = [values[:, column] if isinstance(values, np.ndarray) else values[column] for column in columns]
+        names = self.feature_names and tuple(self.feature_names[column] for column in columns)
+        return replace(self, values=found, columns=tuple(columns), feature_names=names)
 
     def _check_label(self) -> None:
         """Raise `DataError` where labels are not one a row."""
@@ -151,7 +161,7 @@ def array_source(comm: Comm, own: OwnRows) -> ArraySource:
     """The rows of all ranks as a source. Collective; raises `AgreedError`."""
     shapes = comm.allgather(own.shape)
     with comm.together():
-        header = common_header(shapes)
+        header = replace(common_header(shapes), columns=own.columns)
     return ArraySource(header, comm.rank, own.values, own.sample_weight, own.label)
 
 

@@ -17,6 +17,15 @@ PREDICTED = {
 }
 """The datasets that ``predict`` writes, and what they hold."""
 
+CONDITIONED = {
+    "mean": "expected values of the remaining features, or NaN for a row that is left out",
+    "covariance": "their covariance matrix",
+    "log_density": "log-density of the given features, or NaN",
+    "files": PREDICTED["files"],
+    "offsets": PREDICTED["offsets"],
+}
+"""The same of ``condition``."""
+
 DRAWN = {"X": "rows", "labels": "number of the component that each row comes from"}
 """The same of ``sample`` and ``generate``."""
 
@@ -107,6 +116,42 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class ConditionRequest:
+    """``condition``: a model, rows, the given features as text, and the file to write."""
+
+    model: str
+    rows: RowsRequest
+    given: str
+    out: str
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """``merge``: a model, how many components to leave, and the model to write; root alone computes."""
+
+    model: str
+    n_components: int
+    out: str
+
+
+@dataclass(frozen=True)
+class ConvertRequest:
+    """``convert``: files or directories, the file and the dataset to write, columns as text, and how to read them."""
+
+    inputs: tuple[str, ...]
+    out: str
+    dataset: str = "/X"
+    columns: str | None = None
+    overwrite: bool = False
+    delimiter: str | None = None
+    header: bool | None = None
+    decimal: str = "."
+    compensate: bool = False
+    arcsinh: float | None = None
+
+
+@dataclass(frozen=True)
 class InspectRequest:
     """``inspect``: a file; root alone reads it."""
 
@@ -154,8 +199,11 @@ VerbRequest = (
     | SelectRequest
     | PredictRequest
     | ScoreRequest
+    | ConvertRequest
     | SampleRequest
     | GenerateRequest
+    | ConditionRequest
+    | MergeRequest
     | InspectRequest
     | PlotRequest
     | BenchRequest

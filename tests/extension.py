@@ -59,6 +59,9 @@ class UnitVariances(Covariances):
     def select(self, components: Indices) -> Covariances:
         return UnitVariances(len(components), self.n_features)
 
+    def marginal(self, features: Indices) -> Covariances:
+        return UnitVariances(self.n_components, len(features))
+
     def of_features(self, features: Indices) -> np.ndarray:
         return np.eye(len(features))
 

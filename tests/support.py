@@ -248,6 +248,35 @@ def mixture_of(covariance_type: str, weights: np.ndarray, means: np.ndarray, cov
     return Mixture(weights, means, COVARIANCE_TYPES[covariance_type](covariances))
 
 
+def random_mixture(covariance_type: str, n_components: int, n_features: int, seed: int = 0) -> Mixture:
+    """A mixture of overlapping components, correlated where the type allows it."""
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((n_components, n_features, n_features))
+    full = mixing @ mixing.transpose(0, 2, 1) / n_features + 0.2 * np.eye(n_features)
+    variances = np.diagonal(full, axis1=1, axis2=2)
+    covariances = {"full": full, "tied": full[0], "diag": variances.copy(), "spherical": variances.mean(axis=1)}
+    means = 1.5 * random.standard_normal((n_components, n_features))
+    return mixture_of(covariance_type, random.dirichlet(np.ones(n_components)), means, covariances[covariance_type])
+
+
+def dense_covariances(mixture: Mixture) -> np.ndarray:
+    """All covariance matrices, (K, D, D), by the shapes that scikit-learn defines."""
+    values, (k, d) = mixture.covariances.arrays()["covariances"], mixture.means.shape
+    expand = {
+        "full": lambda: values,
+        "tied": lambda: np.repeat(values[None], k, axis=0),
+        "diag": lambda: np.array([np.diag(own) for own in values]),
+        "spherical": lambda: values[:, None, None] * np.eye(d),
+    }
+    return expand[mixture.covariances.name]()
+
+
+def scaled_features(mixture: Mixture, scale: np.ndarray) -> Mixture:
+    """The mixture, of type full, of its features times scale (D,)."""
+    covariances = dense_covariances(mixture) * scale * scale[:, None]
+    return mixture_of("full", mixture.weights, mixture.means * scale, covariances)
+
+
 def with_covariances(mixture: Mixture, covariances: np.ndarray) -> Mixture:
     """The mixture with other covariances, of the same type."""
     return mixture_of(mixture.covariances.name, mixture.weights, mixture.means, covariances)

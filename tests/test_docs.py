@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))]
 RUN = (
     "docs/quickstart.md",
-    *(f"docs/recipes/{name}.md" for name in ("csv", "nan", "choose-k", "anomalies")),
+    *(f"docs/recipes/{name}.md" for name in ("csv", "nan", "choose-k", "anomalies", "regression")),
 )
 """Pages whose commands are run, on one process; those of the others are parsed."""
 

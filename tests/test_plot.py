@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import multivariate_normal, norm
 from sklearn.datasets import load_iris
-from support import TYPES, blobs, write_rows
+from support import TYPES, blobs, dense_covariances, write_rows
 
 import mpigmm
 from mpigmm import errors, runs
@@ -54,20 +54,8 @@ def made(covariance_type: str, weights: Any, means: Any, covariances: Any) -> Mi
     return Mixture.from_arrays(covariance_type, arrays)
 
 
-def dense(mixture: Mixture) -> np.ndarray:
-    """All covariance matrices, (K, D, D), by the shapes that scikit-learn defines."""
-    values, (k, d) = mixture.covariances.arrays()["covariances"], mixture.means.shape
-    expand = {
-        "full": lambda: values,
-        "tied": lambda: np.repeat(values[None], k, axis=0),
-        "diag": lambda: np.array([np.diag(own) for own in values]),
-        "spherical": lambda: values[:, None, None] * np.eye(d),
-    }
-    return expand[mixture.covariances.name]()
-
-
 def brute_density(mixture: Mixture, points: np.ndarray, features: list[int]) -> np.ndarray:
-    covariances = dense(mixture)[:, features][:, :, features]
+    covariances = dense_covariances(mixture)[:, features][:, :, features]
     parts = zip(mixture.weights, mixture.means[:, features], covariances, strict=True)
     return np.sum([weight * multivariate_normal(mean, c).pdf(points) for weight, mean, c in parts], axis=0)
 
@@ -78,7 +66,7 @@ def test_a_marginal_is_that_of_scipy(covariance_type: str) -> None:
     marginal = mixture.marginal(np.array(features))
     points = mixture.means[np.arange(300) % 3][:, features] * np.random.default_rng(1).normal(1, 0.2, (300, 2))
     np.testing.assert_allclose(density(marginal, points), brute_density(mixture, points, features), rtol=1e-9)
-    assert marginal.weights is mixture.weights and marginal.covariances.name == "full"
+    assert marginal.weights is mixture.weights and marginal.covariances.name == covariance_type
 
 
 def test_a_quantile_inverts_the_distribution_of_scipy() -> None:
@@ -94,7 +82,9 @@ def test_a_quantile_inverts_the_distribution_of_scipy() -> None:
 def test_an_outline_lies_at_its_mahalanobis_distance(covariance_type: str) -> None:
     mixture = mixture_of(covariance_type, 2)
     for radius in (1.0, 2.0):
-        for mean, covariance, outline in zip(mixture.means, dense(mixture), outlines(mixture, radius), strict=True):
+        for mean, covariance, outline in zip(
+            mixture.means, dense_covariances(mixture), outlines(mixture, radius), strict=True
+        ):
             check_ellipse(outline, mean, covariance, radius)
 
 
@@ -195,7 +185,9 @@ def test_the_ellipses_on_the_axes_are_those_of_the_components(covariance_type: s
     assert len(drawn) == 2
     own = np.ix_(range(3), [3, 1], [3, 1])
     for radius, lines in zip((1, 2), drawn, strict=True):
-        for outline, mean, c in zip(lines.get_segments(), mixture.means[:, [3, 1]], dense(mixture)[own], strict=True):
+        for outline, mean, c in zip(
+            lines.get_segments(), mixture.means[:, [3, 1]], dense_covariances(mixture)[own], strict=True
+        ):
             check_ellipse(np.asarray(outline), mean, c, radius)
         widths, opacity = np.array(lines.get_linewidths()), lines.get_colors()[:, 3]
         order = np.argsort(mixture.weights)

@@ -29,6 +29,7 @@ from mpigmm.driver.held_out import HeldOut
 from mpigmm.errors import AgreedError, InterruptedRunError, MpigmmError
 from mpigmm.options import FitOptions, SelectOptions
 from mpigmm.parallel.comm import Comm
+from mpigmm.parallel.partition import balanced
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.rows import Rows
 
@@ -286,7 +287,7 @@ def test_candidates() -> None:
     sizes = [len(batch) for batch in batches(found, 10, 2 * found[0].n_statistics(10))]
     assert sum(sizes) == 12 and sizes[:2] == [2, 3] and max(sizes) < 5
     assert [len(batch) for batch in batches(found, 10, 0)] == [1] * 12
-    shared = groups.shares(found, 10, 3)
+    shared = balanced([each.n_statistics(10) for each in found], 3)
     assert sorted(index for indices in shared for index in indices) == list(range(12))
     costs = [sum(found[index].n_statistics(10) for index in indices) for indices in shared]
     assert max(costs) - min(costs) <= found[6].n_statistics(10)

@@ -17,7 +17,7 @@ from mpigmm.errors import EXIT_DONE, DataError, counted, shown
 from mpigmm.options import FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
-from mpigmm.requests import DRAWN, PREDICTED, InspectRequest
+from mpigmm.requests import CONDITIONED, DRAWN, PREDICTED, InspectRequest
 from mpigmm.runs import checkpoint, hdf5, model_file
 from mpigmm.runs.checkpoint import Checkpoint
 from mpigmm.runs.component_table import component_table
@@ -26,7 +26,12 @@ from mpigmm.runs.model import Model
 from mpigmm.runs.streams import print_result
 from mpigmm.runs.text_table import aligned, listed
 
-CONTENTS = {"mpigmm-predict": PREDICTED, "mpigmm-sample": DRAWN, "mpigmm-generate": DRAWN}
+CONTENTS = {
+    "mpigmm-predict": PREDICTED,
+    "mpigmm-condition": CONDITIONED,
+    "mpigmm-sample": DRAWN,
+    "mpigmm-generate": DRAWN,
+}
 """What the datasets of files with rows hold, by the attribute ``format`` and by name."""
 
 Facts = dict[str, Any]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from mpigmm.core.arrays import Array
 from mpigmm.data.file_source import FileSource, input_files
 from mpigmm.data.output import Column, Content, RowWriter
-from mpigmm.data.row_files import joined
-from mpigmm.data.source import Header
 from mpigmm.driver.anomalies import WrittenRows
 from mpigmm.driver.posteriors import PosteriorFunction, for_each_posterior
 from mpigmm.driver.row_output import RowOutput, writing_rows
-from mpigmm.driver.score_rows import FileTask, open_rows, open_task
+from mpigmm.driver.score_rows import FileTask, computed_with, open_rows, open_task, origin
 from mpigmm.driver.worker import RankContext
 from mpigmm.errors import EXIT_DONE, ConfigError, counted, shown
 from mpigmm.parallel.comm import Comm
@@ -95,12 +91,7 @@ def decimal(number: float) -> Fraction:
 def described(request: PredictRequest, task: FileTask, context: RankContext) -> RowOutput:
     """The file to write, with the names of the model and of the files of the rows."""
     header, layout = task.header, context.layout
-    model = os.fsencode(request.model).decode("utf-8", "backslashreplace")
-    attributes: dict[str, Any] = {
-        "model": model,
-        "dataset": joined(header.datasets[VALUES]),
-        "rows": [header.start, header.stop],
-    }
+    attributes, tables = origin(request.model, header)
     if request.anomaly is not None:
         attributes |= {"anomaly_quantile": request.anomaly, THRESHOLD: math.nan}
     return RowOutput(
@@ -111,23 +102,12 @@ def described(request: PredictRequest, task: FileTask, context: RankContext) -> 
             n_rows=header.n_rows,
             columns=columns(request),
             attributes=attributes,
-            tables={"files": [os.fsencode(path) for path in header.paths], "offsets": offsets(header)},
+            tables=tables,
         ),
         inputs=[request.model, *input_files(header)],
         job=repr((task.mixture.digest(), header, task.drop, layout.tile_rows, computed_with(context))),
         n_parts=layout.n_tiles,
     )
-
-
-def offsets(header: Header) -> list[int]:
-    """For each file, the entry of the output that its first row has or, if the row is not used, would have."""
-    return [first - header.start for first in header.first_rows]
-
-
-def computed_with(context: RankContext) -> tuple[str, ...]:
-    """What the last bits of log-densities depend on: the devices and their array operations."""
-    kinds = context.devices.kinds
-    return (context.host_ops.name, *(kinds if context.devices.mixed else kinds[:1]))
 
 
 def columns(request: PredictRequest) -> dict[str, Column]:

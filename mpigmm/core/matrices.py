@@ -99,8 +99,13 @@ def is_symmetric(covariance: FloatArray) -> bool:
 
 def exceeds_floor(covariance: FloatArray, floor: FloatArray) -> bool:
     """Whether the covariance (D, D) minus diag(floor) is positive definite."""
+    return is_definite(covariance - np.diag(floor))
+
+
+def is_definite(covariance: FloatArray) -> bool:
+    """Whether a covariance (D, D) is positive definite."""
     try:
-        np.linalg.cholesky(covariance - np.diag(floor))
+        np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
         return False
     return True

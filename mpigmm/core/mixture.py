@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from mpigmm.core.arrays import DOUBLE, BoolArray, Indices
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import CovarianceError, Covariances, SingularCovarianceError
-from mpigmm.core.covariances.full import Full
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.ops.base import Ops
@@ -118,8 +117,9 @@ class Mixture:
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * np.log(2 * np.pi))
 
     def marginal(self, features: Indices) -> Mixture:
-        """The mixture, of type ``full``, of the features with these numbers, in this order."""
-        return Mixture(self.weights, self.means[:, features], Full(self.covariance_matrices(features)))
+        """The mixture, of the same type, of the features with these numbers, in this order."""
+        means = np.ascontiguousarray(self.means[:, features])
+        return Mixture(self.weights, means, self.covariances.marginal(features))
 
     def covariance_matrices(self, features: Indices) -> FloatArray:
         """The covariance matrices (K, m, m) of the m features with these numbers, in this order; a new array."""

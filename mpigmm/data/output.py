@@ -23,6 +23,9 @@ from mpigmm.data.files import NO_FOLLOW, read_bytes
 from mpigmm.errors import OutputError, reason, shown
 
 PAGE = 4096
+MOST_ENTRIES = 2048
+"""Entries of an attribute, of 16 bytes for a text; the oldest format of HDF5 has room for 64 kB."""
+
 FINISHED = b"\1"
 NOTE_SECONDS = 10.0
 """Least seconds between two notes of a rank of the parts that it has finished."""
@@ -124,7 +127,8 @@ def write_head(descriptor: int, content: Content) -> tuple[dict[str, Column], in
     Returns the columns with their offsets, and the size of the file in bytes. Raises `OSError`.
     """
     with ErrorKeeper(descriptor, "r+", closefd=False) as raw:
-        with h5py.File(raw, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
+        version = "latest" if _has_long_attribute(content) else None
+        with h5py.File(raw, "w", libver=version, alignment_threshold=1, alignment_interval=PAGE) as file:
             created = {
                 name: _create_dataset(file, name, content.n_rows, column) for name, column in content.columns.items()
             }
@@ -166,6 +170,12 @@ def _write_tables(file: h5py.File, tables: Mapping[str, Sequence[Any]]) -> None:
         file.create_dataset(name, data=values, dtype=kind)
 
 
+def _has_long_attribute(content: Content) -> bool:
+    """Whether an attribute has so many entries that the oldest format of HDF5 has no room for them."""
+    attributes = [content.attributes, *content.column_attributes.values()]
+    return any(np.size(value) > MOST_ENTRIES for each in attributes for value in each.values())
+
+
 def _create_dataset(file: h5py.File, name: str, n_rows: int, column: Column) -> Column:
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
@@ -174,7 +184,9 @@ def _create_dataset(file: h5py.File, name: str, n_rows: int, column: Column) -> 
     properties.set_obj_track_times(False)
     space = h5py.h5s.create_simple((n_rows, *column.row_shape))
     dtype = h5py.h5t.py_create(np.dtype(column.dtype))
-    dataset = h5py.h5d.create(file.id, name.encode(), dtype, space, properties)
+    parent, _, own_name = name.strip("/").rpartition("/")
+    group = file.require_group(parent) if parent else file
+    dataset = h5py.h5d.create(group.id, own_name.encode(), dtype, space, properties)
     return Column(column.row_shape, column.dtype, dataset.get_offset())
 
 
@@ -184,8 +196,8 @@ class RowWriter:
     Parameters
     ----------
     output_file : OutputFile
-    on_finish : callable, optional
-        Called after each part of the work.
+    on_write : callable, optional
+        Called whenever rows are written.
 
     Attributes
     ----------
@@ -194,10 +206,10 @@ class RowWriter:
         of the same names.
     """
 
-    def __init__(self, output_file: OutputFile, on_finish: Callable[[], None] | None = None) -> None:
+    def __init__(self, output_file: OutputFile, on_write: Callable[[], None] | None = None) -> None:
         self.output_file = output_file
         self.attributes: dict[str, float] = {}
-        self._on_finish = on_finish
+        self._on_write = on_write
         self._descriptor = -1
         self._written: list[int] = []
         self._due = time.monotonic() + NOTE_SECONDS
@@ -237,6 +249,8 @@ class RowWriter:
         """Write entries of a dataset from row first_row on. Raises `OutputError`."""
         column = self.output_file.columns[name]
         self._write(np.ascontiguousarray(values, column.dtype).data, column.offset + first_row * column.row_bytes)
+        if self._on_write is not None:
+            self._on_write()
 
     def is_finished(self, part: int) -> bool:
         """Whether an interrupted command has written the rows of this part of the work."""
@@ -254,8 +268,6 @@ class RowWriter:
                 self._due = time.monotonic() + NOTE_SECONDS
         if is_due:
             self.flush()
-        if self._on_finish is not None:
-            self._on_finish()
 
     def _note(self) -> None:
         """Flush the rows to disk, and write to the ledger which parts are finished; raises `OSError`."""

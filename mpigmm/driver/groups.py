@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from mpigmm.driver.null_recorder import Outcome
 from mpigmm.driver.sweep import Sweep, ended_text, fit_all
 from mpigmm.errors import AgreedError
 from mpigmm.parallel.comm import Comm
-from mpigmm.parallel.partition import count_tiles
+from mpigmm.parallel.partition import balanced, count_tiles
 from mpigmm.parallel.threads import count_threads
 from mpigmm.runs.sweep_voice import SweepVoice
 
@@ -41,18 +40,6 @@ def groups_of(comm: Comm, sweep: Sweep, candidates: Sequence[Candidate], source:
     return max(1, min(len(candidates), comm.size // max(busy, holding)))
 
 
-def shares(candidates: Sequence[Candidate], n_features: int, n_groups: int) -> list[list[int]]:
-    """Indices of the fits of each group: the costliest first, each to the group that has least to do so far."""
-    found: list[list[int]] = [[] for _ in range(n_groups)]
-    loads = [(0, group) for group in range(n_groups)]
-    costs = [candidate.n_statistics(n_features) for candidate in candidates]
-    for index in sorted(range(len(candidates)), key=lambda i: -costs[i]):
-        load, group = heapq.heappop(loads)
-        found[group].append(index)
-        heapq.heappush(loads, (load + costs[index], group))
-    return [sorted(indices) for indices in found]
-
-
 def fit_in_groups(
     comm: Comm, sweep: Sweep, candidates: Sequence[Candidate], source: Source, n_groups: int
 ) -> list[Outcome | None]:
@@ -61,7 +48,8 @@ def fit_in_groups(
     Collective; raises `AgreedError`. If a group fails, the others end before their next pass.
     """
     group = comm.rank * n_groups // comm.size
-    indices = shares(candidates, source.header.n_features, n_groups)[group]
+    costs = [candidate.n_statistics(source.header.n_features) for candidate in candidates]
+    indices = balanced(costs, n_groups)[group]
     outcomes: list[Outcome | None] = []
     error: AgreedError | None = None
     part = comm.split(group)

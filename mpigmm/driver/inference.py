@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.covariances.base import Covariances
+from mpigmm.core.arrays import Indices
+from mpigmm.core.conditional import Conditional
+from mpigmm.core.covariances.base import Covariances, SingularCovarianceError
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Source
@@ -18,7 +20,7 @@ from mpigmm.driver.posteriors import ScoreTask, for_each_posterior, open_stream
 from mpigmm.driver.scoring import Score, summed_scores
 from mpigmm.driver.survey_pass import check_total_weight, first_centre
 from mpigmm.driver.worker import RankContext
-from mpigmm.errors import ConfigError, DataError, counted
+from mpigmm.errors import ConfigError, DataError, DegenerateError, counted
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import single_threaded_blas
@@ -51,6 +53,29 @@ def collect(
         with streamed(comm, mixture, source, stop) as (context, task):
             for_each_posterior(context, task, lambda: keep)
     return found
+
+
+def condition_all(
+    comm: Comm, conditional: Conditional, source: Source, stop: StopRequest
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean (n, R) and covariance (n, R, R) of the remaining features for n rows of given ones, and log-densities (n,).
+
+    For a process alone.
+    """
+    n_rows, n_remaining = source.header.n_rows, conditional.n_remaining
+    mean, covariance = np.empty((n_rows, n_remaining)), np.empty((n_rows, n_remaining, n_remaining))
+    log_densities = np.empty(n_rows)
+
+    def keep(rows: Rows, resp: FloatArray, log_density: FloatArray) -> None:
+        log_densities[rows.first : rows.first + len(rows)] = log_density
+        for block, *moments in conditional.moments(rows.values, resp):
+            part = slice(rows.first + block.start, rows.first + block.stop)
+            mean[part], covariance[part] = moments
+
+    if n_rows:
+        with streamed(comm, conditional.marginal, source, stop) as (context, task):
+            for_each_posterior(context, task, lambda: keep)
+    return mean, covariance, log_densities
 
 
 def score_all(comm: Comm, mixture: Mixture, source: Source, stop: StopRequest, *, with_entropy: bool = False) -> Score:
@@ -94,6 +119,27 @@ def check_features(mixture: Mixture, source: Source) -> None:
         raise DataError(
             f"{header.dataset} has {counted(header.n_features, 'feature')}, but the mixture has {mixture.n_features}"
         )
+
+
+def conditional_of(mixture: Mixture, given: Indices) -> Conditional:
+    """The distribution of a mixture's other features given some; raises `DegenerateError`."""
+    with definite():
+        conditional = Conditional.of(mixture, given)
+        _ = conditional.marginal.covariances.factors
+    return conditional
+
+
+@contextmanager
+def definite() -> Iterator[None]:
+    """A context for work with covariances of a mixture; raises `DegenerateError` where one is singular but for rounding
+    errors."""
+    try:
+        yield
+    except SingularCovarianceError as error:
+        raise DegenerateError(
+            f"{error} if its features are taken in another order: it is nearly singular; leave out a feature that "
+            "others determine, or fit with a larger model.reg_covar"
+        ) from None
 
 
 @contextmanager

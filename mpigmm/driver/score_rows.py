@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mpigmm.data.file_source import (
     has_datasets,
     resolve_paths,
 )
-from mpigmm.data.row_files import DATASET, names_text, told
+from mpigmm.data.row_files import DATASET, joined, names_text, told
 from mpigmm.driver.file_rows import rows_header
 from mpigmm.driver.posteriors import ScoreTask, open_stream
 from mpigmm.driver.survey_pass import first_centre
@@ -153,3 +154,21 @@ def recorded_columns(model: Model, header: FileHeader) -> list[int] | None:
     if not isinstance(columns, list) or not all(isinstance(column, int) for column in columns):
         return None
     return columns if columns and max(columns) < header.file_features else None
+
+
+def origin(model_path: str, header: FileHeader) -> tuple[dict[str, Any], dict[str, Sequence[Any]]]:
+    """Attributes and small datasets of an output with an entry a row, which name its model and the files of its rows.
+
+    For each file ``offsets`` has the entry of the output that its first row has or, if it is not used, would have.
+    """
+    model = os.fsencode(model_path).decode("utf-8", "backslashreplace")
+    rows = [header.start, header.stop]
+    attributes = {"model": model, "dataset": joined(header.datasets[VALUES]), "rows": rows}
+    offsets = [first - header.start for first in header.first_rows]
+    return attributes, {"files": [os.fsencode(path) for path in header.paths], "offsets": offsets}
+
+
+def computed_with(context: RankContext) -> tuple[str, ...]:
+    """What the last bits of log-densities depend on: the devices and their array operations."""
+    kinds = context.devices.kinds
+    return (context.host_ops.name, *(kinds if context.devices.mixed else kinds[:1]))

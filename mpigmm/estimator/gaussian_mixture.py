@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpigmm.calls import call
+from mpigmm.calls import NOTHING_LOST, call
 from mpigmm.core import mixture as core
 from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
@@ -28,7 +28,7 @@ from mpigmm.estimator import parameters, scikit
 from mpigmm.estimator.fit_task import FitTask, Found, in_words_of_estimators, prepared, run
 from mpigmm.estimator.given_rows import Files, GivenRows
 from mpigmm.estimator.verbosity import QuietVoice, VerboseVoice
-from mpigmm.fitted import NOTHING_LOST, Mixture
+from mpigmm.fitted import Mixture
 from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest

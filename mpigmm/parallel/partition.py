@@ -25,6 +25,24 @@ def own_tiles(n_tiles: int, rank: int, speeds: Sequence[int]) -> range:
     return range(start, start + counts[rank])
 
 
+def balanced(costs: Sequence[int], n_shares: int) -> list[list[int]]:
+    """Numbers of pieces of work, in order, for each share: the costliest first, each to the share of least cost so far.
+
+    Parameters
+    ----------
+    costs : sequence of int
+        Of the pieces.
+    n_shares : int
+    """
+    found: list[list[int]] = [[] for _ in range(n_shares)]
+    loads = [(0, share) for share in range(n_shares)]
+    for piece in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        load, share = heapq.heappop(loads)
+        found[share].append(piece)
+        heapq.heappush(loads, (load + costs[piece], share))
+    return [sorted(pieces) for pieces in found]
+
+
 def held_tiles(rows: range, tile_rows: int) -> range:
     """The tiles of a rank that holds these rows in its memory: those whose first row is among them."""
     return range(count_tiles(rows.start, tile_rows), count_tiles(rows.stop, tile_rows))

@@ -31,9 +31,9 @@ class Pace:
         """Begin a pass over n_tiles tiles."""
         self.begun, self._n_tiles, self._n_done = time.monotonic(), n_tiles, 0
 
-    def step(self) -> None:
-        """Count one more tile as computed."""
-        self._n_done += 1
+    def step(self, n_tiles: int = 1) -> None:
+        """Count one or more tiles as computed."""
+        self._n_done += n_tiles
 
     def seconds(self) -> float | None:
         """Estimated seconds of the whole pass; None before its first tile is computed and after its last."""

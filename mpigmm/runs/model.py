@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mpigmm.core.arrays import Indices
 from mpigmm.core.mixture import Mixture
 
 
@@ -33,3 +34,26 @@ class Model:
     converged: bool = False
     config: dict[str, Any] | None = None
     feature_names: tuple[str, ...] | None = None
+
+    def derived(self, mixture: Mixture) -> Model:
+        """A mixture that was computed from this one and not fitted, with the configuration that names its rows."""
+        return replace(self, mixture=mixture, n_samples=0, mean_log_likelihood=float("nan"), n_iter=0, converged=False)
+
+    def marginal(self, features: Indices) -> Model:
+        """The marginal mixture of some features, whose configuration names the columns, or datasets, of these alone."""
+        names = self.feature_names and tuple(self.feature_names[feature] for feature in features)
+        derived = replace(self.derived(self.mixture.marginal(features)), feature_names=names)
+        section = (self.config or {}).get("data")
+        if not isinstance(section, dict):
+            return derived
+        dataset, columns = section.get("dataset"), section.get("columns")
+        if columns is None:
+            key, known = (
+                ("dataset", dataset) if isinstance(dataset, list) else ("columns", [*range(self.mixture.n_features)])
+            )
+        else:
+            key, known = "columns", columns
+        if not isinstance(known, list) or len(known) != self.mixture.n_features:
+            return derived
+        chosen = {**section, key: [known[feature] for feature in features]}
+        return replace(derived, config={**(self.config or {}), "data": chosen})

@@ -150,6 +150,10 @@ class Covariances(ABC):
         """The covariances of the components with these numbers, in this order; a number may occur several times."""
 
     @abstractmethod
+    def marginal(self, features: Indices) -> Covariances:
+        """The covariances, of the same type, of the features with these numbers, in this order."""
+
+    @abstractmethod
     def of_features(self, features: Indices) -> FloatArray:
         """Covariance matrices of the m features with these numbers, of a shape that broadcasts to (K, m, m)."""
 

@@ -44,6 +44,9 @@ class Diag(EstimatedCovariances):
     def select(self, components: Indices) -> Diag:
         return Diag(self.values[components])
 
+    def marginal(self, features: Indices) -> Diag:
+        return Diag(np.ascontiguousarray(self.values[:, features]))
+
     def of_features(self, features: Indices) -> FloatArray:
         return np.asarray(self.values[:, features, None] * np.eye(len(features)))
 

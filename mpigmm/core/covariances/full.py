@@ -53,6 +53,9 @@ class Full(EstimatedCovariances):
     def select(self, components: Indices) -> Full:
         return Full(self.values[components])
 
+    def marginal(self, features: Indices) -> Full:
+        return Full(np.ascontiguousarray(self.of_features(features)))
+
     def of_features(self, features: Indices) -> FloatArray:
         return self.values[:, features[:, None], features]
 

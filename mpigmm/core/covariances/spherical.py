@@ -43,6 +43,9 @@ class Spherical(EstimatedCovariances):
     def select(self, components: Indices) -> Spherical:
         return Spherical(self.values[components])
 
+    def marginal(self, features: Indices) -> Spherical:
+        return self
+
     def of_features(self, features: Indices) -> FloatArray:
         return np.asarray(self.values[:, None, None] * np.eye(len(features)))
 

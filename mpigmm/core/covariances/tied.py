@@ -52,6 +52,9 @@ class Tied(EstimatedCovariances):
     def select(self, components: Indices) -> Tied:
         return self
 
+    def marginal(self, features: Indices) -> Tied:
+        return Tied(np.ascontiguousarray(self.of_features(features)))
+
     def of_features(self, features: Indices) -> FloatArray:
         return self.values[features[:, None], features]
 

@@ -1,0 +1,1 @@
+"""Files of other formats, which `convert` turns into HDF5."""
