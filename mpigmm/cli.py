@@ -210,7 +210,7 @@ def sample(
         bool, typer.Option("--overwrite", help="Replace --out even if it is not what sample wrote before.")
     ] = False,
 ) -> None:
-    """Draw rows from a model. Row i depends only on the model, the seed and i."""
+    """Draw rows from a model. Without --moments, row i depends only on the model, the seed and i."""
     context.obj.append(SampleRequest(model, n_samples, seed, out, moments, overwrite))
 
 
