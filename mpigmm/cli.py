@@ -62,6 +62,10 @@ Dataset = Annotated[
 RowCount = Annotated[int, typer.Option(min=1, max=LARGEST_ROWS, metavar="N", help="Rows to draw.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, metavar="S", help="Seed of the random numbers.")]
 
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace --out even if it is not what this verb wrote before.")
+]
+
 
 def written(*datasets: str) -> str:
     """What datasets of the output of `predict` hold, for its help."""
@@ -150,9 +154,7 @@ def convert(
         bool, typer.Option("--compensate", help="Apply the spillover matrix of FCS files ($SPILLOVER).")
     ] = False,
     arcsinh: Annotated[float | None, typer.Option(metavar="C", help="Convert each value x to arcsinh(x / C).")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --out even if it is not what convert wrote before.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert files of other formats to the HDF5 that fit reads."""
     context.obj.append(
@@ -177,9 +179,7 @@ def predict(
         float | None,
         typer.Option(metavar="Q", help=f"Mark rows up to the quantile Q, 0 < Q < 1. {written('anomaly')}."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --out even if it is not what predict wrote before.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Assign rows to components."""
     rows = rows_request(data, parts(dataset))
@@ -206,11 +206,9 @@ def sample(
             help="Map the rows so that mean and covariance are the mixture's, to 1e-13 of its standard deviations.",
         ),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --out even if it is not what sample wrote before.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Draw rows from a model. Row i depends only on the model, the seed and i."""
+    """Draw rows from a model. Without --moments, row i depends only on the model, the seed and i."""
     context.obj.append(SampleRequest(model, n_samples, seed, out, moments, overwrite))
 
 
@@ -228,9 +226,7 @@ def generate(
         float, typer.Option(min=0, max=1e15, help="Means are this times standard normal numbers; variances are near 1.")
     ] = 3.0,
     seed: Seed = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --out even if it is not what generate wrote before.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw synthetic rows from a random mixture, and write that mixture as a model."""
     context.obj.append(
@@ -246,9 +242,7 @@ def condition(
     given: Annotated[str, typer.Option(metavar="0,1", help="Numbers or names of the features that are given.")],
     out: Annotated[str, typer.Option(help="HDF5 file to write.")],
     dataset: Dataset = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --out even if it is not what condition wrote before.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Predict features of rows from others by mixture regression. The rows hold the given features, in the order of
     --given, or all features of the model. The datasets of --out have an entry for each row:
@@ -272,9 +266,12 @@ def merge(
         int, typer.Option(min=1, max=LARGEST_INT, metavar="M", help="Components of the merged mixture.")
     ],
     out: Annotated[str, typer.Option(metavar="MODEL2", help="Model file to write.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is the model or checkpoint of a fit.")
+    ] = False,
 ) -> None:
     """Merge components of a model, two at a time, with the least loss of information (Runnalls 2007)."""
-    context.obj.append(MergeRequest(model, n_components, out))
+    context.obj.append(MergeRequest(model, n_components, out, overwrite))
 
 
 @app.command()

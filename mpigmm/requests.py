@@ -133,6 +133,7 @@ class MergeRequest:
     model: str
     n_components: int
     out: str
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

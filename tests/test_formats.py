@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from inside import run_verb
 from support import blobs, write_config, write_rows
 
 import mpigmm
-from mpigmm.data.file_source import FileHeader, FileSource, outline_of, read_header
+from mpigmm.data.file_source import MOST_OPEN, FileHeader, FileSource, outline_of, read_header
 from mpigmm.data.parquet_file import ParquetTable
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.errors import DataError
@@ -315,6 +316,23 @@ def test_the_cache_keeps_what_was_used_last() -> None:
     with pytest.raises(OSError, match="lost"):
         cache.get([("e", 1)], lambda key: (_ for _ in ()).throw(OSError("lost")))
     assert len(cache.get([("e", 1)], decode)[0]) == 1, "another attempt may succeed"
+
+
+def test_the_cache_is_as_fast_with_many_parts_as_with_few() -> None:
+    cache, part = SharedCache(), np.zeros(1)
+    begin = time.monotonic()
+    for number in range(20_000):
+        cache.get([number], lambda key: part)
+    assert time.monotonic() - begin < 5  # some 0.2 s; a minute, if each looked at all that are kept
+
+
+def test_many_small_parquet_files_are_not_open_at_once() -> None:
+    for number in range(100):
+        write_parquet(f"{number}.parquet", {"a": X[number : number + 1, 0]})
+    source = FileSource(read_header("*.parquet", "/X"))
+    np.testing.assert_array_equal(source.read(0, 100).values, X[:100, :1])
+    opened = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+    assert 0 < sum(name.endswith(".parquet") for name in opened) <= MOST_OPEN
 
 
 # Names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,16 @@ def test_what_the_verb_refuses(
     assert code == 2 and re.search(message, told) and "Traceback" not in told, told
     comm.mpi.Barrier()
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_the_model_of_a_fit_is_replaced_only_if_asked(comm: Comm, place: Path) -> None:
+    """What merge wrote before is replaced by the same command."""
+    fitted = load_model(Path("m.h5"))
+    save_model(Path("fitted.h5"), replace(fitted, n_samples=10))
+    command = ["merge", "m.h5", "--n-components", "2", "--out"]
+    code, told = run_verb(comm, *command, "fitted.h5")
+    assert code == 2 and "fitted.h5 exists, and may be the model or checkpoint of a fit" in told
+    assert "--overwrite" in told and load_model(Path("fitted.h5")).n_samples == 10
+    for overwrite in (["--overwrite"], []):
+        assert run_verb(comm, *command, "fitted.h5", *overwrite) == (0, "")
+    assert load_model(Path("fitted.h5")).mixture.n_components == 2

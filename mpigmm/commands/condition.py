@@ -85,7 +85,7 @@ def condition_output(request: ConditionRequest, task: ConditionTask, context: Ra
             column_attributes={"mean": of_mean},
         ),
         inputs=[request.model, *input_files(header)],
-        job=repr((header, task.rows.drop, layout.tile_rows, computed_with(context))),
+        job=repr((task.digest, header, task.rows.drop, layout.tile_rows, computed_with(context))),
         n_parts=layout.n_tiles,
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from mpigmm.core.covariances import COVARIANCE_TYPES
@@ -15,13 +13,12 @@ from mpigmm.driver.inference import factored
 from mpigmm.driver.row_output import writing_rows
 from mpigmm.driver.sample_file import check_room, sample_output, text_of, write_sample
 from mpigmm.driver.sampler import Sample
-from mpigmm.errors import EXIT_DONE, ConfigError, DataError, OutputError, shown
+from mpigmm.errors import EXIT_DONE, ConfigError
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import GenerateRequest
 from mpigmm.runs.model import Model
-from mpigmm.runs.model_file import load_model, save_model
-from mpigmm.runs.owned import check_replaceable
+from mpigmm.runs.model_file import check_derived, save_model
 
 COPIES = 6
 """Arrays as large as the parameters that a rank holds at most: moments, parameters, factors, and messages."""
@@ -46,7 +43,7 @@ def run(comm: Comm, request: GenerateRequest, stop: StopRequest) -> int:
                 },
             )
             output.check(stop.check)
-            check_model_path(request, stop.check)
+            check_derived(model_path(request), stop.check, overwrite=request.overwrite)
             check_room(output)
     sample = comm.bcast(sample)
     with writing_rows(comm, output, stop) as writer:
@@ -61,20 +58,6 @@ def model_path(request: GenerateRequest) -> Path:
     """The file of the mixture, beside that of the rows."""
     out = Path(request.out)
     return out.parent / f"{out.stem}.model.h5"
-
-
-def check_model_path(request: GenerateRequest, check: Callable[[], None]) -> None:
-    """Raise `OutputError` where the file of the mixture exists, and is not what generate may have written before."""
-    path = model_path(request)
-    check_replaceable(path)
-    if request.overwrite or not path.exists():
-        return
-    with suppress(DataError):  # an empty or damaged file
-        if load_model(path, check).n_samples:
-            raise OutputError(
-                f"{shown(path)} exists, and is the model of a fit; choose another --out, or add --overwrite to replace "
-                "it"
-            )
 
 
 def true_mixture(request: GenerateRequest) -> Mixture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,7 @@ from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import MergeRequest
 from mpigmm.runs.model import Model
-from mpigmm.runs.model_file import load_model, save_model
-from mpigmm.runs.owned import check_replaceable
+from mpigmm.runs.model_file import check_derived, load_model, save_model
 from mpigmm.runs.streams import print_result
 
 
@@ -23,26 +23,26 @@ def run(comm: Comm, request: MergeRequest, stop: StopRequest) -> int:
     """Write the merged model and print what merging cost; returns the exit code. Collective; root alone works."""
     with comm.together():
         if comm.is_root:
-            check_model_out(request)
+            check_model_out(request, stop.check)
             model = load_model(Path(request.model), stop.check)
             check_enough_components(request, model)
             with factored(model.mixture.covariances):
                 merged, bounds = merge_components(model.mixture, request.n_components, stop.check)
-            check_replaceable(Path(request.out))
+            check_model_out(request, stop.check)
             save_model(Path(request.out), model.derived(merged))
             print_result(result_text(request, bounds))
     return EXIT_DONE
 
 
-def check_model_out(request: MergeRequest) -> None:
-    """Raise `OutputError` where ``--out`` is the model that is read, or a file other than a model of mpigmm's."""
+def check_model_out(request: MergeRequest, check: Callable[[], None]) -> None:
+    """Raise `OutputError` where ``--out`` is the model that is read, or is not what merge may have written before."""
     out, model = Path(request.out), Path(request.model)
     if out.exists() and model.exists() and out.samefile(model):
         raise OutputError(
             f"--out {shown(out)} would overwrite the model that is merged, which cannot be made again from the result; "
             "choose another name"
         )
-    check_replaceable(out)
+    check_derived(out, check, overwrite=request.overwrite)
 
 
 def check_enough_components(request: MergeRequest, model: Model) -> None:

@@ -211,6 +211,7 @@ class ParquetReader(RowReader):
         self._table = table
         self._datasets = datasets
         self._cache = cache
+        self._key = object()  # the cache may keep it for longer than the file is open
         lengths = np.diff([0, *table.group_ends])
         cache.reserve(2 * int(lengths.max(initial=0)) * row_bytes(fields))
 
@@ -225,10 +226,17 @@ class ParquetReader(RowReader):
         while done < stop:
             group = bisect_right(table.group_ends, done)
             first, end = table.group_ends[group - 1] if group else 0, min(table.group_ends[group], stop)
-            parts = self._cache.get([(table, group, each) for each in names], decoded)
+            parts = self._cache.get([(self._key, group, each) for each in names], self._decoded)
             for i, part in enumerate(parts):
                 self._put(part[done - first : end - first], matrix[done - start : end - start, i], name)
             done = end
+
+    def _decoded(self, key: Hashable) -> NDArray[Any]:
+        """The part of the file with this key, whose last parts are the number of a row group and the name of a
+        column."""
+        assert isinstance(key, tuple)
+        _, group, name = key
+        return self._table.decode(group, name)
 
     def _put(self, part: NDArray[Any], out: NDArray[Any], name: str) -> None:
         """Write values to an array of a record; a row whose label is null has none."""
@@ -240,13 +248,6 @@ class ParquetReader(RowReader):
                 "anew"
             )
         out[:] = part
-
-
-def decoded(key: Hashable) -> NDArray[Any]:
-    """The part of a table with this key: the table, the number of a row group, and the name of a column."""
-    assert isinstance(key, tuple)
-    table, group, name = key
-    return np.asarray(table.decode(group, name))
 
 
 def is_number(kind: pa.DataType) -> bool:

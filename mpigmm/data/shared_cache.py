@@ -25,7 +25,7 @@ class SharedCache:
     """
 
     def __init__(self) -> None:
-        self._most = CACHE_BYTES
+        self._most, self._n_bytes = CACHE_BYTES, 0
         self._parts: OrderedDict[Hashable, Future[NDArray[Any]]] = OrderedDict()
         self._lock = Lock()
 
@@ -61,14 +61,13 @@ class SharedCache:
             part.set_exception(error)
             return
         with self._lock:
+            self._n_bytes += part.result().nbytes
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         """Drop arrays until the others have no more bytes than the cache may keep."""
-        ready = {key: part.result().nbytes for key, part in self._parts.items() if part.done() and not part.exception()}
-        left = sum(ready.values())
-        for key, n_bytes in ready.items():
-            if left <= self._most:
+        while self._n_bytes > self._most:
+            oldest = next((key for key, part in self._parts.items() if part.done()), None)
+            if oldest is None:
                 return
-            del self._parts[key]
-            left -= n_bytes
+            self._n_bytes -= self._parts.pop(oldest).result().nbytes

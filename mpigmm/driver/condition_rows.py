@@ -37,6 +37,8 @@ class ConditionTask:
     Attributes
     ----------
     conditional : Conditional
+    digest : str
+        Of the mixture.
     given : ndarray of shape (G,)
         Numbers of the given features.
     feature_names : tuple of str or None
@@ -46,6 +48,7 @@ class ConditionTask:
     """
 
     conditional: Conditional
+    digest: str
     given: Indices
     feature_names: tuple[str, ...] | None
     rows: FileTask
@@ -62,7 +65,7 @@ def open_condition(request: ConditionRequest, check: Callable[[], None]) -> Cond
     missing = rows.data.missing if "missing" in rows.given else recorded(model, "missing")
     centre = first_centre(SingleProcess(), FileSource(header))
     task = FileTask(conditional.marginal, header, centre, drop=missing == "drop", remedy=REMEDY)
-    return ConditionTask(conditional, given, model.feature_names, task)
+    return ConditionTask(conditional, model.mixture.digest(), given, model.feature_names, task)
 
 
 def given_header(

@@ -9,10 +9,11 @@ from typing import Any
 
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture, MixtureError
-from mpigmm.errors import DataError, shown
+from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.guarded import never
 from mpigmm.runs.model import Model
+from mpigmm.runs.owned import check_replaceable
 
 FORMAT = "mpigmm-model"
 FORMAT_VERSION = 1
@@ -60,6 +61,29 @@ def load_model(path: Path, check: Callable[[], None] = never) -> Model:
         )
     except (TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} has an attribute of another type than a model file's: {error}") from None
+
+
+def check_derived(path: Path, check: Callable[[], None], *, overwrite: bool) -> None:
+    """Raise `OutputError` where a file exists that is neither empty nor a model that no fit made, `check` as in `load`.
+
+    Parameters
+    ----------
+    path, check
+    overwrite : bool
+        Whether models and checkpoints of fits may be replaced as well.
+    """
+    check_replaceable(path)
+    if overwrite or not path.exists() or not path.stat().st_size:
+        return
+    try:
+        is_fitted = load_model(path, check).n_samples > 0
+    except DataError:  # a checkpoint, or a damaged model
+        is_fitted = True
+    if is_fitted:
+        raise OutputError(
+            f"{shown(path)} exists, and may be the model or checkpoint of a fit; choose another --out, or add "
+            "--overwrite to replace it"
+        )
 
 
 def all_names() -> list[str]:
