@@ -247,7 +247,7 @@ ROWS = np.zeros((5, 4))
         (lambda: MIXTURE.marginal([0, 7]), errors.ConfigError, "features: 7 is not the number"),
         (lambda: MIXTURE.marginal([0, 0]), errors.ConfigError, r"features: \[0, 0\] is not valid"),
         (lambda: MIXTURE.marginal([]), errors.ConfigError, "at least 1 and at most 4"),
-        (lambda: MIXTURE.marginal(2).condition([[1]], 0), errors.ConfigError, "at most 0 of the mixture's 1 feature"),
+        (lambda: MIXTURE.marginal(2).condition([[1]], 0), errors.ConfigError, "given: the mixture has 1 feature, so"),
     ],
 )
 def test_what_is_refused(call: Callable[[], object], kind: type[Exception], message: str) -> None:
@@ -273,7 +273,7 @@ def place(comm: Comm, shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         write_rows(Path("all.h5"), rows)
         write_rows(Path("given.h5"), rows[:, [2, 0]], wide=np.tile(rows, 2)[:, 1:7])
         holes = rows.copy()
-        holes[[3, 700], 2], holes[5, 1] = np.nan, np.nan
+        holes[[3, 700], 2], holes[5, 1] = [np.nan, -np.inf], np.nan
         write_rows(Path("holes.h5"), holes)
         MIXTURE.save("m.h5")
         save_model(Path("columns.h5"), replace(MIXTURE._model, config={"data": {"columns": [3, 0, 5, 2]}}))

@@ -93,7 +93,7 @@ def test_text_becomes_the_same_floats(comm: Comm, quote: str) -> None:
 
 
 N = np.nan
-TEXTS: dict[str, tuple[str | bytes, list[list[float]], list[str] | None]] = {
+TEXTS: dict[str, tuple[Any, ...]] = {
     "names": ("a,b\n1,2\n3,4\n", [[1, 2], [3, 4]], ["a", "b"]),
     "no names": ("1,2\n3,4\n", [[1, 2], [3, 4]], None),
     "no last line end": ("a,b\n1,2\n3,4", [[1, 2], [3, 4]], ["a", "b"]),
@@ -104,6 +104,7 @@ TEXTS: dict[str, tuple[str | bytes, list[list[float]], list[str] | None]] = {
     "tabs": ("a\tb, c\n1\t2\n", [[1, 2]], ["a", "b, c"]),
     "bars": ("a|b\n1|2\n", [[1, 2]], ["a", "b"]),
     "spaces": ("1 2\n3 4\n", [[1, 2], [3, 4]], None),
+    "spaces with a field that is missing": ("1  3\n1 2 3\n", [[1, N, 3], [1, 2, 3]], None, "--delimiter", " "),
     "spaces around": (" a , b\n 1, 2 \n+3 ,-4\n", [[1, 2], [3, -4]], ["a", "b"]),
     "one column": ("a\n1\n2\n", [[1], [2]], ["a"]),
     "missing values": ("a,b\n,NaN\nnull,NA\nnan,3\n", [[N, N], [N, N], [N, 3]], ["a", "b"]),
@@ -121,15 +122,16 @@ TEXTS: dict[str, tuple[str | bytes, list[list[float]], list[str] | None]] = {
     "names in Latin 1": ("größe,b\n1,2\n".encode("latin-1"), [[1, 2]], ["größe", "b"]),
     "names in UTF-8": ("größe,b\n1,2\n", [[1, 2]], ["größe", "b"]),
     "an index without a name": (",b\n0,2\n1,3\n", [[0, 2], [1, 3]], ["unnamed_0", "b"]),
+    "one row without a line end": ("1,2", [[1, 2]], None),
     "comments": ("# by me\n# a,b\n1,2\n", [[1, 2]], ["a", "b"]),
 }
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_of_all_kinds(name: str, comm: Comm) -> None:
-    text, rows, names = TEXTS[name]
+    text, rows, names, *arguments = TEXTS[name]
     write(comm, x_csv=text)
-    found = converted(comm, "x.csv")
+    found = converted(comm, "x.csv", *arguments)
     assert np.array_equal(found[0], rows, equal_nan=True) and found[1] == names
 
 
@@ -180,6 +182,7 @@ def test_files_of_a_directory_are_one_matrix(comm: Comm) -> None:
         d__p_10_csv=text_of(ROWS[100:][:, [2, 0, 1]], "c,a,b"),
         d__p_11_tsv="c\ta\tb\n",
         d__readme_md="# rows",
+        **{"d__._p_2_csv": b"\0\5\26\7"},
     )
     found, names = converted(comm, "d")
     assert found.tobytes() == ROWS.tobytes() and names == ["a", "b", "c"]
@@ -190,6 +193,21 @@ def test_columns_are_chosen_by_name_or_number(comm: Comm) -> None:
     found, names = converted(comm, "x.csv", "--columns", "3, a")
     assert found.tolist() == [[i + 2, i] for i in range(5)] and names == ["c", "a"]
     assert converted(comm, "y.csv", "--columns", "1")[0].tolist() == [[2], [4]]
+
+
+def test_columns_of_other_files_are_found_by_the_names_chosen(comm: Comm) -> None:
+    """Also where other names stand for several columns, and by the long names of channels."""
+    write(
+        comm,
+        x_csv="n,n,b\n1,2,3\n",
+        y_csv="b,n,n\n30,10,20\n",
+        a_fcs=write_fcs,
+        b_fcs=lambda path: write_fcs(path, markers=("", "CD8", "CD4", "")),
+    )
+    assert converted(comm, "x.csv", "y.csv", "--columns", "b")[0].tolist() == [[3], [30]]
+    found, names = converted(comm, "a.fcs", "b.fcs", "--columns", "CD4,FSC-A")
+    assert found[:200].tolist() == EVENTS[:, [1, 0]].tolist() and names == ["CD4", "FSC-A"]
+    assert found[200:].tolist() == EVENTS[:, [2, 0]].tolist()
 
 
 def test_a_header_can_be_told(comm: Comm) -> None:
@@ -246,14 +264,16 @@ EVENTS = np.abs(np.random.default_rng(2).normal(300, 90, (200, 4))).astype(np.fl
 SPILL = np.array([[1, 0.2], [0.05, 1]])
 
 
-def write_fcs(path: Path, events: np.ndarray = EVENTS, **keywords: str) -> None:
+def write_fcs(
+    path: Path, events: np.ndarray = EVENTS, markers: tuple[str, ...] = ("", "CD4", "CD8", ""), **keywords: str
+) -> None:
     """A file of a cytometer, whose channels 1 and 2 spill into each other."""
     with open(path, "wb") as file:
         flowio.create_fcs(
             file,
             events.ravel().tolist(),
             ["FSC-A", "FL1-A", "FL2-A", "Time"],
-            opt_channel_names=["", "CD4", "CD8", ""],
+            opt_channel_names=list(markers),
             metadata_dict={"spillover": f"2,FL1-A,FL2-A,{','.join(map(str, SPILL.ravel()))}"} | keywords,
         )
 
@@ -310,6 +330,11 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "a ragged line at the beginning": ("x.csv, line 2: 3 fields instead of 2", {"x_csv": "a,b\n1,2,3\n4,5\n"}, ()),
     "a decimal comma": ("--decimal ,", {"x_csv": "a;b\n" + "1;2\n" * 300 + "1,5;2\n"}, ()),
+    "text beside a decimal comma": (
+        "line 3, column 0 .*'x' is no number",
+        {"x_csv": "a;b\n1,5;2\nx;3\n"},
+        ("--decimal", ","),
+    ),
     "a decimal comma in the first row": (
         "from line 2 .*such as '1,5'; if .* add --decimal ,",
         {"x_csv": "a;b\n1,5;2\n"},
@@ -320,11 +345,15 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {"x_csv": "id,a,b\np,1,2\nq,3,4\n"},
         (),
     ),
+    "aligned columns": ("x.csv, line 2, has spaces .*: sed", {"x_csv": "#\n 1.0  2.0\n-3.0 -4.0\n"}, ()),
+    "a space at the end": ("x.csv, line 1, has spaces", {"x_csv": "1 2 \n3 4 \n"}, ()),
+    "text after a missing value": ("such as '12 cm'", {"x_csv": "a,b\nNA,1\n12 cm,2\n"}, ()),
     "text alone": ("no column holds numbers", {"x_csv": "a,b\np,q\n"}, ()),
     "names or values": ("first row of x.csv .*'b' in column 1.*--header.*--no-header", {"x_csv": "1,b\n1,2\n"}, ()),
     "an empty file": ("x.csv is empty", {"x_csv": ""}, ()),
     "an empty file among others": ("y.csv is empty", {"x_csv": text_of(ROWS), "y_csv": ""}, ("y.csv",)),
     "names alone": ("x.csv: no rows", {"x_csv": "a,b\n"}, ()),
+    "names alone without a line end": ("x.csv: no rows", {"x_csv": "a,b"}, ()),
     "no text": ("x.csv is no text, nor", {"x_csv": b"a,\0\n"}, ()),
     "UTF-16": ("x.csv is text in UTF-16; save it as UTF-8", {"x_csv": "a,b\n".encode("utf-16")}, ()),
     "an open quote": ("line 3: .*quote|quote .* not closed", {"x_csv": 'a,b\n1,2\n3,"4\n' + "5,6\n" * 100}, ()),
@@ -359,6 +388,8 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "an empty name": ("name a file", {"x_csv": "1,2\n"}, ("",)),
     "a long delimiter": ("--delimiter 'ab': one character", {"x_csv": "1,2\n"}, ("--delimiter", "ab")),
     "a delimiter as decimal point": ("--delimiter '.'", {"x_csv": "1,2\n"}, ("--delimiter", ".")),
+    "a digit as decimal point": ("--decimal '5': one character", {"x_csv": "1,2\n"}, ("--decimal", "5")),
+    "a dataset that is a group": ("--dataset '/a/.'", {"x_csv": "1,2\n"}, ("--dataset", "/a/.")),
     "no dataset": ("--dataset '/'", {"x_csv": "1,2\n"}, ("--dataset", "/")),
     "arcsinh of zero": ("--arcsinh", {"x_csv": "1,2\n"}, ("--arcsinh", "0")),
     "compensated text": ("--compensate: x.csv is no FCS file", {"x_csv": "1,2\n"}, ("--compensate",)),
@@ -372,12 +403,27 @@ ERRORS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {"x_csv": lambda p: write_fcs(p, spillover="2,a,b,1")},
         ("--compensate",),
     ),
+    "a spillover that is no number": (
+        "x.csv: the spillover",
+        {"x_csv": lambda p: write_fcs(p, spillover="2,FL1-A,FL2-A,1,nan,0,1")},
+        ("--compensate",),
+    ),
+    "a spillover of no channels": (
+        "x.csv: the spillover",
+        {"x_csv": lambda p: write_fcs(p, spillover="0")},
+        ("--compensate",),
+    ),
     "a file of a cytometer that is cut off": ("x.csv cannot be read as FCS", {"x_csv": b"FCS3.0      "}, ()),
     "an archive that is cut off": ("x.csv cannot be read", {"x_csv": b"PK\3\4 and more"}, ()),
     "an archive of other files": ("x.csv is an archive of other files", {"x_csv": write_zip}, ()),
     "an archive of two matrices": (
         "x.csv holds a .*, b ",
         {"x_csv": lambda path: write_npz(path, a=ROWS, b=ROWS)},
+        (),
+    ),
+    "an archive of a number": (
+        "x.csv holds a \\(\\) float64",
+        {"x_csv": lambda path: write_npz(path, a=np.array(1.0))},
         (),
     ),
     "compressed text that is cut off": (

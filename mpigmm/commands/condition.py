@@ -97,10 +97,11 @@ def moments_writer(writer: RowWriter, context: RankContext, conditional: Conditi
     def write_tile(rows: Rows, resp: Array, log_density: Array) -> None:
         density = get(log_density)
         left_out = np.isnan(density)
-        for block, mean, covariance in conditional.moments(get(rows.values), get(resp)):
-            mean[left_out[block]] = covariance[left_out[block]] = np.nan
-            writer.write("mean", rows.first + block.start, mean)
-            writer.write("covariance", rows.first + block.start, covariance)
+        with np.errstate(invalid="ignore"):  # of infinity in rows that are left out
+            for block, mean, covariance in conditional.moments(get(rows.values), get(resp)):
+                mean[left_out[block]] = covariance[left_out[block]] = np.nan
+                writer.write("mean", rows.first + block.start, mean)
+                writer.write("covariance", rows.first + block.start, covariance)
         writer.write("log_density", rows.first, density)
         writer.finish(rows.first // context.block.tile_rows)
 

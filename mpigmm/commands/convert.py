@@ -48,13 +48,15 @@ def opened(request: ConvertRequest) -> Conversion:
 def check(request: ConvertRequest) -> None:
     """Raise `ConfigError` where an option has a value that cannot be used."""
     for option, text in (("--delimiter", request.delimiter), ("--decimal", request.decimal)):
-        if text is not None and (len(text) != 1 or not text.isascii() or text in '\r\n"'):
-            raise ConfigError(f"{option} {text!r}: one character is needed")
+        if text is not None and (len(text) != 1 or not text.isascii() or text.isalnum() or text in '\r\n"'):
+            raise ConfigError(
+                f"{option} {text!r}: one character is needed, no letter or digit; in a shell $'\\t' is a tab"
+            )
     if request.delimiter == request.decimal:
         raise ConfigError(f"--delimiter {request.delimiter!r} is the decimal point as well; give another")
     if request.arcsinh is not None and not 0 < request.arcsinh < np.inf:
         raise ConfigError(f"--arcsinh {request.arcsinh}: a number above 0 is needed")
-    if not request.dataset.strip("/") or request.dataset.endswith("/"):
+    if not {"", "."}.isdisjoint(request.dataset.removeprefix("/").split("/")):
         raise ConfigError(f"--dataset {request.dataset!r} is no name of a dataset; give one such as /X")
 
 

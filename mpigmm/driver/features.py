@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mpigmm.core.arrays import Indices
+from mpigmm.data.row_files import names_text
 from mpigmm.errors import ConfigError, counted
 
 Features = int | str | Iterable[int | str]
@@ -31,6 +32,8 @@ def chosen_features(
     names : sequence of str, optional
         Of all features.
     """
+    if not most:
+        raise ConfigError(f"{argument}: the mixture has 1 feature, so that no other is left")
     listed = [features] if isinstance(features, str) or not isinstance(features, Iterable) else list(features)
     numbers = [feature_number(argument, feature, n_features, names or ()) for feature in listed]
     if not 0 < len(set(numbers)) == len(numbers) <= most:
@@ -49,5 +52,5 @@ def feature_number(argument: str, feature: int | str, n_features: int, names: Se
     if isinstance(number, (int, np.integer)) and not isinstance(number, bool) and 0 <= number < n_features:
         return int(number)
     has = f"has features 0 to {n_features - 1}" if n_features > 1 else "has feature 0 alone"
-    what, named = ("number or name", f" ({', '.join(names)})") if names else ("number", "")
+    what, named = ("number or name", f" ({names_text(names, str(feature))})") if names else ("number", "")
     raise ConfigError(f"{argument}: {feature!r} is not the {what} of a feature; the mixture {has}{named}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
@@ -102,6 +103,8 @@ def read_layout(path: str, open_text: Callable[[], BinaryIO], options: ReadOptio
     first, rest = "".join(sample.lines[:n_header]), "".join(sample.lines[n_header:])
     delimiter = options.delimiter or find_delimiter(first + rest)
     fields = split(first, delimiter)
+    if options.delimiter is None and (delimiter == " " or len(fields) == 1):
+        check_spaces(path, sample)
     longest = max(map(len, sample.lines))
     dialect = Dialect(delimiter, options.decimal, len(fields), longest)
     texts = text_columns(rest, dialect)
@@ -149,6 +152,16 @@ def find_delimiter(text: str) -> str:
     return best
 
 
+def check_spaces(path: str, sample: Sample) -> None:
+    """Raise `DataError` where a line has fields and spaces other than one between two fields: each would be a field."""
+    for number, line in enumerate(sample.lines, sample.before + 1):
+        if len(line.split()) > 1 and re.search("^ |  | $", line.rstrip("\r\n")):
+            raise DataError(
+                f"{shown(path)}, line {number:,}, has spaces at its beginning or end, or several between fields; leave "
+                "one between fields: sed 's/^ *//; s/ *$//; s/  */ /g', or add --delimiter ' ' if fields are missing"
+            )
+
+
 def agreement(text: str, delimiter: str) -> tuple[int, float]:
     """Number of fields of the first row, and the share of the rows that have as many."""
     ragged: list[csv.InvalidRow] = []
@@ -188,16 +201,19 @@ def text_columns(text: str, dialect: Dialect) -> dict[int, str]:
     found = {}
     for i, column in enumerate(table.columns):
         if column.type not in NUMBERS:
-            values = [value for value in column.to_pylist() if value is not None]
-            if not any(map(is_number_text, values)):
-                found[i] = field_text(values[0]) if isinstance(values[0], bytes) else str(values[0])
+            values = [
+                field_text(each) if isinstance(each, bytes) else str(each) for each in column.drop_null().to_pylist()
+            ]
+            texts = [value for value in values if value not in MISSING]
+            if texts and not any(is_number_text(value.replace(dialect.decimal, ".")) for value in texts):
+                found[i] = texts[0]
     return found
 
 
-def is_number_text(value: object) -> bool:
+def is_number_text(value: str) -> bool:
     """Whether a field is a number."""
     try:
-        float(str(value))
+        float(value)
     except ValueError:
         return False
     return True
@@ -211,7 +227,7 @@ def parsed(
     dialect: Dialect | None = None,
 ) -> pa.Table:
     """Rows of text as a table, with types that pyarrow finds, unless they are given."""
-    raw = text.encode("latin-1")
+    raw = text.encode("latin-1") + b"\n"  # without a line end pyarrow finds no row in a line alone
     names = [f"f{i}" for i in range(dialect.n_columns)] if dialect else None
     return csv.read_csv(
         io.BytesIO(raw),

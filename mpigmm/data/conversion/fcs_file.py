@@ -86,9 +86,11 @@ def spillover(path: str, flow: flowio.FlowData) -> tuple[list[int], NDArray[np.f
         count = int(fields[0])
         channels = [flow.pnn_labels.index(name) for name in fields[1 : count + 1]]
         matrix = np.array(fields[count + 1 :], float).reshape(count, count)
-        np.linalg.inv(matrix)
+        is_usable = 0 < len(set(channels)) == count and bool(np.isfinite(np.linalg.inv(matrix)).all())
     except (ValueError, np.linalg.LinAlgError):
-        raise DataError(f"{shown(path)}: the spillover matrix cannot be used: {shown(text[:60])}...") from None
+        is_usable = False
+    if not is_usable:
+        raise DataError(f"{shown(path)}: the spillover matrix cannot be used: {shown(text[:60])}...")
     return channels, matrix
 
 

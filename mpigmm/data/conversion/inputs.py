@@ -70,10 +70,10 @@ def files_in(path: str) -> list[str]:
 
 
 def is_known(path: Path) -> bool:
-    """Whether the suffix of a file is that of a known format."""
+    """Whether the suffix of a file is that of a known format; hidden files, such as macOS adds, are left out."""
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     suffixes = INPUT_SUFFIXES if name == path else TEXT_SUFFIXES
-    return name.suffix.lower() in suffixes
+    return name.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def open_input(path: str, options: ReadOptions) -> InputFile:

@@ -96,7 +96,8 @@ def matrix_or_vectors(path: str, members: Sequence[Member]) -> list[Member]:
     named = [each for each in usable if each.name == "X" and len(each.shape) in (1, 2) and each.shape[1:] != (0,)]
     if len(named or matrices) == 1:
         return named or matrices
-    if len(usable) == len(members) and members and {each.shape for each in members} == {members[0].shape[:1]}:
+    lengths = {each.shape for each in members}
+    if len(usable) == len(members) and len(lengths) == 1 and len(members[0].shape) == 1:
         return list(members)
     told = ", ".join(f"{shown(each.name)} {each.shape} {each.dtype}" for each in members[:20])
     raise DataError(

@@ -40,7 +40,7 @@ def select(files: Sequence[InputFile], wanted: str | None) -> Selection:
     check_alike(files)
     chosen, names = (range(first.count), first.names) if wanted is None else find_all(files[0], listed(wanted))
     check_names(files[0].path, chosen, names)
-    numbers = tuple(numbers_in(each, first, chosen) for each in files)
+    numbers = tuple(numbers_in(each, files[0], chosen, names) for each in files)
     for each, columns in zip(files, numbers, strict=True):
         check_numbers(each, columns)
     return Selection(numbers, names)
@@ -104,12 +104,14 @@ def check_names(path: str, chosen: Sequence[int], names: Sequence[str] | None) -
         )
 
 
-def numbers_in(file: InputFile, first: Columns, chosen: Sequence[int]) -> tuple[int, ...]:
-    """The chosen columns of the first file in another one."""
-    names = file.columns.names
-    if names is None or first.names is None or len(set(names)) < len(names):
+def numbers_in(
+    file: InputFile, first: InputFile, chosen: Sequence[int], names: Sequence[str] | None
+) -> tuple[int, ...]:
+    """The columns of a file that are those chosen in the first one, with their names. Raises `ConfigError`."""
+    own, expected = file.columns.names, first.columns.names
+    if (own == expected and file.columns.others == first.columns.others) or own is None or names is None:
         return tuple(chosen)
-    return tuple(names.index(first.names[column]) for column in chosen)
+    return tuple(find(file, name) for name in names)
 
 
 def check_numbers(file: InputFile, numbers: Sequence[int]) -> None:
