@@ -7,12 +7,12 @@ from threading import Lock
 
 from mpigmm.parallel.stop import Pace
 from mpigmm.runs.pacing import Pacing
-from mpigmm.runs.progress import duration
+from mpigmm.runs.progress import rough
 from mpigmm.runs.streams import write_message
 
 
 class RowProgress:
-    """Shows how much of a rank's pass over its rows is done, and how long the rest takes.
+    """Shows how much of a rank's pass over its rows is done, and about how long the rest takes.
 
     Parameters
     ----------
@@ -34,4 +34,4 @@ class RowProgress:
             if whole is None or not self._pacing.is_due():
                 return
         done = time.monotonic() - self._pace.begun
-        write_message(f"mpigmm: {self._name} {min(1.0, done / whole):.0%}, {duration(max(0.0, whole - done))} left")
+        write_message(f"mpigmm: {self._name} {min(1.0, done / whole):.0%}, about {rough(max(0.0, whole - done))} left")
