@@ -64,7 +64,7 @@ with_extra = $(PYTHON) -m venv .venv && .venv/$(INSTALL) --editable '.[$(1)$(mpi
 	/usr/bin/python3 -c 'import mpi4py, h5py, scipy' || { echo 'Debian packages missing: apt-get install' $(DEBIAN_PACKAGES); exit 2; }
 	/usr/bin/python3 -m venv --system-site-packages $(@D)
 	$(@D)/$(INSTALL) --no-deps --editable . h5netcdf
-	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl 'pyarrow>=14' 'flowio>=1.2' \
+	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl 'pyarrow>=14,<20' 'flowio>=1.2' \
 		pytest pytest-timeout pytest-xdist hypothesis scikit-learn pandas pillow matplotlib
 	touch $@
 

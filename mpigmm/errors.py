@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EXIT_DONE = 0
 EXIT_FAULT = 1
@@ -70,6 +72,17 @@ class IllDefinedError(DegenerateError, DataError):
 
 class MissingLibraryError(UserError, ImportError):
     """A library that only some calls need is not installed, or cannot be imported."""
+
+
+@contextmanager
+def needed(package: str, caller: str) -> Iterator[None]:
+    """A context for the import of a library that may be missing; raises `MissingLibraryError`, which names it."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingLibraryError(
+            f"{caller} needs {package}, which cannot be imported ({error}): pip install {package}"
+        ) from None
 
 
 class InterruptedRunError(MpigmmError):

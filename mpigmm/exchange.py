@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.groups import SecondMoments
-from mpigmm.errors import DataError, MissingLibraryError
+from mpigmm.errors import DataError, needed
 from mpigmm.runs.model import Model
 
 PARAMETERS = ("weights_", "means_", "covariances_", "covariance_type")
@@ -20,17 +18,6 @@ PARAMETERS = ("weights_", "means_", "covariances_", "covariance_type")
 
 MATRICES = (SecondMoments.PAIRS_OF_EACH, SecondMoments.PAIRS_SUMMED)
 """Second moments of the types whose covariances are matrices."""
-
-
-@contextmanager
-def needed(package: str, caller: str) -> Iterator[None]:
-    """A context for the import of an optional library; raises `MissingLibraryError`, which names the package."""
-    try:
-        yield
-    except ImportError as error:
-        raise MissingLibraryError(
-            f"{caller} needs {package}, which cannot be imported ({error}): pip install {package}"
-        ) from None
 
 
 def to_sklearn(model: Model) -> Any:

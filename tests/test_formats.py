@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -598,3 +599,14 @@ def test_other_rows_are_not_taken_for_those_of_an_unfinished_run(comm: Comm) -> 
     assert code == 2 and "the rows of y.parquet are not those that out was begun with" in message
     np.save("same.npy", X)
     assert run_verb(comm, "fit", str(config), "data.path=same.npy", "em.max_iter=5") == (0, "")
+
+
+def test_a_pyarrow_that_does_not_fit_numpy_is_named(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"a": np.arange(9.0)}), "x.parquet")
+    write_config(Path("run.yaml"), data={"path": "x.parquet"})
+    for module in ("mpigmm.data.parquet_file", "mpigmm.data.conversion.inputs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for command, caller in ((("fit", "run.yaml"), "Parquet"), (("convert", "x.csv", "--out", "c.h5"), "convert")):
+        code, told = run_verb(comm, *command)
+        assert code == 2 and f"{caller} needs pyarrow, which cannot be imported (" in told
+        assert told.endswith("pip install pyarrow")

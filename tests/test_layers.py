@@ -109,6 +109,7 @@ PUT_OFF = {
     ("core/matrices.py", "scipy.linalg.lapack"): "only full and tied need it, and it opens hundreds of files",
     ("core/gpu/discovery.py", "cupy"): "it takes seconds to load, and is missing where there is no GPU",
     ("core/algorithms/initialise.py", "scipy.sparse"): "only root needs it, and it opens hundreds of files",
+    ("commands/convert.py", "mpigmm.data.conversion.inputs"): "it loads pyarrow, which may not fit the NumPy here",
     ("data/formats.py", "mpigmm.data.parquet_file"): "it loads pyarrow, which only Parquet files need",
     ("data/datasets.py", "import_module"): "only files with compressed rows need hdf5plugin, which may be missing",
     ("commands/plot.py", "mpigmm.runs"): "plots: only root draws, and so loads matplotlib, which may be missing",

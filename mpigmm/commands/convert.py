@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from mpigmm.data.conversion.base import ReadOptions
-from mpigmm.data.conversion.inputs import open_inputs
 from mpigmm.data.conversion.selection import select
 from mpigmm.data.output import Column, Content
 from mpigmm.driver.convert_rows import Conversion, convert_rows, with_parts
 from mpigmm.driver.row_output import RowOutput, writing_rows
 from mpigmm.driver.shared_work import SharedWork
-from mpigmm.errors import EXIT_DONE, ConfigError, counted, shown
+from mpigmm.errors import EXIT_DONE, ConfigError, counted, needed, shown
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.parallel.threads import count_threads, single_threaded_blas
@@ -37,8 +36,10 @@ def run(comm: Comm, request: ConvertRequest, stop: StopRequest) -> int:
 
 
 def opened(request: ConvertRequest) -> Conversion:
-    """The files and columns of a request. Raises `DataError` and `ConfigError`."""
+    """The files and columns of a request. Raises `UserError`."""
     check(request)
+    with needed("pyarrow", "convert"):
+        from mpigmm.data.conversion.inputs import open_inputs
     options = ReadOptions(request.delimiter, request.header, request.decimal, request.compensate)
     files = open_inputs(request.inputs, options)
     dtype = np.result_type(*(each.dtype for each in files), *([np.float32] if request.arcsinh is not None else []))

@@ -10,7 +10,7 @@ import h5py
 from mpigmm.data.hdf5_file import Hdf5Format
 from mpigmm.data.npy_file import NPY_MAGIC, NpyFormat
 from mpigmm.data.row_files import RowFormat, check_file
-from mpigmm.errors import DataError, reason, shown
+from mpigmm.errors import DataError, needed, reason, shown
 
 HDF5, NPY, PARQUET = "hdf5", "npy", "parquet"
 
@@ -26,10 +26,10 @@ CONVERTED = (".csv", ".tsv", ".txt", ".dat", ".npz", ".fcs", *PACKED)
 
 
 def row_format(name: str) -> RowFormat:
-    """The format of this name."""
+    """The format of this name. Raises `MissingLibraryError`."""
     if name == PARQUET:
-        from mpigmm.data.parquet_file import ParquetFormat
-
+        with needed("pyarrow", "Parquet"):
+            from mpigmm.data.parquet_file import ParquetFormat
         return ParquetFormat()
     return {HDF5: Hdf5Format, NPY: NpyFormat}[name]()
 
