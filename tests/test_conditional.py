@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from inside import run_verb
+from inside import FinishedParts, run_verb
 from scipy.stats import multivariate_normal
 from support import TYPES, dense_covariances, random_mixture, scaled_features, write_rows
 
@@ -24,7 +24,6 @@ from mpigmm.core.conditional import BLOCK_NUMBERS, Conditional
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.covariances.full import Full
 from mpigmm.core.mixture import Mixture
-from mpigmm.data.output import RowWriter
 from mpigmm.parallel.comm import Comm, SingleProcess
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model import Model
@@ -374,20 +373,12 @@ def test_rows_with_holes_in_given_features_are_left_out_if_asked(comm: Comm, pla
 def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["condition", "m.h5", "all.h5", CUT, "--given", "0", "--out"]
     assert run_verb(comm, *arguments, "whole.h5") == (0, "")
-    tiles: list[int] = []
-
-    def finish_some(writer: RowWriter, tile: int) -> None:
-        if len(tiles) >= most:
-            raise errors.InterruptedRunError("interrupted")
-        tiles.append(tile)
-        finish(writer, tile)
-
-    finish, most = RowWriter.finish, 2
-    monkeypatch.setattr(RowWriter, "finish", finish_some)
+    tiles = FinishedParts(monkeypatch)
+    tiles.begin(2)
     assert run_verb(comm, *arguments, "out.h5")[0] == 75 and not Path("out.h5").exists()
-    tiles, most = [], 100
+    tiles.begin()
     assert run_verb(comm, *arguments, "out.h5") == (0, "")
-    n_tiles = comm.sum(np.array([len(tiles)], np.int64))[0]
+    n_tiles = comm.sum(np.array([tiles.count], np.int64))[0]
     assert n_tiles <= 11 - comm.size
     assert Path("out.h5").read_bytes() == Path("whole.h5").read_bytes()
 

@@ -19,15 +19,14 @@ import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inside import run_verb
+from inside import FinishedParts, run_verb
 from support import write_rows
 
 from mpigmm.commands import convert
 from mpigmm.data.conversion import csv_file
 from mpigmm.data.conversion.lines import LineCounter, line_of_row
-from mpigmm.data.output import RowWriter
 from mpigmm.driver.shared_work import Check, SharedWork
-from mpigmm.errors import AgreedError, DataError, InterruptedRunError
+from mpigmm.errors import AgreedError, DataError
 from mpigmm.parallel.comm import Comm, SingleProcess
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.requests import ConvertRequest
@@ -468,27 +467,17 @@ def spoilt(row: int, line: str) -> str:
 def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the parts that are not written yet, and to the same bytes; after a change of the input it starts anew."""
     write(comm, x_csv=text_of(np.tile(ROWS, (4, 1))))
-    parts: list[int] = []
-    most = 10**6
-
-    def counting(writer: RowWriter, part: int) -> None:
-        if len(parts) >= most:
-            raise InterruptedRunError("interrupted")
-        parts.append(part)
-        finish(writer, part)
-
-    finish = RowWriter.finish
-    monkeypatch.setattr(RowWriter, "finish", counting)
+    parts = FinishedParts(monkeypatch)
     command = ("convert", "x.csv", "--out", "out.h5")
     assert run_verb(comm, *command) == (0, "")
-    n_parts, whole = len(parts), Path("out.h5").read_bytes()
-    parts, most = [], n_parts // 2
+    n_parts, whole = parts.count, Path("out.h5").read_bytes()
+    parts.begin(n_parts // 2)
     assert run_verb(comm, *command)[0] == 75
     assert [path.suffix for path in place.glob(".out*")] == [".part"]
-    done = sum(comm.allgather(len(parts)))
-    parts, most = [], 10**6
+    done = sum(comm.allgather(parts.count))
+    parts.begin()
     assert run_verb(comm, *command) == (0, "")
-    assert sum(comm.allgather(len(parts))) == sum(comm.allgather(n_parts)) - done
+    assert sum(comm.allgather(parts.count)) == sum(comm.allgather(n_parts)) - done
     assert Path("out.h5").read_bytes() == whole and not list(place.glob(".out*"))
 
 

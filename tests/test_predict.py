@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from inside import run_verb
+from inside import FinishedParts, run_verb
 from mpi4py import MPI
 from pyarrow import parquet, table
 from support import assert_same_bits, blobs, mpirun, read_model, write_config, write_rows
@@ -240,31 +240,21 @@ def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: py
         write_rows(Path("long.h5"), np.tile(ROWS, (200, 1)))
     comm.mpi.Barrier()
     command = ("predict", "m.h5", "long.h5", "compute.tile_rows=5000", "--out", "long.labels.h5")
-    tiles: list[int] = []
-    most = 10**6
-
-    def counting(writer: RowWriter, tile: int) -> None:
-        if len(tiles) >= most:
-            raise InterruptedRunError("interrupted")
-        tiles.append(tile)
-        finish(writer, tile)
-
-    finish = RowWriter.finish
-    monkeypatch.setattr(RowWriter, "finish", counting)
+    tiles = FinishedParts(monkeypatch)
     assert run_verb(comm, *command) == (0, "")
-    n_tiles, whole = len(tiles), Path("long.labels.h5").read_bytes()
+    n_tiles, whole = tiles.count, Path("long.labels.h5").read_bytes()
     comm.mpi.Barrier()
     for changed in (False, True):
-        tiles, most = [], n_tiles // 2
+        tiles.begin(n_tiles // 2)
         assert run_verb(comm, *command)[0] == 75
         assert [path.suffix for path in place.glob(".long.labels*")] == [".part"]
         comm.mpi.Barrier()
         if changed and comm.is_root:
             os.utime("long.h5", (1, 1))
         comm.mpi.Barrier()
-        tiles, most = [], 10**6
+        tiles.begin()
         assert run_verb(comm, *command) == (0, "")
-        assert len(tiles) == (n_tiles if changed else n_tiles - n_tiles // 2)
+        assert tiles.count == (n_tiles if changed else n_tiles - n_tiles // 2)
         assert Path("long.labels.h5").read_bytes() == whole and not list(place.glob(".long.labels*"))
 
 

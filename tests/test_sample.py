@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from inside import run_verb
+from inside import FinishedParts, run_verb
 from support import TYPES, mixture_of
 
 import mpigmm
@@ -19,9 +19,8 @@ from mpigmm.commands import generate, sample
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.moments import MomentMatching
 from mpigmm.core.synthetic_mixture import synthetic_mixture
-from mpigmm.data.output import RowWriter
 from mpigmm.driver import sampler
-from mpigmm.errors import ConfigError, DataError, InterruptedRunError
+from mpigmm.errors import ConfigError, DataError
 from mpigmm.parallel.comm import Comm, SingleProcess
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model import Model
@@ -95,26 +94,16 @@ def test_an_interrupted_command_goes_on(
 ) -> None:
     """With the parts that are not written yet, and to the same bytes."""
     command = ("sample", "full.h5", "--n-samples", "20000", "--out", "long.h5", *(["--moments"] if moments else []))
-    parts: list[int] = []
-    most = 10**6
-
-    def counting(writer: RowWriter, part: int) -> None:
-        if len(parts) >= most:
-            raise InterruptedRunError("interrupted")
-        parts.append(part)
-        finish(writer, part)
-
-    finish = RowWriter.finish
-    monkeypatch.setattr(RowWriter, "finish", counting)
+    parts = FinishedParts(monkeypatch)
     assert run_verb(comm, *command) == (0, "")
-    n_parts, whole = len(parts), Path("long.h5").read_bytes()
+    n_parts, whole = parts.count, Path("long.h5").read_bytes()
     comm.mpi.Barrier()
-    parts, most = [], n_parts // 2
+    parts.begin(n_parts // 2)
     assert run_verb(comm, *command)[0] == 75
     comm.mpi.Barrier()
-    parts, most = [], 10**6
+    parts.begin()
     assert run_verb(comm, *command) == (0, "")
-    assert len(parts) == n_parts - n_parts // 2
+    assert parts.count == n_parts - n_parts // 2
     assert Path("long.h5").read_bytes() == whole and not list(place.glob(".long*"))
 
 
