@@ -200,10 +200,15 @@ def test_columns_of_other_files_are_found_by_the_names_chosen(comm: Comm) -> Non
         comm,
         x_csv="n,n,b\n1,2,3\n",
         y_csv="b,n,n\n30,10,20\n",
+        z_csv="more,b,words\n1,300,one\n",
         a_fcs=write_fcs,
         b_fcs=lambda path: write_fcs(path, markers=("", "CD8", "CD4", "")),
     )
-    assert converted(comm, "x.csv", "y.csv", "--columns", "b")[0].tolist() == [[3], [30]]
+    assert converted(comm, "x.csv", "y.csv", "z.csv", "--columns", "b")[0].tolist() == [[3], [30], [300]]
+    assert (
+        "y.csv has no column 'more'"
+        in run_verb(comm, "convert", "z.csv", "y.csv", "--columns", "more", "--out", "o.h5")[1]
+    )
     found, names = converted(comm, "a.fcs", "b.fcs", "--columns", "CD4,FSC-A")
     assert found[:200].tolist() == EVENTS[:, [1, 0]].tolist() and names == ["CD4", "FSC-A"]
     assert found[200:].tolist() == EVENTS[:, [2, 0]].tolist()

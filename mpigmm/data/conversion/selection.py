@@ -37,7 +37,7 @@ def select(files: Sequence[InputFile], wanted: str | None) -> Selection:
     The columns of other files are found by their names or, if files have no names, by their numbers.
     """
     first = files[0].columns
-    check_alike(files)
+    check_alike(files, are_chosen=wanted is not None)
     chosen, names = (range(first.count), first.names) if wanted is None else find_all(files[0], listed(wanted))
     check_names(files[0].path, chosen, names)
     numbers = tuple(numbers_in(each, files[0], chosen, names) for each in files)
@@ -46,16 +46,21 @@ def select(files: Sequence[InputFile], wanted: str | None) -> Selection:
     return Selection(numbers, names)
 
 
-def check_alike(files: Sequence[InputFile]) -> None:
-    """Raise `DataError` where files have other columns than the first."""
+def check_alike(files: Sequence[InputFile], *, are_chosen: bool) -> None:
+    """Raise `DataError` where files have other columns than the first; not if both have names and columns are chosen,
+    since then only these need be the same."""
     first, remedy = files[0], "convert files of other columns separately"
     for each in files[1:]:
         place, other = shown(each.path), shown(first.path)
         names, expected = Counter(each.columns.names or ()), Counter(first.columns.names or ())
+        if are_chosen and names and expected:
+            continue
         if names and expected and names != expected:
             more, less = names_text(list(names - expected)), names_text(list(expected - names))
             more, less = more and f" has {more}, which {other} has not", less and f" lacks {less}, which {other} has"
-            raise DataError(f"{place}{more}{' and' * bool(more and less)}{less}; {remedy}, or rename them")
+            raise DataError(
+                f"{place}{more}{' and' * bool(more and less)}{less}; {remedy}, rename them, or choose some by --columns"
+            )
         if each.columns.count != first.columns.count:
             raise DataError(
                 f"{place} has {counted(each.columns.count, 'column')}, but {other} has {first.columns.count}; {remedy}"
