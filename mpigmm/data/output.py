@@ -204,6 +204,8 @@ class RowWriter:
     attributes : dict of str to float
         Attributes of the file that are known once the rows are written. Root sets them; until then the file has others
         of the same names.
+    has_notes : bool
+        Whether a part of the work is noted as finished, by this rank or an interrupted command.
     """
 
     def __init__(self, output_file: OutputFile, on_write: Callable[[], None] | None = None) -> None:
@@ -211,6 +213,7 @@ class RowWriter:
         self.attributes: dict[str, float] = {}
         self._on_write = on_write
         self._descriptor = -1
+        self.has_notes = FINISHED in output_file.finished
         self._written: list[int] = []
         self._due = time.monotonic() + NOTE_SECONDS
         self._lock = Lock()
@@ -277,6 +280,7 @@ class RowWriter:
         parts = np.sort(np.array(written, int))
         for run in np.split(parts, np.flatnonzero(np.diff(parts) > 1) + 1) if written else ():
             os.pwrite(self._descriptor, FINISHED * len(run), self.output_file.size + int(run[0]))
+            self.has_notes = True
 
     def _write(self, content: memoryview, offset: int) -> None:
         left = content.cast("B")

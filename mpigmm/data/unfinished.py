@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mpigmm.data.files import NO_FOLLOW, remove_leftovers, sync_directory, temporary_prefix
-from mpigmm.data.output import FINISHED, Column, Content, OutputFile, read_head, write_attributes, write_head
+from mpigmm.data.output import Column, Content, OutputFile, read_head, write_attributes, write_head
 from mpigmm.errors import OutputError, reason, shown
 
 ABANDONED_SECONDS = 86400.0
@@ -67,10 +67,9 @@ class UnfinishedFile:
             raise self._failure(error) if isinstance(error, OSError) else error from None
 
     @property
-    def has_finished_parts(self) -> bool:
-        """Whether a part of the work is noted as finished."""
-        ledger = os.pread(self._descriptor, len(self.file.finished), self.file.size)
-        return FINISHED in ledger
+    def has_ledger(self) -> bool:
+        """Whether the ledger was not yet cut off."""
+        return os.fstat(self._descriptor).st_size > self.file.size
 
     def set_attributes(self, attributes: Mapping[str, float]) -> None:
         """Overwrite attributes with others of the same types. Raises `OutputError`."""
@@ -135,6 +134,7 @@ class UnfinishedFile:
         ledger = bytes(n_parts)
         os.ftruncate(self._descriptor, size + n_parts)
         os.pwrite(self._descriptor, MARK, size + n_parts)
+        os.fsync(self._descriptor)  # on a network file system, for the other nodes
         return self._described(columns, size, ledger)
 
     def _described(self, columns: dict[str, Column], size: int, finished: bytes) -> OutputFile:

@@ -110,9 +110,9 @@ def writing_rows(comm: Comm, output: RowOutput | None, stop: StopRequest) -> Ite
         if issubclass(error.kind, InterruptedRunError):
             with suppress(OutputError):
                 writer.flush()
-        comm.any_failed(True)  # until all ranks have noted what they have finished
+        has_notes = any(comm.allgather(writer.has_notes))
         if unfinished is not None:
-            raise kept_or_discarded(error, unfinished) from None
+            raise kept_or_discarded(error, unfinished, is_useful=has_notes) from None
         raise
     finally:
         writer.close()
@@ -122,14 +122,14 @@ def writing_rows(comm: Comm, output: RowOutput | None, stop: StopRequest) -> Ite
                 publish(output, unfinished, stop.check, is_new=is_new)
     except AgreedError as error:
         if unfinished is not None:
-            raise kept_or_discarded(error, unfinished) from None
+            raise kept_or_discarded(error, unfinished, is_useful=unfinished.has_ledger) from None
         raise
 
 
-def kept_or_discarded(error: AgreedError, unfinished: UnfinishedFile) -> AgreedError:
+def kept_or_discarded(error: AgreedError, unfinished: UnfinishedFile, *, is_useful: bool) -> AgreedError:
     """The error that ends the work, after the temporary file was removed or, where the same command can go on with it,
-    kept."""
-    if not issubclass(error.kind, (InterruptedRunError, OutputError)) or not unfinished.has_finished_parts:
+    kept; `is_useful` says whether a part of the work is noted as finished."""
+    if not issubclass(error.kind, (InterruptedRunError, OutputError)) or not is_useful:
         unfinished.discard()
         return error
     unfinished.close()
