@@ -233,6 +233,22 @@ def test_a_signal_while_the_last_rows_are_written_loses_nothing(
     assert Path("again.h5").read_bytes() == whole and not list(place.glob(".*.part"))
 
 
+def test_rows_that_are_removed_while_predict_runs_do_not_cost_its_result(
+    comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("predict", "m.h5", "x.h5", "--out", "again.h5")
+    assert run_verb(comm, *command) == (0, "")
+    whole, flush = Path("again.h5").read_bytes(), RowWriter.flush
+
+    def remove_rows(writer: RowWriter) -> None:
+        Path("x.h5").unlink()
+        flush(writer)
+
+    monkeypatch.setattr(RowWriter, "flush", remove_rows)
+    assert run_verb(comm, *command) == (0, "")
+    assert Path("again.h5").read_bytes() == whole and not list(place.glob(".again*"))
+
+
 @pytest.mark.parallel
 def test_an_interrupted_command_goes_on(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the tiles that are not written yet, and to the same bytes; after a change of the rows it starts anew."""

@@ -161,7 +161,7 @@ def check_out(verb: str, path: str, inputs: Sequence[str], check: Callable[[], N
             f"--out {name} cannot be written: {shown(out.parent)} is no directory; make it, or choose another"
         )
     for each in inputs if out.exists() else ():
-        if out.samefile(each):
+        if os.path.exists(each) and out.samefile(each):  # noqa: PTH110
             raise OutputError(f"--out {name} would overwrite the input {shown(each)}; choose another name")
     if out.exists() and not overwrite and not is_own(verb, out, check):
         raise OutputError(
