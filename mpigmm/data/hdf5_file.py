@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from itertools import takewhile
-from typing import Any, TypeAlias
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +15,6 @@ from numpy.typing import DTypeLike, NDArray
 from mpigmm.data.datasets import (
     check_dtype,
     external_link,
-    get_dataset,
     has_shrunk,
     identity,
     load_filters,
@@ -25,6 +23,7 @@ from mpigmm.data.datasets import (
     raw_offset,
 )
 from mpigmm.data.files import read_bytes
+from mpigmm.data.openpmd import ConstantComponent, Item, constant_component, get_item
 from mpigmm.data.origins import Origins, check_origins
 from mpigmm.data.packing import Packing, packing_of
 from mpigmm.data.row_files import (
@@ -43,9 +42,6 @@ from mpigmm.data.row_files import (
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.errors import DataError, reason, shown
 from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, label_field
-
-CONSTANT = ("value", "shape")
-"""Attributes of a group in openPMD that stands for a dataset of this shape, in which all entries have this value."""
 
 
 class Hdf5Format(RowFormat):
@@ -80,67 +76,15 @@ class Hdf5Format(RowFormat):
             for name in (
                 each for names in datasets.values() for each in ([names] if isinstance(names, str) else names)
             ):
-                item = _item(file, path, name)
+                item = get_item(file, path, name)
                 if isinstance(item, h5py.Dataset):
                     yield item.file.filename
                     yield from (origin.path for origin in Origins(item).find(0, n_rows))
 
 
-@dataclass(frozen=True)
-class ConstantComponent:
-    """A group of openPMD that stands for a dataset in which all entries are equal; it has a dataset's attributes."""
-
-    group: h5py.Group
-    shape: tuple[int, ...]
-    value: np.generic
-
-    @property
-    def name(self) -> str:
-        return str(self.group.name)
-
-    @property
-    def file(self) -> h5py.File:
-        return self.group.file
-
-    @property
-    def id(self) -> Any:
-        return self.group.id
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.value.dtype
-
-
-Item: TypeAlias = "h5py.Dataset | ConstantComponent"
-
-
-def _constant(file: h5py.File, name: str) -> ConstantComponent | None:
-    """The constant component of this name; None where there is none."""
-    with suppress(*READ_ERRORS):
-        value, shape = (np.ravel(file[name].attrs[attribute]) for attribute in CONSTANT)
-        if shape.dtype.kind in "iu" and shape.min() >= 0:
-            return ConstantComponent(file[name], tuple(shape.tolist()), value[0])
-    return None
-
-
-def _item(file: h5py.File, path: str, name: str) -> Item:
-    """The dataset of this name, or what stands for one; raises `DataError`."""
-    try:
-        return get_dataset(file, path, name)
-    except DataError:
-        component = _constant(file, name)
-        if component is None:
-            raise
-        return component
-
-
 def _checked(file: h5py.File, path: str, name: str) -> Item:
     """The same, with numbers that can be read."""
-    item = _item(file, path, name)
+    item = get_item(file, path, name)
     check_dtype(item, path)
     if isinstance(item, h5py.Dataset):
         load_filters(item, path)
@@ -392,7 +336,7 @@ def _open_item(
     try:
         dataset = open_dataset(file, path, name)
     except DataError:
-        component = _constant(file, name)
+        component = constant_component(file, name)
         if component is None:
             raise
         return OpenConstant(component)
