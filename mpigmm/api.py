@@ -110,8 +110,8 @@ def fit(
         source = source_of(ranks, options, X, sample_weight, labels, is_alone=comm is None)
 
         def new_recorder() -> MemoryRecorder:
-            em, n_init = options.em, options.init.n_init
-            voices.append(LoudVoice(em.max_iter, n_init, em.tol) if verbose else Voice())
+            em, n_starts = options.em, options.n_starts
+            voices.append(LoudVoice(em.max_iter, n_starts, em.tol) if verbose else Voice())
             return recorder_of(options, config, source.header, voices[0], restart=restart)
 
         recorder = fit_rows(ranks, options, source, new_recorder, stop)

@@ -19,7 +19,7 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     source = open_files(comm, options.data, options.init.labels)
 
     def new_recorder() -> Recorder:
-        return Recorder(request, source.header, Reporter(options.em.max_iter, options.init.n_init, options.em.tol))
+        return Recorder(request, source.header, Reporter(options.em.max_iter, options.n_starts, options.em.tol))
 
     fit_rows(comm, options, source, new_recorder, stop)
     return EXIT_DONE

@@ -86,7 +86,7 @@ def unconverged_text(options: FitOptions, repairs: Repairs) -> str:
     """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
     said = f"max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
     if not repairs:
-        again = " and run the same command again to go on" if options.init.n_init == 1 else " and add --restart"
+        again = " and run the same command again to go on" if options.n_starts == 1 else " and add --restart"
         return f"{said}; raise em.max_iter{again if options.output.dir is not None else ''}"
     made = []
     if repairs.floored:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from mpigmm.core.algorithms.initialise import GivenParameters, initialise
+from mpigmm.core.algorithms.screening import screened_start
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
@@ -82,14 +83,19 @@ class Starts:
             loop.context.stop.check()
             self.report(init, name, done, most)
 
+        kind, init_options = COVARIANCE_TYPES[model.covariance_type], self.options.init
+        if self.options.is_screened and self.given.is_empty:
+            return screened_start(
+                loop.problem, kind, model.n_components, init_options.n_init, self.sample, loop.context.host_ops, step
+            )
         mixture = initialise(
-            self.options.init.method,
-            COVARIANCE_TYPES[model.covariance_type],
+            init_options.method,
+            kind,
             model.n_components,
             self.sample,
             loop.problem.summary,
             loop.problem.safeguards,
-            (self.options.init.seed, init),
+            (init_options.seed, init),
             step,
             self.given,
         )
@@ -97,7 +103,7 @@ class Starts:
 
     def release_sample(self, init: int) -> None:
         """Free the sample if start number init, which has its first mixture now, is the last."""
-        if init + 1 == self.options.init.n_init:
+        if init + 1 == self.options.n_starts:
             self.sample = None
 
 
@@ -127,7 +133,7 @@ def fit_starts(
             progress.rows_seen / loop.problem.grid.n_rows,
         )
         progress = with_ended(progress, mixture, ended)
-        if progress.init + 1 == options.init.n_init:
+        if progress.init + 1 == options.n_starts:
             return replace(progress, finished=True)
         progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
         save(comm, recorder, progress)

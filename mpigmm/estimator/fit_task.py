@@ -149,7 +149,9 @@ def run(comm: Comm, begun: Callable[[], FitTask], voice: Voice, stop: StopReques
         given = task.first(source.header)
     names = common_names(comm, task)
     n_init = 1 if task.start else int(task.parameters["n_init"])
-    options = parameters.options_of(task.parameters, task.rows.data, comm.bcast(seed), n_init=n_init)
+    options = parameters.options_of(
+        task.parameters, task.rows.data, comm.bcast(seed), n_init=n_init, screening=given.is_empty
+    )
 
     def fit(options: FitOptions) -> Outcome:
         recorder = fit_rows(comm, options, source, lambda: MemoryRecorder(options, source.header, voice, given), stop)

@@ -137,7 +137,7 @@ def drawn_seed(random_state: Any) -> int:
     return int(generator.randint(LARGEST_SEED, dtype=np.uint32))
 
 
-def options_of(parameters: Parameters, data: DataOptions, seed: int, *, n_init: int) -> FitOptions:
+def options_of(parameters: Parameters, data: DataOptions, seed: int, *, n_init: int, screening: bool) -> FitOptions:
     """The options of the fit that the parameters ask for."""
     threads = parameters["n_threads"]
     return FitOptions(
@@ -148,7 +148,12 @@ def options_of(parameters: Parameters, data: DataOptions, seed: int, *, n_init: 
             reg_covar=float(parameters["reg_covar"]),
             variance_floor=0.0,
         ),
-        init=InitOptions(method=INIT_METHODS[parameters["init_params"]], n_init=n_init, seed=seed),  # type: ignore[arg-type]
+        init=InitOptions(
+            method=INIT_METHODS[parameters["init_params"]],  # type: ignore[arg-type]
+            n_init=n_init,
+            screening=screening,
+            seed=seed,
+        ),
         em=EmOptions(max_iter=int(parameters["max_iter"]), tol=float(parameters["tol"]), reseed=False),
         compute=ComputeOptions(threads="auto" if threads is None else int(threads)),
     )
