@@ -198,7 +198,7 @@ class FitOptions:
     def is_screened(self) -> bool:
         """Whether the first mixture is the best of several, according to a sample of the rows."""
         init = self.init
-        return init.screening and init.method == "kmeans" and self.model.n_components < MANY_COMPONENTS
+        return init.screening and init.method == "kmeans" and 1 < self.model.n_components < MANY_COMPONENTS
 
     @property
     def n_starts(self) -> int:

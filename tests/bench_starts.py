@@ -18,7 +18,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -96,17 +95,15 @@ def split(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rows[order[n_held_out:]], rows[order[:n_held_out]]
 
 
-def fitted(which: str, rows: np.ndarray, k: int, covariance_type: str, seed: int, extra: dict[str, Any]) -> list[float]:
+def fitted(which: str, rows: np.ndarray, k: int, covariance_type: str, seed: int) -> list[float]:
     """Log-likelihoods in and out of sample, iterations and seconds of a fit."""
     if which == "ours":
         from mpigmm import GaussianMixture
     else:
         from sklearn.mixture import GaussianMixture
-
-        extra = {}
     inside, outside = split(rows, seed)
     begin = time.perf_counter()
-    model = GaussianMixture(k, covariance_type=covariance_type, tol=TOL, max_iter=MAX_ITER, random_state=seed, **extra)
+    model = GaussianMixture(k, covariance_type=covariance_type, tol=TOL, max_iter=MAX_ITER, random_state=seed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -149,7 +146,7 @@ def lines(arguments: argparse.Namespace) -> Iterator[str]:
         for kind in [kind for kind in types if kind in arguments.types]:
 
             def fit(which: str, seed: int, kind: str = kind, rows: np.ndarray = rows, k: int = k) -> list[float]:
-                return fitted(which, rows, k, kind, seed, {})
+                return fitted(which, rows, k, kind, seed)
 
             seeds = range(arguments.seeds)
             other = np.array([theirs.get(f"{name} {kind} {seed}", lambda s=seed: fit("theirs", s)) for seed in seeds])

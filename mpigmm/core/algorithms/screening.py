@@ -7,17 +7,19 @@ rows. Several are therefore tried, each by a few steps of EM (Biernacki, Celeux 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from mpigmm.core.algorithms.base import Problem
-from mpigmm.core.algorithms.coordinates import Coordinates, compressed, robust, standardised, unscaled, whitened
+from mpigmm.core.algorithms.coordinates import Coordinates
 from mpigmm.core.algorithms.initialise import initialise, lloyd, nearest, partition_means, plus_plus
 from mpigmm.core.algorithms.responsibilities import ProgressCallback, Sample, no_progress, partition_mixture
 from mpigmm.core.algorithms.short_runs import ShortRuns
 from mpigmm.core.covariances.base import Covariances
+from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.base import Ops
 
@@ -49,20 +51,20 @@ class Candidate:
     Attributes
     ----------
     coordinates : callable
-        In which distances are measured; a function of type `Coordinates`.
+        A method of `Coordinates`, which returns those in which distances are measured.
     is_refined : bool
         Whether Lloyd's steps follow the seeding by k-means++.
     """
 
-    coordinates: Coordinates
+    coordinates: Callable[[Coordinates], FloatArray]
     is_refined: bool = True
 
 
 CANDIDATES = (
-    Candidate(compressed),
-    Candidate(whitened),
-    Candidate(robust),
-    Candidate(standardised, is_refined=False),
+    Candidate(Coordinates.compressed),
+    Candidate(Coordinates.whitened),
+    Candidate(Coordinates.robust),
+    Candidate(Coordinates.standardised, is_refined=False),
 )
 """What is tried besides k-means in standardised and in unscaled coordinates."""
 
@@ -96,6 +98,7 @@ class Screening:
     ) -> None:
         self.problem, self.kind, self.n_components, self.n_init = problem, kind, n_components, n_init
         self.sample, self.few = sample, few_rows(sample, n_components, problem.seed)
+        self.coordinates = Coordinates(self.few, problem.summary)
         self.n_varied = self._n_affordable()
         self.progress = progress
         self.n_done = 0
@@ -110,24 +113,30 @@ class Screening:
 
         It is the finalist or the first start by k-means with the largest objective for the sample.
         """
-        plain, finalists = None, list[tuple[float, Mixture]]()
-        for candidate in self.candidates():
-            plain = plain or candidate
-            if self.n_candidates == 1:
-                return candidate, len(self.sample[0])
-            mixture = self.runs.run(candidate, self.few, FIRST_STEPS)
-            finalists = best([*finalists, (self.runs.objective(mixture, self.sample), mixture)])
+        candidates = self.candidates()
+        plain = next(candidates)
+        if self.n_candidates == 1:
+            return plain, len(self.sample[0])
+        finalists: list[tuple[float, Mixture]] = []
+        for candidate in chain([plain], candidates):
+            finalists = best([*finalists, self._short_run(candidate)])
             self.n_done += 1
-        assert plain is not None
-        ended = [self.runs.run(mixture, self.sample, LAST_STEPS) for _, mixture in finalists]
-        judged = [(self.runs.objective(mixture, self.sample), mixture) for mixture in (*ended, plain)]
+        judged = [self.runs.run(mixture, self.sample, LAST_STEPS) for _, mixture in finalists]
+        judged.append((self.runs.objective(plain, self.sample), plain))
         return best(judged)[0][1], len(self.sample[0]) + self.runs.rows_seen
+
+    def _short_run(self, candidate: Mixture) -> tuple[float, Mixture]:
+        """The mixture after a few steps from a candidate, and its objective for the sample."""
+        objective, mixture = self.runs.run(candidate, self.few, FIRST_STEPS)
+        if self.few is not self.sample:
+            objective = self.runs.objective(mixture, self.sample)
+        return objective, mixture
 
     def candidates(self) -> Iterator[Mixture]:
         """The first mixtures of all short runs, made one by one."""
         for init in range(self.n_init):
             yield self._plain(init)
-            other = Candidate(standardised if init % 2 else unscaled)
+            other = Candidate(Coordinates.standardised if init % 2 else Coordinates.unscaled)
             for number, candidate in enumerate((other, *CANDIDATES) if init < self.n_varied else ()):
                 yield self._made(candidate, (self.problem.seed, init, FIRST_NUMBER + number))
 
@@ -139,7 +148,7 @@ class Screening:
     def _made(self, candidate: Candidate, seed: Sequence[int]) -> Mixture:
         """The mixture of a partition of the few rows in the coordinates of a candidate."""
         summary, (rows, sample_weight) = self.problem.summary, self.few
-        points = candidate.coordinates(self.few, summary)
+        points = candidate.coordinates(self.coordinates)
         means = plus_plus(points, sample_weight, self.n_components, np.random.default_rng(seed), self._tell)
         if candidate.is_refined:
             means, _ = lloyd(points, sample_weight, means, self._tell)
@@ -152,13 +161,13 @@ class Screening:
         """Number of starts to which further candidates may be added."""
         k, d, n_few, n_all = self.n_components, self.sample[0].shape[1], len(self.few[0]), len(self.sample[0])
         n_statistics = k * (1 + d) + self.kind.n_second(k, d)
-        n_rows = (2 + len(CANDIDATES)) * (FIRST_STEPS * n_few + n_all) + N_FINALISTS * (LAST_STEPS + 1) * n_all
+        n_rows = (2 + len(CANDIDATES)) * ((FIRST_STEPS + 1) * n_few + n_all) + N_FINALISTS * (LAST_STEPS + 1) * n_all
         each = n_rows * n_statistics + n_few * d**2 + EIGENVECTOR_WORK * d**3
         most = np.clip(BUDGET_PASSES * self.problem.grid.n_rows * n_statistics, LEAST_BUDGET, MOST_BUDGET)
         return min(self.n_init, int(most // each))
 
-    def _tell(self, name: str, done: int, most: int) -> None:
-        """Report the number of candidates that are done, whatever they do just now."""
+    def _tell(self, *_: object) -> None:
+        """Report the number of candidates that are done, whatever is done for the next one."""
         self.progress("candidate", self.n_done, self.n_candidates)
 
 

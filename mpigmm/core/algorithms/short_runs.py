@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from mpigmm.core.algorithms.base import Problem
 from mpigmm.core.algorithms.m_step import m_step
-from mpigmm.core.algorithms.responsibilities import ProgressCallback, Sample, no_progress
+from mpigmm.core.algorithms.responsibilities import Sample
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.estep.step import EStep
 from mpigmm.core.mixture import Mixture
@@ -36,8 +37,8 @@ class ShortRuns:
         Of the mixtures, and of the largest sample.
     ops : Ops
         Array operations on the host.
-    progress : callable
-        A `ProgressCallback`.
+    check : callable
+        Called before each tile; may raise.
 
     Attributes
     ----------
@@ -51,10 +52,10 @@ class ShortRuns:
         n_components: int,
         max_rows: int,
         ops: Ops,
-        progress: ProgressCallback = no_progress,
+        check: Callable[[], None],
     ) -> None:
         n_features = len(problem.summary.centre)
-        self.problem, self.ops, self.progress = problem, ops, progress
+        self.problem, self.ops, self.check = problem, ops, check
         self.safeguards = replace(problem.safeguards, reseed=True)
         self.rows_seen = 0
         self._tile = Tile(n_features, min(max_rows, most_rows(n_features, n_components)), ops)
@@ -66,19 +67,22 @@ class ShortRuns:
         except SingularCovarianceError:
             return -np.inf
 
-    def run(self, mixture: Mixture, sample: Sample, n_steps: int) -> Mixture:
-        """The mixture after at most n_steps steps of EM on a sample; the last one before a step that fails."""
-        last = -np.inf
+    def run(self, mixture: Mixture, sample: Sample, n_steps: int) -> tuple[float, Mixture]:
+        """The mixture after at most n_steps steps of EM on a sample, and its objective for the sample.
+
+        Where a step fails, it is the mixture before the step.
+        """
+        reached = -np.inf, mixture
         try:
-            for _ in range(n_steps):
+            for n_done in range(n_steps + 1):
                 statistics = self._statistics(mixture, sample)
-                objective = self._objective(mixture, statistics)
-                if not np.isfinite(objective) or objective - last < LEAST_GAIN:
+                last, reached = reached[0], (self._objective(mixture, statistics), mixture)
+                if n_done == n_steps or not reached[0] - last >= LEAST_GAIN:
                     break
-                last, mixture = objective, self._m_step(mixture, statistics)
+                mixture = self._m_step(mixture, statistics)
         except SingularCovarianceError:
             pass
-        return mixture
+        return reached
 
     def _statistics(self, mixture: Mixture, sample: Sample) -> SufficientStatistics:
         """Sums of an E-step over a sample, scaled to the total weight of all rows."""
@@ -88,7 +92,7 @@ class ShortRuns:
         total, part = SufficientStatistics.empty(mixture.layout), SufficientStatistics.empty(mixture.layout)
         total.flat[:] = 0.0
         for first in range(0, len(rows), tile.max_rows):
-            self.progress("short runs, row", first, len(rows))
+            self.check()
             tile.fill(rows[first : first + tile.max_rows], summary.centre, mask=False)
             e_step(tile, part)
             total.flat[:] += part.flat
