@@ -139,7 +139,7 @@ def test_the_start_is_that_of_the_best_candidate(covariance_type: str, n_rows: i
     rows = SKEWED[:n_rows]
     found, sample = screening_of(rows, covariance_type, n_init=n_init), (rows, np.ones(n_rows))
     mixture, rows_seen = found.start()
-    assert found.n_candidates == found.n_done == 6 * n_init
+    assert found.n_candidates == found.done.number == 6 * n_init
     runs = ShortRuns(found.problem, K, n_rows, OPS, lambda: None)
     reached = runs.objective(mixture, sample)
     assert reached == brute_force(found, sample)
@@ -167,6 +167,12 @@ def test_the_start_without_screening_is_never_beaten_on_the_sample(monkeypatch: 
 
     monkeypatch.setattr(ShortRuns, "run", worse)
     assert found.start()[0].digest() == plain.digest()
+
+
+def test_rows_on_which_candidates_agree_need_few_of_them() -> None:
+    found = screening_of(blobs(2000, 3, K, separation=20), "full")
+    found.start()
+    assert found.done.number == screening.N_AGREEING < found.n_candidates
 
 
 def test_few_rows_are_a_sample_of_the_sample() -> None:

@@ -7,11 +7,11 @@ import time
 import tracemalloc
 from dataclasses import dataclass, replace
 
-from mpigmm.core.algorithms.base import EStepPass
-from mpigmm.core.algorithms.initialise import initialise, sample_size
+from mpigmm.core.algorithms.base import EStepPass, Problem
+from mpigmm.core.algorithms.initialise import sample_size
 from mpigmm.core.covariances import COVARIANCE_TYPES
-from mpigmm.core.covariances.base import Covariances, Safeguards
-from mpigmm.core.data_summary import DataSummary
+from mpigmm.core.covariances.base import Covariances
+from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Header
@@ -28,6 +28,7 @@ from mpigmm.driver.measure import (
     true_mixture,
 )
 from mpigmm.driver.reduction import TAIL_SIZE, Reduction
+from mpigmm.driver.starts import mixture_of_sample
 from mpigmm.driver.survey_pass import Sample, survey_rows
 from mpigmm.driver.worker import open_context
 from mpigmm.options import ComputeOptions, FitOptions
@@ -229,7 +230,8 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
         return FirstMixtureCosts(method, 0, 0.0, 0, k)
     few = affordable_components(k, header)
     wanted, measured = (min(sample_size(components, d), header.n_rows) for components in (k, few))
-    options = replace(options, model=replace(options.model, n_components=few))
+    init = replace(options.init, screening=options.is_screened)
+    options = replace(options, model=replace(options.model, n_components=few), init=init)
     compute, devices = ComputeOptions(threads=1), Devices.cpus(comm.size)
     with comm.together():
         source = SyntheticSource(measured, d, few, SOME_OVERLAP, correlated=False)
@@ -241,7 +243,8 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
     seconds, n_bytes = 0.0, 0
     with comm.together():
         if comm.is_root:
-            seconds, n_bytes = seconds_and_bytes(options, sample, summary, stop)
+            problem = problem_of(options, summary, replace(context.grid, n_rows=header.n_rows))
+            seconds, n_bytes = seconds_and_bytes(options, sample, problem, stop)
     rows = wanted / measured
     return FirstMixtureCosts(
         method, wanted, seconds * rows * (1 if method == "random" else k / few), int(n_bytes * rows), few
@@ -256,29 +259,16 @@ def affordable_components(n_components: int, header: Header) -> int:
     return few
 
 
-def seconds_and_bytes(
-    options: FitOptions, sample: Sample, summary: DataSummary, stop: StopRequest
-) -> tuple[float, int]:
-    """Seconds to compute the first mixture from a sample, and bytes, including those of the sample.
+def seconds_and_bytes(options: FitOptions, sample: Sample, problem: Problem, stop: StopRequest) -> tuple[float, int]:
+    """Seconds to compute a first mixture from a sample, and bytes, including those of the sample.
 
     The seconds are the smaller of processor time and wall time, to reduce the effect of other programs.
     """
-    model = options.model
-    safeguards = Safeguards(model.reg_covar, model.variance_floor)
     tracemalloc.start()
     try:
         begin, begin_used = time.perf_counter(), time.process_time()
         stop.check()
-        initialise(
-            options.init.method,
-            COVARIANCE_TYPES[model.covariance_type],
-            model.n_components,
-            sample,
-            summary,
-            safeguards,
-            (options.init.seed, 0),
-            lambda *step: stop.check(),
-        )
+        mixture_of_sample(options, sample, problem, 0, ops_by_name(best_ops()), lambda *step: stop.check())
         seconds = min(time.perf_counter() - begin, time.process_time() - begin_used)
         _, most = tracemalloc.get_traced_memory()
     finally:

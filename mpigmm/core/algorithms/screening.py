@@ -17,7 +17,7 @@ from mpigmm.core.algorithms.base import Problem
 from mpigmm.core.algorithms.coordinates import Coordinates
 from mpigmm.core.algorithms.initialise import initialise, lloyd, nearest, partition_means, plus_plus
 from mpigmm.core.algorithms.responsibilities import ProgressCallback, Sample, no_progress, partition_mixture
-from mpigmm.core.algorithms.short_runs import ShortRuns
+from mpigmm.core.algorithms.short_runs import LEAST_GAIN, ShortRuns
 from mpigmm.core.covariances.base import Covariances
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
@@ -31,6 +31,9 @@ FIRST_STEPS, LAST_STEPS = 4, 5
 
 N_FINALISTS = 2
 """Candidates that run on the whole sample."""
+
+N_AGREEING = 3
+"""If so many candidates reach the same objective at once, the rows are easy, and the others are not tried."""
 
 LEAST_BUDGET, MOST_BUDGET, BUDGET_PASSES = 4e9, 4e10, 4
 """Additions to statistics that screening may take, about a second and ten: those of BUDGET_PASSES passes over all rows,
@@ -69,6 +72,27 @@ CANDIDATES = (
 """What is tried besides k-means in standardised and in unscaled coordinates."""
 
 
+class Done:
+    """Tells how many candidates are done, whatever is done for the next one.
+
+    Parameters
+    ----------
+    progress : callable
+        A `ProgressCallback`.
+    n_candidates : int
+
+    Attributes
+    ----------
+    number : int
+    """
+
+    def __init__(self, progress: ProgressCallback, n_candidates: int) -> None:
+        self.progress, self.n_candidates, self.number = progress, n_candidates, 0
+
+    def __call__(self, *_: object) -> None:
+        self.progress("candidate", self.number, self.n_candidates)
+
+
 class Screening:
     """Makes candidates and runs them on a sample.
 
@@ -100,9 +124,8 @@ class Screening:
         self.sample, self.few = sample, few_rows(sample, n_components, problem.seed)
         self.coordinates = Coordinates(self.few, problem.summary)
         self.n_varied = self._n_affordable()
-        self.progress = progress
-        self.n_done = 0
-        self.runs = ShortRuns(problem, n_components, len(sample[0]), ops, self._tell)
+        self.done = Done(progress, self.n_candidates)
+        self.runs = ShortRuns(problem, n_components, len(sample[0]), ops, self.done)
 
     @property
     def n_candidates(self) -> int:
@@ -117,10 +140,16 @@ class Screening:
         plain = next(candidates)
         if self.n_candidates == 1:
             return plain, len(self.sample[0])
+        objectives: list[float] = []
         finalists: list[tuple[float, Mixture]] = []
         for candidate in chain([plain], candidates):
-            finalists = best([*finalists, self._short_run(candidate)])
-            self.n_done += 1
+            ended = self._short_run(candidate)
+            objectives.append(ended[0])
+            finalists = best([*finalists, ended])
+            self.done.number += 1
+            if agree(objectives):
+                finalists = finalists[:1]
+                break
         judged = [self.runs.run(mixture, self.sample, LAST_STEPS) for _, mixture in finalists]
         judged.append((self.runs.objective(plain, self.sample), plain))
         return best(judged)[0][1], len(self.sample[0]) + self.runs.rows_seen
@@ -143,19 +172,19 @@ class Screening:
     def _plain(self, init: int) -> Mixture:
         """The start of this number without screening."""
         summary, safeguards, seed = self.problem.summary, self.problem.safeguards, (self.problem.seed, init)
-        return initialise("kmeans", self.kind, self.n_components, self.sample, summary, safeguards, seed, self._tell)
+        return initialise("kmeans", self.kind, self.n_components, self.sample, summary, safeguards, seed, self.done)
 
     def _made(self, candidate: Candidate, seed: Sequence[int]) -> Mixture:
         """The mixture of a partition of the few rows in the coordinates of a candidate."""
         summary, (rows, sample_weight) = self.problem.summary, self.few
         points = candidate.coordinates(self.coordinates)
-        means = plus_plus(points, sample_weight, self.n_components, np.random.default_rng(seed), self._tell)
+        means = plus_plus(points, sample_weight, self.n_components, np.random.default_rng(seed), self.done)
         if candidate.is_refined:
-            means, _ = lloyd(points, sample_weight, means, self._tell)
+            means, _ = lloyd(points, sample_weight, means, self.done)
         labels = nearest(points, means)
         centres = np.tile(summary.centre, (self.n_components, 1))
         means = partition_means(rows, sample_weight, labels, centres)
-        return partition_mixture(self.kind, self.few, labels, means, summary, self.problem.safeguards, self._tell)
+        return partition_mixture(self.kind, self.few, labels, means, summary, self.problem.safeguards, self.done)
 
     def _n_affordable(self) -> int:
         """Number of starts to which further candidates may be added."""
@@ -165,10 +194,6 @@ class Screening:
         each = n_rows * n_statistics + n_few * d**2 + EIGENVECTOR_WORK * d**3
         most = np.clip(BUDGET_PASSES * self.problem.grid.n_rows * n_statistics, LEAST_BUDGET, MOST_BUDGET)
         return min(self.n_init, int(most // each))
-
-    def _tell(self, *_: object) -> None:
-        """Report the number of candidates that are done, whatever is done for the next one."""
-        self.progress("candidate", self.n_done, self.n_candidates)
 
 
 def screened_start(
@@ -192,6 +217,11 @@ def few_rows(sample: Sample, n_components: int, seed: int) -> Sample:
         return sample
     chosen = np.sort(np.random.default_rng((seed, FIRST_NUMBER)).choice(len(rows), n_rows, replace=False))
     return rows[chosen], sample_weight[chosen]
+
+
+def agree(objectives: Sequence[float]) -> bool:
+    """Whether the first candidates, which are made in different coordinates, have all reached the same objective."""
+    return len(objectives) == N_AGREEING and max(objectives) - min(objectives) < LEAST_GAIN
 
 
 def best(judged: list[tuple[float, Mixture]]) -> list[tuple[float, Mixture]]:
