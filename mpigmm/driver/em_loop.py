@@ -12,6 +12,7 @@ import numpy as np
 
 from mpigmm.core.algorithms import ALGORITHMS
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.projection import with_change
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
@@ -62,7 +63,7 @@ class EmLoop:
             ends all ranks at the next reduction.
         """
         begin, is_last = time.perf_counter(), False
-        while goes_on(progress.iteration, progress.change, em):
+        while goes_on(progress.iteration, progress.changes, em):
             if is_last:
                 self.context.comm.agree(self.reduction.error or self.context.stop.out_of_time())
             old = self.algorithm.mixture(progress.state)
@@ -162,7 +163,7 @@ def advanced(progress: Progress, state: Any, report: Report) -> Progress:
         iteration=progress.iteration + 1,
         state=state,
         mean_log_likelihood=report.mean_log_likelihood,
-        change=None if report.repairs else report.change,
+        changes=with_change(progress.changes, None if report.repairs else report.change),
     )
 
 

@@ -18,7 +18,7 @@ from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL, SUMMARY
 from mpigmm.runs.state import Progress
 
-NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol")
+NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol", "em.criterion")
 """Settings that may change without making it another problem. The data are compared by their fingerprint instead."""
 
 

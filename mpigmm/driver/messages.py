@@ -8,12 +8,14 @@ from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header
 from mpigmm.errors import counted, shown
-from mpigmm.options import FitOptions
+from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Fitted, Progress
 from mpigmm.runs.voice import Voice
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
 MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
+MUCH_MORE = 10
+"""Projected gain, in units of the tolerance, above which the user is told of it."""
 FEW = 5
 """Largest number of components that a message names."""
 MOST_FEATURES = 8
@@ -79,6 +81,17 @@ def result_text(name: str, best: Fitted) -> str:
         f"{name}: {counted(best.mixture.n_components, 'component')}, "
         f"{'converged' if best.ended.converged else 'stopped'} after {counted(best.ended.n_iter, 'iteration')}, "
         f"mean log-likelihood {best.ended.mean_log_likelihood:.9g}"
+    )
+
+
+def projected_text(best: Fitted, em: EmOptions) -> str | None:
+    """A remark where a fit ended by its last change, but is projected to gain much more than the tolerance."""
+    gain = best.ended.projected_gain
+    if em.criterion != "change" or not best.ended.converged or gain is None or gain <= MUCH_MORE * em.tol:
+        return None
+    return (
+        f"the log-likelihood is projected to rise by another {gain:.2g} a row (em.tol: {em.tol:g}); lower em.tol, or "
+        "set em.criterion: aitken"
     )
 
 

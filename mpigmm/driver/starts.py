@@ -113,7 +113,12 @@ def fit_starts(
         mixture = algorithm.mixture(progress.state)
         mean, objective = yield from loop.evaluate(mixture)
         ended = Ended(
-            progress.init, progress.iteration, mean, objective, progress.change, converged(progress.change, options.em)
+            progress.init,
+            progress.iteration,
+            mean,
+            objective,
+            progress.changes,
+            converged(progress.changes, options.em),
         )
         progress = with_ended(progress, mixture, ended)
         if progress.init + 1 == options.init.n_init:

@@ -67,6 +67,7 @@ def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
         "init": ended.init,
         "n_iter": ended.n_iter,
         "converged": ended.converged,
+        "projected_gain": ended.projected_gain,
         "mean_log_likelihood": ended.mean_log_likelihood,
         **criteria(best.mixture, log_likelihood, data_summary.total_weight),
     }

@@ -89,7 +89,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "init": progress.init,
         "iteration": progress.iteration,
         "mean_log_likelihood": progress.mean_log_likelihood,
-        "change": progress.change,
+        "changes": progress.changes,
         "finished": progress.finished,
     }
     attributes = {
@@ -160,8 +160,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "--restart to start over"
         )
     try:
-        ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
-        progress = Progress(**json.loads(attributes["state"]), ended=ended)
+        ended = tuple(Ended(**with_changes(start)) for start in json.loads(_as_text(arrays["ended"])))
+        progress = Progress(**with_changes(json.loads(attributes["state"])), ended=ended)
         identity = json.loads(_as_text(arrays["identity"]))
         progress = replace(progress, state=state_of(content, path, identity["em.algorithm"]))
         if "best" in attributes:
@@ -185,6 +185,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
+
+
+def with_changes(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `Progress` or `Ended` from JSON, which has no tuples."""
+    return {**values, "changes": tuple(values["changes"])}
 
 
 def state_of(content: hdf5.Content, path: Path, algorithm: str) -> object:
