@@ -10,8 +10,7 @@ import pytest
 
 import mpigmm
 from mpigmm.api import FitResult
-from mpigmm.core.algorithms.projection import FURTHER, N_RATIOS, projected_gain, with_change
-from mpigmm.driver.stopping import converged
+from mpigmm.core.algorithms.projection import FURTHER, N_RATIOS, has_converged, projected_gain, with_change
 from mpigmm.errors import ConfigError, OutputError
 from mpigmm.options import EmOptions
 from mpigmm.runs.checkpoint import load_checkpoint
@@ -64,14 +63,14 @@ def test_a_ratio_that_rises_is_extrapolated() -> None:
 )
 def test_an_unknown_projection_ends_no_fit(changes: tuple[float, ...]) -> None:
     assert projected_gain(changes) is None
-    assert not converged(changes, EmOptions(tol=TOL, criterion="aitken"))
-    assert converged(changes, EmOptions(tol=TOL)) == bool(changes)
+    assert not has_converged(changes, EmOptions(tol=TOL, criterion="aitken"))
+    assert has_converged(changes, EmOptions(tol=TOL)) == bool(changes)
 
 
 def test_a_fit_that_changes_no_more_has_converged() -> None:
     for changes in ((0.0,), (1e-3, 0.0)):
-        assert projected_gain(changes) == 0.0 and converged(changes, EmOptions(tol=TOL, criterion="aitken"))
-    assert not converged((0.0,), EmOptions(tol=0.0, criterion="aitken"))
+        assert projected_gain(changes) == 0.0 and has_converged(changes, EmOptions(tol=TOL, criterion="aitken"))
+    assert not has_converged((0.0,), EmOptions(tol=0.0, criterion="aitken"))
     assert with_change((0.1, 0.01), None) == ()  # a repair
 
 
@@ -81,7 +80,7 @@ def test_aitken_ends_a_series_at_the_tolerance_and_never_before_change(ratio: fl
     for number in range(2000):
         changes = with_change(changes, ratio**number)
         for criterion in ("change", "aitken"):
-            if converged(changes, EmOptions(tol=TOL, criterion=criterion)):
+            if has_converged(changes, EmOptions(tol=TOL, criterion=criterion)):
                 ended.setdefault(criterion, number)
     assert ended["change"] <= ended["aitken"]
     assert ratio ** ended["aitken"] * max(ratio / (1 - ratio), 1) < TOL
@@ -108,7 +107,7 @@ def test_the_user_is_told_where_change_stops_early(capfd: pytest.CaptureFixture[
     found = mpigmm.fit(settings, overlapping_rows(2), verbose=True)
     gain = found.summary["projected_gain"]
     said = capfd.readouterr().err
-    assert gain > 10 * TOL
+    assert gain > 5 * TOL
     assert said.count("is projected to rise by another") == 1
     assert f"another {gain:.2g} a row (em.tol: 0.001); lower em.tol, or set em.criterion: aitken\n" in said
 
@@ -149,7 +148,7 @@ def test_errors_name_the_criterion(tmp_path: Path) -> None:
 def test_the_time_left_is_that_until_the_gain_is_small(ratio: float) -> None:
     trend, changes, seconds = Trend(10**6, 1e-6, is_projected=True), (), []
     em = EmOptions(tol=1e-6, criterion="aitken")
-    while not converged(changes, em):
+    while not has_converged(changes, em):
         changes = with_change(changes, ratio ** len(seconds))
         line = {"init": 0, "iteration": len(seconds) + 1, "change": changes[-1], "seconds": 0.25}
         trend.add({**line, "floored": 0, "reseeded": 0})

@@ -14,7 +14,7 @@ from mpigmm.runs.voice import Voice
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
 MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
-MUCH_MORE = 10
+MUCH_MORE = 5
 """Projected gain, in units of the tolerance, above which the user is told of it."""
 FEW = 5
 """Largest number of components that a message names."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from mpigmm.core.algorithms.initialise import GivenParameters, initialise
+from mpigmm.core.algorithms.projection import has_converged
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
@@ -14,7 +15,6 @@ from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.label_pass import labelled_mixture
 from mpigmm.driver.null_recorder import NullRecorder
-from mpigmm.driver.stopping import converged
 from mpigmm.driver.survey_pass import Sample
 from mpigmm.errors import DegenerateError
 from mpigmm.options import FitOptions
@@ -118,7 +118,7 @@ def fit_starts(
             mean,
             objective,
             progress.changes,
-            converged(progress.changes, options.em),
+            has_converged(progress.changes, options.em),
         )
         progress = with_ended(progress, mixture, ended)
         if progress.init + 1 == options.init.n_init:

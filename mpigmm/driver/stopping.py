@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mpigmm.core.algorithms.projection import Changes, projected_gain
+from mpigmm.core.algorithms.projection import Changes, has_converged
 from mpigmm.errors import OutputError
 from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
@@ -12,16 +12,7 @@ from mpigmm.runs.state import Progress
 
 def goes_on(iteration: int, changes: Changes, em: EmOptions) -> bool:
     """Whether a start takes another iteration after this one, given the last changes of its objective."""
-    return iteration < em.max_iter and not converged(changes, em)
-
-
-def converged(changes: Changes, em: EmOptions) -> bool:
-    """Whether the last iteration changed the objective by less than the tolerance; the first one, and one with a
-    repair, have no change. Under ``em.criterion: aitken`` the projected gain must be below the tolerance as well."""
-    if not changes or abs(changes[-1]) >= em.tol:
-        return False
-    gain = projected_gain(changes)
-    return em.criterion == "change" or (gain is not None and abs(gain) < em.tol)
+    return iteration < em.max_iter and not has_converged(changes, em)
 
 
 def check_ended(progress: Progress, options: FitOptions, name: str) -> None:

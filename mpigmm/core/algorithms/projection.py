@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from mpigmm.options import EmOptions
+
 N_RATIOS = 2
 """Number of last ratios that decide."""
 
@@ -50,3 +52,12 @@ def projected_gain(changes: Sequence[float]) -> float | None:
     last, newest = (new / old for old, new in pairwise(changes))
     ratio = max(last, newest + FURTHER * max(newest - last, 0.0))
     return changes[-1] * ratio / (1 - ratio) if min(last, newest) >= 0 and ratio < 1 else None
+
+
+def has_converged(changes: Changes, em: EmOptions) -> bool:
+    """Whether the last iteration changed the objective by less than the tolerance; the first one, and one with a
+    repair, have no change. Under ``em.criterion: aitken`` the projected gain must be below the tolerance as well."""
+    if not changes or abs(changes[-1]) >= em.tol:
+        return False
+    gain = projected_gain(changes)
+    return em.criterion == "change" or (gain is not None and abs(gain) < em.tol)
