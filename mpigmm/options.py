@@ -101,7 +101,9 @@ class EmOptions:
         "together, projected from the ratio of the last ones.",
         "change",
     )
-    accelerate: str = option("Acceleration of EM.", "none", available=("none",))
+    accelerate: str = option(
+        "Acceleration of batch EM.", "none", registry="accelerations", planned=("anderson", "squarem")
+    )
     reseed: bool = option(
         "Whether a component without rows becomes half of the one with the largest weight; otherwise it keeps its mean "
         "and covariance, with weight 0.",

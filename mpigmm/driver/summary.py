@@ -66,6 +66,8 @@ def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
         "covariance_type": best.mixture.covariances.name,
         "init": ended.init,
         "n_iter": ended.n_iter,
+        "e_steps": ended.e_steps,
+        "passes": ended.passes,
         "converged": ended.converged,
         "projected_gain": ended.projected_gain,
         "mean_log_likelihood": ended.mean_log_likelihood,

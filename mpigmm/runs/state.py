@@ -23,6 +23,10 @@ class Ended:
     changes : tuple of float
         The last changes of the objective; none after the first iteration, and after a repair.
     converged : bool
+    e_steps : int
+        Its passes over rows.
+    passes : float
+        Rows in all of them, and of its initialisation, over the number of rows.
     """
 
     init: int
@@ -31,6 +35,8 @@ class Ended:
     objective: float
     changes: Changes
     converged: bool
+    e_steps: int
+    passes: float
 
     @property
     def projected_gain(self) -> float | None:
@@ -62,6 +68,9 @@ class Progress:
         Of the mixture that entered the last iteration.
     changes : tuple of float
         The last changes of the objective; none after the first iteration, and where a component was repaired.
+    e_steps, rows_seen : int
+        Passes over rows of the current start so far, repeated ones included, and the rows in all of them; the latter
+        include those of its initialisation.
     ended : tuple of Ended
         Results of the complete starts.
     best : Fitted or None
@@ -75,6 +84,8 @@ class Progress:
     state: object = None
     mean_log_likelihood: float | None = None
     changes: Changes = ()
+    e_steps: int = 0
+    rows_seen: int = 0
     ended: tuple[Ended, ...] = ()
     best: Fitted | None = None
     finished: bool = False

@@ -56,7 +56,7 @@ def projected_gain(changes: Sequence[float]) -> float | None:
 
 def has_converged(changes: Changes, em: EmOptions) -> bool:
     """Whether the last iteration changed the objective by less than the tolerance; the first one, and one with a
-    repair, have no change. Under ``em.criterion: aitken`` the projected gain must be below the tolerance as well."""
+    repair, have no change. Under the criterion aitken the projected gain must be below the tolerance as well."""
     if not changes or abs(changes[-1]) >= em.tol:
         return False
     gain = projected_gain(changes)
