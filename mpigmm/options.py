@@ -104,6 +104,12 @@ class EmOptions:
     accelerate: str = option(
         "Acceleration of batch EM.", "none", registry="accelerations", planned=("anderson", "squarem")
     )
+    split_merge: int = option(
+        "Largest number of moves that a start tries after it has converged: each merges two components and splits "
+        "another one, and is kept if EM converges higher from there. em.max_iter then bounds each run of EM.",
+        0,
+        ge=0,
+    )
     reseed: bool = option(
         "Whether a component without rows becomes half of the one with the largest weight; otherwise it keeps its mean "
         "and covariance, with weight 0.",

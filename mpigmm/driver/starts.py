@@ -116,13 +116,14 @@ def fit_starts(
         progress = yield from loop.run(progress, options.em, recorder.record)
         mixture = algorithm.mixture(progress.state)
         mean, objective = yield from loop.evaluate(mixture)
+        changes = algorithm.changes(progress.state, progress.changes)
         ended = Ended(
             progress.init,
             progress.iteration,
             mean,
             objective,
-            progress.changes,
-            has_converged(progress.changes, options.em),
+            changes,
+            has_converged(changes, options.em),
             progress.e_steps,
             progress.rows_seen / loop.problem.grid.n_rows,
         )

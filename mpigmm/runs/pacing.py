@@ -85,7 +85,7 @@ class Trend:
         """Estimated seconds until the start has converged or has reached its last iteration; None without a trend."""
         most = self.max_iter - self._iteration
         left = most if self.tol == 0 else self._iterations_left()
-        return None if left is None else min(left, most) * self._seconds
+        return None if left is None or most < 0 else min(left, most) * self._seconds
 
     def _iterations_left(self) -> float | None:
         """Iterations until the start has converged, if the changes decay at a steady rate."""
