@@ -112,9 +112,9 @@ def moved_mixture(mixture: Mixture, halves: Mixture, move: Move, problem: Proble
 def best_moves(mixture: Mixture, halves: Mixture, problem: Problem, most: int) -> tuple[Move, ...]:
     """Moves (i, j, k), at most so many, in the order in which they should be tried.
 
-    The gain of a move is that of the classification likelihood: of its split, minus that of the split which the merge
-    reverses. Of the moves whose merge and whose split were taken least often before, the one with the largest gain is
-    next, so that one split that does not succeed is not tried with all merges.
+    The gain of a move is that of its split, minus that of the split which its merge reverses. Of the moves whose merge
+    and whose split were taken least often before, the one with the largest gain is next, so that one split that does
+    not succeed is not tried with all merges.
     """
     n = mixture.n_components
     splits = np.full(n, -np.inf)
@@ -139,7 +139,7 @@ def best_moves(mixture: Mixture, halves: Mixture, problem: Problem, most: int) -
 
 
 def merge_candidates(mixture: Mixture, problem: Problem) -> tuple[Indices, FloatArray]:
-    """Pairs (n, 2) of near components, and what the classification likelihood of a row loses if they are merged (n,);
+    """Pairs (n, 2) of near components, and bounds of what the log-likelihood of a row loses if they are merged (n,);
     the least loss comes first."""
     pairs, losses = [], []
     for i in range(mixture.n_components):
@@ -163,15 +163,13 @@ def neighbours(mixture: Mixture, component: int) -> Indices:
 
 
 def split_gains(mixture: Mixture, first: Indices, second: Indices, problem: Problem) -> FloatArray:
-    """What the classification likelihood of a row gains (n,) from two components each in place of their merge.
+    """Upper bounds of what the log-likelihood of a row gains (n,) from two components each in place of their merge.
 
-    With weights w, covariances P and w_ij = w_i + w_j it is
+    With weights w, covariances P and w_ij = w_i + w_j the bound is
 
-        (w_ij log |P_ij| - w_i log |P_i| - w_j log |P_j|) / 2 + w_i log(w_i / w_ij) + w_j log(w_j / w_ij),
+        (w_ij log |P_ij| - w_i log |P_i| - w_j log |P_j|) / 2
 
-    which is negative for halves of a normal distribution, and positive for components far apart. The first term is the
-    bound of Runnalls (IEEE Trans. Aerosp. Electron. Syst. 43, 2007). It is -inf where a component has no weight or is
-    singular.
+    (Runnalls, IEEE Trans. Aerosp. Electron. Syst. 43, 2007). It is -inf where a component is singular.
     """
     own = log_dets(mixture)
     together = np.empty(len(first))
@@ -180,12 +178,8 @@ def split_gains(mixture: Mixture, first: Indices, second: Indices, problem: Prob
         part = slice(start, start + step)
         together[part] = log_dets(merged(mixture, first[part], second[part], problem))
     weights = mixture.weights[first], mixture.weights[second]
-    total = weights[0] + weights[1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gains = total * together + sum(
-            w * (2 * np.log(w / total) - own[which]) for w, which in zip(weights, (first, second), strict=True)
-        )
-    return np.where(np.isfinite(gains), gains / 2, -np.inf)
+    gains = 0.5 * (weights[0] * (together - own[first]) + weights[1] * (together - own[second]))
+    return np.where(np.isfinite(gains), gains, -np.inf)
 
 
 def log_dets(mixture: Mixture) -> FloatArray:

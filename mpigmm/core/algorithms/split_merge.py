@@ -20,7 +20,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.sum_format import SumRangeError
 from mpigmm.options import EmOptions
 
-PROBE_STEPS = 4
+PROBE_STEPS = 10
 """Steps of EM with all components split, from which the splits are chosen."""
 
 INNER, HALVES = "inner_", "halves_"
@@ -48,7 +48,7 @@ class SplitMergeState:
         Whether all components are split.
     best : Mixture or None
         The last accepted mixture; None before the first run has converged.
-    objective : float
+    mean_log_likelihood, objective : float
         What the last step of its run has reported.
     best_changes : tuple of float
         The last changes in its run.
@@ -65,6 +65,7 @@ class SplitMergeState:
     n_tried: int = 0
     probing: bool = False
     best: Mixture | None = None
+    mean_log_likelihood: float = -np.inf
     objective: float = -np.inf
     best_changes: Changes = ()
     halves: Mixture | None = None
@@ -104,7 +105,7 @@ class SplitMerge(Algorithm[SplitMergeState]):
         except (SingularCovarianceError, SumRangeError):
             if state.best is None:
                 raise
-            repeated = Report(state.objective, state.objective, None, Repairs(), again=True)
+            repeated = replace(accepted_report(state), again=True)
             return self._chosen(state) if state.probing else self._rejected(state), repeated
         if report.again:
             return replace(state, inner=inner), report
@@ -116,9 +117,9 @@ class SplitMerge(Algorithm[SplitMergeState]):
         )
         if state.probing:
             state = replace(state, halves=BatchEM.mixture(inner))
-            return self._chosen(state) if state.n_iter == PROBE_STEPS else state, replace(report, again=True)
+            return self._chosen(state) if state.n_iter == PROBE_STEPS else state, accepted_report(state)
         if has_converged(state.changes, self.em) or state.n_iter == self.em.max_iter:
-            state = self._judged(state, report.objective)
+            state = self._judged(state, report)
         return state, report
 
     def is_finished(self, state: SplitMergeState) -> bool:
@@ -131,14 +132,20 @@ class SplitMerge(Algorithm[SplitMergeState]):
     def mixture(cls, state: SplitMergeState) -> Mixture:
         return cls.runs.mixture(state.inner) if state.best is None else state.best
 
-    def _judged(self, state: SplitMergeState, objective: float) -> SplitMergeState:
+    def _judged(self, state: SplitMergeState, report: Report) -> SplitMergeState:
         """The state after a run, which is accepted if its objective is higher than that of the last accepted mixture
         can have become by its last step, for which the change of the step before is a bound."""
         margin = max(map(abs, (self.em.tol, *state.best_changes[-1:])))
-        if state.best is not None and objective <= state.objective + margin:
+        if state.best is not None and report.objective <= state.objective + margin:
             return self._rejected(state)
         mixture = self._run.mixture(state.inner)
-        state = replace(state, best=mixture, objective=objective, best_changes=state.changes)
+        state = replace(
+            state,
+            best=mixture,
+            mean_log_likelihood=report.mean_log_likelihood,
+            objective=report.objective,
+            best_changes=state.changes,
+        )
         if state.n_tried >= self.em.split_merge or (mixture.weights > 0).sum() < LEAST_COMPONENTS:
             return replace(state, finished=True, moves=(), halves=None)
         halves = halved(mixture, self.problem, state.n_tried)
@@ -167,10 +174,11 @@ class SplitMerge(Algorithm[SplitMergeState]):
     def to_arrays(cls, state: SplitMergeState) -> dict[str, FloatArray]:
         inner = (BatchEM if state.probing else cls.runs).to_arrays(state.inner)
         known = state.best is not None
-        counters = state.n_iter, state.n_tried, state.probing, state.finished, known, state.objective
+        counters = state.n_iter, state.n_tried, state.probing, state.finished, known
         return {
             **cls.mixture(state).arrays(),
             "counters": np.array(counters, float),
+            "objectives": np.array([state.mean_log_likelihood, state.objective]),
             "changes": np.array(state.changes),
             "best_changes": np.array(state.best_changes),
             "moves": np.array(state.moves, float).reshape(-1, 3),
@@ -180,7 +188,8 @@ class SplitMerge(Algorithm[SplitMergeState]):
 
     @classmethod
     def from_arrays(cls, covariance_type: str, arrays: Mapping[str, FloatArray]) -> SplitMergeState:
-        n_iter, n_tried, probing, finished, known, objective = arrays["counters"].tolist()
+        n_iter, n_tried, probing, finished, known = arrays["counters"].tolist()
+        mean_log_likelihood, objective = arrays["objectives"].tolist()
         halves = named(arrays, HALVES)
         return SplitMergeState(
             inner=(BatchEM if probing else cls.runs).from_arrays(covariance_type, named(arrays, INNER)),
@@ -189,12 +198,18 @@ class SplitMerge(Algorithm[SplitMergeState]):
             n_tried=int(n_tried),
             probing=bool(probing),
             best=Mixture.from_arrays(covariance_type, arrays) if known else None,
+            mean_log_likelihood=mean_log_likelihood,
             objective=objective,
             best_changes=tuple(arrays["best_changes"].tolist()),
             halves=Mixture.from_arrays(covariance_type, halves) if halves else None,
             moves=tuple((int(i), int(j), int(k)) for i, j, k in arrays["moves"]),
             finished=bool(finished),
         )
+
+
+def accepted_report(state: SplitMergeState) -> Report:
+    """The report of a step that is not one towards a mixture of its own: that of the accepted mixture."""
+    return Report(state.mean_log_likelihood, state.objective, None, Repairs())
 
 
 def named(arrays: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
