@@ -25,7 +25,7 @@ from support import (
 import mpigmm
 from mpigmm.__main__ import serve
 from mpigmm.api import FitResult
-from mpigmm.core.algorithms import algorithm_type
+from mpigmm.core.algorithms import ACCELERATIONS, ALGORITHMS, algorithm_type
 from mpigmm.core.algorithms.base import Grid, Problem
 from mpigmm.core.algorithms.moves import best_moves, halved, merged, moved_mixture, split_gains
 from mpigmm.core.algorithms.split_merge import PROBE_STEPS
@@ -62,6 +62,20 @@ def fitted(labels: np.ndarray = STUCK, covariance_type: str = "full", **sections
     em = {"tol": 1e-5, "max_iter": 500, "split_merge": 3, **sections.pop("em", {})}
     model = {"n_components": 4, "covariance_type": covariance_type}
     return mpigmm.fit({"model": model, "init": {"method": "labels"}, "em": em, **sections}, ROWS, labels=labels)
+
+
+@pytest.mark.parametrize("accelerate", ACCELERATIONS)
+def test_its_runs_may_be_accelerated(accelerate: str) -> None:
+    good, found = fitted(TRUE, em={"split_merge": 0}), fitted(em={"accelerate": accelerate})
+    assert found.summary["mean_log_likelihood"] == pytest.approx(good.summary["mean_log_likelihood"], abs=1e-4)
+
+
+@pytest.mark.skipif("stepwise" not in ALGORITHMS, reason="needs the algorithm")
+@pytest.mark.parametrize("em", [{"split_merge": 1}, {"split_merge": 0, "criterion": "aitken"}])
+def test_what_stepwise_em_has_no_use_for(em: dict[str, Any]) -> None:
+    key = "criterion" if "criterion" in em else "split_merge"
+    with pytest.raises(ConfigError, match=rf"em\.{key}: has no meaning with em\.algorithm: stepwise"):
+        fitted(em={"algorithm": "stepwise", **em})
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

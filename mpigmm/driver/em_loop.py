@@ -12,7 +12,7 @@ import numpy as np
 
 from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, Problem, Rejected, Report, Summed
-from mpigmm.core.algorithms.projection import with_change
+from mpigmm.core.algorithms.projection import has_converged, with_change
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
@@ -106,6 +106,12 @@ class EmLoop:
         if self.algorithm.decides_end:
             return not self.algorithm.is_finished(progress.state)
         return goes_on(progress.iteration, progress.changes, em)
+
+    def has_converged(self, progress: Progress, em: EmOptions) -> bool:
+        """Whether a start that has ended with this progress has converged."""
+        if self.algorithm.decides_end:
+            return self.algorithm.has_converged(progress.state)
+        return has_converged(progress.changes, em)
 
     def step(self, state: Any, iteration: int) -> Fit[Step]:
         """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 
 from mpigmm.core.algorithms.initialise import GivenParameters, initialise
-from mpigmm.core.algorithms.projection import has_converged
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
@@ -116,14 +115,13 @@ def fit_starts(
         progress = yield from loop.run(progress, options.em, recorder.record)
         mixture = algorithm.mixture(progress.state)
         mean, objective = yield from loop.evaluate(mixture)
-        changes = algorithm.changes(progress.state, progress.changes)
         ended = Ended(
             progress.init,
             progress.iteration,
             mean,
             objective,
-            changes,
-            has_converged(changes, options.em),
+            algorithm.changes(progress.state, progress.changes),
+            loop.has_converged(progress, options.em),
             progress.e_steps,
             progress.rows_seen / loop.problem.grid.n_rows,
         )

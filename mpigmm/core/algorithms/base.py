@@ -227,6 +227,10 @@ class Algorithm(ABC, Generic[State]):
         """Whether a start ends in this state, of an algorithm that decides so itself."""
         raise NotImplementedError
 
+    def has_converged(self, state: State) -> bool:
+        """Whether a start that has ended in this state has converged, of an algorithm that decides its end."""
+        return False
+
     def changes(self, state: State, last: Changes) -> Changes:
         """The last changes of the objective on the way to the current mixture, where `last` are those of the last
         steps."""

@@ -125,6 +125,9 @@ class SplitMerge(Algorithm[SplitMergeState]):
     def is_finished(self, state: SplitMergeState) -> bool:
         return state.finished
 
+    def has_converged(self, state: SplitMergeState) -> bool:
+        return has_converged(state.best_changes, self.em)
+
     def changes(self, state: SplitMergeState, last: Changes) -> Changes:
         return state.best_changes
 
