@@ -105,22 +105,21 @@ class SplitMerge(Algorithm[SplitMergeState]):
         except (SingularCovarianceError, SumRangeError):
             if state.best is None:
                 raise
-            repeated = replace(accepted_report(state), again=True)
-            return self._chosen(state) if state.probing else self._rejected(state), repeated
+            following = self._chosen(state) if state.probing else self._rejected(state)
+            return following, replace(accepted_report(state), again=True)
         if report.again:
             return replace(state, inner=inner), report
-        state = replace(
-            state,
-            inner=inner,
-            n_iter=state.n_iter + 1,
-            changes=with_change(state.changes, None if report.repairs else report.change),
-        )
-        if state.probing:
-            state = replace(state, halves=BatchEM.mixture(inner))
-            return self._chosen(state) if state.n_iter == PROBE_STEPS else state, accepted_report(state)
-        if has_converged(state.changes, self.em) or state.n_iter == self.em.max_iter:
-            state = self._judged(state, report)
-        return state, report
+        changes = with_change(state.changes, None if report.repairs else report.change)
+        state = replace(state, inner=inner, n_iter=state.n_iter + 1, changes=changes)
+        return self._after_probe_step(state) if state.probing else self._after_step(state, report)
+
+    def _after_probe_step(self, state: SplitMergeState) -> tuple[SplitMergeState, Report]:
+        state = replace(state, halves=BatchEM.mixture(state.inner))
+        return self._chosen(state) if state.n_iter == PROBE_STEPS else state, accepted_report(state)
+
+    def _after_step(self, state: SplitMergeState, report: Report) -> tuple[SplitMergeState, Report]:
+        has_ended = has_converged(state.changes, self.em) or state.n_iter == self.em.max_iter
+        return self._judged(state, report) if has_ended else state, report
 
     def is_finished(self, state: SplitMergeState) -> bool:
         return state.finished
