@@ -139,7 +139,7 @@ def test_the_start_is_that_of_the_best_candidate(covariance_type: str, n_rows: i
     rows = SKEWED[:n_rows]
     found, sample = screening_of(rows, covariance_type, n_init=n_init), (rows, np.ones(n_rows))
     mixture, rows_seen = found.start()
-    assert found.n_candidates == found.done.number == 6 * n_init
+    assert found.n_candidates == found.done.number == 7 * n_init
     runs = ShortRuns(found.problem, K, n_rows, OPS, lambda: None)
     reached = runs.objective(mixture, sample)
     assert reached == brute_force(found, sample)
@@ -153,7 +153,7 @@ def test_the_unscreened_starts_are_among_the_candidates_and_are_not_better(n_row
     reached, candidates = found.runs.objective(found.start()[0], sample), list(found.candidates())
     for init in range(2):
         start = initialise("kmeans", found.kind, K, sample, problem.summary, problem.safeguards, (3, init))
-        assert start.digest() == candidates[6 * init].digest()
+        assert start.digest() == candidates[7 * init].digest()
         assert found.runs.objective(start, sample) < reached
 
 
@@ -189,8 +189,8 @@ def test_costly_mixtures_start_as_without_screening() -> None:
     rows = blobs(1000, 150, 3)
     sample, kind = (rows, np.ones(1000)), COVARIANCE_TYPES["full"]
     problem = problem_of(rows, n_rows=1000)
-    mixture, rows_seen = screened_start(problem, kind, 10, 1, sample, NUMPY)
-    plain = initialise("kmeans", kind, 10, sample, problem.summary, problem.safeguards, (problem.seed, 0))
+    mixture, rows_seen = screened_start(problem, kind, 40, 1, sample, NUMPY)
+    plain = initialise("kmeans", kind, 40, sample, problem.summary, problem.safeguards, (problem.seed, 0))
     assert_same_bits(mixture.arrays(), plain.arrays())
     assert rows_seen == 1000
 
@@ -198,9 +198,9 @@ def test_costly_mixtures_start_as_without_screening() -> None:
 def test_progress_is_told_in_order_and_stops_the_screening() -> None:
     told: list[tuple[str, int, int]] = []
     screening_of(ROWS, "diag", progress=lambda *line: told.append(line)).start()
-    assert {(name, most) for name, _, most in told} == {("candidate", 6)}
+    assert {(name, most) for name, _, most in told} == {("candidate", 7)}
     done = [done for _, done, _ in told]
-    assert done == sorted(done) and set(done) == set(range(7))
+    assert done == sorted(done) and set(done) == set(range(8))
 
     def stop(name: str, done: int, most: int) -> None:
         if done == 3:
@@ -252,3 +252,10 @@ def test_given_parameters_are_not_screened() -> None:
         for method in ("kmeans", "k-means++")
     )
     assert one.means_.tobytes() == other.means_.tobytes() == means.tobytes()
+
+
+def test_whitening_that_takes_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "EIGENVECTOR_WORK", 1e12)
+    tried = [candidate.coordinates for _, candidate in screening_of(ROWS, "diag").more[0]]
+    robust, seeded = Coordinates.robust, Coordinates.standardised
+    assert tried == [Coordinates.unscaled, Coordinates.compressed, robust, seeded, Coordinates.unscaled]

@@ -37,8 +37,7 @@ N_AGREEING = 3
 
 LEAST_BUDGET, MOST_BUDGET, BUDGET_PASSES = 4e9, 4e10, 4
 """Additions to statistics that screening may take, about a second and ten: those of BUDGET_PASSES passes over all rows,
-but within these bounds. Where it would take more, k-means in one kind of coordinates is the only candidate of a
-start."""
+but within these bounds. Candidates for which nothing is left are not tried."""
 
 EIGENVECTOR_WORK = 10
 """Additions, over D^3, that take as long as the eigenvectors of a matrix."""
@@ -57,17 +56,21 @@ class Candidate:
         A method of `Coordinates`, which returns those in which distances are measured.
     is_refined : bool
         Whether Lloyd's steps follow the seeding by k-means++.
+    needs_axes : bool
+        Whether the coordinates take the principal axes of the sample, which is costly with many features.
     """
 
     coordinates: Callable[[Coordinates], FloatArray]
     is_refined: bool = True
+    needs_axes: bool = False
 
 
 CANDIDATES = (
     Candidate(Coordinates.compressed),
-    Candidate(Coordinates.whitened),
+    Candidate(Coordinates.whitened, needs_axes=True),
     Candidate(Coordinates.robust),
     Candidate(Coordinates.standardised, is_refined=False),
+    Candidate(Coordinates.unscaled),  # with other seeds
 )
 """What is tried besides k-means in standardised and in unscaled coordinates."""
 
@@ -123,13 +126,13 @@ class Screening:
         self.problem, self.kind, self.n_components, self.n_init = problem, kind, n_components, n_init
         self.sample, self.few = sample, few_rows(sample, n_components, problem.seed)
         self.coordinates = Coordinates(self.few, problem.summary)
-        self.n_varied = self._n_affordable()
+        self.more = self._affordable()
         self.done = Done(progress, self.n_candidates)
         self.runs = ShortRuns(problem, n_components, len(sample[0]), ops, self.done)
 
     @property
     def n_candidates(self) -> int:
-        return self.n_init + self.n_varied * (1 + len(CANDIDATES))
+        return self.n_init + sum(map(len, self.more))
 
     def start(self) -> tuple[Mixture, int]:
         """The best start, and the number of rows in the sample and in all E-steps.
@@ -165,8 +168,7 @@ class Screening:
         """The first mixtures of all short runs, made one by one."""
         for init in range(self.n_init):
             yield self._plain(init)
-            other = Candidate(Coordinates.standardised if init % 2 else Coordinates.unscaled)
-            for number, candidate in enumerate((other, *CANDIDATES) if init < self.n_varied else ()):
+            for number, candidate in self.more[init]:
                 yield self._made(candidate, (self.problem.seed, init, FIRST_NUMBER + number))
 
     def _plain(self, init: int) -> Mixture:
@@ -186,14 +188,23 @@ class Screening:
         means = partition_means(rows, sample_weight, labels, centres)
         return partition_mixture(self.kind, self.few, labels, means, summary, self.problem.safeguards, self.done)
 
-    def _n_affordable(self) -> int:
-        """Number of starts to which further candidates may be added."""
+    def _affordable(self) -> list[list[tuple[int, Candidate]]]:
+        """For each start by k-means the further candidates, with their numbers, that the budget allows."""
         k, d, n_few, n_all = self.n_components, self.sample[0].shape[1], len(self.few[0]), len(self.sample[0])
         n_statistics = k * (1 + d) + self.kind.n_second(k, d)
-        n_rows = (2 + len(CANDIDATES)) * ((FIRST_STEPS + 1) * n_few + n_all) + N_FINALISTS * (LAST_STEPS + 1) * n_all
-        each = n_rows * n_statistics + n_few * d**2 + EIGENVECTOR_WORK * d**3
-        most = np.clip(BUDGET_PASSES * self.problem.grid.n_rows * n_statistics, LEAST_BUDGET, MOST_BUDGET)
-        return min(self.n_init, int(most // each))
+        left = np.clip(BUDGET_PASSES * self.problem.grid.n_rows * n_statistics, LEAST_BUDGET, MOST_BUDGET)
+        short_run = ((FIRST_STEPS + 1) * n_few + n_all) * n_statistics
+        left -= self.n_init * short_run + N_FINALISTS * (LAST_STEPS + 1) * n_all * n_statistics
+        found: list[list[tuple[int, Candidate]]] = []
+        for init in range(self.n_init):
+            found.append([])
+            other = Candidate(Coordinates.standardised if init % 2 else Coordinates.unscaled)
+            for number, candidate in enumerate((other, *CANDIDATES)):
+                work = short_run + candidate.needs_axes * (n_few * d**2 + EIGENVECTOR_WORK * d**3)
+                if work <= left:
+                    left -= work
+                    found[-1].append((number, candidate))
+        return found
 
 
 def screened_start(
