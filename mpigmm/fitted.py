@@ -283,6 +283,7 @@ class Mixture(RowMethods, PlotMethods):
 
 def frozen(model: Model) -> Model:
     """The model, whose arrays can no longer be changed."""
-    for array in model.mixture.arrays().values():
+    kept = {} if model.statistics is None else model.statistics.arrays()
+    for array in (*model.mixture.arrays().values(), *kept.values()):
         array.flags.writeable = False
     return model

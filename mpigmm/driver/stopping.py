@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mpigmm.core.kept_statistics import are_small
+from mpigmm.core.mixture import Mixture
 from mpigmm.errors import OutputError
 from mpigmm.options import EmOptions, FitOptions
-from mpigmm.runs.state import Progress
+from mpigmm.runs.state import Fitted, Progress
 
 
 def goes_on(iteration: int, change: float | None, em: EmOptions) -> bool:
@@ -37,3 +39,14 @@ def reopened(progress: Progress, options: FitOptions) -> Progress:
     if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
         return replace(progress, finished=False, best=None, ended=())
     return progress
+
+
+def keeps_statistics(mixture: Mixture, options: FitOptions) -> bool:
+    """Whether a fit keeps the statistics of the rows with its mixture."""
+    wanted = options.output.statistics
+    return are_small(mixture.layout) if wanted == "auto" else wanted
+
+
+def lacks_statistics(best: Fitted, options: FitOptions) -> bool:
+    """Whether the result of a fit, which may have ended under other options, lacks statistics that are to be kept."""
+    return best.statistics is None and keeps_statistics(best.mixture, options)
