@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from mpigmm.core.arrays import Indices
 from mpigmm.core.kept_statistics import KeptStatistics
@@ -42,6 +45,13 @@ class Model:
     feature_names: tuple[str, ...] | None = None
     statistics: KeptStatistics | None = None
     updates: Updates = Updates()
+
+    def digest(self) -> str:
+        """A hash of the mixture and the statistics, in hexadecimal."""
+        digest = hashlib.blake2b(self.mixture.digest().encode(), digest_size=16)
+        for array in () if self.statistics is None else self.statistics.arrays().values():
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def derived(self, mixture: Mixture) -> Model:
         """A mixture that was computed from this one and not fitted, with the configuration that names its rows."""
