@@ -17,7 +17,7 @@ from mpigmm.core.kept_statistics import KeptStatistics
 from mpigmm.core.priors import PRIORS
 from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.source import Header, Source
-from mpigmm.driver.devices import Devices, common_ops
+from mpigmm.driver.devices import Devices, choose_devices, common_ops
 from mpigmm.driver.e_step import sum_e_step
 from mpigmm.driver.inference import check_features
 from mpigmm.driver.layout import choose_tile_rows, lay_out
@@ -126,6 +126,21 @@ def update_rows(
         return Updated(updated, summary.n_samples, summary.n_dropped, mean, repairs)
 
 
+def update_alike(comm: Comm, model: Model, source: Source, settings: UpdateSettings, stop: StopRequest) -> Updated:
+    """The same for a model and settings that each rank gives. Collective; raises `AgreedError`."""
+    told = comm.allgather((model.digest(), settings.forget))
+    with comm.together():
+        if len(set(told)) > 1:
+            raise ConfigError("the ranks have different mixtures or factors; call with the same on all of them")
+        if not source.header.n_rows:
+            raise DataError(f"{source.header.dataset} has no rows")
+    devices = choose_devices(comm, settings.compute.device)
+    try:
+        return update_rows(comm, model, source, settings, devices, stop)
+    finally:
+        devices.release()
+
+
 def open_update(
     comm: Comm, model: Model, source: Source, settings: UpdateSettings, devices: Devices, stop: StopRequest
 ) -> RankContext:
@@ -152,8 +167,7 @@ def folded(reduction: Reduction, step: UpdateStep, model: Model) -> tuple[Update
             state, report = step.update(state, summed)
     except (SingularCovarianceError, SumRangeError) as error:
         raise AgreedError(
-            f"{error}; fit again to the old and the new rows together, with a larger model.reg_covar or "
-            "model.variance_floor if they are in order",
+            f"{error}; check the new rows or, if they are in order, fit again to the old and the new ones together",
             CollapsedError,
         ) from None
     return state, report.mean_log_likelihood, report.repairs
@@ -163,8 +177,6 @@ def check_new_rows(summary: DataSummary, header: Header) -> None:
     """Raise `DataError` where no rows are left, or they weigh too little."""
     if summary.n_dropped and not summary.n_samples:
         raise DataError(f"all {summary.n_dropped:,} rows of {shown(header.dataset)} hold NaN or infinity")
-    if not header.n_rows:
-        raise DataError(f"{header.dataset} has no rows")
     if header.is_weighted:
         check_total_weight(summary.total_weight, header)
 
