@@ -189,6 +189,8 @@ class Stream:
     @property
     def saved(self) -> str:
         """What is done, as the words that follow a message."""
+        if not self._out.path.exists():
+            return f"{shown(self._out.path)} is not written yet"
         return f"{shown(self._out.path)} holds {counted(len(self.model.updates.files), 'file')}"
 
 
@@ -288,5 +290,5 @@ def told_with(stream: Stream | None, message: str, exit_code: int, advice: str) 
     if stream is None:
         return message
     if exit_code == EXIT_INTERRUPTED:
-        return with_saved(message, f" after {stream.n_files}", advice)
+        return with_saved(message, f" after {counted(stream.n_files, 'file')}; {stream.saved}", advice)
     return f"{message}; {stream.saved}, and the same command goes on" if exit_code == EXIT_USER else message
