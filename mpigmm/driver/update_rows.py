@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from mpigmm.core.algorithms.base import Problem
+from mpigmm.core.algorithms.base import Grid, Problem
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.algorithms.update import UpdateState, UpdateStep
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
@@ -113,7 +113,8 @@ def update_rows(
         summary = survey_summary(context, drop=settings.drop, remedy=settings.remedy)
         with comm.together():
             check_new_rows(summary, source.header)
-        step = UpdateStep(update_problem(options, summary, settings.compute), kept, settings.forget)
+        problem = update_problem(options, summary, settings.compute, context.grid)
+        step = UpdateStep(problem, kept, settings.forget)
         state, mean, repairs = folded(Reduction(context), step, model)
         updated = replace(
             model,
@@ -151,10 +152,10 @@ def open_update(
     return open_context(comm, source, layout, devices, stop, common_ops(comm))
 
 
-def update_problem(options: ModelOptions, summary: DataSummary, compute: ComputeOptions) -> Problem:
+def update_problem(options: ModelOptions, summary: DataSummary, compute: ComputeOptions, grid: Grid) -> Problem:
     """The problem of an update with rows of this summary; empty components are not re-seeded."""
     safeguards = Safeguards(options.reg_covar, options.variance_floor, reseed=False)
-    return Problem(summary, safeguards, PRIORS[options.prior](summary), np.dtype(compute.precision))
+    return Problem(summary, safeguards, PRIORS[options.prior](summary), np.dtype(compute.precision), grid)
 
 
 def folded(reduction: Reduction, step: UpdateStep, model: Model) -> tuple[UpdateState, float, Repairs]:

@@ -22,6 +22,7 @@ from mpigmm.core.kept_statistics import KeptStatistics
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import refined_limbs
+from mpigmm.options import EmOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class UpdateStep(BatchEM):
     name = "update"
 
     def __init__(self, problem: Problem, kept: KeptStatistics, forget: float) -> None:
-        super().__init__(problem)
+        super().__init__(problem, EmOptions())
         self.kept = kept
         self.forget = forget
 
