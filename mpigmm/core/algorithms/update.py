@@ -42,8 +42,8 @@ class UpdateStep(BatchEM):
     """One step of the recursion S <- F S + s(rows; theta), theta <- M(S).
 
     s are the statistics of new rows under the mixture theta, and M is the M-step. Components that are empty, in the
-    sense of `m_step`, keep their means and covariances and get weight zero; whether they are re-seeded the safeguards
-    say.
+    sense of `m_step`, get weight zero and keep their means and covariances, to which ``reg_covar`` is not added again.
+    The safeguards must not re-seed them.
 
     Parameters
     ----------
@@ -69,6 +69,7 @@ class UpdateStep(BatchEM):
         sums = added(scaled(self.kept.statistics, self.forget), outcome.statistics)
         summary = self._summary(old, outcome.statistics)
         new, repairs = m_step(old, sums, summary, problem.safeguards, type(problem.prior)(summary))
+        new = with_empty_of(old, new)
         report = self._report(state, outcome.statistics, repairs)
         n_limbs = refined_limbs(outcome.n_limbs, old, new, sums.counts, problem.summary)
         if n_limbs != outcome.n_limbs:
@@ -99,6 +100,14 @@ class UpdateStep(BatchEM):
         variances = (old_weight * kept.variances + new.total_weight * new.variances) / total + between
         n_samples = int(np.ceil(self._n_samples))
         return replace(new, n_samples=n_samples, total_weight=total, variances=variances)
+
+
+def with_empty_of(old: Mixture, new: Mixture) -> Mixture:
+    """The new mixture, whose components of weight zero have the covariances of the old one."""
+    empty = new.weights == 0
+    if not empty.any():
+        return new
+    return replace(new, covariances=new.covariances.with_components_of(old.covariances, empty))
 
 
 def data_mean(mixture: Mixture, statistics: SufficientStatistics, centre: FloatArray) -> FloatArray:
