@@ -61,8 +61,9 @@ class Mixture(RowMethods, PlotMethods):
     -----
     Rows are given as a matrix (n, D) of integers or floats with any strides, or as a tuple of D vectors (n,). Arrays
     are not copied. `predict`, `predict_proba` and `score_samples` compute on this process, with as many threads as
-    `fit` uses. `score`, `aic`, `bic` and `icl` are collective if a communicator is given: each rank brings its own
-    rows, and all get the result for the rows of all. A row that is not finite raises `DataError`, which names it.
+    `fit` uses. `update`, `score`, `aic`, `bic` and `icl` are collective if a communicator is given: each rank brings
+    its own rows, and all get the result for the rows of all. A row that is not finite raises `DataError`, which names
+    it.
     """
 
     def __init__(

@@ -119,8 +119,8 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     -----
     X is a matrix (n, D), a data frame, a tuple of D vectors (n,), the path of a file of rows, a list of paths, or a
     section ``data`` of a configuration, such as ``{"path": "rows.h5", "dataset": "/X", "columns": [0, 2]}``. With
-    `comm` each rank brings its own rows, any number of them; `fit`, `fit_predict`, `score`, `bic`, `aic` and `icl` are
-    then collective, and all other methods work on this process alone.
+    `comm` each rank brings its own rows, any number of them; `fit`, `partial_fit`, `fit_predict`,
+    `score`, `bic`, `aic` and `icl` are then collective, and all other methods work on this process alone.
 
     Predictions use the attributes as they are: a user may assign `weights_`, `means_` and `precisions_cholesky_`.
     Computations are in float64; attributes and results have the dtype of X, float64 or float32.
