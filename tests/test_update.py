@@ -29,8 +29,10 @@ from mpigmm.core.kept_statistics import NAMES, KeptStatistics
 from mpigmm.core.mixture import Mixture
 from mpigmm.driver import update_files, watch
 from mpigmm.parallel.comm import Comm, SingleProcess
+from mpigmm.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import load_model, save_model
+from mpigmm.runs.state import Ended, Fitted, Progress
 from mpigmm.runs.updates import FoldedFile, Updates
 
 ON_GPUS = "MPIGMM_TEST_DEVICE" in os.environ
@@ -236,11 +238,30 @@ def test_of_several_starts_the_best_ones_statistics_are_kept(comm: Comm, place: 
     np.testing.assert_allclose(kept.counts, numpy_sums(mixture, ROWS[:400], np.ones(400))["counts"], rtol=1e-12)
 
 
-def test_statistics_in_files(tmp_path: Path) -> None:
-    mixture = random_mixture("tied", K, D)
+def some_statistics(mixture: Mixture) -> KeptStatistics:
     sizes = {name: mixture.layout[name] for name in ("counts", "first_moments", "second_moments")}
     arrays = {name: np.full(shape, 0.5) for name, shape in sizes.items()}
-    kept = KeptStatistics(**arrays, variances=np.ones(D), n_samples=7.5, total_weight=3.25)
+    return KeptStatistics(**arrays, variances=np.ones(D), n_samples=7.5, total_weight=3.25)
+
+
+def test_checkpoints_hold_the_statistics_of_the_best_start(tmp_path: Path) -> None:
+    mixture = random_mixture("full", K, D)
+    ended, kept = Ended(0, 3, -1.0, -1.5, 1e-5, True, 4, 4.5), some_statistics(mixture)
+    for statistics in (kept, None):
+        progress = Progress(ended=(ended,), best=Fitted(mixture, ended, statistics), finished=True)
+        identity = {"em.algorithm": "batch", "em.accelerate": "none"}
+        save_checkpoint(tmp_path, Checkpoint(progress, identity, "50x2 f8 00", 64, "numpy"))
+        found, _ = load_checkpoint(tmp_path)
+        assert found is not None and found.progress.best is not None
+        read = found.progress.best.statistics
+        assert (read is None) == (statistics is None)
+        if read is not None:
+            assert all(read.arrays()[name].tobytes() == array.tobytes() for name, array in kept.arrays().items())
+
+
+def test_statistics_in_files(tmp_path: Path) -> None:
+    mixture = random_mixture("tied", K, D)
+    kept = some_statistics(mixture)
     updates = Updates(2, "abc", (FoldedFile("a.h5", 3, 4, "d"), FoldedFile("ü.h5", 5, 6, "e")))
     save_model(tmp_path / "m.h5", Model(mixture, n_samples=9, statistics=kept, updates=updates))
     found = load_model(tmp_path / "m.h5")
