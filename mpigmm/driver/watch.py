@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpigmm.data.file_source import FileHeader, FileSource, natural_key
+from mpigmm.data.files import remove_leftovers
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.fit_rows import with_saved
 from mpigmm.driver.update_files import ModelOut, UpdateTask, rows_of, update_text
@@ -29,6 +30,9 @@ UNFINISHED = (".tmp", ".part")
 
 LEAST_PAUSE, MOST_PAUSE, PAUSE_SHARE = 0.2, 5.0, 10
 """Seconds between two looks at the directory: `PAUSE_SHARE` times those that a look takes, within these bounds."""
+
+LEFTOVER_SECONDS = 600.0
+"""A temporary file of the model that was not written to for so long belongs to a killed run."""
 
 CHUNK = 1 << 22
 """Bytes of a file that are read at a time."""
@@ -153,6 +157,7 @@ class Stream:
         self._request, self._out = request, out
         directory = str(request.watch)
         check_watched(directory, request.out)
+        remove_leftovers(out.path, LEFTOVER_SECONDS)
         self.model, self.n_files = begun_or_resumed(model, out, check), 0
         self._directory = Directory(directory, self.model.updates.files, check)
         self._last = time.monotonic()
