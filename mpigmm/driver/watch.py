@@ -243,7 +243,8 @@ def watch_files(comm: Comm, request: UpdateRequest, task: UpdateTask, devices: D
             else:
                 task = with_file(comm, stream, task, look, devices, stop)
     except AgreedError as error:
-        raise AgreedError(told_with(stream, str(error), error.exit_code, stop.advice), error.kind) from None
+        told = comm.bcast(None if stream is None else told_with(stream, str(error), error.exit_code, stop.advice))
+        raise AgreedError(told, error.kind) from None
     with comm.together():
         if stream is not None:
             stream.end()
@@ -290,10 +291,8 @@ def named(error: AgreedError, file: FoldedFile) -> AgreedError:
     return AgreedError(f"{shown(file.name)}: {error}", error.kind)
 
 
-def told_with(stream: Stream | None, message: str, exit_code: int, advice: str) -> str:
+def told_with(stream: Stream, message: str, exit_code: int, advice: str) -> str:
     """The message of an error, with what is done."""
-    if stream is None:
-        return message
     if exit_code == EXIT_INTERRUPTED:
         return with_saved(message, f" after {counted(stream.n_files, 'file')}; {stream.saved}", advice)
     return f"{message}; {stream.saved}, and the same command goes on" if exit_code == EXIT_USER else message
