@@ -248,7 +248,7 @@ def some_statistics(mixture: Mixture) -> KeptStatistics:
 
 def test_checkpoints_hold_the_statistics_of_the_best_start(tmp_path: Path) -> None:
     mixture = random_mixture("full", K, D)
-    ended, kept = Ended(0, 3, -1.0, -1.5, 1e-5, True, 4, 4.5), some_statistics(mixture)
+    ended, kept = Ended(0, 3, -1.0, -1.5, (1e-5,), True, 4, 4.5), some_statistics(mixture)
     for statistics in (kept, None):
         progress = Progress(ended=(ended,), best=Fitted(mixture, ended, statistics), finished=True)
         identity = {"em.algorithm": "batch", "em.accelerate": "none"}

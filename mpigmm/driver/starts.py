@@ -14,7 +14,7 @@ from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.label_pass import LABEL_PASSES, labelled_mixture
 from mpigmm.driver.null_recorder import NullRecorder
-from mpigmm.driver.stopping import converged, keeps_statistics, lacks_statistics
+from mpigmm.driver.stopping import keeps_statistics, lacks_statistics
 from mpigmm.driver.survey_pass import Sample
 from mpigmm.errors import DegenerateError
 from mpigmm.options import FitOptions
@@ -121,8 +121,8 @@ def fit_starts(
             progress.iteration,
             found.mean_log_likelihood,
             found.objective,
-            progress.change,
-            converged(progress.change, options.em),
+            algorithm.changes(progress.state, progress.changes),
+            loop.has_converged(progress, options.em),
             progress.e_steps,
             progress.rows_seen / loop.problem.grid.n_rows,
         )
