@@ -170,7 +170,7 @@ class EmLoop:
 
         Collective; raises `AgreedError`.
         """
-        summed = yield from self._evaluated(mixture, self.problem.first_precision(mixture))
+        summed = yield from self._evaluated(mixture)
         mean = float(summed.statistics.log_likelihood[0]) / self.problem.summary.total_weight
         objective = self.problem.objective(mean, mixture)
         if not keep:
@@ -180,9 +180,10 @@ class EmLoop:
             summed = yield from self._evaluated(mixture, finer)
         return Evaluation(mean, objective, KeptStatistics.of_rows(summed.statistics, self.problem.summary))
 
-    def _evaluated(self, mixture: Mixture, precision: Precision) -> Fit[Summed]:
+    def _evaluated(self, mixture: Mixture, precision: Precision | None = None) -> Fit[Summed]:
         """The sums under the last mixture of a start. Collective; raises `AgreedError`."""
         try:
+            precision = precision or self.problem.first_precision(mixture)
             request = PassRequest(self.problem, EStepPass(mixture, precision))
         except (SingularCovarianceError, SumRangeError) as error:
             raise degenerate(error, " in the end") from None
