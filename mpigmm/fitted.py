@@ -195,7 +195,7 @@ class Mixture(RowMethods, PlotMethods):
         settings of the fit (Neal and Hinton, A view of the EM algorithm that justifies incremental, sparse, and other
         variants, 1998). With F below one, older rows count less and less (Sato and Ishii, On-line EM algorithm for the
         normalized Gaussian network, Neural Comput. 12, 2000). A component that becomes empty keeps its mean and
-        covariance, with weight 0.
+        covariance, with weight 0. The E-step is computed on processors, in the precision of the fit.
 
         Parameters
         ----------
