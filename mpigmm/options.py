@@ -164,6 +164,11 @@ class OutputOptions:
         "[days-]hours:minutes:seconds. The end of a SLURM job is known without it.",
         gt=0,
     )
+    statistics: bool | Literal["auto"] = option(
+        "Whether the model keeps its sufficient statistics, from which `update` goes on; auto: if they take at most "
+        "16 MiB.",
+        "auto",
+    )
 
 
 @dataclass(frozen=True)

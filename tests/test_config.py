@@ -22,7 +22,7 @@ init:    {method: kmeans, n_init: 1, seed: 0, file: null, labels: null}
 em:
   {algorithm: batch, max_iter: 100, tol: 1.0e-4, criterion: change, accelerate: none, split_merge: 0, reseed: true}
 compute: {device: auto, gpu_aware_mpi: auto, precision: float64, threads: auto, memory: auto, tile_rows: auto}
-output:  {dir: runs/photo, checkpoint_iterations: 10, checkpoint_seconds: 300, walltime: null}
+output:  {dir: runs/photo, checkpoint_iterations: 10, checkpoint_seconds: 300, walltime: null, statistics: auto}
 """
 
 

@@ -14,6 +14,7 @@ from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.label_pass import LABEL_PASSES, labelled_mixture
 from mpigmm.driver.null_recorder import NullRecorder
+from mpigmm.driver.stopping import keeps_statistics, lacks_statistics
 from mpigmm.driver.survey_pass import Sample
 from mpigmm.errors import DegenerateError
 from mpigmm.options import FitOptions
@@ -114,23 +115,36 @@ def fit_starts(
             starts.release_sample(progress.init)
         progress = yield from loop.run(progress, options.em, recorder.record)
         mixture = algorithm.mixture(progress.state)
-        mean, objective = yield from loop.evaluate(mixture)
+        found = yield from loop.evaluate(mixture, keep=keeps_statistics(mixture, options))
         ended = Ended(
             progress.init,
             progress.iteration,
-            mean,
-            objective,
+            found.mean_log_likelihood,
+            found.objective,
             algorithm.changes(progress.state, progress.changes),
             loop.has_converged(progress, options.em),
             progress.e_steps,
             progress.rows_seen / loop.problem.grid.n_rows,
         )
-        progress = with_ended(progress, mixture, ended)
+        progress = with_ended(progress, Fitted(mixture, ended, found.statistics))
         if progress.init + 1 == options.init.n_init:
             return replace(progress, finished=True)
         progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
         save(comm, recorder, progress)
-    return progress
+    return (yield from with_statistics(loop, options, progress))
+
+
+def with_statistics(loop: EmLoop, options: FitOptions, progress: Progress) -> Fit[Progress]:
+    """The progress of a finished fit, with the statistics of its best mixture if they are to be kept. Collective.
+
+    They are missing where the fit was finished under other options.
+    """
+    best = progress.best
+    assert best is not None
+    if not lacks_statistics(best, options):
+        return progress
+    found = yield from loop.evaluate(best.mixture, keep=True)
+    return replace(progress, best=replace(best, statistics=found.statistics))
 
 
 def save(comm: Comm, recorder: NullRecorder, progress: Progress) -> None:
@@ -139,12 +153,12 @@ def save(comm: Comm, recorder: NullRecorder, progress: Progress) -> None:
         recorder.save(progress)
 
 
-def with_ended(progress: Progress, mixture: Mixture, ended: Ended) -> Progress:
+def with_ended(progress: Progress, fitted: Fitted) -> Progress:
     """Progress with the result of the current start, which becomes the best if its objective is the largest."""
     best = progress.best
-    if best is None or ended.objective > best.ended.objective:
-        best = Fitted(mixture, ended)
-    return replace(progress, ended=(*progress.ended, ended), best=best)
+    if best is None or fitted.ended.objective > best.ended.objective:
+        best = fitted
+    return replace(progress, ended=(*progress.ended, fitted.ended), best=best)
 
 
 def check_factors(mixture: Mixture) -> None:
