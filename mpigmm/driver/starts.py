@@ -10,6 +10,7 @@ from mpigmm.core.algorithms.initialise import GivenParameters, initialise
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
+from mpigmm.driver.distributed_kmeans import distributed_mixture, is_distributed
 from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.label_pass import labelled_mixture
@@ -58,6 +59,8 @@ class Starts:
         comm, mixture = loop.context.comm, self.from_file or self.given.mixture
         if mixture is None and self.options.init.method == "labels":
             mixture = self._of_labels(loop, init)
+        if mixture is None and is_distributed(self.options, self.given):
+            mixture = self._distributed(loop, init)
         with comm.together():
             if comm.is_root and self.from_file is None:
                 mixture = mixture or self._initialised(loop, init)
@@ -70,6 +73,12 @@ class Starts:
         kind = COVARIANCE_TYPES[model.covariance_type]
         report = partial(self.report, init)
         return self.given.applied(labelled_mixture(loop.reduction, loop.problem, kind, model.n_components, report))
+
+    def _distributed(self, loop: EmLoop, init: int) -> Mixture | None:
+        assert self.sample is not None
+        return distributed_mixture(
+            loop.reduction, self.options, loop.problem, self.sample, init, partial(self.report, init), self.given
+        )
 
     def _initialised(self, loop: EmLoop, init: int) -> Mixture:
         assert self.sample is not None
