@@ -77,9 +77,8 @@ def distributed_mixture(
     summary, comm = problem.summary, reduction.context.comm
     random = np.random.default_rng((options.init.seed, init))
     kmeans = SampleKMeans(reduction, sample, summary.centre, scales(summary, init), progress)
-    by_partition = options.init.method == "kmeans"
-    means, labels = kmeans.start(options.model.n_components, random, refine=by_partition), None
-    if by_partition:
+    means, labels = kmeans.start(options.model.n_components, random), None
+    if options.init.method == "kmeans":
         means, labels = kmeans.lloyd(means)
     mixture = None
     with comm.together():
@@ -134,13 +133,12 @@ class SampleKMeans:
         with self._comm.together():
             self._shares = self._divided(standard, sample_weight)
 
-    def start(self, n_components: int, random: np.random.Generator, *, refine: bool) -> FloatArray:
-        """Means (K, D) by k-means||: rows of the sample or, refined, means of k-means on the means of candidates."""
+    def start(self, n_components: int, random: np.random.Generator) -> FloatArray:
+        """Means (K, D) by k-means||: rows of the sample."""
         candidates = self._candidates(n_components, random)
         sums = self._sum((len(candidates), 1 + candidates.shape[1]), lambda share: share.sums(len(candidates)))
-        points = self._integers.means(sums, candidates) if refine else candidates
         weights = self._integers.counts(sums)
-        return self._on_root(lambda: chosen_means(points, weights, n_components, random, self.step, refine=refine))
+        return self._on_root(lambda: chosen_means(candidates, weights, n_components, random, self.step))
 
     def lloyd(self, means: FloatArray) -> tuple[FloatArray, Labels]:
         """Means (K, D) after Lloyd's steps, which end as those of `initialise` do, and on root the label (m,) of each

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from mpigmm.core.algorithms.initialise import CHUNK_ENTRIES, LEAST_CHUNK_ROWS, draw, lloyd, plus_plus
-from mpigmm.core.algorithms.responsibilities import Labels, ProgressCallback
+from mpigmm.core.algorithms.initialise import CHUNK_ENTRIES, LEAST_CHUNK_ROWS, draw, plus_plus
+from mpigmm.core.algorithms.responsibilities import Labels, ProgressCallback, no_progress
 from mpigmm.core.exact import FloatArray, IntArray
 
 ROUNDS, MOST_ROUNDS = 4, 16
@@ -224,15 +223,8 @@ def chosen_means(
     weights: FloatArray,
     n_components: int,
     random: np.random.Generator,
-    progress: ProgressCallback,
-    *,
-    refine: bool,
+    progress: ProgressCallback = no_progress,
 ) -> FloatArray:
-    """Means (K, D) by greedy k-means++ among points (n, D) with weights (n,), refined by k-means on these if asked."""
+    """Means (K, D) chosen by greedy k-means++ among those of the points (n, D) whose weights (n,) are above zero."""
     held = weights > 0
-    points, weights = points[held], weights[held]
-    means = plus_plus(points, weights, n_components, random, progress)
-    if refine:
-        told = partial(progress, "k-means++, mean", n_components, n_components)
-        means, _ = lloyd(points, weights, means, lambda name, done, most: told(), least_change=0.0)
-    return means
+    return plus_plus(points[held], weights[held], n_components, random, progress)
