@@ -324,6 +324,9 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
     if init.method in ("file", "labels") and init.n_init > 1:
         source = "a model file" if init.method == "file" else "the same labels"
         yield f"init.n_init: starts from {source} are all the same; set it to 1"
+    em = options.em
+    if em.accelerate != "none" and em.algorithm != "batch":
+        yield f"em.accelerate: {em.accelerate!r} is of em.algorithm: batch, not of {em.algorithm!r}; set it to none"
     select = options.select
     for name in ("n_components", "covariance_type", "seeds"):
         entries = getattr(select, name)

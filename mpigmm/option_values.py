@@ -16,7 +16,7 @@ def registered(field: Any) -> tuple[str, ...]:
     """The names in the registry of an option; none where it has no registry."""
     if "registry" not in field.metadata:
         return ()
-    from mpigmm.core.algorithms import ALGORITHMS  # NumPy, which it imports, takes longer than --help
+    from mpigmm.core.algorithms import ACCELERATIONS, ALGORITHMS  # NumPy, which it imports, takes longer than --help
     from mpigmm.core.covariances import COVARIANCE_TYPES
     from mpigmm.core.priors import PRIORS
 
@@ -24,6 +24,7 @@ def registered(field: Any) -> tuple[str, ...]:
         "covariance types": COVARIANCE_TYPES,
         "priors": PRIORS,
         "algorithms": ALGORITHMS,
+        "accelerations": ("none", *ACCELERATIONS),
     }
     return tuple(registries[field.metadata["registry"]])
 

@@ -96,7 +96,9 @@ class EmOptions:
     tol: float = option(
         "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
     )
-    accelerate: str = option("Acceleration of EM.", "none", available=("none",))
+    accelerate: str = option(
+        "Acceleration of batch EM.", "none", registry="accelerations", planned=("anderson", "squarem")
+    )
     reseed: bool = option(
         "Whether a component without rows becomes half of the one with the largest weight; otherwise it keeps its mean "
         "and covariance, with weight 0.",

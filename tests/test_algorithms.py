@@ -22,7 +22,7 @@ from support import (
 )
 
 from mpigmm.core.algorithms import ALGORITHMS
-from mpigmm.core.algorithms.base import EStepPass, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.base import EStepPass, Grid, Problem, Rejected, Report, Summed
 from mpigmm.core.algorithms.batch import BatchEM, BatchState
 from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.arrays import DOUBLE, SINGLE
@@ -45,6 +45,7 @@ from mpigmm.core.priors import ConjugatePrior, NoPrior
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import MOST_LIMBS, SumRangeError
 from mpigmm.core.tile import Tile
+from mpigmm.options import EmOptions
 from mpigmm.rows import Rows
 
 ROWS = blobs(1500, 4, 3)
@@ -70,8 +71,12 @@ class MoreRows(ConjugatePrior):
         return 0.0
 
 
+def problem_of(survey: DataSummary, safeguards: Safeguards, dtype: np.dtype = DOUBLE) -> Problem:
+    return Problem(survey, safeguards, NoPrior(survey), dtype, Grid(survey.n_samples, 256))
+
+
 def batch_em(survey: DataSummary, safeguards: Safeguards | None = None, dtype: np.dtype = DOUBLE) -> BatchEM:
-    return BatchEM(Problem(survey, safeguards or Safeguards(0.0, 0.0), NoPrior(survey), dtype))
+    return BatchEM(problem_of(survey, safeguards or Safeguards(0.0, 0.0), dtype), EmOptions())
 
 
 def summed(wanted: EStepPass, rows: np.ndarray, survey: DataSummary) -> Summed:
@@ -127,7 +132,7 @@ def test_batch_em_by_hand_is_the_fit_in_memory(covariance_type: str) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_stored_state_goes_on_in_the_same_bits(name: str, covariance_type: str, dtype: np.dtype) -> None:
     survey, kind = survey_of(ROWS), ALGORITHMS[name]
-    algorithm: Any = kind(Problem(survey, Safeguards(1e-6, 1e-12), NoPrior(survey), dtype))
+    algorithm: Any = kind(problem_of(survey, Safeguards(1e-6, 1e-12), dtype), EmOptions(algorithm=name))
     start = start_mixture(covariance_type, ROWS, 3)
     for n in (0, 3):
         state, _ = steps(algorithm, algorithm.start(start), ROWS, n)

@@ -188,21 +188,23 @@ def test_threads_share_the_tiles_of_a_block(tmp_path: Path, resident: bool) -> N
     source = FileSource(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
     block = Block(source, own_tiles(count_tiles(100, 16), 1, [1, 1]), 16, resident)
     block.load(lambda: None)
-    tiles = sorted([tile for worker in range(3) for tile in block.share(worker, 3)], key=lambda tile: tile.first)
+    tiles = sorted(
+        [tile for worker in range(3) for tile in block.read(block.tiles[worker::3], 3)], key=lambda tile: tile.first
+    )
     assert [tile.first for tile in tiles] == [48, 64, 80, 96]
     assert (np.concatenate([tile.values for tile in tiles]) == ROWS[48:]).all()
-    assert np.shares_memory(tiles[0].values, next(block.share(0, 1)).values) == resident
+    assert np.shares_memory(tiles[0].values, next(block.read(block.tiles)).values) == resident
 
 
 def test_a_block_becomes_resident(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "x.h5", ROWS, w=np.arange(100.0))
     block = Block(FileSource(read_header(str(path), "/X", "/w")), range(4, 8), 12, resident=False)
     block.load(lambda: None)
-    streamed = [(tile.first, tile.values.copy(), tile.sample_weight.copy()) for tile in block.share(0, 1)]
+    streamed = [(tile.first, tile.values.copy(), tile.sample_weight.copy()) for tile in block.read(block.tiles)]
     block.make_resident()
     block.load(lambda: None)
     path.unlink()
-    for (first, values, sample_weight), tile in zip(streamed, block.share(0, 1), strict=True):
+    for (first, values, sample_weight), tile in zip(streamed, block.read(block.tiles), strict=True):
         assert tile.first == first and (tile.values == values).all() and (tile.values == ROWS[first:][:12]).all()
         assert (tile.sample_weight == sample_weight).all() and (sample_weight == np.arange(100.0)[first:][:12]).all()
 
@@ -212,7 +214,7 @@ def test_streamed_tiles_are_whole_and_in_order(tmp_path: Path, tile_rows: int) -
     """Their memory is used again, and no more of it asked for than there are rows."""
     source = FileSource(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
     block = Block(source, range(count_tiles(100, tile_rows)), tile_rows, resident=False)
-    for rows in block.share(0, 1):
+    for rows in block.read(block.tiles):
         np.testing.assert_array_equal(rows.values, ROWS[rows.first : rows.first + tile_rows])
 
 
@@ -220,7 +222,7 @@ def test_an_empty_block_has_no_tiles(tmp_path: Path) -> None:
     source = FileSource(read_header(str(write_rows(tmp_path / "x.h5", ROWS)), "/X"))
     block = Block(source, own_tiles(2, 5, [1] * 64), 50, resident=True)
     block.load(lambda: None)
-    assert list(block.share(0, 1)) == []
+    assert list(block.read(block.tiles)) == []
 
 
 def test_reading_takes_no_lock(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def measure(context: RankContext, source: SyntheticSource, options: FitOptions, 
     """The figures of the benchmark; those that include all ranks are complete on root alone. Collective."""
     comm, header = context.comm, context.header
     summary, _ = survey_rows(context, options, SAMPLED_ROWS)
-    problem, kind = problem_of(options, summary), COVARIANCE_TYPES[options.model.covariance_type]
+    problem, kind = problem_of(options, summary, context.grid), COVARIANCE_TYPES[options.model.covariance_type]
     mixture = true_mixture(source, kind)
     e_step_pass = EStepPass(mixture, problem.first_precision(mixture))
     dtype = e_step_pass.precision.dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 
@@ -85,23 +85,19 @@ class Block:
         self._rows = rows
         self.seconds_read += time.perf_counter() - begin
 
-    def share(
-        self, worker: int, n_workers: int, held: Container[int] = (), fields: Fields | None = None
-    ) -> Iterator[Rows]:
-        """Tiles of one of n_workers threads: every n_workers-th tile of the block, beginning with tile number `worker`.
-
-        Each of n_workers threads calls this once for a pass.
+    def read(self, tiles: Sequence[int], n_workers: int = 1, fields: Fields | None = None) -> Iterator[Rows]:
+        """The rows of tiles of this rank, one tile after another.
 
         Parameters
         ----------
-        worker, n_workers : int
-        held : container of int
-            Tiles whose first row is among these are left out.
+        tiles : sequence of int
+            Their numbers on the global grid, in ascending order.
+        n_workers : int
+            Number of threads that read tiles at the same time; each calls this once for a pass.
         fields : dict of str to Field, optional
             The arrays of the tiles; by default those that every pass needs. Others are read anew even if the block is
             resident.
         """
-        tiles = [tile for tile in self.tiles[worker::n_workers] if tile * self.tile_rows not in held]
         fields = self.source.header.kept_fields if fields is None else fields
         if self.source.held is not None:
             return self._held(tiles, fields)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class PassRequest:
-    """A pass over all rows that a fit needs before it can go on.
+    """A pass over rows that a fit needs before it can go on.
 
     Attributes
     ----------
@@ -160,12 +160,16 @@ class TileSums:
     ) -> None:
         self.e_step, self.centre, self.ops = e_step, centre, context.ops
         self.masked, self.dtype = request.problem.summary.masked, request.e_step_pass.precision.dtype
+        self.tile_rows, tiles = request.problem.grid.tile_rows, request.e_step_pass.tiles
+        self.tiles = None if tiles is None else frozenset(tiles.tolist())
         self.sums = ExactSum(form, limbs)
         self.statistics = SufficientStatistics.empty(request.e_step_pass.mixture.layout, self.ops.arrays)
         self.seen = self.ops.arrays.zeros(1, DOUBLE)
 
     def add(self, tile: Tile, rows: Rows) -> None:
-        """Add the statistics of a tile's rows."""
+        """Add the statistics of a tile's rows, if the request is about this tile."""
+        if self.tiles is not None and rows.first // self.tile_rows not in self.tiles:
+            return
         tile.fill(rows, self.centre, mask=self.masked, dtype=self.dtype)
         self.e_step(tile, self.statistics)
         self.seen += self.statistics.log_likelihood
@@ -196,7 +200,7 @@ def add_tiles(
                 part.add(tile, rows)
         return parts
 
-    for parts in context.for_each_device_tile(tile_function):
+    for parts in context.for_each_device_tile(tile_function, tiles=wanted_tiles(context.block.tiles, requests)):
         for part, total in zip(parts, totals, strict=True):
             check_log_likelihood(ops.arrays.get(part.seen))
             ops.carry(part.sums.limbs)
@@ -204,6 +208,17 @@ def add_tiles(
                 total += part.sums.limbs
     for total in totals:
         ops.carry(total)
+
+
+def wanted_tiles(own: range, requests: Sequence[PassRequest]) -> Sequence[int]:
+    """Numbers of those of a rank's own tiles that some of the requests are about."""
+    asked = [request.e_step_pass.tiles for request in requests]
+    some = [tiles for tiles in asked if tiles is not None]
+    if len(some) < len(asked):
+        return own
+    tiles = some[0] if len(some) == 1 else functools.reduce(np.union1d, some)
+    wanted: list[int] = tiles[slice(*np.searchsorted(tiles, (own.start, own.stop)))].tolist()
+    return wanted
 
 
 def check_log_likelihood(total: FloatArray) -> None:

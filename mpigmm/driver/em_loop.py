@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mpigmm.core.algorithms import ALGORITHMS
-from mpigmm.core.algorithms.base import Algorithm, EStepPass, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms import algorithm_type
+from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, Problem, Rejected, Report, Summed
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.precision import Precision
 from mpigmm.core.priors import PRIORS
 from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.malloc import keep_freed_memory
@@ -28,6 +27,31 @@ from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
 
 Record = Callable[[Progress, dict[str, Any], Repairs], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step of an algorithm, and the passes that it took.
+
+    Attributes
+    ----------
+    state : object
+        The new one.
+    report : Report
+    summed : Summed
+        The sums of the last pass.
+    status : PassStatus
+        Of the last pass.
+    e_steps, rows_seen : int
+        Number of passes, and of the rows in all of them.
+    """
+
+    state: Any
+    report: Report
+    summed: Summed
+    status: PassStatus
+    e_steps: int
+    rows_seen: int
 
 
 class EmLoop:
@@ -62,43 +86,40 @@ class EmLoop:
             ends all ranks at the next reduction.
         """
         begin, is_last = time.perf_counter(), False
-        while goes_on(progress.iteration, progress.change, em):
+        while self._goes_on(progress, em):
             if is_last:
                 self.context.comm.agree(self.reduction.error or self.context.stop.out_of_time())
             old = self.algorithm.mixture(progress.state)
-            state, report, summed, status = yield from self.step(progress.state, progress.iteration + 1)
+            step = yield from self.step(progress.state, progress.iteration + 1)
             old.release()  # frees its Cholesky factors: a caller may refer to the mixture until the loop ends
-            progress = advanced(progress, state, report)
+            progress = advanced(progress, step)
             seconds, begin = time.perf_counter() - begin, time.perf_counter()
-            line = log_line(progress, report, summed.of.precision, status, seconds)
-            del summed  # with the old mixture, which takes as much memory as the new one
-            self.reduction.note(lambda p=progress, text=line, made=report.repairs: record(p, text, made))  # type: ignore[misc]
-            is_last = status.is_last
+            line = log_line(progress, step, self.problem.grid, seconds)
+            made, is_last = step.report.repairs, step.status.is_last
+            del step  # with the old mixture, which takes as much memory as the new one
+            self.reduction.note(lambda p=progress, text=line, repairs=made: record(p, text, repairs))  # type: ignore[misc]
         self.reduction.agree()
         return progress
 
-    def step(self, state: Any, iteration: int) -> Fit[tuple[Any, Report, Summed, PassStatus]]:
-        """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`.
+    def _goes_on(self, progress: Progress, em: EmOptions) -> bool:
+        if self.algorithm.decides_end:
+            return not self.algorithm.is_finished(progress.state)
+        return goes_on(progress.iteration, progress.change, em)
 
-        Returns
-        -------
-        state : object
-            The new one.
-        report : Report
-        summed : Summed
-            The sums of the last pass.
-        status : PassStatus
-            Of the last pass.
-        """
+    def step(self, state: Any, iteration: int) -> Fit[Step]:
+        """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`."""
+        e_steps = rows_seen = 0
         while True:
             answer = yield from self._answer(state)
             if isinstance(answer, Rejected):
                 state, _ = self._updated(state, answer, iteration)
                 continue
             summed, status = answer
+            e_steps += 1
+            rows_seen += self.problem.grid.rows_of(summed.of.tiles)
             state, report = self._updated(state, summed, iteration)
             if not report.again:
-                return state, report, summed, status
+                return Step(state, report, summed, status, e_steps, rows_seen)
 
     def _answer(self, state: Any) -> Fit[tuple[Summed, PassStatus] | Rejected]:
         """The answer to the pass that the algorithm needs."""
@@ -134,14 +155,16 @@ class EmLoop:
 
 def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> EmLoop:
     """The loop of the algorithm that the options name."""
-    return EmLoop(reduction, ALGORITHMS[options.em.algorithm](problem_of(options, summary)))
+    problem = problem_of(options, summary, reduction.context.grid)
+    return EmLoop(reduction, algorithm_type(options.em)(problem, options.em))
 
 
-def problem_of(options: FitOptions, summary: DataSummary) -> Problem:
-    """The problem that the options name, for rows with this summary."""
+def problem_of(options: FitOptions, summary: DataSummary, grid: Grid) -> Problem:
+    """The problem that the options name, for rows with this summary on this grid of tiles."""
     model = options.model
     safeguards = Safeguards(model.reg_covar, model.variance_floor, options.em.reseed)
-    return Problem(summary, safeguards, PRIORS[model.prior](summary), np.dtype(options.compute.precision))
+    prior, dtype = PRIORS[model.prior](summary), np.dtype(options.compute.precision)
+    return Problem(summary, safeguards, prior, dtype, grid, options.init.seed)
 
 
 def degenerate(error: SingularCovarianceError | SumRangeError, when: str) -> AgreedError:
@@ -155,21 +178,22 @@ def degenerate(error: SingularCovarianceError | SumRangeError, when: str) -> Agr
     return AgreedError(message, CollapsedError)
 
 
-def advanced(progress: Progress, state: Any, report: Report) -> Progress:
+def advanced(progress: Progress, step: Step) -> Progress:
     """Progress after one more iteration."""
     return replace(
         progress,
         iteration=progress.iteration + 1,
-        state=state,
-        mean_log_likelihood=report.mean_log_likelihood,
-        change=None if report.repairs else report.change,
+        state=step.state,
+        mean_log_likelihood=step.report.mean_log_likelihood,
+        change=None if step.report.repairs else step.report.change,
+        e_steps=progress.e_steps + step.e_steps,
+        rows_seen=progress.rows_seen + step.rows_seen,
     )
 
 
-def log_line(
-    progress: Progress, report: Report, precision: Precision, status: PassStatus, seconds: float
-) -> dict[str, Any]:
+def log_line(progress: Progress, step: Step, grid: Grid, seconds: float) -> dict[str, Any]:
     """A line of ``convergence.jsonl``; its log-likelihood is that of the mixture which entered the iteration."""
+    report, status = step.report, step.status
     return {
         "init": progress.init,
         "iteration": progress.iteration,
@@ -183,5 +207,8 @@ def log_line(
         "imbalance": status.imbalance,
         "floored": len(report.repairs.floored),
         "reseeded": len(report.repairs.reseeded),
-        "precision_bits": 8 * precision.dtype.itemsize,
+        "precision_bits": 8 * step.summed.of.precision.dtype.itemsize,
+        "e_steps": progress.e_steps,
+        "passes": progress.rows_seen / grid.n_rows,
+        "held_out": report.held_out,
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
 from mpigmm.errors import DataError, OutputError, shown
@@ -21,6 +22,9 @@ from mpigmm.runs.state import Progress
 NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol")
 """Settings that may change without making it another problem. The data are compared by their fingerprint instead."""
 
+ENDS = ("em.max_iter", "em.tol")
+"""Those of them that do make it another problem if the algorithm decides when a start ends."""
+
 
 def identity(options: FitOptions, tile_rows: int, start: Mixture | None) -> dict[str, Any]:
     """The settings, by dotted key, that decide a fit's bits; ``init.file`` is replaced by a digest of its content."""
@@ -30,8 +34,9 @@ def identity(options: FitOptions, tile_rows: int, start: Mixture | None) -> dict
         for section in ("data", "model", "init", "em")
         for key, value in sections[section].items()
     }
+    kept = ENDS if algorithm_type(options.em).decides_end else ()
     return {
-        **{key: value for key, value in keys.items() if key not in NOT_IDENTITY},
+        **{key: value for key, value in keys.items() if key in kept or key not in NOT_IDENTITY},
         "init.file": start and f"content {start.digest()}",
         "compute.precision": options.compute.precision,
         "compute.tile_rows": tile_rows,

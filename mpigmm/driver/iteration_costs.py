@@ -214,7 +214,7 @@ def measured_iteration(
     layout = lay_out(comm, source, size.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, ops)
     summary, _ = survey_rows(context, replace(options, model=replace(model, n_components=1)), SAMPLED_ROWS)
-    problem = problem_of(options, summary)
+    problem = problem_of(options, summary, context.grid)
     e_step_pass = EStepPass(mixture, problem.first_precision(mixture))
     _, seconds, _, m_step = timed_iterations(Reduction(context), problem, e_step_pass, iterations)
     _, n_bytes = reduction_seconds(context, problem, mixture)

@@ -25,6 +25,9 @@ from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.errors import AgreedError, DataError
 
+LABEL_PASSES = 2
+"""Passes over all rows by `labelled_mixture`."""
+
 
 def labelled_mixture(
     reduction: Reduction,
@@ -45,8 +48,8 @@ def labelled_mixture(
         Called before each pass with its name, the number of passes that are done, and their number.
     """
     means = np.tile(problem.summary.centre, (n_components, 1))
-    for done in (0, 1):
-        progress("moments of starting labels, pass", done, 2)
+    for done in range(LABEL_PASSES):
+        progress("moments of starting labels, pass", done, LABEL_PASSES)
         try:
             statistics, mixture = labels_m_step(reduction, problem, isotropic(kind, means))
         except SumRangeError as error:

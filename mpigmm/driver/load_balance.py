@@ -71,7 +71,7 @@ def own_speed(
     layout = lay_out(comm, source, plan.tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, plan.ops)
     summary, _ = survey_rows(context, options, SAMPLED_ROWS)
-    problem, reduction = problem_of(options, summary), Reduction(context)
+    problem, reduction = problem_of(options, summary, context.grid), Reduction(context)
     e_step_pass = EStepPass(mixture, Precision(problem.dtype, np.zeros(model.n_components, bool)))
     keep_freed_memory()
     sum_e_step(reduction, problem, e_step_pass)

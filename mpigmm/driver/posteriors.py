@@ -161,6 +161,6 @@ def for_each_posterior(
             posterior_function(rows, resp, log_density)
 
     try:
-        context.for_each_device_tile(tile_function, is_done=is_done)
+        context.for_each_device_tile(tile_function, tiles=[tile for tile in context.block.tiles if not is_done(tile)])
     except BadRowError as error:
         raise DataError(bad_row_text(error, task.header, task.remedy)) from None

@@ -13,7 +13,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.driver.distributed_kmeans import distributed_mixture, is_distributed
 from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
-from mpigmm.driver.label_pass import labelled_mixture
+from mpigmm.driver.label_pass import LABEL_PASSES, labelled_mixture
 from mpigmm.driver.null_recorder import NullRecorder
 from mpigmm.driver.stopping import converged
 from mpigmm.driver.survey_pass import Sample
@@ -24,8 +24,8 @@ from mpigmm.runs.state import Ended, Fitted, Progress
 
 
 class Starts:
-    """The first mixtures of all starts: root makes them from a sample of the rows, all ranks make them from starting
-    labels, or a file holds them.
+    """The first mixtures of all starts: root or, with many components, all ranks make them from a sample of the rows,
+    all ranks make them from starting labels, or a file holds them.
 
     Parameters
     ----------
@@ -54,33 +54,36 @@ class Starts:
         self.sample: Sample | None = sample
         self.report = report
 
-    def first_mixture(self, loop: EmLoop, init: int) -> Mixture:
-        """The first mixture of start number init. Collective; raises `AgreedError`."""
-        comm, mixture = loop.context.comm, self.from_file or self.given.mixture
+    def first_mixture(self, loop: EmLoop, init: int) -> tuple[Mixture, int]:
+        """The first mixture of start number init, and the number of rows that it took. Collective; raises
+        `AgreedError`."""
+        comm, mixture, rows_seen = loop.context.comm, self.from_file or self.given.mixture, 0
         if mixture is None and self.options.init.method == "labels":
-            mixture = self._of_labels(loop, init)
+            mixture, rows_seen = self._of_labels(loop, init)
         if mixture is None and is_distributed(self.options, self.given):
-            mixture = self._distributed(loop, init)
+            mixture, rows_seen = self._distributed(loop, init)
         with comm.together():
             if comm.is_root and self.from_file is None:
-                mixture = mixture or self._initialised(loop, init)
+                if mixture is None:
+                    mixture, rows_seen = self._initialised(loop, init)
                 check_factors(mixture)
         self.release_sample(init)
-        return comm.bcast(mixture)
+        return comm.bcast(None if mixture is None else (mixture, rows_seen))
 
-    def _of_labels(self, loop: EmLoop, init: int) -> Mixture:
+    def _of_labels(self, loop: EmLoop, init: int) -> tuple[Mixture, int]:
         model = self.options.model
         kind = COVARIANCE_TYPES[model.covariance_type]
         report = partial(self.report, init)
-        return self.given.applied(labelled_mixture(loop.reduction, loop.problem, kind, model.n_components, report))
+        mixture = labelled_mixture(loop.reduction, loop.problem, kind, model.n_components, report)
+        return self.given.applied(mixture), LABEL_PASSES * loop.problem.grid.n_rows
 
-    def _distributed(self, loop: EmLoop, init: int) -> Mixture | None:
+    def _distributed(self, loop: EmLoop, init: int) -> tuple[Mixture | None, int]:
         assert self.sample is not None
-        return distributed_mixture(
-            loop.reduction, self.options, loop.problem, self.sample, init, partial(self.report, init), self.given
-        )
+        report = partial(self.report, init)
+        mixture = distributed_mixture(loop.reduction, self.options, loop.problem, self.sample, init, report, self.given)
+        return mixture, len(self.sample[0])
 
-    def _initialised(self, loop: EmLoop, init: int) -> Mixture:
+    def _initialised(self, loop: EmLoop, init: int) -> tuple[Mixture, int]:
         assert self.sample is not None
         model = self.options.model
 
@@ -88,7 +91,7 @@ class Starts:
             loop.context.stop.check()
             self.report(init, name, done, most)
 
-        return initialise(
+        mixture = initialise(
             self.options.init.method,
             COVARIANCE_TYPES[model.covariance_type],
             model.n_components,
@@ -99,6 +102,7 @@ class Starts:
             step,
             self.given,
         )
+        return mixture, len(self.sample[0])
 
     def release_sample(self, init: int) -> None:
         """Free the sample if start number init, which has its first mixture now, is the last."""
@@ -113,8 +117,8 @@ def fit_starts(
     comm, algorithm = loop.context.comm, loop.algorithm
     while not progress.finished:
         if progress.state is None:
-            first = starts.first_mixture(loop, progress.init)
-            progress = replace(progress, state=algorithm.start(first, starts.given.objective))
+            first, rows_seen = starts.first_mixture(loop, progress.init)
+            progress = replace(progress, state=algorithm.start(first, starts.given.objective), rows_seen=rows_seen)
             save(comm, recorder, progress)
         else:
             starts.release_sample(progress.init)
@@ -122,7 +126,14 @@ def fit_starts(
         mixture = algorithm.mixture(progress.state)
         mean, objective = yield from loop.evaluate(mixture)
         ended = Ended(
-            progress.init, progress.iteration, mean, objective, progress.change, converged(progress.change, options.em)
+            progress.init,
+            progress.iteration,
+            mean,
+            objective,
+            progress.change,
+            converged(progress.change, options.em),
+            progress.e_steps,
+            progress.rows_seen / loop.problem.grid.n_rows,
         )
         progress = with_ended(progress, mixture, ended)
         if progress.init + 1 == options.init.n_init:

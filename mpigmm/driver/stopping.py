@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.errors import OutputError
 from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
@@ -22,7 +23,8 @@ def converged(change: float | None, em: EmOptions) -> bool:
 
 def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
     """Raise `OutputError` if one of several starts that have ended would go on: only the best mixture was kept."""
-    for ended in progress.ended if options.init.n_init > 1 else ():
+    could_go_on = options.init.n_init > 1 and not algorithm_type(options.em).decides_end
+    for ended in progress.ended if could_go_on else ():
         if goes_on(ended.n_iter, ended.change, options.em):
             raise OutputError(
                 f"em.max_iter, em.tol: start {ended.init + 1} of {name} ended after {ended.n_iter} "
@@ -33,7 +35,7 @@ def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
 
 def reopened(progress: Progress, options: FitOptions) -> Progress:
     """The progress, no longer finished if its only start goes on, for example because `max_iter` was raised."""
-    single = options.init.n_init == 1
-    if progress.finished and single and goes_on(progress.iteration, progress.change, options.em):
+    could_go_on = options.init.n_init == 1 and not algorithm_type(options.em).decides_end
+    if progress.finished and could_go_on and goes_on(progress.iteration, progress.change, options.em):
         return replace(progress, finished=False, best=None, ended=())
     return progress

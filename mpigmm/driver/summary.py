@@ -66,6 +66,8 @@ def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
         "covariance_type": best.mixture.covariances.name,
         "init": ended.init,
         "n_iter": ended.n_iter,
+        "e_steps": ended.e_steps,
+        "passes": ended.passes,
         "converged": ended.converged,
         "mean_log_likelihood": ended.mean_log_likelihood,
         **criteria(best.mixture, log_likelihood, data_summary.total_weight),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mpigmm.core.algorithms.base import Grid
 from mpigmm.core.arrays import HOST, Arrays
 from mpigmm.core.gpu.arrays import DeviceError, DeviceMemoryError
 from mpigmm.core.gpu.staging import LEVELS, Stage
@@ -68,6 +69,11 @@ class RankContext:
         return self.block.source.header
 
     @property
+    def grid(self) -> Grid:
+        """The tiles of all ranks."""
+        return Grid(self.header.n_rows, self.block.tile_rows)
+
+    @property
     def n_threads(self) -> int:
         return self.layout.n_threads
 
@@ -86,9 +92,9 @@ class RankContext:
         tile_function: TileFunction[T],
         *,
         with_labels: bool = False,
-        is_done: Callable[[int], bool] = lambda tile: False,
+        tiles: Sequence[int] | None = None,
     ) -> list[T]:
-        """Apply a function to each of the rank's tiles on the host, by all threads; returns a result for each thread.
+        """Apply a function to tiles of the rank on the host, by all threads; returns a result for each thread.
 
         Each tile is given to one thread.
 
@@ -97,29 +103,30 @@ class RankContext:
         tile_function
         with_labels : bool
             Whether to read starting labels, where rows have them.
-        is_done : callable
-            Whether to leave out the tile with this number.
+        tiles : sequence of int, optional
+            Numbers of some of the rank's tiles; all by default.
         """
         fields = self.header.fields if with_labels else self.header.kept_fields
-        done = self._first_rows(is_done)
-        self.stop.pace.begin(len(self.block.tiles) - len(done))
+        tiles = self.block.tiles if tiles is None else tiles
+        self.stop.pace.begin(len(tiles))
 
         def share(worker: int) -> Tiles:
-            return self._checked(self.block.share(worker, self.n_threads, done, fields))
+            return self._checked(self.block.read(tiles[worker :: self.n_threads], self.n_threads, fields))
 
         return self.workers.run(lambda worker: tile_function(self._tiles[worker], share(worker)))
 
-    def for_each_device_tile(
-        self, tile_function: TileFunction[T], *, is_done: Callable[[int], bool] = lambda tile: False
-    ) -> list[T]:
+    def for_each_device_tile(self, tile_function: TileFunction[T], *, tiles: Sequence[int] | None = None) -> list[T]:
         """The same in the memory of `ops`: by one thread on the rank's GPU or, without one, as `for_each_tile`."""
         if self.stage is None:
-            return self.for_each_tile(tile_function, is_done=is_done)
+            return self.for_each_tile(tile_function, tiles=tiles)
         self.block.load(self.stop.check)
-        done = self._first_rows(is_done)
-        self.stop.pace.begin(len(self.block.tiles) - len(done))
-        others = self.block.share(0, 1, done | self.stage.held.keys())
-        return [tile_function(self._work_space(self.ops), self._checked(self.stage.tiles(others)))]
+        tiles = self.block.tiles if tiles is None else tiles
+        self.stop.pace.begin(len(tiles))
+        first_rows = [tile * self.block.tile_rows for tile in tiles]
+        held = [first for first in first_rows if first in self.stage.held]
+        others = [tile for tile, first in zip(tiles, first_rows, strict=True) if first not in self.stage.held]
+        staged = self.stage.tiles(held, self.block.read(others))
+        return [tile_function(self._work_space(self.ops), self._checked(staged))]
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -165,10 +172,6 @@ class RankContext:
         """End the threads, and free the rows on the GPU."""
         self.workers.close()
         self.stage = None
-
-    def _first_rows(self, is_done: Callable[[int], bool]) -> set[int]:
-        """Numbers of the first rows of the rank's tiles that are done."""
-        return {tile * self.block.tile_rows for tile in self.block.tiles if is_done(tile)}
 
     def _checked(self, tiles: Tiles) -> Tiles:
         """The tiles; before each it is checked whether the run is to stop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.algorithms import ALGORITHMS
+from mpigmm.core.algorithms import ACCELERATIONS, ALGORITHMS, algorithm_type
 from mpigmm.core.algorithms.base import Algorithm
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.errors import DataError, OutputError, shown
+from mpigmm.options import EmOptions
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
 from mpigmm.runs.model_file import mixture_of
@@ -24,7 +26,7 @@ from mpigmm.runs.state import Ended, Fitted, Progress
 from mpigmm.version import __version__
 
 FORMAT = "mpigmm-checkpoint"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 NEWEST, PREVIOUS = "checkpoint.h5", "checkpoint.previous.h5"
 STATE, BEST = "state_", "best_"
 """Prefixes of the names of arrays: of the algorithm's state, and of the best mixture so far."""
@@ -74,7 +76,7 @@ class Checkpoint:
     @property
     def algorithm(self) -> type[Algorithm[Any]]:
         """Class of the algorithm whose state the progress holds."""
-        return ALGORITHMS[self.identity["em.algorithm"]]
+        return algorithm_type(em_options(self.identity))
 
     @property
     def mixture(self) -> Mixture | None:
@@ -90,6 +92,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "iteration": progress.iteration,
         "mean_log_likelihood": progress.mean_log_likelihood,
         "change": progress.change,
+        "e_steps": progress.e_steps,
+        "rows_seen": progress.rows_seen,
         "finished": progress.finished,
     }
     attributes = {
@@ -163,7 +167,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
         progress = Progress(**json.loads(attributes["state"]), ended=ended)
         identity = json.loads(_as_text(arrays["identity"]))
-        progress = replace(progress, state=state_of(content, path, identity["em.algorithm"]))
+        progress = replace(progress, state=state_of(content, path, em_options(identity)))
         if "best" in attributes:
             best = Fitted(mixture_of(content, path, BEST), ended[attributes["best"]])
             progress = replace(progress, best=best)
@@ -187,14 +191,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
 
 
-def state_of(content: hdf5.Content, path: Path, algorithm: str) -> object:
+def em_options(identity: Mapping[str, Any]) -> EmOptions:
+    """The options of section em in the identity of a run, which decide its algorithm."""
+    return EmOptions(**{key.removeprefix("em."): identity[key] for key in identity if key.startswith("em.")})
+
+
+def state_of(content: hdf5.Content, path: Path, em: EmOptions) -> object:
     """The state of an algorithm in a file; None where it holds none. Raises `OutputError` for unknown names."""
     arrays = {name.removeprefix(STATE): array for name, array in content.arrays.items() if name.startswith(STATE)}
     if not arrays:
         return None
     covariance_type = str(content.attributes["covariance_type"])
     for key, name, known in (
-        ("em.algorithm", algorithm, ALGORITHMS),
+        ("em.algorithm", em.algorithm, ALGORITHMS),
+        ("em.accelerate", em.accelerate, ("none", *ACCELERATIONS)),
         ("model.covariance_type", covariance_type, COVARIANCE_TYPES),
     ):
         if name not in known:
@@ -202,7 +212,7 @@ def state_of(content: hdf5.Content, path: Path, algorithm: str) -> object:
                 f"{shown(path)} holds a run of {key} {name!r}, which this installation does not have; go on where it "
                 "was begun, or add --restart to start over"
             )
-    return ALGORITHMS[algorithm].from_arrays(covariance_type, arrays)
+    return algorithm_type(em).from_arrays(covariance_type, arrays)
 
 
 def _as_array(text: str) -> NDArray[np.uint8]:

@@ -31,6 +31,9 @@ COLUMNS: dict[str, type] = {
     "floored": int,
     "reseeded": int,
     "precision_bits": int,
+    "e_steps": int,
+    "passes": float,
+    "held_out": float,
 }
 """Keys of a line and their types. In the table of all lines, NaN stands for a null."""
 

@@ -22,6 +22,10 @@ class Ended:
     change : float or None
         Change of the objective in its last iteration; None in the first iteration, and after a repair.
     converged : bool
+    e_steps : int
+        Its passes over rows.
+    passes : float
+        Rows in all of them, and of its initialisation, over the number of rows.
     """
 
     init: int
@@ -30,6 +34,8 @@ class Ended:
     objective: float
     change: float | None
     converged: bool
+    e_steps: int
+    passes: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ class Progress:
     mean_log_likelihood, change : float or None
         Mean log-likelihood of the mixture that entered the last iteration, and the change of the objective in it. The
         change is None in the first iteration, and where a component was repaired.
+    e_steps, rows_seen : int
+        Passes over rows of the current start so far, repeated ones included, and the rows in all of them; the latter
+        include those of its initialisation.
     ended : tuple of Ended
         Results of the complete starts.
     best : Fitted or None
@@ -68,6 +77,8 @@ class Progress:
     state: object = None
     mean_log_likelihood: float | None = None
     change: float | None = None
+    e_steps: int = 0
+    rows_seen: int = 0
     ended: tuple[Ended, ...] = ()
     best: Fitted | None = None
     finished: bool = False

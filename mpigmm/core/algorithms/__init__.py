@@ -6,6 +6,15 @@ from typing import Any
 
 from mpigmm.core.algorithms.base import Algorithm
 from mpigmm.core.algorithms.batch import BatchEM
+from mpigmm.options import EmOptions
 
 ALGORITHMS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (BatchEM,)}
 """The registry of algorithms by name."""
+
+ACCELERATIONS: dict[str, type[Algorithm[Any]]] = {}
+"""The registry of accelerated forms of batch EM by name."""
+
+
+def algorithm_type(em: EmOptions) -> type[Algorithm[Any]]:
+    """The class of the algorithm that options name."""
+    return ALGORITHMS[em.algorithm] if em.accelerate == "none" else ACCELERATIONS[em.accelerate]

@@ -17,14 +17,42 @@ from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.estep.step import Responsibilities
-from mpigmm.core.exact import FloatArray
+from mpigmm.core.exact import FloatArray, IntArray
 from mpigmm.core.mixture import Mixture, safe_centre
 from mpigmm.core.precision import Precision, choose_precision
 from mpigmm.core.priors import Prior
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import SumRangeError
+from mpigmm.options import EmOptions
 
 State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The global grid of tiles, which does not depend on the number of ranks.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows of all tiles, also those that are left out.
+    tile_rows : int
+        Rows of a tile; the last one may have fewer.
+    """
+
+    n_rows: int
+    tile_rows: int
+
+    @property
+    def n_tiles(self) -> int:
+        return -(-self.n_rows // self.tile_rows)
+
+    def rows_of(self, tiles: IntArray | None) -> int:
+        """Number of rows in the tiles with these different numbers, in ascending order; None stands for all."""
+        if tiles is None:
+            return self.n_rows
+        missing = self.n_tiles * self.tile_rows - self.n_rows if len(tiles) and tiles[-1] == self.n_tiles - 1 else 0
+        return len(tiles) * self.tile_rows - missing
 
 
 @dataclass(frozen=True)
@@ -40,12 +68,18 @@ class Problem:
     dtype : dtype
         float32 or float64: the precision of the tiles that the user wants. Where float32 has too few digits, float64 is
         used.
+    grid : Grid
+        The tiles of the rows.
+    seed : int
+        Seed of the random numbers of an algorithm.
     """
 
     summary: DataSummary
     safeguards: Safeguards
     prior: Prior
     dtype: np.dtype[Any]
+    grid: Grid
+    seed: int = 0
 
     def centred(self, mixture: Mixture) -> DataSummary:
         """The summary with its centre replaced by `safe_centre` of a mixture."""
@@ -62,7 +96,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class EStepPass:
-    """The sums over all rows that an algorithm requests.
+    """The sums over rows that an algorithm requests.
 
     Attributes
     ----------
@@ -73,12 +107,15 @@ class EStepPass:
         Number of limbs of the exact sums; `sum_format` chooses it by default.
     responsibilities : callable, optional
         A function of type `Responsibilities`; posterior probabilities by default.
+    tiles : ndarray of int64, optional
+        Numbers of the tiles whose rows are summed, in ascending order; all tiles by default.
     """
 
     mixture: Mixture
     precision: Precision
     n_limbs: int | None = None
     responsibilities: Responsibilities | None = None
+    tiles: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +127,7 @@ class Summed:
     of : EStepPass
         The pass.
     statistics : SufficientStatistics
-        Sums over all rows, the same on every rank.
+        Sums over the rows of the pass, the same on every rank.
     n_limbs : int
         Number of limbs of the exact sums.
     """
@@ -130,6 +167,8 @@ class Report:
     repairs : Repairs
     again : bool
         Whether the step does not count, because the next pass repeats it.
+    held_out : float or None
+        Mean log-likelihood of the rows that the algorithm holds out, if this step has computed it.
     """
 
     mean_log_likelihood: float
@@ -137,6 +176,7 @@ class Report:
     change: float | None
     repairs: Repairs
     again: bool = False
+    held_out: float | None = None
 
 
 class Algorithm(ABC, Generic[State]):
@@ -145,16 +185,21 @@ class Algorithm(ABC, Generic[State]):
     Parameters
     ----------
     problem : Problem
+    em : EmOptions
 
     Attributes
     ----------
     name : str
+    decides_end : bool
+        Whether `is_finished` decides when a start ends, and not the stopping rule of the driver.
     """
 
     name: ClassVar[str]
+    decides_end: ClassVar[bool] = False
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, em: EmOptions) -> None:
         self.problem = problem
+        self.em = em
 
     @abstractmethod
     def start(self, mixture: Mixture, objective: float | None = None) -> State:
@@ -176,6 +221,10 @@ class Algorithm(ABC, Generic[State]):
 
         Raises `SingularCovarianceError` or `SumRangeError` if the fit cannot go on.
         """
+
+    def is_finished(self, state: State) -> bool:
+        """Whether a start ends in this state, of an algorithm that decides so itself."""
+        raise NotImplementedError
 
     @classmethod
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,14 +103,14 @@ class Stage:
         self._bytes_left = 0
         self.gpu.release()
 
-    def tiles(self, others: Iterator[Rows]) -> Iterator[Rows]:
-        """All tiles of a pass, on the GPU: first those that it holds, then the others, which come from the host.
+    def tiles(self, held: Iterable[int], others: Iterator[Rows]) -> Iterator[Rows]:
+        """The tiles of a pass, on the GPU: first those that it holds, by their first rows, then others from the host.
 
         The first of the others stay on the GPU from then on, as far as the budget allows. A tile that does not stay may
         be overwritten once the next one is requested.
         """
-        for device_tile in self.held.values():
-            yield device_tile.rows
+        for first in held:
+            yield self.held[first].rows
         n_ahead = 1 if self.level == len(LEVELS) - 1 else 2
         all_pinned: deque[PinnedTile] = deque(maxlen=n_ahead)
         device_tiles: deque[DeviceTile] = deque(maxlen=n_ahead)
