@@ -47,7 +47,10 @@ class IntegerScale:
 
     def terms(self, rows: FloatArray, sample_weight: FloatArray) -> IntArray:
         """The integers (n, 1 + D) of rows (n, D) and their weights (n,)."""
-        return np.rint(weighted(rows, sample_weight) * self.factors).astype(np.int64)
+        terms = np.empty((len(rows), len(self.factors)), np.int64)
+        for own, column, factor in zip(terms.T, weighted_columns(rows, sample_weight), self.factors, strict=True):
+            own[:] = np.rint(column * factor)
+        return terms
 
     def counts(self, sums: IntArray) -> FloatArray:
         """The weights (K,) that sums of terms (K, 1 + D) stand for."""
@@ -61,14 +64,16 @@ class IntegerScale:
         return np.where(held[:, None], means, previous)
 
 
-def weighted(rows: FloatArray, sample_weight: FloatArray) -> FloatArray:
-    """The weights (n,) of rows (n, D), and the rows times their weights, as one array (n, 1 + D)."""
-    return np.concatenate([sample_weight[:, None], rows * sample_weight[:, None]], axis=1)
+def weighted_columns(rows: FloatArray, sample_weight: FloatArray) -> Iterator[FloatArray]:
+    """The weights (n,) of rows (n, D), then each of their features times the weights."""
+    yield sample_weight
+    for feature in rows.T:
+        yield feature * sample_weight
 
 
 def largest_terms(rows: FloatArray, sample_weight: FloatArray) -> FloatArray:
     """The largest weight, and the largest magnitude of each weighted feature, (1 + D,); zeros if there are no rows."""
-    return np.asarray(np.abs(weighted(rows, sample_weight)).max(axis=0, initial=0.0))
+    return np.array([np.abs(column).max(initial=0.0) for column in weighted_columns(rows, sample_weight)])
 
 
 class Points:
