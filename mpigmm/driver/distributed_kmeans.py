@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mpigmm.core.algorithms.base import Problem
 from mpigmm.core.algorithms.initialise import (
-    LEAST_CHANGE,
     LLOYD_STEPS,
     GivenParameters,
     equal_mixture,
@@ -19,6 +18,7 @@ from mpigmm.core.algorithms.initialise import (
 )
 from mpigmm.core.algorithms.kmeans_parallel import (
     GRID_ROWS,
+    LEAST_MOVED,
     MOST_ROUNDS,
     IntegerScale,
     Points,
@@ -141,15 +141,15 @@ class SampleKMeans:
         return self._on_root(lambda: chosen_means(candidates, weights, n_components, random, self.step))
 
     def lloyd(self, means: FloatArray) -> tuple[FloatArray, Labels]:
-        """Means (K, D) after Lloyd's steps, which end as those of `initialise` do, and on root the label (m,) of each
-        row; other ranks have no labels."""
+        """Means (K, D) after Lloyd's steps, at most `LLOYD_STEPS`, and on root the label (m,) of each row; other ranks
+        have no labels."""
         n_components, n_features = means.shape
         every = np.arange(n_components)
         self._progress("k-means, step", 0, LLOYD_STEPS)
         self._each(SampleShare.forget)
         self._offer(Points(means, every))
         sums = self._sum((n_components, 1 + n_features), lambda share: share.sums(n_components))
-        least = LEAST_CHANGE * float(sums[:, 0].sum())
+        least = LEAST_MOVED * float(sums[:, 0].sum())
         for done in range(1, LLOYD_STEPS + 1):
             self._progress("k-means, step", done, LLOYD_STEPS)
             previous, means = means, self._integers.means(sums, means)

@@ -23,6 +23,10 @@ GRID_ROWS = 512
 """Rows of a chunk, the unit of work. Chunks start at multiples of GRID_ROWS of the sample, so that the same matrix
 products are computed on any number of workers."""
 
+LEAST_MOVED = 1e-2
+"""Lloyd's steps end with one in which at most this share of the total weight moves to another mean: those that would
+follow make the partition better by less than a per cent, and the mixture after some steps of EM no better."""
+
 SUM_BITS = 62
 """Sums of integers over all rows stay below 2^SUM_BITS."""
 
