@@ -15,9 +15,11 @@ from mpigmm.core.algorithms.initialise import CHUNK_ENTRIES, LEAST_CHUNK_ROWS, d
 from mpigmm.core.algorithms.responsibilities import Labels, ProgressCallback, no_progress
 from mpigmm.core.exact import FloatArray, IntArray
 
-ROUNDS, MOST_ROUNDS = 4, 16
-"""Rounds that draw candidates, K in each. More than ROUNDS follow, up to MOST_ROUNDS, while there are less than 2 K
-candidates: a row far from all others takes the place of many."""
+ROUNDS, MOST_ROUNDS = 8, 24
+"""Rounds that draw candidates, K in each. With half as many, partitions are as good, but mixtures are not.
+
+More than ROUNDS follow, up to MOST_ROUNDS, while there are fewer than 2 K candidates: a row far from all others takes
+the place of many."""
 
 GRID_ROWS = 512
 """Rows of a chunk, the unit of work. Chunks start at multiples of GRID_ROWS of the sample, so that the same matrix
