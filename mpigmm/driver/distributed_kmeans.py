@@ -19,7 +19,7 @@ from mpigmm.core.algorithms.initialise import (
 from mpigmm.core.algorithms.kmeans_parallel import (
     GRID_ROWS,
     LEAST_MOVED,
-    MOST_ROUNDS,
+    ROUNDS,
     IntegerScale,
     Points,
     SampleShare,
@@ -178,7 +178,7 @@ class SampleKMeans:
             self._offer(Points(points, np.arange(count - len(points), count)))
             if are_enough(n_rounds, count, n_components):
                 break
-            self._progress("k-means||, round", n_rounds, MOST_ROUNDS)
+            self._progress("k-means||, round", n_rounds, max(ROUNDS, n_rounds + 1))
             points = self._drawn(self._gathered(SampleShare.masses), n_components, random)
             parts.append(points)
             n_rounds += 1
