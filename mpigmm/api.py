@@ -111,7 +111,8 @@ def fit(
 
         def new_recorder() -> MemoryRecorder:
             em, n_init = options.em, options.init.n_init
-            voices.append(LoudVoice(em.max_iter, n_init, em.tol) if verbose else Voice())
+            is_projected = em.criterion == "aitken"
+            voices.append(LoudVoice(em.max_iter, n_init, em.tol, is_projected) if verbose else Voice())
             return recorder_of(options, config, source.header, voices[0], restart=restart)
 
         recorder = fit_rows(ranks, options, source, new_recorder, stop)

@@ -327,6 +327,10 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
     em = options.em
     if em.accelerate != "none" and em.algorithm != "batch":
         yield f"em.accelerate: {em.accelerate!r} is of em.algorithm: batch, not of {em.algorithm!r}; set it to none"
+    if em.algorithm == "stepwise":
+        for name, value in (("criterion", em.criterion != "change"), ("split_merge", em.split_merge)):
+            if value:
+                yield f"em.{name}: has no meaning with em.algorithm: stepwise; drop the key, or set em.algorithm: batch"
     select = options.select
     for name in ("n_components", "covariance_type", "seeds"):
         entries = getattr(select, name)

@@ -19,7 +19,9 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     source = open_files(comm, options.data, options.init.labels)
 
     def new_recorder() -> Recorder:
-        return Recorder(request, source.header, Reporter(options.em.max_iter, options.init.n_init, options.em.tol))
+        em = options.em
+        voice = Reporter(em.max_iter, options.init.n_init, em.tol, is_projected=em.criterion == "aitken")
+        return Recorder(request, source.header, voice)
 
     fit_rows(comm, options, source, new_recorder, stop)
     return EXIT_DONE

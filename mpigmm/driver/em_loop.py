@@ -12,6 +12,7 @@ import numpy as np
 
 from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.projection import has_converged, with_change
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
@@ -104,7 +105,13 @@ class EmLoop:
     def _goes_on(self, progress: Progress, em: EmOptions) -> bool:
         if self.algorithm.decides_end:
             return not self.algorithm.is_finished(progress.state)
-        return goes_on(progress.iteration, progress.change, em)
+        return goes_on(progress.iteration, progress.changes, em)
+
+    def has_converged(self, progress: Progress, em: EmOptions) -> bool:
+        """Whether a start that has ended with this progress has converged."""
+        if self.algorithm.decides_end:
+            return self.algorithm.has_converged(progress.state)
+        return has_converged(progress.changes, em)
 
     def step(self, state: Any, iteration: int) -> Fit[Step]:
         """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`."""
@@ -185,7 +192,7 @@ def advanced(progress: Progress, step: Step) -> Progress:
         iteration=progress.iteration + 1,
         state=step.state,
         mean_log_likelihood=step.report.mean_log_likelihood,
-        change=None if step.report.repairs else step.report.change,
+        changes=with_change(progress.changes, None if step.report.repairs else step.report.change),
         e_steps=progress.e_steps + step.e_steps,
         rows_seen=progress.rows_seen + step.rows_seen,
     )

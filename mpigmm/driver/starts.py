@@ -15,7 +15,6 @@ from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.label_pass import LABEL_PASSES, labelled_mixture
 from mpigmm.driver.null_recorder import NullRecorder
-from mpigmm.driver.stopping import converged
 from mpigmm.driver.survey_pass import Sample
 from mpigmm.errors import DegenerateError
 from mpigmm.options import FitOptions
@@ -130,8 +129,8 @@ def fit_starts(
             progress.iteration,
             mean,
             objective,
-            progress.change,
-            converged(progress.change, options.em),
+            algorithm.changes(progress.state, progress.changes),
+            loop.has_converged(progress, options.em),
             progress.e_steps,
             progress.rows_seen / loop.problem.grid.n_rows,
         )

@@ -58,11 +58,14 @@ class Trend:
     max_iter : int
     tol : float
         Change below which the start ends.
+    is_projected : bool
+        Whether all later changes together must be below it, too (``em.criterion: aitken``).
     """
 
-    def __init__(self, max_iter: int, tol: float) -> None:
+    def __init__(self, max_iter: int, tol: float, is_projected: bool = False) -> None:
         self.max_iter = max_iter
         self.tol = tol
+        self.is_projected = is_projected
         self._init = self._iteration = -1
         self._changes = array("d")
         self._seconds, self._n_added = 0.0, 0
@@ -82,10 +85,10 @@ class Trend:
         """Estimated seconds until the start has converged or has reached its last iteration; None without a trend."""
         most = self.max_iter - self._iteration
         left = most if self.tol == 0 else self._iterations_left()
-        return None if left is None else min(left, most) * self._seconds
+        return None if left is None or most < 0 else min(left, most) * self._seconds
 
     def _iterations_left(self) -> float | None:
-        """Iterations until the change is below the tolerance, if it decays at a steady rate."""
+        """Iterations until the start has converged, if the changes decay at a steady rate."""
         count = len(self._changes)
         if count < FEWEST:
             return None
@@ -95,4 +98,7 @@ class Trend:
         late = (self._changes[middle] - self._changes[last]) / span
         if late <= 0 or not late / STEADY <= early <= late * STEADY:
             return None
-        return max((self._changes[last] - math.log(self.tol)) / late, 0.0)
+        least = math.log(self.tol)
+        if self.is_projected:  # changes with the ratio a after the change c add up to c a / (1 - a)
+            least += min(math.log(math.expm1(late)), 0.0)
+        return max((self._changes[last] - least) / late, 0.0)
