@@ -117,7 +117,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         f"{counted(plan['threads_per_rank'], 'thread')} a rank",
         f"{plan['bytes_reduced']:,} bytes reduced an iteration; a message takes {network['latency'] * 1e6:.3g} us, and "
         f"{network['bandwidth'] / 1e9:.3g} GB/s ({network['origin']})",
-        *initialisation_lines(plan["initialisation"]),
+        *initialisation_lines(plan["initialisation"], plan["measured_ranks"]),
         f"rows beyond {plan['memory_bytes'] / 1e6:,.0f} MB a rank stream (compute.memory; auto: half of the free)",
         "",
         "ranks  tiles a rank  rows, MB a rank  other, MB   s an iteration, components   of which reduction  efficiency",
@@ -140,12 +140,13 @@ def about(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 100 else duration(seconds)
 
 
-def initialisation_lines(start: dict[str, Any]) -> list[str]:
+def initialisation_lines(start: dict[str, Any], measured_ranks: int) -> list[str]:
     """A line with the costs of the first mixtures; none where there is no sample."""
     if not start["rows"]:
         return []
     times = f", {start['n_init']:,} times" if start["n_init"] > 1 else ""
+    where = f"{counted(measured_ranks, 'rank')}, less on more" if start["distributed"] else "rank 0"
     return [
-        f"init.method {start['method']}: about {about(start['seconds'])}{times} on rank 0, from a sample of "
-        f"{start['rows']:,} rows; {start['bytes'] / 1e6:,.0f} MB there"
+        f"init.method {start['method']}: about {about(start['seconds'])}{times} on {where}, from a sample of "
+        f"{start['rows']:,} rows; {start['bytes'] / 1e6:,.0f} MB on rank 0"
     ]

@@ -10,6 +10,7 @@ from mpigmm.core.algorithms.initialise import GivenParameters, initialise
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
+from mpigmm.driver.distributed_kmeans import distributed_mixture, is_distributed
 from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.label_pass import LABEL_PASSES, labelled_mixture
@@ -23,8 +24,8 @@ from mpigmm.runs.state import Ended, Fitted, Progress
 
 
 class Starts:
-    """The first mixtures of all starts: root makes them from a sample of the rows, all ranks make them from starting
-    labels, or a file holds them.
+    """The first mixtures of all starts: root or, with many components, all ranks make them from a sample of the rows,
+    all ranks make them from starting labels, or a file holds them.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ class Starts:
         comm, mixture, rows_seen = loop.context.comm, self.from_file or self.given.mixture, 0
         if mixture is None and self.options.init.method == "labels":
             mixture, rows_seen = self._of_labels(loop, init)
+        if mixture is None and is_distributed(self.options, self.given):
+            mixture, rows_seen = self._distributed(loop, init)
         with comm.together():
             if comm.is_root and self.from_file is None:
                 if mixture is None:
@@ -73,6 +76,12 @@ class Starts:
         report = partial(self.report, init)
         mixture = labelled_mixture(loop.reduction, loop.problem, kind, model.n_components, report)
         return self.given.applied(mixture), LABEL_PASSES * loop.problem.grid.n_rows
+
+    def _distributed(self, loop: EmLoop, init: int) -> tuple[Mixture | None, int]:
+        assert self.sample is not None
+        report = partial(self.report, init)
+        mixture = distributed_mixture(loop.reduction, self.options, loop.problem, self.sample, init, report, self.given)
+        return mixture, len(self.sample[0])
 
     def _initialised(self, loop: EmLoop, init: int) -> tuple[Mixture, int]:
         assert self.sample is not None
