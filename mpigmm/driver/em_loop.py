@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.algorithms import algorithm_type
-from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, NoTilesLeftError, Problem, Rejected, Report, Summed
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
@@ -21,8 +21,8 @@ from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.driver.e_step import Fit, PassRequest
 from mpigmm.driver.reduction import PassStatus, Reduction
-from mpigmm.driver.stopping import goes_on
-from mpigmm.errors import AgreedError, CollapsedError
+from mpigmm.driver.stopping import converged, goes_on
+from mpigmm.errors import AgreedError, CollapsedError, ConfigError
 from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
 
@@ -106,6 +106,12 @@ class EmLoop:
             return not self.algorithm.is_finished(progress.state)
         return goes_on(progress.iteration, progress.change, em)
 
+    def has_converged(self, progress: Progress, em: EmOptions) -> bool:
+        """Whether a start that has ended with this progress has converged."""
+        if self.algorithm.decides_end:
+            return self.algorithm.has_converged(progress.state)
+        return converged(progress.change, em)
+
     def step(self, state: Any, iteration: int) -> Fit[Step]:
         """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`."""
         e_steps = rows_seen = 0
@@ -154,9 +160,14 @@ class EmLoop:
 
 
 def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> EmLoop:
-    """The loop of the algorithm that the options name."""
+    """The loop of the algorithm that the options name; raises the same `AgreedError` on all ranks."""
     problem = problem_of(options, summary, reduction.context.grid)
-    return EmLoop(reduction, algorithm_type(options.em)(problem, options.em))
+    try:
+        algorithm = algorithm_type(options.em)(problem, options.em)
+    except NoTilesLeftError:
+        message = f"em.held_out: there is 1 tile of {problem.grid.n_rows} rows; lower compute.tile_rows, or set it to 0"
+        raise AgreedError(message, ConfigError) from None
+    return EmLoop(reduction, algorithm)
 
 
 def problem_of(options: FitOptions, summary: DataSummary, grid: Grid) -> Problem:

@@ -14,7 +14,6 @@ from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
 from mpigmm.driver.label_pass import LABEL_PASSES, labelled_mixture
 from mpigmm.driver.null_recorder import NullRecorder
-from mpigmm.driver.stopping import converged
 from mpigmm.driver.survey_pass import Sample
 from mpigmm.errors import DegenerateError
 from mpigmm.options import FitOptions
@@ -109,7 +108,8 @@ def fit_starts(
     while not progress.finished:
         if progress.state is None:
             first, rows_seen = starts.first_mixture(loop, progress.init)
-            progress = replace(progress, state=algorithm.start(first, starts.given.objective), rows_seen=rows_seen)
+            state = algorithm.initialised(algorithm.start(first, starts.given.objective), rows_seen)
+            progress = replace(progress, state=state, rows_seen=rows_seen)
             save(comm, recorder, progress)
         else:
             starts.release_sample(progress.init)
@@ -122,7 +122,7 @@ def fit_starts(
             mean,
             objective,
             progress.change,
-            converged(progress.change, options.em),
+            loop.has_converged(progress, options.em),
             progress.e_steps,
             progress.rows_seen / loop.problem.grid.n_rows,
         )
