@@ -114,7 +114,7 @@ class EmOptions:
     )
     step_offset: float = option("Of stepwise: the larger, the smaller are the first steps.", 10.0, ge=0)
     batch_tiles: int | Literal["auto"] = option(
-        "Of stepwise: largest number of tiles of a batch; auto: so many that a pass has at least 512 batches, or one.",
+        "Of stepwise: largest number of tiles of a batch; auto: so many that a pass has at least 1024 batches, or one.",
         "auto",
         ge=1,
     )
@@ -158,7 +158,7 @@ class ComputeOptions:
     )
     tile_rows: int | Literal["auto"] = option(
         "Rows of a tile, the unit of work and of summation; auto: a function of the problem alone, that is, of the "
-        "numbers of rows, features and components, the covariance type and the precision.",
+        "numbers of rows, features and components, the covariance type, the precision and the algorithm.",
         "auto",
         ge=1,
         le=2**24,

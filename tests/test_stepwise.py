@@ -259,7 +259,7 @@ def test_a_batch_has_a_tile_from_each_part_of_the_data() -> None:
         assert (batches.batch(number) // 8).tolist() == list(range(8))
     other = TileBatches(np.arange(64), 8, 1)
     assert any((other.batch(n) != batches.batch(n)).any() for n in range(batches.n_batches))
-    assert default_batch_tiles(10) == 1 and default_batch_tiles(4096) == 8
+    assert default_batch_tiles(10) == 1 and default_batch_tiles(8192) == 8
 
 
 def test_held_out_tiles_are_spread_and_never_used() -> None:

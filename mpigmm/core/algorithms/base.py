@@ -215,10 +215,13 @@ class Algorithm(ABC, Generic[State]):
     name : str
     decides_end : bool
         Whether `is_finished` decides when a start ends, and not the stopping rule of the driver.
+    takes_batches : bool
+        Whether most passes are over batches of a few tiles, which then have fewer rows by default.
     """
 
     name: ClassVar[str]
     decides_end: ClassVar[bool] = False
+    takes_batches: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, em: EmOptions) -> None:
         self.problem = problem

@@ -81,6 +81,7 @@ class StepwiseEM(Algorithm[StepwiseState]):
 
     name = "stepwise"
     decides_end = True
+    takes_batches = True
 
     def __init__(self, problem: Problem, em: EmOptions) -> None:
         super().__init__(problem, em)

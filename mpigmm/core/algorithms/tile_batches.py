@@ -11,9 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from mpigmm.core.exact import IntArray
-
-WANTED_BATCHES = 512
-"""Least number of batches of a pass at which a batch has more than one tile by default."""
+from mpigmm.core.tile_rows import WANTED_BATCHES
 
 PASS_SEED, HELD_OUT_SEED = 0x73746570, 0x68656C64
 """Numbers that set the random numbers of a pass, and of the choice of held-out tiles, apart from others of one seed."""
