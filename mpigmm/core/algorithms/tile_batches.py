@@ -55,16 +55,18 @@ class TileBatches:
     ----------
     n_batches : int
         Number of batches of a pass.
+    batch : callable
+        Numbers of the tiles, in ascending order, of the batch with a number, counted from 0 over all passes.
     """
 
     def __init__(self, tiles: IntArray, batch_tiles: int, seed: int) -> None:
         self.n_batches = -(-len(tiles) // batch_tiles)
         self._strata: Sequence[IntArray] = np.array_split(tiles, -(-len(tiles) // self.n_batches))
         self._seed = seed
+        self.batch = lru_cache(maxsize=2)(self._batch)
         self._order = lru_cache(maxsize=1)(self._order_of_pass)
 
-    def batch(self, number: int) -> IntArray:
-        """Numbers of the tiles, in ascending order, of batch `number`, counted from 0 over all passes."""
+    def _batch(self, number: int) -> IntArray:
         which, place = divmod(number, self.n_batches)
         tiles = self._order(which)[:, place]
         return np.sort(tiles[tiles >= 0])
