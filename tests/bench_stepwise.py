@@ -30,17 +30,8 @@ HELD_OUT, SEED = 0.1, 7
 N_SYNTHETIC = 10**7
 
 HEAD = [
-    "rows",
-    "K and type",
-    "seed",
-    "batch: E-steps",
-    "held-out",
-    "s",
-    "stepwise: E-steps",
-    "passes",
-    "held-out",
-    "s",
-    "difference",
+    *("rows", "K and type", "seed", "batch: E-steps", "held-out", "s"),
+    *("stepwise: E-steps", "passes", "held-out", "s", "difference"),
 ]
 
 BATCH = {"algorithm": "batch", "max_iter": 2000, "tol": 1e-6}

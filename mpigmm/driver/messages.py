@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header
@@ -86,7 +87,8 @@ def unconverged_text(options: FitOptions, repairs: Repairs) -> str:
     """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
     said = f"max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
     if not repairs:
-        again = " and run the same command again to go on" if options.init.n_init == 1 else " and add --restart"
+        goes_on = options.init.n_init == 1 and not algorithm_type(options.em).decides_end
+        again = " and run the same command again to go on" if goes_on else " and add --restart"
         return f"{said}; raise em.max_iter{again if options.output.dir is not None else ''}"
     made = []
     if repairs.floored:
