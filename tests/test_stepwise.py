@@ -398,6 +398,12 @@ def test_starts_and_selections_share_passes(comm: MpiComm, shared_path: Path) ->
     found = mpigmm.fit(several, comm=comm.mpi)
     assert found.summary["init"] in (0, 1) and set(found.convergence["init"]) == {0, 1}
     assert_same_bits(bits_of(mpigmm.fit(with_compute(several, memory=1), comm=comm.mpi)), bits_of(found))
+    swept = {key: settings[key] for key in ("data", "em", "compute")}
+    swept["select"] = {"n_components": [2, 3], "seeds": [0]}
+    best = [mpigmm.select(with_compute(swept, memory=memory), comm=comm.mpi).mixture for memory in ("auto", 1)]
+    alone = mpigmm.fit({**settings, "model": {"n_components": len(best[0].weights)}}, comm=comm.mpi).mixture
+    for mixture in best:
+        assert mixture.means.tobytes() == alone.means.tobytes()
 
 
 @pytest.mark.parametrize(
