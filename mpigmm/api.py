@@ -112,8 +112,8 @@ def fit(
 
         def new_recorder() -> MemoryRecorder:
             em, n_init = options.em, options.init.n_init
-            counts_passes = algorithm_type(em).takes_batches
-            loud = LoudVoice(em.max_iter, n_init, em.tol, counts_passes=counts_passes) if verbose else None
+            projected, passes = em.criterion == "aitken", algorithm_type(em).takes_batches
+            loud = LoudVoice(em.max_iter, n_init, em.tol, projected, counts_passes=passes) if verbose else None
             voices.append(loud or Voice())
             return recorder_of(options, config, source.header, voices[0], restart=restart)
 

@@ -333,6 +333,10 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
     for name in STEPWISE_KEYS if em.algorithm != "stepwise" else ():
         if getattr(em, name) != getattr(EmOptions(), name):
             yield f"em.{name}: has no meaning with em.algorithm: {em.algorithm}; drop the key, or set it to stepwise"
+    if em.algorithm == "stepwise":
+        for name, value in (("criterion", em.criterion != "change"), ("split_merge", em.split_merge)):
+            if value:
+                yield f"em.{name}: has no meaning with em.algorithm: stepwise; drop the key, or set em.algorithm: batch"
     select = options.select
     for name in ("n_components", "covariance_type", "seeds"):
         entries = getattr(select, name)

@@ -101,8 +101,19 @@ class EmOptions:
     tol: float = option(
         "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
     )
+    criterion: Literal["change", "aitken"] = option(
+        "What must be below em.tol; change: the change of the mean log-likelihood; aitken: also all later changes "
+        "together, projected from the ratio of the last ones.",
+        "change",
+    )
     accelerate: str = option(
         "Acceleration of batch EM.", "none", registry="accelerations", planned=("anderson", "squarem")
+    )
+    split_merge: int = option(
+        "Largest number of moves that a start tries after it has converged: each merges two components and splits "
+        "another one, and is kept if EM converges higher from there. em.max_iter then bounds each run of EM.",
+        0,
+        ge=0,
     )
     reseed: bool = option(
         "Whether a component without rows becomes half of the one with the largest weight; otherwise it keeps its mean "

@@ -70,10 +70,10 @@ def synthetic() -> np.ndarray:
 
 ROWS: dict[str, Callable[[], np.ndarray]] = {"photo": photo, "wells": wells, "synthetic": synthetic}
 CASES = {
+    "photo-6-tied": ("photo", 6, "tied"),
     "photo-8-full": ("photo", 8, "full"),
     "photo-12-full": ("photo", 12, "full"),
     "photo-16-diag": ("photo", 16, "diag"),
-    "photo-8-spherical": ("photo", 8, "spherical"),
     "wells-8-tied": ("wells", 8, "tied"),
     "wells-6-diag": ("wells", 6, "diag"),
     "wells-8-full": ("wells", 8, "full"),

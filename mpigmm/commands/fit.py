@@ -20,9 +20,10 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     source = open_files(comm, options.data, options.init.labels)
 
     def new_recorder() -> Recorder:
-        counts_passes = algorithm_type(options.em).takes_batches
         em, n_init = options.em, options.init.n_init
-        return Recorder(request, source.header, Reporter(em.max_iter, n_init, em.tol, counts_passes=counts_passes))
+        projected, passes = em.criterion == "aitken", algorithm_type(em).takes_batches
+        voice = Reporter(em.max_iter, n_init, em.tol, projected, counts_passes=passes)
+        return Recorder(request, source.header, voice)
 
     fit_rows(comm, options, source, new_recorder, stop)
     return EXIT_DONE

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.core.algorithms.projection import projected_gain
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.file_source import outline_of
 from mpigmm.errors import EXIT_DONE, DataError, counted, shown
@@ -122,6 +123,7 @@ def checkpoint_facts(path: Path, found: Checkpoint) -> Facts:
         "iteration": progress.iteration,
         "mean_log_likelihood": progress.mean_log_likelihood,
         "change": progress.change,
+        "projected_gain": projected_gain(progress.changes),
         "finished": progress.finished,
         "starts_ended": len(progress.ended),
         "iterations_logged": len(found.history),
@@ -149,6 +151,9 @@ def checkpoint_text(path: Path, found: Checkpoint) -> str:
         lines.append(("mean log-likelihood", f"{progress.mean_log_likelihood:.6g}"))
     if progress.change is not None:
         lines.append(("change", f"{progress.change:+.3g}"))
+    gain = projected_gain(progress.changes)
+    if gain is not None:
+        lines.append(("projected gain", f"{gain:+.3g}"))
     lines += settings_lines(found.identity)
     return "\n".join([*head(lines), *(["", *component_table(mixture)] if mixture else [])])
 

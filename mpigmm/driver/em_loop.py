@@ -12,6 +12,7 @@ import numpy as np
 
 from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, NoTilesLeftError, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.projection import has_converged, with_change
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
@@ -21,7 +22,7 @@ from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.driver.e_step import Fit, PassRequest
 from mpigmm.driver.reduction import PassStatus, Reduction
-from mpigmm.driver.stopping import converged, goes_on
+from mpigmm.driver.stopping import goes_on
 from mpigmm.errors import AgreedError, CollapsedError, ConfigError
 from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
@@ -104,13 +105,13 @@ class EmLoop:
     def _goes_on(self, progress: Progress, em: EmOptions) -> bool:
         if self.algorithm.decides_end:
             return not self.algorithm.is_finished(progress.state)
-        return goes_on(progress.iteration, progress.change, em)
+        return goes_on(progress.iteration, progress.changes, em)
 
     def has_converged(self, progress: Progress, em: EmOptions) -> bool:
         """Whether a start that has ended with this progress has converged."""
         if self.algorithm.decides_end:
             return self.algorithm.has_converged(progress.state)
-        return converged(progress.change, em)
+        return has_converged(progress.changes, em)
 
     def step(self, state: Any, iteration: int) -> Fit[Step]:
         """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`."""
@@ -196,7 +197,7 @@ def advanced(progress: Progress, step: Step) -> Progress:
         iteration=progress.iteration + 1,
         state=step.state,
         mean_log_likelihood=step.report.mean_log_likelihood,
-        change=None if step.report.repairs else step.report.change,
+        changes=with_change(progress.changes, None if step.report.repairs else step.report.change),
         e_steps=progress.e_steps + step.e_steps,
         rows_seen=progress.rows_seen + step.rows_seen,
     )

@@ -19,10 +19,10 @@ from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL, SUMMARY
 from mpigmm.runs.state import Progress
 
-NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol")
+NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol", "em.criterion")
 """Settings that may change without making it another problem. The data are compared by their fingerprint instead."""
 
-ENDS = ("em.max_iter", "em.tol")
+ENDS = ("em.max_iter", "em.tol", "em.criterion")
 """Those of them that do make it another problem if the algorithm decides when a start ends."""
 
 

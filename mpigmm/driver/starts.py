@@ -121,7 +121,7 @@ def fit_starts(
             progress.iteration,
             mean,
             objective,
-            progress.change,
+            algorithm.changes(progress.state, progress.changes),
             loop.has_converged(progress, options.em),
             progress.e_steps,
             progress.rows_seen / loop.problem.grid.n_rows,

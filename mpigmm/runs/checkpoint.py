@@ -91,7 +91,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "init": progress.init,
         "iteration": progress.iteration,
         "mean_log_likelihood": progress.mean_log_likelihood,
-        "change": progress.change,
+        "changes": progress.changes,
         "e_steps": progress.e_steps,
         "rows_seen": progress.rows_seen,
         "finished": progress.finished,
@@ -164,8 +164,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "--restart to start over"
         )
     try:
-        ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
-        progress = Progress(**json.loads(attributes["state"]), ended=ended)
+        ended = tuple(Ended(**with_changes(start)) for start in json.loads(_as_text(arrays["ended"])))
+        progress = Progress(**with_changes(json.loads(attributes["state"])), ended=ended)
         identity = json.loads(_as_text(arrays["identity"]))
         progress = replace(progress, state=state_of(content, path, em_options(identity)))
         if "best" in attributes:
@@ -189,6 +189,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
+
+
+def with_changes(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `Progress` or `Ended` from JSON, which has no tuples."""
+    return {**values, "changes": tuple(values["changes"])}
 
 
 def em_options(identity: Mapping[str, Any]) -> EmOptions:

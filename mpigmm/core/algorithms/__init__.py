@@ -6,6 +6,7 @@ from typing import Any
 
 from mpigmm.core.algorithms.base import Algorithm
 from mpigmm.core.algorithms.batch import BatchEM
+from mpigmm.core.algorithms.split_merge import split_merge_of
 from mpigmm.core.algorithms.stepwise import StepwiseEM
 from mpigmm.options import EmOptions
 
@@ -18,4 +19,5 @@ ACCELERATIONS: dict[str, type[Algorithm[Any]]] = {}
 
 def algorithm_type(em: EmOptions) -> type[Algorithm[Any]]:
     """The class of the algorithm that options name."""
-    return ALGORITHMS[em.algorithm] if em.accelerate == "none" else ACCELERATIONS[em.accelerate]
+    runs = ALGORITHMS[em.algorithm] if em.accelerate == "none" else ACCELERATIONS[em.accelerate]
+    return split_merge_of(runs) if em.split_merge else runs

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from mpigmm.core.algorithms.projection import Changes
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
@@ -259,6 +260,11 @@ class Algorithm(ABC, Generic[State]):
     def has_converged(self, state: State) -> bool:
         """Whether a start that has ended in this state has converged, of an algorithm that decides its end."""
         return False
+
+    def changes(self, state: State, last: Changes) -> Changes:
+        """The last changes of the objective on the way to the current mixture, where `last` are those of the last
+        steps."""
+        return last
 
     @classmethod
     @abstractmethod
