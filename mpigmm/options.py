@@ -87,12 +87,17 @@ class InitOptions:
 @dataclass(frozen=True)
 class EmOptions:
     algorithm: str = option(
-        "How the mixture is fitted; batch: EM over all rows in every iteration.",
+        "How the mixture is fitted; batch: EM over all rows in every iteration; stepwise: an iteration sees a batch of "
+        "tiles, and running statistics remember the others.",
         "batch",
         registry="algorithms",
-        planned=("stepwise",),
     )
-    max_iter: int = option("Largest number of iterations.", 100, ge=1)
+    max_iter: int = option(
+        "Largest number of iterations; with stepwise, of passes over the rows, those of the initialisation, of "
+        "held-out tiles and of polishing included.",
+        100,
+        ge=1,
+    )
     tol: float = option(
         "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
     )
@@ -115,6 +120,23 @@ class EmOptions:
         "and covariance, with weight 0.",
         True,
     )
+    step_exponent: float = option(
+        "Of stepwise: step t = 1, 2, ... has size (t + step_offset)^(-step_exponent).", 0.6, ge=0.5, le=1
+    )
+    step_offset: float = option("Of stepwise: the larger, the smaller are the first steps.", 10.0, ge=0)
+    batch_tiles: int | Literal["auto"] = option(
+        "Of stepwise: largest number of tiles of a batch; auto: so many that a pass has at least 1024 batches, or one.",
+        "auto",
+        ge=1,
+    )
+    held_out: float = option(
+        "Of stepwise: share of the tiles that no step uses; the log has the mean log-likelihood of their rows after "
+        "each pass.",
+        0.0,
+        ge=0,
+        le=0.9,
+    )
+    polish: int = option("Of stepwise: iterations of batch EM at the end.", 1, ge=0)
 
 
 @dataclass(frozen=True)
@@ -147,7 +169,7 @@ class ComputeOptions:
     )
     tile_rows: int | Literal["auto"] = option(
         "Rows of a tile, the unit of work and of summation; auto: a function of the problem alone, that is, of the "
-        "numbers of rows, features and components, the covariance type and the precision.",
+        "numbers of rows, features and components, the covariance type, the precision and the algorithm.",
         "auto",
         ge=1,
         le=2**24,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.algorithms import algorithm_type
-from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, NoTilesLeftError, Problem, Rejected, Report, Summed
 from mpigmm.core.algorithms.projection import has_converged, with_change
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
@@ -25,7 +25,7 @@ from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.driver.e_step import Fit, PassRequest
 from mpigmm.driver.reduction import PassStatus, Reduction
 from mpigmm.driver.stopping import goes_on
-from mpigmm.errors import AgreedError, CollapsedError
+from mpigmm.errors import AgreedError, CollapsedError, ConfigError
 from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
 
@@ -195,9 +195,14 @@ class EmLoop:
 
 
 def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> EmLoop:
-    """The loop of the algorithm that the options name."""
+    """The loop of the algorithm that the options name; raises the same `AgreedError` on all ranks."""
     problem = problem_of(options, summary, reduction.context.grid)
-    return EmLoop(reduction, algorithm_type(options.em)(problem, options.em))
+    try:
+        algorithm = algorithm_type(options.em)(problem, options.em)
+    except NoTilesLeftError:
+        message = f"em.held_out: there is 1 tile of {problem.grid.n_rows} rows; lower compute.tile_rows, or set it to 0"
+        raise AgreedError(message, ConfigError) from None
+    return EmLoop(reduction, algorithm)
 
 
 def problem_of(options: FitOptions, summary: DataSummary, grid: Grid) -> Problem:

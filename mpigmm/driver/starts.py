@@ -118,7 +118,8 @@ def fit_starts(
     while not progress.finished:
         if progress.state is None:
             first, rows_seen = starts.first_mixture(loop, progress.init)
-            progress = replace(progress, state=algorithm.start(first, starts.given.objective), rows_seen=rows_seen)
+            state = algorithm.initialised(algorithm.start(first, starts.given.objective), rows_seen)
+            progress = replace(progress, state=state, rows_seen=rows_seen)
             save(comm, recorder, progress)
         else:
             starts.release_sample(progress.init)
