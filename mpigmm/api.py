@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.calls import call, in_words_of_calls
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
@@ -111,8 +112,9 @@ def fit(
 
         def new_recorder() -> MemoryRecorder:
             em, n_starts = options.em, options.n_starts
-            is_projected = em.criterion == "aitken"
-            voices.append(LoudVoice(em.max_iter, n_starts, em.tol, is_projected) if verbose else Voice())
+            projected, passes = em.criterion == "aitken", algorithm_type(em).takes_batches
+            loud = LoudVoice(em.max_iter, n_starts, em.tol, projected, counts_passes=passes) if verbose else None
+            voices.append(loud or Voice())
             return recorder_of(options, config, source.header, voices[0], restart=restart)
 
         recorder = fit_rows(ranks, options, source, new_recorder, stop)

@@ -12,7 +12,8 @@ OpsChoice = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compi
 """Values of ``bench --kernels``: array operations, from slow to fast; auto: the fastest that all ranks have."""
 
 MANY_COMPONENTS = 256
-"""Number of components from which starts are not screened: k-means alone takes seconds."""
+"""Number of components from which all ranks compute the first mixture by k-means, and starts are not screened: k-means
+alone takes seconds."""
 
 
 def option(help: str, default: Any = None, **rules: Any) -> Any:
@@ -95,12 +96,17 @@ class InitOptions:
 @dataclass(frozen=True)
 class EmOptions:
     algorithm: str = option(
-        "How the mixture is fitted; batch: EM over all rows in every iteration.",
+        "How the mixture is fitted; batch: EM over all rows in every iteration; stepwise: an iteration sees a batch of "
+        "tiles, and running statistics remember the others.",
         "batch",
         registry="algorithms",
-        planned=("stepwise",),
     )
-    max_iter: int = option("Largest number of iterations.", 100, ge=1)
+    max_iter: int = option(
+        "Largest number of iterations; with stepwise, of passes over the rows, those of the initialisation, of "
+        "held-out tiles and of polishing included.",
+        100,
+        ge=1,
+    )
     tol: float = option(
         "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
     )
@@ -123,6 +129,23 @@ class EmOptions:
         "and covariance, with weight 0.",
         True,
     )
+    step_exponent: float = option(
+        "Of stepwise: step t = 1, 2, ... has size (t + step_offset)^(-step_exponent).", 0.6, ge=0.5, le=1
+    )
+    step_offset: float = option("Of stepwise: the larger, the smaller are the first steps.", 10.0, ge=0)
+    batch_tiles: int | Literal["auto"] = option(
+        "Of stepwise: largest number of tiles of a batch; auto: so many that a pass has at least 1024 batches, or one.",
+        "auto",
+        ge=1,
+    )
+    held_out: float = option(
+        "Of stepwise: share of the tiles that no step uses; the log has the mean log-likelihood of their rows after "
+        "each pass.",
+        0.0,
+        ge=0,
+        le=0.9,
+    )
+    polish: int = option("Of stepwise: iterations of batch EM at the end.", 1, ge=0)
 
 
 @dataclass(frozen=True)
@@ -155,7 +178,7 @@ class ComputeOptions:
     )
     tile_rows: int | Literal["auto"] = option(
         "Rows of a tile, the unit of work and of summation; auto: a function of the problem alone, that is, of the "
-        "numbers of rows, features and components, the covariance type and the precision.",
+        "numbers of rows, features and components, the covariance type, the precision and the algorithm.",
         "auto",
         ge=1,
         le=2**24,
@@ -171,6 +194,11 @@ class OutputOptions:
         "Time after which the run stops, with the last iteration saved: seconds, or a text "
         "[days-]hours:minutes:seconds. The end of a SLURM job is known without it.",
         gt=0,
+    )
+    statistics: bool | Literal["auto"] = option(
+        "Whether the model keeps its sufficient statistics, from which `update` goes on; auto: if they take at most "
+        "16 MiB.",
+        "auto",
     )
 
 

@@ -136,8 +136,7 @@ def initialise(
         means = plus_plus(standard, sample_weight, n_components, random, progress)
     if method != "kmeans":
         means = means * scale + summary.centre
-        covariances = sample_covariance(kind, sample, summary, safeguards).select(np.zeros(n_components, np.intp))
-        return given.applied(Mixture(np.full(n_components, 1 / n_components), means, covariances))
+        return given.applied(equal_mixture(kind, means, sample, summary, safeguards))
     means, labels = lloyd(standard, sample_weight, means, progress)
     del standard  # as large as the memory that is needed next
     means = means * scale + summary.centre
@@ -152,6 +151,15 @@ def scales(summary: DataSummary, init: int) -> FloatArray:
     """
     is_scaled = (summary.variances > 0) & (init % 2 == 0)
     return np.sqrt(np.where(is_scaled, summary.variances, 1.0))
+
+
+def equal_mixture(
+    kind: type[Covariances], means: FloatArray, sample: Sample, summary: DataSummary, safeguards: Safeguards
+) -> Mixture:
+    """The mixture with means (K, D) and equal weights, each component with the covariance of a sample's rows."""
+    n_components = len(means)
+    covariances = sample_covariance(kind, sample, summary, safeguards).select(np.zeros(n_components, np.intp))
+    return Mixture(np.full(n_components, 1 / n_components), means, covariances)
 
 
 def sample_covariance(
