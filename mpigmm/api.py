@@ -111,9 +111,9 @@ def fit(
         source = source_of(ranks, options, X, sample_weight, labels, is_alone=comm is None)
 
         def new_recorder() -> MemoryRecorder:
-            em, n_init = options.em, options.init.n_init
+            em, n_starts = options.em, options.n_starts
             projected, passes = em.criterion == "aitken", algorithm_type(em).takes_batches
-            loud = LoudVoice(em.max_iter, n_init, em.tol, projected, counts_passes=passes) if verbose else None
+            loud = LoudVoice(em.max_iter, n_starts, em.tol, projected, counts_passes=passes) if verbose else None
             voices.append(loud or Voice())
             return recorder_of(options, config, source.header, voices[0], restart=restart)
 

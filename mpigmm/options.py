@@ -11,6 +11,10 @@ from typing import Any, Literal
 OpsChoice = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
 """Values of ``bench --kernels``: array operations, from slow to fast; auto: the fastest that all ranks have."""
 
+MANY_COMPONENTS = 256
+"""Number of components from which all ranks compute the first mixture by k-means, and starts are not screened: k-means
+alone takes seconds."""
+
 
 def option(help: str, default: Any = None, **rules: Any) -> Any:
     """Declare an option.
@@ -75,6 +79,11 @@ class InitOptions:
         "kmeans",
     )
     n_init: int = option("Number of starts; the one with the best log-likelihood is kept.", 1, ge=1)
+    screening: bool = option(
+        "Whether starts by k-means, in several units of the features, first take a few steps of EM on a sample of the "
+        "rows, and the best of all of them alone goes on with all rows; false: each of n_init starts runs on all rows.",
+        True,
+    )
     seed: int = option("Seed of all random numbers.", 0, ge=0, le=2**63 - 1)
     file: str | None = option("Model file to start from (with method: file).")
     labels: str | None = option(
@@ -223,6 +232,17 @@ class FitOptions:
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
+
+    @property
+    def is_screened(self) -> bool:
+        """Whether the first mixture is the best of several, according to a sample of the rows."""
+        init = self.init
+        return init.screening and init.method == "kmeans" and 1 < self.model.n_components < MANY_COMPONENTS
+
+    @property
+    def n_starts(self) -> int:
+        """Number of starts that run on all rows."""
+        return 1 if self.is_screened else self.init.n_init
 
 
 def as_mapping(options: FitOptions) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mpigmm.quantities import parse_size
 CONTRACT = """
 data:    {path: photo.h5, dataset: /X, weights: null, columns: null, rows: null, missing: error}
 model:   {n_components: 8, covariance_type: full, reg_covar: 1.0e-6, variance_floor: 1.0e-12, prior: none}
-init:    {method: kmeans, n_init: 1, seed: 0, file: null, labels: null}
+init:    {method: kmeans, n_init: 1, screening: true, seed: 0, file: null, labels: null}
 em:
   {algorithm: batch, max_iter: 100, tol: 1.0e-4, criterion: change, accelerate: none, split_merge: 0, reseed: true,
    step_exponent: 0.6, step_offset: 10.0, batch_tiles: auto, held_out: 0.0, polish: 1}

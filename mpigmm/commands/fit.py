@@ -20,9 +20,9 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     source = open_files(comm, options.data, options.init.labels)
 
     def new_recorder() -> Recorder:
-        em, n_init = options.em, options.init.n_init
+        em, n_starts = options.em, options.n_starts
         projected, passes = em.criterion == "aitken", algorithm_type(em).takes_batches
-        voice = Reporter(em.max_iter, n_init, em.tol, projected, counts_passes=passes)
+        voice = Reporter(em.max_iter, n_starts, em.tol, projected, counts_passes=passes)
         return Recorder(request, source.header, voice)
 
     fit_rows(comm, options, source, new_recorder, stop)

@@ -60,7 +60,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
             "network": asdict(network),
             "measured_ranks": comm.size,
             "measured_components": rates.components,
-            "initialisation": {**asdict(start), "n_init": options.init.n_init},
+            "initialisation": {**asdict(start), "n_init": options.n_starts},
             "plans": [plan_of(n, header, tile_rows, n_threads, memory, rates, network) for n in request.ranks],
         }
         text = json.dumps(plan, indent=2) if request.json else plan_text(plan)

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from mpigmm.core.algorithms.initialise import GivenParameters, initialise
+from mpigmm.core.algorithms.base import Problem
+from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, GivenParameters, initialise
+from mpigmm.core.algorithms.responsibilities import ProgressCallback
+from mpigmm.core.algorithms.screening import screened_start
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.ops.base import Ops
 from mpigmm.driver.distributed_kmeans import distributed_mixture, is_distributed
 from mpigmm.driver.e_step import Fit
 from mpigmm.driver.em_loop import EmLoop
@@ -85,29 +89,38 @@ class Starts:
 
     def _initialised(self, loop: EmLoop, init: int) -> tuple[Mixture, int]:
         assert self.sample is not None
-        model = self.options.model
 
         def step(name: str, done: int, most: int) -> None:
             loop.context.stop.check()
             self.report(init, name, done, most)
 
-        mixture = initialise(
-            self.options.init.method,
-            COVARIANCE_TYPES[model.covariance_type],
-            model.n_components,
-            self.sample,
-            loop.problem.summary,
-            loop.problem.safeguards,
-            (self.options.init.seed, init),
-            step,
-            self.given,
-        )
-        return mixture, len(self.sample[0])
+        return mixture_of_sample(self.options, self.sample, loop.problem, init, loop.context.host_ops, step, self.given)
 
     def release_sample(self, init: int) -> None:
         """Free the sample if start number init, which has its first mixture now, is the last."""
-        if init + 1 == self.options.init.n_init:
+        if init + 1 == self.options.n_starts:
             self.sample = None
+
+
+def mixture_of_sample(
+    options: FitOptions,
+    sample: Sample,
+    problem: Problem,
+    init: int,
+    ops: Ops,
+    progress: ProgressCallback,
+    given: GivenParameters = NOTHING_GIVEN,
+) -> tuple[Mixture, int]:
+    """The first mixture of start number init from a sample of the rows, and the number of rows that it took.
+
+    Short runs use the array operations `ops` of the host.
+    """
+    method, model, kind = options.init.method, options.model, COVARIANCE_TYPES[options.model.covariance_type]
+    if options.is_screened and given.is_empty:
+        return screened_start(problem, kind, model.n_components, options.init.n_init, sample, ops, progress)
+    summary, safeguards, seed = problem.summary, problem.safeguards, (problem.seed, init)
+    mixture = initialise(method, kind, model.n_components, sample, summary, safeguards, seed, progress, given)
+    return mixture, len(sample[0])
 
 
 def fit_starts(
@@ -137,7 +150,7 @@ def fit_starts(
             progress.rows_seen / loop.problem.grid.n_rows,
         )
         progress = with_ended(progress, Fitted(mixture, ended, found.statistics))
-        if progress.init + 1 == options.init.n_init:
+        if progress.init + 1 == options.n_starts:
             return replace(progress, finished=True)
         progress = Progress(init=progress.init + 1, ended=progress.ended, best=progress.best)
         save(comm, recorder, progress)

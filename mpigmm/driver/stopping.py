@@ -20,7 +20,7 @@ def goes_on(iteration: int, changes: Changes, em: EmOptions) -> bool:
 
 def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
     """Raise `OutputError` if one of several starts that have ended would go on: only the best mixture was kept."""
-    could_go_on = options.init.n_init > 1 and not algorithm_type(options.em).decides_end
+    could_go_on = options.n_starts > 1 and not algorithm_type(options.em).decides_end
     for ended in progress.ended if could_go_on else ():
         if goes_on(ended.n_iter, ended.changes, options.em):
             raise OutputError(
@@ -32,7 +32,7 @@ def check_ended(progress: Progress, options: FitOptions, name: str) -> None:
 
 def reopened(progress: Progress, options: FitOptions) -> Progress:
     """The progress, no longer finished if its only start goes on, for example because `max_iter` was raised."""
-    could_go_on = options.init.n_init == 1 and not algorithm_type(options.em).decides_end
+    could_go_on = options.n_starts == 1 and not algorithm_type(options.em).decides_end
     if progress.finished and could_go_on and goes_on(progress.iteration, progress.changes, options.em):
         return replace(progress, finished=False, best=None, ended=())
     return progress

@@ -154,7 +154,12 @@ def run(comm: Comm, begun: Callable[[], FitTask], voice: Voice, stop: StopReques
     names = common_names(comm, task)
     n_init = 1 if task.start else int(task.parameters["n_init"])
     options = parameters.options_of(
-        task.parameters, task.rows.data, comm.bcast(seed), n_init=n_init, statistics=task.statistics
+        task.parameters,
+        task.rows.data,
+        comm.bcast(seed),
+        n_init=n_init,
+        screening=given.is_empty,
+        statistics=task.statistics,
     )
 
     def fit(options: FitOptions) -> Outcome:

@@ -143,6 +143,7 @@ def options_of(
     seed: int,
     *,
     n_init: int,
+    screening: bool,
     statistics: bool | Literal["auto"] = "auto",
 ) -> FitOptions:
     """The options of the fit that the parameters ask for."""
@@ -155,7 +156,12 @@ def options_of(
             reg_covar=float(parameters["reg_covar"]),
             variance_floor=0.0,
         ),
-        init=InitOptions(method=INIT_METHODS[parameters["init_params"]], n_init=n_init, seed=seed),  # type: ignore[arg-type]
+        init=InitOptions(
+            method=INIT_METHODS[parameters["init_params"]],  # type: ignore[arg-type]
+            n_init=n_init,
+            screening=screening,
+            seed=seed,
+        ),
         em=EmOptions(max_iter=int(parameters["max_iter"]), tol=float(parameters["tol"]), reseed=False),
         compute=ComputeOptions(threads="auto" if threads is None else int(threads)),
         output=OutputOptions(statistics=statistics),

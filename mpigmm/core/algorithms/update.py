@@ -74,7 +74,7 @@ class UpdateStep(BatchEM):
         n_limbs = refined_limbs(outcome.n_limbs, old, new, sums.counts, problem.summary)
         if n_limbs != outcome.n_limbs:
             return replace(state, precision=outcome.of.precision, n_limbs=n_limbs), replace(report, again=True)
-        precision = self._finer(outcome, new)
+        precision = problem.finer_precision(outcome, new)
         if precision is not None:
             return replace(state, precision=precision, n_limbs=None), replace(report, again=True)
         about_new = moved(sums, old.covariances.second_moments, new.means - old.means)
