@@ -107,10 +107,8 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=list(CASES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
-    print(
-        "| rows | K, type | seed | batch: E-steps | held-out | s | stepwise: E-steps | passes | held-out | s | gain |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for cells in (HEAD, ["---"] * len(HEAD)):
+        print(f"| {' | '.join(cells)} |")
     for case in given.cases:
         name, k, kind = CASES[case]
         fitted, apart = split(ROWS[name]())
