@@ -33,7 +33,11 @@ ROWS = overlapping_rows(4)
 
 def fitted(rows: np.ndarray = ROWS, directory: Path | None = None, **em: Any) -> FitResult:
     """The fit of two components; of settings besides those of `em`, only `n_init` may be given."""
-    settings: dict[str, Any] = {"model": {"n_components": 2}, "em": {"tol": TOL, "max_iter": 2000, **em}}
+    settings: dict[str, Any] = {
+        "model": {"n_components": 2},
+        "init": {"screening": False},
+        "em": {"tol": TOL, "max_iter": 2000, **em},
+    }
     if directory is not None:
         settings["output"] = {"dir": str(directory), "checkpoint_iterations": 7}
     return mpigmm.fit(settings, rows)
@@ -134,7 +138,7 @@ def test_errors_name_the_criterion(tmp_path: Path) -> None:
         fitted(criterion="atken")
     settings: dict[str, Any] = {
         "model": {"n_components": 2},
-        "init": {"n_init": 2},
+        "init": {"n_init": 2, "screening": False},
         "em": {"tol": TOL},
         "output": {"dir": str(tmp_path / "starts")},
     }

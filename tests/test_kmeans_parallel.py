@@ -50,7 +50,7 @@ SETTINGS: dict[str, Any] = {"model": {"n_components": K, "covariance_type": "dia
 @pytest.fixture(autouse=True)
 def few_components(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small problems are distributed as large ones are."""
-    monkeypatch.setattr(distributed_kmeans, "DISTRIBUTED_COMPONENTS", K)
+    monkeypatch.setattr(distributed_kmeans, "MANY_COMPONENTS", K)
 
 
 def first_mixture(
@@ -73,7 +73,7 @@ def first_mixture(
 def by_root(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Any]) -> Any:
     """The result of work() where root alone makes the first mixture."""
     with monkeypatch.context() as patch:
-        patch.setattr(distributed_kmeans, "DISTRIBUTED_COMPONENTS", 10**6)
+        patch.setattr(distributed_kmeans, "MANY_COMPONENTS", 10**6)
         return work()
 
 

@@ -11,8 +11,9 @@ from mpigmm.data.source import Header
 from mpigmm.driver.devices import CPU, choose_devices
 from mpigmm.driver.file_rows import rows_header
 from mpigmm.driver.iteration_costs import Rates, measured_first_mixture, measured_rates
-from mpigmm.driver.layout import choose_tile_rows, row_budget
+from mpigmm.driver.layout import row_budget
 from mpigmm.driver.network import Network, measured_network
+from mpigmm.driver.resume_plan import tile_rows_of
 from mpigmm.driver.survey_pass import check_labels
 from mpigmm.errors import EXIT_DONE, DataError, counted
 from mpigmm.options import FitOptions
@@ -36,7 +37,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
         if comm.is_root:
             header = checked_header(options)
     header = comm.bcast(header)
-    tile_rows = choose_tile_rows(options.compute, devices, header, kind, options.model.n_components)
+    tile_rows = tile_rows_of(options, header, devices)
     with single_threaded_blas:
         rates = measured_rates(comm, request, devices, header, tile_rows, stop)
         start = measured_first_mixture(comm, request, header, stop)
@@ -59,7 +60,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
             "network": asdict(network),
             "measured_ranks": comm.size,
             "measured_components": rates.components,
-            "initialisation": {**asdict(start), "n_init": options.init.n_init},
+            "initialisation": {**asdict(start), "n_init": options.n_starts},
             "plans": [plan_of(n, header, tile_rows, n_threads, memory, rates, network) for n in request.ranks],
         }
         text = json.dumps(plan, indent=2) if request.json else plan_text(plan)

@@ -34,20 +34,17 @@ from mpigmm.core.exact import FloatArray, IntArray
 from mpigmm.core.mixture import Mixture
 from mpigmm.driver.reduction import Reduction
 from mpigmm.driver.survey_pass import Sample
-from mpigmm.options import FitOptions
+from mpigmm.options import MANY_COMPONENTS, FitOptions
 from mpigmm.parallel.comm import ROOT, Comm, Transfer
 from mpigmm.parallel.partition import count_tiles, own_tiles
 
 T = TypeVar("T")
 
-DISTRIBUTED_COMPONENTS = 256
-"""Number of components from which all ranks compute the first mixture; with fewer, root does."""
-
 
 def is_distributed(options: FitOptions, given: GivenParameters) -> bool:
     """Whether all ranks compute the first mixtures of a fit."""
     by_kmeans = options.init.method in ("kmeans", "kmeans++") and given.means is None
-    return by_kmeans and options.model.n_components >= DISTRIBUTED_COMPONENTS
+    return by_kmeans and options.model.n_components >= MANY_COMPONENTS
 
 
 def distributed_mixture(

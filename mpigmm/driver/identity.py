@@ -10,6 +10,7 @@ from typing import Any
 from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
+from mpigmm.driver.stopping import lacks_statistics
 from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.options import FitOptions
 from mpigmm.runs.checkpoint import Checkpoint
@@ -127,7 +128,10 @@ def check_own_model(directory: RunDirectory, digest: str | None, checkpoint: Che
     )
 
 
-def has_results(directory: RunDirectory, progress: Progress, digest: str | None) -> bool:
-    """Whether the run has ended, and its summary and its model, which has this digest, have been written."""
+def has_results(directory: RunDirectory, progress: Progress, digest: str | None, options: FitOptions) -> bool:
+    """Whether the run has ended, and its summary and its model, which has this digest, have been written with all that
+    the options ask for."""
     best = progress.best if progress.finished else None
-    return best is not None and best.mixture.digest() == digest and (directory / SUMMARY).exists()
+    if best is None or lacks_statistics(best, options):
+        return False
+    return best.mixture.digest() == digest and (directory / SUMMARY).exists()

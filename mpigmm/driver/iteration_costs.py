@@ -8,12 +8,12 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mpigmm.core.algorithms.base import EStepPass
-from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, initialise, sample_size
+from mpigmm.core.algorithms.base import EStepPass, Problem
+from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, sample_size
 from mpigmm.core.algorithms.responsibilities import no_progress
 from mpigmm.core.covariances import COVARIANCE_TYPES
-from mpigmm.core.covariances.base import Covariances, Safeguards
-from mpigmm.core.data_summary import DataSummary
+from mpigmm.core.covariances.base import Covariances
+from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Header
@@ -31,6 +31,7 @@ from mpigmm.driver.measure import (
     true_mixture,
 )
 from mpigmm.driver.reduction import TAIL_SIZE, Reduction
+from mpigmm.driver.starts import mixture_of_sample
 from mpigmm.driver.survey_pass import Sample, survey_rows
 from mpigmm.driver.worker import RankContext, open_context
 from mpigmm.options import ComputeOptions, FitOptions
@@ -235,7 +236,8 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
         return FirstMixtureCosts(method, 0, 0.0, 0, k, False)
     few, distributed = affordable_components(k, header), is_distributed(options, NOTHING_GIVEN)
     wanted, measured = (min(sample_size(components, d), header.n_rows) for components in (k, few))
-    options = replace(options, model=replace(options.model, n_components=few))
+    init = replace(options.init, screening=options.is_screened)
+    options = replace(options, model=replace(options.model, n_components=few), init=init)
     compute, devices = ComputeOptions(threads=1), Devices.cpus(comm.size)
     with comm.together():
         source = SyntheticSource(measured, d, few, SOME_OVERLAP, correlated=False)
@@ -244,13 +246,14 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
     layout = lay_out(comm, source, tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, NUMPY.name)
     summary, sample = survey_rows(context, options, measured)
+    problem = problem_of(options, summary, replace(context.grid, n_rows=header.n_rows))
     if distributed:
-        seconds, n_bytes = seconds_and_bytes(lambda: all_ranks_start(context, options, sample, summary))
+        seconds, n_bytes = seconds_and_bytes(lambda: all_ranks_start(context, options, sample, problem))
     else:
         seconds, n_bytes = 0.0, 0
         with comm.together():
             if comm.is_root:
-                seconds, n_bytes = seconds_and_bytes(lambda: root_start(options, sample, summary, stop))
+                seconds, n_bytes = seconds_and_bytes(lambda: root_start(options, sample, problem, stop))
     rows, n_bytes = wanted / measured, n_bytes + sum(array.nbytes for array in sample)
     seconds *= rows * (1 if method == "random" else k / few)
     return FirstMixtureCosts(method, wanted, seconds, int(n_bytes * rows), few, distributed)
@@ -264,26 +267,15 @@ def affordable_components(n_components: int, header: Header) -> int:
     return few
 
 
-def all_ranks_start(context: RankContext, options: FitOptions, sample: Sample, summary: DataSummary) -> None:
+def all_ranks_start(context: RankContext, options: FitOptions, sample: Sample, problem: Problem) -> None:
     """Compute a first mixture on all ranks. Collective."""
-    problem, reduction = problem_of(options, summary, context.grid), Reduction(context)
-    distributed_mixture(reduction, options, problem, sample, 0, no_progress, NOTHING_GIVEN)
+    distributed_mixture(Reduction(context), options, problem, sample, 0, no_progress, NOTHING_GIVEN)
 
 
-def root_start(options: FitOptions, sample: Sample, summary: DataSummary, stop: StopRequest) -> None:
+def root_start(options: FitOptions, sample: Sample, problem: Problem, stop: StopRequest) -> None:
     """Compute a first mixture on root alone."""
-    model = options.model
     stop.check()
-    initialise(
-        options.init.method,
-        COVARIANCE_TYPES[model.covariance_type],
-        model.n_components,
-        sample,
-        summary,
-        Safeguards(model.reg_covar, model.variance_floor),
-        (options.init.seed, 0),
-        lambda *step: stop.check(),
-    )
+    mixture_of_sample(options, sample, problem, 0, ops_by_name(best_ops()), lambda *step: stop.check())
 
 
 def seconds_and_bytes(work: Callable[[], None]) -> tuple[float, int]:

@@ -100,7 +100,7 @@ def unconverged_text(options: FitOptions, repairs: Repairs) -> str:
     """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
     said = f"max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
     if not repairs:
-        can_go_on = options.init.n_init == 1 and not algorithm_type(options.em).decides_end
+        can_go_on = options.n_starts == 1 and not algorithm_type(options.em).decides_end
         again = " and run the same command again to go on" if can_go_on else " and add --restart"
         return f"{said}; raise em.max_iter{again if options.output.dir is not None else ''}"
     made = []

@@ -31,6 +31,7 @@ def fitted_model(best: Fitted, data_summary: DataSummary, options: FitOptions, h
         best.ended.converged,
         as_mapping(options),
         header.feature_names,
+        best.statistics,
     )
 
 

@@ -21,7 +21,7 @@ from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.options import EmOptions
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
-from mpigmm.runs.model_file import mixture_of
+from mpigmm.runs.model_file import STATISTICS, mixture_of, statistics_of
 from mpigmm.runs.state import Ended, Fitted, Progress
 from mpigmm.version import __version__
 
@@ -120,6 +120,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         arrays |= prefixed(BEST, progress.best.mixture.arrays())
         attributes["covariance_type"] = progress.best.mixture.covariances.name
         attributes["best"] = progress.best.ended.init
+        if progress.best.statistics is not None:
+            arrays |= prefixed(BEST + STATISTICS, progress.best.statistics.arrays())
     hdf5.save(directory / NEWEST, hdf5.Content(arrays, attributes), directory / PREVIOUS)
 
 
@@ -169,7 +171,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         identity = json.loads(_as_text(arrays["identity"]))
         progress = replace(progress, state=state_of(content, path, em_options(identity)))
         if "best" in attributes:
-            best = Fitted(mixture_of(content, path, BEST), ended[attributes["best"]])
+            mixture = mixture_of(content, path, BEST)
+            best = Fitted(mixture, ended[attributes["best"]], statistics_of(content, mixture, path, BEST))
             progress = replace(progress, best=best)
         devices, speeds = json.loads(attributes.get("devices", '[["cpu"], {}]'))
         return Checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpigmm.core.algorithms.projection import Changes, projected_gain
+from mpigmm.core.kept_statistics import KeptStatistics
 from mpigmm.core.mixture import Mixture
 
 
@@ -46,10 +47,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The last mixture of a start that is complete, and the start's result."""
+    """The last mixture of a start that is complete, the start's result and, where they are kept, the statistics of all
+    rows under this mixture."""
 
     mixture: Mixture
     ended: Ended
+    statistics: KeptStatistics | None = None
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any
 from mpigmm.core.algorithms.base import Algorithm
 from mpigmm.core.algorithms.batch import BatchEM
 from mpigmm.core.algorithms.split_merge import split_merge_of
+from mpigmm.core.algorithms.stepwise import StepwiseEM
 from mpigmm.options import EmOptions
 
-ALGORITHMS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (BatchEM,)}
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (BatchEM, StepwiseEM)}
 """The registry of algorithms by name."""
 
 ACCELERATIONS: dict[str, type[Algorithm[Any]]] = {}

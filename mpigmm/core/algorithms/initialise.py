@@ -62,6 +62,11 @@ class GivenParameters:
     objective: float | None = None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no parameter of the mixture is given."""
+        return self.weights is None and self.means is None and self.covariances is None
+
+    @property
     def mixture(self) -> Mixture | None:
         """The mixture, if all of its parameters are given."""
         if self.weights is None or self.means is None or self.covariances is None:

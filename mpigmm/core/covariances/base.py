@@ -220,6 +220,13 @@ class Covariances(ABC):
             Components whose variances were raised to the floor; see `Floored`.
         """
 
+    def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
+        """These covariances with those of another value, of the same type, for the components which (K,).
+
+        A type whose components share one covariance keeps it.
+        """
+        return self
+
     @abstractmethod
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
         """Vector (D,) in the direction of the component's largest variance; its norm is the standard deviation.
@@ -292,6 +299,12 @@ class EstimatedCovariances(Covariances):
         new = estimated.regularise(safeguards.reg_covar)
         share = safeguards.variance_floor
         return (new, []) if new.is_above_floor(share, data_variances) else new.floor(share, data_variances)
+
+    def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
+        assert isinstance(other, type(self))
+        values = self.values.copy()
+        values[which] = other.values[which]
+        return type(self)(values)
 
     @abstractmethod
     def estimate(self, sums: MStepSums, deltas: FloatArray, empty: BoolArray) -> EstimatedCovariances:
