@@ -189,7 +189,7 @@ def test_k_means_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     first = random.standard_normal((K, 3))
     monkeypatch.setattr(distributed_kmeans, "partition_mixture", note)
-    monkeypatch.setattr(distributed_kmeans, "LEAST_MOVED", 0.0)
+    monkeypatch.setattr(distributed_kmeans, "LEAST_CHANGE", 0.0)
     monkeypatch.setattr(SampleKMeans, "start", lambda *arguments: first)
     first_mixture(ROWS, WEIGHTS)
     (rows, weights), labels, means, survey = seen[0][:4]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mpigmm.core.algorithms.base import Problem
 from mpigmm.core.algorithms.initialise import (
+    LEAST_CHANGE,
     LLOYD_STEPS,
     GivenParameters,
     equal_mixture,
@@ -18,7 +19,6 @@ from mpigmm.core.algorithms.initialise import (
 )
 from mpigmm.core.algorithms.kmeans_parallel import (
     GRID_ROWS,
-    LEAST_MOVED,
     ROUNDS,
     IntegerScale,
     Points,
@@ -146,7 +146,7 @@ class SampleKMeans:
         self._each(SampleShare.forget)
         self._offer(Points(means, every))
         sums = self._sum((n_components, 1 + n_features), lambda share: share.sums(n_components))
-        least = LEAST_MOVED * float(sums[:, 0].sum())
+        least = LEAST_CHANGE * float(sums[:, 0].sum())
         for done in range(1, LLOYD_STEPS + 1):
             self._progress("k-means, step", done, LLOYD_STEPS)
             previous, means = means, self._integers.means(sums, means)

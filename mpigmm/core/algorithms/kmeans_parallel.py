@@ -15,19 +15,13 @@ from mpigmm.core.algorithms.initialise import CHUNK_ENTRIES, LEAST_CHUNK_ROWS, d
 from mpigmm.core.algorithms.responsibilities import Labels, ProgressCallback, no_progress
 from mpigmm.core.exact import FloatArray, IntArray
 
-ROUNDS, MOST_ROUNDS = 8, 24
-"""Rounds that draw candidates, K in each. With half as many, partitions are as good, but mixtures are not.
-
-More than ROUNDS follow, up to MOST_ROUNDS, while there are fewer than 2 K candidates: a row far from all others takes
-the place of many."""
+ROUNDS, MOST_ROUNDS = 4, 16
+"""Rounds that draw candidates, K in each. More than ROUNDS follow, up to MOST_ROUNDS, while there are fewer than 2 K
+candidates: a row far from all others takes the place of many."""
 
 GRID_ROWS = 512
 """Rows of a chunk, the unit of work. Chunks start at multiples of GRID_ROWS of the sample, so that the same matrix
 products are computed on any number of workers."""
-
-LEAST_MOVED = 1e-2
-"""Lloyd's steps end with one in which at most this share of the total weight moves to another mean: those that would
-follow make the partition better by less than a per cent, and the mixture after some steps of EM no better."""
 
 SUM_BITS = 62
 """Sums of integers over all rows stay below 2^SUM_BITS."""
