@@ -12,9 +12,9 @@ from support import TYPES, assert_same_bits, blobs, survey_of
 import mpigmm
 from mpigmm.core.algorithms import screening
 from mpigmm.core.algorithms.base import Grid, Problem
-from mpigmm.core.algorithms.coordinates import Coordinates
 from mpigmm.core.algorithms.initialise import initialise
 from mpigmm.core.algorithms.responsibilities import Sample, partition_mixture
+from mpigmm.core.algorithms.row_coordinates import RowCoordinates
 from mpigmm.core.algorithms.screening import Screening, few_rows, screened_start
 from mpigmm.core.algorithms.short_runs import LEAST_GAIN, ShortRuns
 from mpigmm.core.arrays import DOUBLE
@@ -105,8 +105,8 @@ def test_weights_count_rows_in_short_runs_and_coordinates(covariance_type: str) 
     ]
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-12)
     np.testing.assert_allclose(ends[0][1].means, ends[1][1].means, rtol=1e-9)
-    one = Coordinates((ROWS, weights.astype(float)), problem.summary)
-    other = Coordinates((repeated, np.ones(len(repeated))), problem.summary)
+    one = RowCoordinates((ROWS, weights.astype(float)), problem.summary)
+    other = RowCoordinates((repeated, np.ones(len(repeated))), problem.summary)
     assert (one.robust_scales == other.robust_scales).all()
     np.testing.assert_allclose(np.repeat(one.compressed(), weights, axis=0), other.compressed(), rtol=1e-12)
     assert np.cov(one.whitened().T, fweights=weights, ddof=0) == pytest.approx(np.eye(3), abs=1e-9)
@@ -117,12 +117,12 @@ def test_robust_coordinates_are_those_of_the_middle_of_the_rows() -> None:
     rows = random.standard_normal((20_000, 4)) * [1, 10, 100, 1]
     rows[::50] *= 1e6
     rows[:, 3] = np.where(random.random(20_000) < 0.8, 0.0, rows[:, 3])  # its quartiles are equal
-    scales = Coordinates((rows, np.ones(20_000)), survey_of(rows)).robust_scales
+    scales = RowCoordinates((rows, np.ones(20_000)), survey_of(rows)).robust_scales
     np.testing.assert_allclose(scales[:3], [1, 10, 100], rtol=0.05)
     assert 0.3 < scales[3] < 1
     constant = np.ones((9, 2))
-    assert (Coordinates((constant, np.ones(9)), survey_of(constant)).robust_scales == 1).all()
-    assert np.isfinite(Coordinates((constant, np.ones(9)), survey_of(constant)).whitened()).all()
+    assert (RowCoordinates((constant, np.ones(9)), survey_of(constant)).robust_scales == 1).all()
+    assert np.isfinite(RowCoordinates((constant, np.ones(9)), survey_of(constant)).whitened()).all()
 
 
 def brute_force(found: Screening, sample: Sample) -> float:
@@ -257,5 +257,5 @@ def test_given_parameters_are_not_screened() -> None:
 def test_whitening_that_takes_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screening, "EIGENVECTOR_WORK", 1e12)
     tried = [candidate.coordinates for _, candidate in screening_of(ROWS, "diag").more[0]]
-    robust, seeded = Coordinates.robust, Coordinates.standardised
-    assert tried == [Coordinates.unscaled, Coordinates.compressed, robust, seeded, Coordinates.unscaled]
+    robust, seeded = RowCoordinates.robust, RowCoordinates.standardised
+    assert tried == [RowCoordinates.unscaled, RowCoordinates.compressed, robust, seeded, RowCoordinates.unscaled]

@@ -14,9 +14,9 @@ from itertools import chain
 import numpy as np
 
 from mpigmm.core.algorithms.base import Problem
-from mpigmm.core.algorithms.coordinates import Coordinates
 from mpigmm.core.algorithms.initialise import initialise, lloyd, nearest, partition_means, plus_plus
 from mpigmm.core.algorithms.responsibilities import ProgressCallback, Sample, no_progress, partition_mixture
+from mpigmm.core.algorithms.row_coordinates import RowCoordinates
 from mpigmm.core.algorithms.short_runs import LEAST_GAIN, ShortRuns
 from mpigmm.core.covariances.base import Covariances
 from mpigmm.core.exact import FloatArray
@@ -53,24 +53,24 @@ class Candidate:
     Attributes
     ----------
     coordinates : callable
-        A method of `Coordinates`, which returns those in which distances are measured.
+        A method of `RowCoordinates`, which returns those in which distances are measured.
     is_refined : bool
         Whether Lloyd's steps follow the seeding by k-means++.
     needs_axes : bool
         Whether the coordinates take the principal axes of the sample, which is costly with many features.
     """
 
-    coordinates: Callable[[Coordinates], FloatArray]
+    coordinates: Callable[[RowCoordinates], FloatArray]
     is_refined: bool = True
     needs_axes: bool = False
 
 
 CANDIDATES = (
-    Candidate(Coordinates.compressed),
-    Candidate(Coordinates.whitened, needs_axes=True),
-    Candidate(Coordinates.robust),
-    Candidate(Coordinates.standardised, is_refined=False),
-    Candidate(Coordinates.unscaled),  # with other seeds
+    Candidate(RowCoordinates.compressed),
+    Candidate(RowCoordinates.whitened, needs_axes=True),
+    Candidate(RowCoordinates.robust),
+    Candidate(RowCoordinates.standardised, is_refined=False),
+    Candidate(RowCoordinates.unscaled),  # with other seeds
 )
 """What is tried besides k-means in standardised and in unscaled coordinates."""
 
@@ -125,7 +125,7 @@ class Screening:
     ) -> None:
         self.problem, self.kind, self.n_components, self.n_init = problem, kind, n_components, n_init
         self.sample, self.few = sample, few_rows(sample, n_components, problem.seed)
-        self.coordinates = Coordinates(self.few, problem.summary)
+        self.coordinates = RowCoordinates(self.few, problem.summary)
         self.more = self._affordable()
         self.done = Done(progress, self.n_candidates)
         self.runs = ShortRuns(problem, n_components, len(sample[0]), ops, self.done)
@@ -198,7 +198,7 @@ class Screening:
         found: list[list[tuple[int, Candidate]]] = []
         for init in range(self.n_init):
             found.append([])
-            other = Candidate(Coordinates.standardised if init % 2 else Coordinates.unscaled)
+            other = Candidate(RowCoordinates.standardised if init % 2 else RowCoordinates.unscaled)
             for number, candidate in enumerate((other, *CANDIDATES)):
                 work = short_run + candidate.needs_axes * (n_few * d**2 + EIGENVECTOR_WORK * d**3)
                 if work <= left:

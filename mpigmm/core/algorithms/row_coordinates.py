@@ -23,8 +23,8 @@ LEAST_EIGENVALUE = 1e-9
 """Principal axes whose variance is less than this share of the largest are left out of whitened coordinates."""
 
 
-class Coordinates:
-    """Coordinates (m, d) of the rows of a sample, in several systems.
+class RowCoordinates:
+    """RowCoordinates (m, d) of the rows of a sample, in several systems.
 
     Parameters
     ----------
