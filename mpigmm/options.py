@@ -97,7 +97,9 @@ class EmOptions:
         "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
     )
     accelerate: str = option(
-        "Acceleration of batch EM.", "none", registry="accelerations", planned=("anderson", "squarem")
+        "Extrapolation of EM's steps, for fewer of them; anderson: from the last five; squarem: from two.",
+        "none",
+        registry="accelerations",
     )
     reseed: bool = option(
         "Whether a component without rows becomes half of the one with the largest weight; otherwise it keeps its mean "
