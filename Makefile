@@ -32,7 +32,7 @@ WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
 
-.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-estimator bench-gpu docs docs-serve clean
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-acceleration bench-estimator bench-gpu docs docs-serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -114,6 +114,9 @@ bench: $(TESTS)  ## seconds an iteration on two ranks against scikit-learn on th
 
 bench-estimator: $(TESTS)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
 	python tests/bench_estimator.py
+
+bench-acceleration: $(TESTS)  ## E-steps of accelerated EM against plain EM, and falls of its log-likelihood
+	python tests/bench_acceleration.py
 
 bench-gpu: $(TESTS)  ## an iteration on a GPU against its limits, scikit-learn and torchgmm; adds to docs/performance.md
 	python tests/gpu.py $@

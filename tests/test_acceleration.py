@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from extension import extended
 from mpi4py import MPI
+from passes import Passes
 from support import (
     TYPES,
     assert_same_bits,
@@ -21,98 +21,25 @@ from support import (
     read_lines,
     read_model,
     start_mixture,
-    statistics_of,
-    survey_of,
     write_rows,
 )
 
 import mpigmm
-from mpigmm.core.algorithms import ACCELERATIONS, ALGORITHMS
+from mpigmm.core.algorithms import ACCELERATIONS
 from mpigmm.core.algorithms.accelerated import AcceleratedEM, AcceleratedState
-from mpigmm.core.algorithms.base import Grid, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.base import Rejected, Report
 from mpigmm.core.algorithms.coordinates import Coordinates
 from mpigmm.core.algorithms.secant_model import SecantModel
 from mpigmm.core.arrays import DOUBLE, SINGLE
-from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
+from mpigmm.core.covariances.base import Safeguards
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.ops import best_ops, ops_by_name
-from mpigmm.core.priors import NoPrior, Prior
-from mpigmm.core.statistics import SufficientStatistics
-from mpigmm.core.sum_format import SumRangeError
 from mpigmm.errors import ConfigError, MpigmmWarning
-from mpigmm.options import EmOptions
 from mpigmm.parallel.mpi import MpiComm
 
-OPS = ops_by_name(best_ops())
 ROWS = blobs(800, 3, 3, seed=4, separation=1.2)
 pytestmark = pytest.mark.filterwarnings(f"ignore::{MpigmmWarning.__module__}.{MpigmmWarning.__name__}")
 of_both = pytest.mark.parametrize("name", ACCELERATIONS)
 of_all_types = pytest.mark.parametrize("covariance_type", TYPES)
-
-
-class Passes:
-    """The passes of an algorithm over rows in memory.
-
-    Attributes
-    ----------
-    state : object
-        After the last pass.
-    n : int
-        E-steps made so far.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        rows: np.ndarray,
-        safeguards: Safeguards = Safeguards(0.0, 0.0),  # noqa: B008
-        dtype: np.dtype = DOUBLE,
-        prior: Callable[..., Prior] = NoPrior,
-    ) -> None:
-        self.rows, self.survey, self.n = rows, survey_of(rows), 0
-        problem = Problem(self.survey, safeguards, prior(self.survey), dtype, Grid(len(rows), 1024))
-        self.algorithm: Any = (ALGORITHMS | ACCELERATIONS)[name](problem, EmOptions())
-
-    def reports(self, state: Any) -> Iterator[Report]:
-        """The reports of passes without end, from a state."""
-        self.state = state
-        while True:
-            yield self.take()
-
-    def take(self) -> Report:
-        self.state, report = self.algorithm.update(self.state, self.outcome())
-        return report
-
-    def outcome(self) -> Summed | Rejected:
-        try:
-            wanted = self.algorithm.e_step_pass(self.state)
-            sums = statistics_of(
-                wanted.mixture,
-                self.rows,
-                self.survey,
-                tile_rows=1024,
-                dtype=wanted.precision.dtype,
-                ops=OPS,
-                n_limbs=wanted.n_limbs,
-                in_double=wanted.precision.in_double,
-            )
-        except (SingularCovarianceError, SumRangeError) as error:
-            return Rejected(error)
-        self.n += 1
-        return Summed(wanted, SufficientStatistics.of(sums.value(), wanted.mixture.layout), sums.form.n_limbs)
-
-    def objectives(self, start: Mixture, n: int) -> list[float]:
-        """Objective of the accepted mixtures in so many passes."""
-        reports = self.reports(self.algorithm.start(start))
-        return [report.objective for _, report in zip(range(n), reports, strict=False) if not report.again]
-
-    def e_steps_to(self, start: Mixture, limit: float, most: int) -> int:
-        """E-steps until the objective reaches a limit."""
-        for report in self.reports(self.algorithm.start(start)):
-            if not report.again and report.objective >= limit:
-                return self.n
-            assert self.n < most, f"{report.objective} after {most} E-steps, and not {limit}"
-        raise AssertionError
 
 
 @of_both
