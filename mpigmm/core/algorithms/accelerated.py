@@ -91,19 +91,22 @@ class AcceleratedEM(Algorithm[AcceleratedState[ControlT]], Generic[ControlT]):
     ----------
     first_control : dataclass of floats
         The control of a start, and after a repair.
+    controls : tuple of types
+        The classes that a control may have.
     """
 
     first_control: ClassVar[Any]
+    controls: ClassVar[tuple[type[Any], ...]]
 
     def __init__(self, problem: Problem, em: EmOptions) -> None:
         super().__init__(problem, em)
         self._batch = BatchEM(problem, em)
 
     @abstractmethod
-    def extended(self, history: History, step: EMStep, was_proposed: bool) -> History:
+    def extended(self, history: History, step: EMStep, was_proposed: bool, control: ControlT) -> History:
         """The history with a step from a mixture that was accepted; whether this was a proposal or a safe one."""
 
-    def with_rejected(self, history: History, step: EMStep) -> History:
+    def with_rejected(self, history: History, step: EMStep, control: ControlT) -> History:
         """The history with a step from a proposal that was rejected; by default without it."""
         return history
 
@@ -144,7 +147,7 @@ class AcceleratedEM(Algorithm[AcceleratedState[ControlT]], Generic[ControlT]):
         step = EMStep(state.safe.mixture, safe.mixture)
         if report.repairs or not step.keeps_components():
             return AcceleratedState(safe, None, (), self.first_control), report
-        return self._next(safe, self.extended(state.history, step, False), state.control), report
+        return self._next(safe, self.extended(state.history, step, False, state.control), state.control), report
 
     def _take_proposal(
         self, state: AcceleratedState[ControlT], outcome: Summed | Rejected
@@ -159,9 +162,11 @@ class AcceleratedEM(Algorithm[AcceleratedState[ControlT]], Generic[ControlT]):
             return self._rejected(state, state.history), replace(report, again=True)
         gain = report.objective - state.safe.objective
         if not gain >= self.least_gain(state.control):
-            return self._rejected(state, self.with_rejected(state.history, step)), replace(report, again=True)
+            return self._rejected(state, self.with_rejected(state.history, step, state.control)), replace(
+                report, again=True
+            )
         control = self.after_accepted(state.control, gain)
-        return self._next(safe, self.extended(state.history, step, True), control), report
+        return self._next(safe, self.extended(state.history, step, True, control), control), report
 
     def _rejected(self, state: AcceleratedState[ControlT], history: History) -> AcceleratedState[ControlT]:
         """The state after the proposal was rejected."""
@@ -188,7 +193,8 @@ class AcceleratedEM(Algorithm[AcceleratedState[ControlT]], Generic[ControlT]):
         for number, step in enumerate(state.history):
             mixtures |= {f"old{number}": step.old, f"new{number}": step.new}
         arrays = {f"{of}_{name}": array for of, own in mixtures.items() for name, array in own.arrays().items()}
-        return {**BatchEM.to_arrays(state.safe), **arrays, "control": np.array(astuple(state.control))}
+        control = {type(state.control).__name__: np.array(astuple(state.control))}
+        return {**BatchEM.to_arrays(state.safe), **arrays, **control}
 
     @classmethod
     def from_arrays(cls, covariance_type: str, arrays: Mapping[str, FloatArray]) -> AcceleratedState[ControlT]:
@@ -197,12 +203,13 @@ class AcceleratedEM(Algorithm[AcceleratedState[ControlT]], Generic[ControlT]):
             own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             return Mixture.from_arrays(covariance_type, own)
 
+        control = next(kind for kind in cls.controls if kind.__name__ in arrays)
         n_steps = sum(name.startswith("old") and name.endswith("_weights") for name in arrays)
         return AcceleratedState(
             BatchEM.from_arrays(covariance_type, arrays),
             mixture("proposal") if "proposal_weights" in arrays else None,
             tuple(EMStep(mixture(f"old{number}"), mixture(f"new{number}")) for number in range(n_steps)),
-            type(cls.first_control)(*arrays["control"].tolist()),
+            control(*arrays[control.__name__].tolist()),
         )
 
 

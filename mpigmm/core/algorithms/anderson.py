@@ -8,17 +8,26 @@ from typing import ClassVar
 import numpy as np
 
 from mpigmm.core.algorithms.accelerated import LEAST_SHARE, AcceleratedEM, EMStep, History
+from mpigmm.core.algorithms.base import Problem
 from mpigmm.core.algorithms.coordinates import Coordinates
 from mpigmm.core.algorithms.secant_model import TINY, SecantModel
+from mpigmm.core.algorithms.squarem import Squarem, StepLength
 from mpigmm.core.arrays import HOST
 from mpigmm.core.exact import FloatArray
+from mpigmm.options import EmOptions
 
 ORDER = 5
 """Number of earlier steps of EM from which a proposal is computed."""
 
+NEAR = 2e-5
+"""Anderson extrapolation begins where the step of EM is bound to gain no more than this, in nats of a row."""
+
 FIRST_RADIUS, WIDER, NARROWER = 2.0, 2.0, 0.25
 """The first radius in lengths of EM's step; the factors of the radius after a proposal that reached it and whose gain
 was predicted well, and after one that was rejected."""
+
+LEAST_RADIUS = 1e-3
+"""The least radius in lengths of EM's step."""
 
 WELL_PREDICTED, BADLY_PREDICTED = 0.5, 0.1
 """Shares of the predicted gain: with more than the first the radius may grow, with less than the second it shrinks.
@@ -52,7 +61,10 @@ class Radius:
     n_waiting: float
 
 
-class Anderson(AcceleratedEM[Radius]):
+FIRST_CONTROL_NEAR = Radius(np.nan, np.nan, np.nan, np.nan, 0.0, np.inf, 0.0, 0.0)
+
+
+class Anderson(AcceleratedEM[StepLength | Radius]):
     """Damped Anderson acceleration (Henderson and Varadhan, J. Comput. Graph. Stat. 28, 2019) that never loses
     likelihood.
 
@@ -68,42 +80,38 @@ class Anderson(AcceleratedEM[Radius]):
     """
 
     name = "anderson"
-    first_control: ClassVar[Radius] = Radius(np.nan, np.nan, np.nan, np.nan, 0.0, np.inf, 0.0, 0.0)
+    first_control: ClassVar[StepLength] = Squarem.first_control
+    controls = (StepLength, Radius)
 
-    def extended(self, history: History, step: EMStep, was_proposed: bool) -> History:
+    def __init__(self, problem: Problem, em: EmOptions) -> None:
+        super().__init__(problem, em)
+        self._far = Squarem(problem, em)
+
+    def extended(self, history: History, step: EMStep, was_proposed: bool, control: StepLength | Radius) -> History:
+        if isinstance(control, StepLength):
+            return self._far.extended(history, step, was_proposed, control)
         return (*history, step)[-(ORDER + 1) :]
 
-    def with_rejected(self, history: History, step: EMStep) -> History:
-        return (*history[:-1], step, history[-1])
+    def with_rejected(self, history: History, step: EMStep, control: StepLength | Radius) -> History:
+        return history if isinstance(control, StepLength) else (*history[:-1], step, history[-1])
 
-    def propose(self, history: History, control: Radius) -> tuple[FloatArray | None, Radius]:
+    def propose(self, history: History, control: StepLength | Radius) -> tuple[FloatArray | None, StepLength | Radius]:
+        if isinstance(control, StepLength):
+            if not history or gain_of(history[-1]) > NEAR:
+                return self._far.propose(history, control)
+            control = FIRST_CONTROL_NEAR
         if len(history) < 2:
             return None, control
         if control.n_waiting > 0:
             return None, replace(control, n_waiting=control.n_waiting - 1)
-        point, differences = differences_of(history)
-        model = SecantModel(differences)
-        if model.step_length == 0:
-            return None, control
-        radius = FIRST_RADIUS * model.step_length if np.isnan(control.radius) else control.radius
-        proposal = model.proposal(radius)
-        short = min(proposal.length, radius)
-        proposed = Radius(
-            radius,
-            max(radius, WIDER * proposal.length) if proposal.is_bounded else radius,
-            0.5 * short,
-            NARROWER * short,
-            proposal.predicted,
-            LEAST_SHARE * 0.5 * model.step_length**2,
-            control.n_rejected,
-            0.0,
-        )
-        return point + proposal.coefficients @ differences, proposed
+        return extrapolated(history, control)
 
-    def least_gain(self, control: Radius) -> float:
+    def least_gain(self, control: StepLength | Radius) -> float:
         return control.least_gain
 
-    def after_accepted(self, control: Radius, gain: float) -> Radius:
+    def after_accepted(self, control: StepLength | Radius, gain: float) -> StepLength | Radius:
+        if isinstance(control, StepLength):
+            return self._far.after_accepted(control, gain)
         radius = control.radius
         if gain > WELL_PREDICTED * control.predicted:
             radius = control.if_good
@@ -112,10 +120,41 @@ class Anderson(AcceleratedEM[Radius]):
         is_predicted = WELL_PREDICTED < gain / max(control.predicted, TINY) < 1 / WELL_PREDICTED
         return replace(control, radius=radius, n_rejected=0.0, n_waiting=0.0 if is_predicted else 1.0)
 
-    def after_rejected(self, control: Radius) -> Radius:
+    def after_rejected(self, control: StepLength | Radius) -> StepLength | Radius:
         """Each further rejection in a row doubles the number of steps of EM before the next proposal."""
+        if isinstance(control, StepLength):
+            return self._far.after_rejected(control)
         waiting = 2.0**control.n_rejected - 1
         return replace(control, radius=control.if_rejected, n_rejected=control.n_rejected + 1, n_waiting=waiting)
+
+
+def gain_of(step: EMStep) -> float:
+    """The gain of the objective to which a step of EM is bound near a maximum: half its squared length."""
+    coordinates = Coordinates(step.old)
+    return 0.5 * float(np.square(coordinates.vector(step.new) - coordinates.vector(step.old)).sum())
+
+
+def extrapolated(history: History, control: Radius) -> tuple[FloatArray | None, Radius]:
+    """The coordinates of a proposal, relative to the last accepted mixture, and the control with it."""
+    point, differences = differences_of(history)
+    model = SecantModel(differences)
+    if model.step_length == 0:
+        return None, control
+    radius = FIRST_RADIUS * model.step_length if np.isnan(control.radius) else control.radius
+    radius = max(radius, LEAST_RADIUS * model.step_length)
+    proposal = model.proposal(radius)
+    short = min(proposal.length, radius)
+    proposed = Radius(
+        radius,
+        max(radius, WIDER * proposal.length) if proposal.is_bounded else radius,
+        0.5 * short,
+        NARROWER * short,
+        proposal.predicted,
+        LEAST_SHARE * 0.5 * model.step_length**2,
+        control.n_rejected,
+        0.0,
+    )
+    return point + proposal.coefficients @ differences, proposed
 
 
 def differences_of(history: History) -> tuple[FloatArray, FloatArray]:

@@ -45,8 +45,9 @@ class Squarem(AcceleratedEM[StepLength]):
 
     name = "squarem"
     first_control: ClassVar[StepLength] = StepLength(FIRST_LENGTH, FIRST_LENGTH, FIRST_LENGTH, np.inf)
+    controls = (StepLength,)
 
-    def extended(self, history: History, step: EMStep, was_proposed: bool) -> History:
+    def extended(self, history: History, step: EMStep, was_proposed: bool, control: StepLength) -> History:
         if was_proposed:
             return ()
         return (step,) if len(history) == 2 else (*history, step)
