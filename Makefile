@@ -32,7 +32,7 @@ WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
 
-.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-estimator bench-stepwise bench-starts bench-gpu docs docs-serve clean
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-acceleration bench-estimator bench-starts bench-stepwise bench-gpu docs docs-serve figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -115,6 +115,9 @@ bench: $(TESTS)  ## seconds an iteration on two ranks against scikit-learn on th
 bench-estimator: $(TESTS)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
 	python tests/bench_estimator.py
 
+bench-acceleration: $(TESTS)  ## E-steps of accelerated EM against plain EM, and falls of its log-likelihood
+	python tests/bench_acceleration.py
+
 bench-stepwise: $(TESTS)  ## stepwise EM in three passes against batch EM from the same starts
 	python tests/bench_stepwise.py
 
@@ -129,6 +132,9 @@ bench-gpu: $(TESTS)  ## an iteration on a GPU against its limits, scikit-learn a
 docs: $(STAMP)  ## make docs/configuration.md from the options, and the docs as a site in site/
 	python -c "from mpigmm.config_text import reference; print(reference(), end='')" > docs/configuration.md
 	mkdocs build --quiet
+
+figures: $(STAMP)  ## draw the picture of docs/algorithms
+	python docs/algorithms/figure.py
 
 docs-serve: $(STAMP)  ## show the docs at http://127.0.0.1:8000, anew after each change
 	mkdocs serve

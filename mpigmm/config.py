@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mpigmm.errors import ConfigError, reason, shown
-from mpigmm.option_values import BOUNDS, registered, values_text, yaml_text
+from mpigmm.option_values import BOUNDS, registered, values_text, without_coordinates, yaml_text
 from mpigmm.options import EmOptions, FitOptions, as_mapping
 from mpigmm.quantities import LARGEST, expand, parse_size, parse_time, shown_value
 
@@ -338,6 +338,9 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
             if value:
                 yield f"em.{name}: has no meaning with em.algorithm: stepwise; drop the key, or set em.algorithm: batch"
     select = options.select
+    if em.accelerate != "none":
+        for name in without_coordinates(select.covariance_type or [options.model.covariance_type]):
+            yield f"em.accelerate: covariances of type {name!r} have no coordinates to extrapolate in; set it to none"
     for name in ("n_components", "covariance_type", "seeds"):
         entries = getattr(select, name)
         if entries == []:

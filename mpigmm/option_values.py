@@ -29,6 +29,13 @@ def registered(field: Any) -> tuple[str, ...]:
     return tuple(registries[field.metadata["registry"]])
 
 
+def without_coordinates(covariance_types: Collection[str]) -> list[str]:
+    """Those of the covariance types, in this order, in which EM cannot be accelerated."""
+    from mpigmm.core.covariances import COVARIANCE_TYPES  # NumPy, as before
+
+    return [name for name in covariance_types if not COVARIANCE_TYPES[name].has_coordinates]
+
+
 def values_text(options: type[Any], field: Any) -> str:
     """The values that an option accepts, in words."""
     if "registry" in field.metadata:

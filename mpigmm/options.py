@@ -116,7 +116,9 @@ class EmOptions:
         "change",
     )
     accelerate: str = option(
-        "Acceleration of batch EM.", "none", registry="accelerations", planned=("anderson", "squarem")
+        "Extrapolation of EM's steps, for fewer of them; anderson: from the last five; squarem: from two.",
+        "none",
+        registry="accelerations",
     )
     split_merge: int = option(
         "Largest number of moves that a start tries after it has converged: each merges two components and splits "

@@ -108,7 +108,7 @@ def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int
         ("model.reg_covar=.inf", "model.reg_covar: inf"),
         ("em.tol=.nan", "em.tol: nan"),
         ("em.algorithm=online", "em.algorithm: 'online' is not valid; batch, stepwise expected"),
-        ("em.accelerate=squarem", "em.accelerate: .* not available yet"),
+        ("em.accelerate=nesterov", "em.accelerate: 'nesterov' is not valid; none, anderson, squarem expected"),
         ("compute.device=tpu", "compute.device: 'tpu' is not valid; auto, cpu, gpu expected"),
         ("compute.gpu_aware_mpi=1", "compute.gpu_aware_mpi: 1 is not valid; true or false or auto expected"),
         ("compute.gpu_aware_mpi=maybe", "compute.gpu_aware_mpi: 'maybe' is not valid; true or false or auto"),

@@ -57,6 +57,10 @@ class Factors(ABC):
         factor."""
 
     @abstractmethod
+    def whiten(self, deviations: FloatArray) -> FloatArray:
+        """The whitened coordinates U_k^T z_k (K, D) of a vector z_k for each component, deviations (K, D)."""
+
+    @abstractmethod
     def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
         """The rows U_k^-T z (n, D) for the rows z of standard (n, D), where k is the row's entry of components (n,).
 
@@ -124,6 +128,9 @@ class TriangularFactors(Factors):
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper, axis1=1, axis2=2)).sum(axis=1))
 
+    def whiten(self, deviations: FloatArray) -> FloatArray:
+        return np.asarray(np.einsum("kde,kd->ke", self.upper, deviations))
+
     def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
         rows = np.empty_like(standard)
         for k in np.unique(components):
@@ -186,6 +193,9 @@ class SharedTriangularFactor(Factors):
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(np.diagonal(self.upper)).sum())
 
+    def whiten(self, deviations: FloatArray) -> FloatArray:
+        return deviations @ self.upper
+
     def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
         return unwhiten(self.upper, standard)
 
@@ -238,6 +248,9 @@ class DiagonalFactors(Factors):
     def log_determinants(self, n_features: int) -> FloatArray:
         return np.asarray(np.log(self.roots).sum(axis=1))
 
+    def whiten(self, deviations: FloatArray) -> FloatArray:
+        return deviations * self.roots
+
     def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
         return standard / self.roots[components]
 
@@ -289,6 +302,9 @@ class IsotropicFactors(Factors):
 
     def log_determinants(self, n_features: int) -> FloatArray:
         return n_features * np.log(self.roots)
+
+    def whiten(self, deviations: FloatArray) -> FloatArray:
+        return deviations * self.roots[:, None]
 
     def unwhiten(self, standard: FloatArray, components: Indices) -> FloatArray:
         return standard / self.roots[components, None]

@@ -100,12 +100,15 @@ class Covariances(ABC):
     second_moments : SecondMoments
         The second moments that the M-step needs.
     factor_kind : type of Factors
+    has_coordinates : bool
+        Whether the type has `to_vector` and `from_vector`, which accelerated EM needs.
     """
 
     name: ClassVar[str]
     array_names: ClassVar[tuple[str, ...]]
     second_moments: ClassVar[SecondMoments]
     factor_kind: ClassVar[type[Factors]]
+    has_coordinates: ClassVar[bool] = False
 
     @classmethod  # noqa: B027
     def prepare(cls) -> None:
@@ -226,6 +229,28 @@ class Covariances(ABC):
         A type whose components share one covariance keeps it.
         """
         return self
+
+    def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
+        """Unconstrained coordinates of other covariances relative to these, whose own are zero.
+
+        Their scale is such that, near these covariances, the squared distance of two vectors is the metric of the
+        Fisher information of rows whose components are known: w_k tr((S_k^-1 dS_k)^2) / 2, where w_k is the weight of
+        component k, S_k its covariance here and dS_k the difference. An invertible lower triangular map of the
+        features, such as other units, does not change the coordinates.
+
+        Parameters
+        ----------
+        other : Covariances
+            Of the same type.
+        roots : ndarray of shape (K,)
+            Square roots of the weights. The coordinates of a component of weight zero are zero.
+        n_features : int
+        """
+        raise NotImplementedError
+
+    def from_vector(self, vector: FloatArray, roots: FloatArray, n_features: int) -> Covariances:
+        """The covariances with the coordinates of `to_vector`. They may be singular if the vector is far from zero."""
+        raise NotImplementedError
 
     @abstractmethod
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
@@ -352,6 +377,11 @@ class EstimatedCovariances(Covariances):
 def ratios(largest: FloatArray, least: FloatArray) -> FloatArray:
     """The quotients of two arrays of one shape; infinite where the divisor is not positive."""
     return np.asarray(np.divide(largest, least, out=np.full(np.shape(least), np.inf), where=least > 0))
+
+
+def inverses(scales: FloatArray) -> FloatArray:
+    """1 / scales, and zero where a scale is zero."""
+    return np.asarray(np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0))
 
 
 def first_singular(variances: FloatArray) -> int | None:

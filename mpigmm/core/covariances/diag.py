@@ -14,6 +14,7 @@ from mpigmm.core.covariances.base import (
     MStepSums,
     SingularCovarianceError,
     first_singular,
+    inverses,
     ratios,
 )
 from mpigmm.core.exact import FloatArray
@@ -28,6 +29,7 @@ class Diag(EstimatedCovariances):
     name = "diag"
     second_moments = SecondMoments.EACH_FEATURE
     factor_kind = DiagonalFactors
+    has_coordinates = True
 
     @classmethod
     def shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -79,6 +81,13 @@ class Diag(EstimatedCovariances):
     def floor(self, share: float, data_variances: FloatArray) -> tuple[Diag, Floored]:
         low = (self.values < share * data_variances).any(axis=1)
         return Diag(np.maximum(self.values, share * data_variances)), np.flatnonzero(low).tolist()
+
+    def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
+        return np.asarray(np.sqrt(0.5) * roots[:, None] * np.log(other.variances / self.values)).reshape(-1)
+
+    def from_vector(self, vector: FloatArray, roots: FloatArray, n_features: int) -> Diag:
+        logarithms = vector.reshape(self.values.shape) * inverses(np.sqrt(0.5) * roots)[:, None]
+        return Diag(self.values * np.exp(logarithms))
 
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
         axis = np.zeros(len(data_variances))

@@ -14,7 +14,9 @@ from mpigmm.core.covariances.base import (
     Floored,
     MStepSums,
     SingularCovarianceError,
+    inverses,
 )
+from mpigmm.core.covariances.cholesky import cholesky_coordinates, cholesky_matrices
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import TriangularFactors
 from mpigmm.core.ops.groups import SecondMoments
@@ -28,6 +30,7 @@ class Full(EstimatedCovariances):
     name = "full"
     second_moments = SecondMoments.PAIRS_OF_EACH
     factor_kind = TriangularFactors
+    has_coordinates = True
 
     @classmethod
     def prepare(cls) -> None:
@@ -95,6 +98,14 @@ class Full(EstimatedCovariances):
                 values[k] = matrices.clip_eigenvalues(covariance, share, data_variances)
                 floored.append(k)
         return Full(values), floored
+
+    def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
+        coordinates = cholesky_coordinates(self.values, other.arrays()["covariances"])
+        return np.asarray(roots[:, None] * coordinates).reshape(-1)
+
+    def from_vector(self, vector: FloatArray, roots: FloatArray, n_features: int) -> Full:
+        coordinates = vector.reshape(len(roots), -1) * inverses(roots)[:, None]
+        return Full(cholesky_matrices(self.values, coordinates))
 
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
         return matrices.principal_axis(self.values[component])

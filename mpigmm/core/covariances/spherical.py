@@ -14,6 +14,7 @@ from mpigmm.core.covariances.base import (
     MStepSums,
     SingularCovarianceError,
     first_singular,
+    inverses,
 )
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import IsotropicFactors
@@ -27,6 +28,7 @@ class Spherical(EstimatedCovariances):
     name = "spherical"
     second_moments = SecondMoments.ALL_FEATURES
     factor_kind = IsotropicFactors
+    has_coordinates = True
 
     @classmethod
     def shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -78,6 +80,12 @@ class Spherical(EstimatedCovariances):
     def floor(self, share: float, data_variances: FloatArray) -> tuple[Spherical, Floored]:
         least = share * data_variances.mean()
         return Spherical(np.maximum(self.values, least)), np.flatnonzero(self.values < least).tolist()
+
+    def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
+        return np.asarray(np.sqrt(0.5 * n_features) * roots * np.log(other.variances[:, 0] / self.values))
+
+    def from_vector(self, vector: FloatArray, roots: FloatArray, n_features: int) -> Spherical:
+        return Spherical(self.values * np.exp(vector * inverses(np.sqrt(0.5 * n_features) * roots)))
 
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
         axis = np.zeros(len(data_variances))

@@ -15,6 +15,7 @@ from mpigmm.core.covariances.base import (
     MStepSums,
     SingularCovarianceError,
 )
+from mpigmm.core.covariances.cholesky import cholesky_coordinates, cholesky_matrices
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import SharedTriangularFactor
 from mpigmm.core.ops.groups import SecondMoments
@@ -28,6 +29,7 @@ class Tied(EstimatedCovariances):
     name = "tied"
     second_moments = SecondMoments.PAIRS_SUMMED
     factor_kind = SharedTriangularFactor
+    has_coordinates = True
 
     @classmethod
     def prepare(cls) -> None:
@@ -87,6 +89,13 @@ class Tied(EstimatedCovariances):
         if matrices.exceeds_floor(self.values, share * data_variances):
             return self, []
         return Tied(matrices.clip_eigenvalues(self.values, share, data_variances)), [None]
+
+    def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
+        coordinates = cholesky_coordinates(self.values[None], other.arrays()["covariances"][None])
+        return coordinates.reshape(-1)
+
+    def from_vector(self, vector: FloatArray, roots: FloatArray, n_features: int) -> Tied:
+        return Tied(cholesky_matrices(self.values[None], vector[None])[0])
 
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
         return matrices.principal_axis(self.values)
