@@ -317,6 +317,7 @@ def settings_of(comm: MpiComm, place: Path, **em: Any) -> dict[str, Any]:
     return {
         "model": {"n_components": K},
         "data": {"path": str(place / "rows.h5")},
+        "init": {"screening": False},
         "em": {**options, **em},
         "compute": {"tile_rows": TILE_ROWS},
     }
@@ -394,11 +395,11 @@ def test_a_fit_that_is_killed_goes_on_in_the_same_bits(
 @pytest.mark.parallel
 def test_starts_and_selections_share_passes(comm: MpiComm, shared_path: Path) -> None:
     settings = settings_of(comm, shared_path)
-    several = {**settings, "init": {"n_init": 2}}
+    several = {**settings, "init": {"n_init": 2, "screening": False}}
     found = mpigmm.fit(several, comm=comm.mpi)
     assert found.summary["init"] in (0, 1) and set(found.convergence["init"]) == {0, 1}
     assert_same_bits(bits_of(mpigmm.fit(with_compute(several, memory=1), comm=comm.mpi)), bits_of(found))
-    swept = {key: settings[key] for key in ("data", "em", "compute")}
+    swept = {key: settings[key] for key in ("data", "init", "em", "compute")}
     swept["select"] = {"n_components": [2, 3], "seeds": [0]}
     best = [mpigmm.select(with_compute(swept, memory=memory), comm=comm.mpi).mixture for memory in ("auto", 1)]
     alone = mpigmm.fit({**settings, "model": {"n_components": len(best[0].weights)}}, comm=comm.mpi).mixture
@@ -440,7 +441,7 @@ def test_few_passes_do_what_batch_em_takes_many_for() -> None:
     """On overlapping components, from the same start."""
     rows = blobs(40_000, 3, 4, separation=1.2)
     held_out = blobs(80_000, 3, 4, separation=1.2)[40_000:]
-    model: dict[str, Any] = {"model": {"n_components": 4}, "compute": {"tile_rows": 64}}
+    model: dict[str, Any] = {"model": {"n_components": 4}, "compute": {"tile_rows": 64}, "init": {"screening": False}}
     batch = mpigmm.fit({**model, "em": {"max_iter": 500, "tol": 1e-7}}, rows)
     few = mpigmm.fit({**model, "em": {"algorithm": "stepwise", "max_iter": 3, "tol": 0}}, rows)
     score: Callable[[mpigmm.FitResult], float] = lambda found: float(found.mixture.score_samples(held_out).mean())  # noqa: E731
