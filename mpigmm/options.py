@@ -236,8 +236,8 @@ class FitOptions:
     @property
     def is_screened(self) -> bool:
         """Whether the first mixture is the best of several, according to a sample of the rows."""
-        init = self.init
-        return init.screening and init.method == "kmeans" and 1 < self.model.n_components < MANY_COMPONENTS
+        is_few = 1 < self.model.n_components < MANY_COMPONENTS
+        return self.init.screening and self.init.method == "kmeans" and self.em.algorithm == "batch" and is_few
 
     @property
     def n_starts(self) -> int:
