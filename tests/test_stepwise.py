@@ -317,7 +317,6 @@ def settings_of(comm: MpiComm, place: Path, **em: Any) -> dict[str, Any]:
     return {
         "model": {"n_components": K},
         "data": {"path": str(place / "rows.h5")},
-        "init": {"screening": False},
         "em": {**options, **em},
         "compute": {"tile_rows": TILE_ROWS},
     }
@@ -395,11 +394,11 @@ def test_a_fit_that_is_killed_goes_on_in_the_same_bits(
 @pytest.mark.parallel
 def test_starts_and_selections_share_passes(comm: MpiComm, shared_path: Path) -> None:
     settings = settings_of(comm, shared_path)
-    several = {**settings, "init": {"n_init": 2, "screening": False}}
+    several = {**settings, "init": {"n_init": 2}}
     found = mpigmm.fit(several, comm=comm.mpi)
     assert found.summary["init"] in (0, 1) and set(found.convergence["init"]) == {0, 1}
     assert_same_bits(bits_of(mpigmm.fit(with_compute(several, memory=1), comm=comm.mpi)), bits_of(found))
-    swept = {key: settings[key] for key in ("data", "init", "em", "compute")}
+    swept = {key: settings[key] for key in ("data", "em", "compute")}
     swept["select"] = {"n_components": [2, 3], "seeds": [0]}
     best = [mpigmm.select(with_compute(swept, memory=memory), comm=comm.mpi).mixture for memory in ("auto", 1)]
     alone = mpigmm.fit({**settings, "model": {"n_components": len(best[0].weights)}}, comm=comm.mpi).mixture
