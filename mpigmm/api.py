@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpigmm.calls import call, in_words_of_calls
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.data.source import Header, Source
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.memory_recorder import MemoryRecorder
@@ -110,8 +111,10 @@ def fit(
         source = source_of(ranks, options, X, sample_weight, labels, is_alone=comm is None)
 
         def new_recorder() -> MemoryRecorder:
-            em, n_init = options.em, options.init.n_init
-            voices.append(LoudVoice(em.max_iter, n_init, em.tol) if verbose else Voice())
+            em, n_starts = options.em, options.n_starts
+            projected, passes = em.criterion == "aitken", algorithm_type(em).takes_batches
+            loud = LoudVoice(em.max_iter, n_starts, em.tol, projected, counts_passes=passes) if verbose else None
+            voices.append(loud or Voice())
             return recorder_of(options, config, source.header, voices[0], restart=restart)
 
         recorder = fit_rows(ranks, options, source, new_recorder, stop)

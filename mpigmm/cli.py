@@ -25,9 +25,10 @@ from mpigmm.requests import (
     SampleRequest,
     ScoreRequest,
     SelectRequest,
+    UpdateRequest,
     VerbRequest,
 )
-from mpigmm.row_arguments import rows_request
+from mpigmm.row_arguments import rows_request, update_request
 from mpigmm.version import __version__
 
 LARGEST_INT, LARGEST_ROWS, LARGEST_FEATURES, LARGEST_SEED = 2**31 - 1, 2**53, 2**24, 2**63 - 1
@@ -272,6 +273,46 @@ def merge(
 ) -> None:
     """Merge components of a model, two at a time, with the least loss of information (Runnalls 2007)."""
     context.obj.append(MergeRequest(model, n_components, out, overwrite))
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    model: ModelFile,
+    out: Annotated[str, typer.Option(metavar="MODEL2", help="Model file to write; may be MODEL itself.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA KEY=VALUE",
+            help="Files of new rows, or quoted globs; together one matrix. And keys of the sections data and compute: "
+            "data.columns, data.weights, data.missing and compute.precision are those of the fit unless they are "
+            "given.",
+        ),
+    ] = None,
+    forget: Annotated[
+        float, typer.Option(min=0, max=1, metavar="F", help="Multiplies the old statistics at each update.")
+    ] = 1.0,
+    watch: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Fold in each file that is renamed into DIR, in natural order, exactly once."),
+    ] = None,
+    idle: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="End --watch once no file came for so long.")
+    ] = None,
+    dataset: Dataset = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out even if it is the model or checkpoint of a fit.")
+    ] = False,
+) -> None:
+    """Fold new rows into a fitted model, from the statistics kept with it (output.statistics).
+
+    One EM step: an E-step over the new rows, and an M-step with the statistics of all rows, the old ones times F.
+
+    With --watch, MODEL2 is written after each file and holds the ledger of the files: after an interruption the same
+    command goes on. Names that begin with a dot or end in .tmp or .part are left alone.
+    """
+    rows, precision = update_request(data or [], parts(dataset), watch, idle)
+    context.obj.append(UpdateRequest(model, rows, out, forget, watch, idle, precision, overwrite))
 
 
 @app.command()

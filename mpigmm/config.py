@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mpigmm.errors import ConfigError, reason, shown
 from mpigmm.option_values import BOUNDS, registered, values_text, without_coordinates, yaml_text
-from mpigmm.options import FitOptions, as_mapping
+from mpigmm.options import EmOptions, FitOptions, as_mapping
 from mpigmm.quantities import LARGEST, expand, parse_size, parse_time, shown_value
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(FitOptions)
 ONE_OR_MORE = ("select.n_components", "select.covariance_type", "select.seeds")
 """Lists of which a single entry may stand without brackets."""
+
+STEPWISE_KEYS = ("step_exponent", "step_offset", "batch_tiles", "held_out", "polish")
+"""Keys of the section `em` that only stepwise EM uses."""
 
 NO_KEYS: Mapping[str, str] = {}
 
@@ -327,6 +330,13 @@ def _contradictions(options: FitOptions) -> Iterator[str]:
     em = options.em
     if em.accelerate != "none" and em.algorithm != "batch":
         yield f"em.accelerate: {em.accelerate!r} is of em.algorithm: batch, not of {em.algorithm!r}; set it to none"
+    for name in STEPWISE_KEYS if em.algorithm != "stepwise" else ():
+        if getattr(em, name) != getattr(EmOptions(), name):
+            yield f"em.{name}: has no meaning with em.algorithm: {em.algorithm}; drop the key, or set it to stepwise"
+    if em.algorithm == "stepwise":
+        for name, value in (("criterion", em.criterion != "change"), ("split_merge", em.split_merge)):
+            if value:
+                yield f"em.{name}: has no meaning with em.algorithm: stepwise; drop the key, or set em.algorithm: batch"
     select = options.select
     if em.accelerate != "none":
         for name in without_coordinates(select.covariance_type or [options.model.covariance_type]):

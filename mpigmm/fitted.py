@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from mpigmm.core.exact import FloatArray
 from mpigmm.core.merging import merge_components, split_component
 from mpigmm.driver.features import Features, chosen_features
 from mpigmm.driver.inference import definite, factored
+from mpigmm.driver.posteriors import ON_PROCESSORS
+from mpigmm.driver.update_rows import (
+    UpdateSettings,
+    check_forget,
+    kept_statistics,
+    recorded_precision,
+    update_alike,
+)
 from mpigmm.errors import ConfigError, DataError, counted
 from mpigmm.fitted_plot import PlotMethods
-from mpigmm.fitted_rows import RowMethods, checked_number, is_whole
+from mpigmm.fitted_rows import RowMethods, checked_number, is_whole, with_all_features
+from mpigmm.own_rows import Matrix, OwnRows, array_source
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
 from mpigmm.runs.model import Model
@@ -51,8 +61,9 @@ class Mixture(RowMethods, PlotMethods):
     -----
     Rows are given as a matrix (n, D) of integers or floats with any strides, or as a tuple of D vectors (n,). Arrays
     are not copied. `predict`, `predict_proba` and `score_samples` compute on this process, with as many threads as
-    `fit` uses. `score`, `aic`, `bic` and `icl` are collective if a communicator is given: each rank brings its own
-    rows, and all get the result for the rows of all. A row that is not finite raises `DataError`, which names it.
+    `fit` uses. `update`, `score`, `aic`, `bic` and `icl` are collective if a communicator is given: each rank brings
+    its own rows, and all get the result for the rows of all. A row that is not finite raises `DataError`, which names
+    it.
     """
 
     def __init__(
@@ -170,6 +181,54 @@ class Mixture(RowMethods, PlotMethods):
 
         return self.from_model(call(None, NOTHING_LOST, work))
 
+    def update(
+        self,
+        X: Matrix,  # noqa: N803
+        sample_weight: ArrayLike | None = None,
+        forget: float = 1.0,
+        comm: object = None,
+    ) -> Mixture:
+        """A mixture with new rows folded in, from the statistics that this one keeps. Collective.
+
+        It is one step of the recursion S <- F S + s(X; theta), theta <- M(S). S are the sufficient statistics of all
+        rows so far about the mixture's means, s those of the new rows under this mixture, and M is the M-step with the
+        settings of the fit (Neal and Hinton, A view of the EM algorithm that justifies incremental, sparse, and other
+        variants, 1998). With F below one, older rows count less and less (Sato and Ishii, On-line EM algorithm for the
+        normalized Gaussian network, Neural Comput. 12, 2000). A component that becomes empty keeps its mean and
+        covariance, with weight 0. The E-step is computed on processors, in the precision of the fit.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, D), or tuple of D array_like of shape (n,)
+            The new rows that this rank brings. Columns of a data frame are found by name where the mixture has names.
+        sample_weight : array_like of shape (n,), optional
+            Weights >= 0 of the rows of X.
+        forget : float
+            F, from 0 to 1.
+        comm : mpi4py.MPI.Intracomm or int, optional
+            As in `fit`.
+
+        Raises
+        ------
+        DataError
+            The mixture keeps no statistics (set ``output.statistics: true`` in the settings of the fit), or the rows
+            cannot be used.
+        ConfigError
+            `forget` is not valid, or ranks give different mixtures.
+        """
+
+        def work(ranks: Comm, stop: StopRequest) -> Model:
+            own, settings = None, None
+            with ranks.together():
+                kept_statistics(self._model, "the mixture")
+                compute = replace(ON_PROCESSORS, precision=recorded_precision(self._model))
+                settings = UpdateSettings(check_forget("forget:", forget), compute)
+                own = with_all_features(OwnRows.of(X, sample_weight), self.feature_names)
+            assert own is not None and settings is not None
+            return update_alike(ranks, self._model, array_source(ranks, own), settings, stop).model
+
+        return self.from_model(call(comm, NOTHING_LOST, work))
+
     def merge(self, n_components: int) -> Mixture:
         """A mixture with fewer components, of type ``full``, which keeps the mean and covariance of the whole.
 
@@ -283,6 +342,7 @@ class Mixture(RowMethods, PlotMethods):
 
 def frozen(model: Model) -> Model:
     """The model, whose arrays can no longer be changed."""
-    for array in model.mixture.arrays().values():
+    kept = {} if model.statistics is None else model.statistics.arrays()
+    for array in (*model.mixture.arrays().values(), *kept.values()):
         array.flags.writeable = False
     return model

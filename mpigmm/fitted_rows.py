@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from mpigmm.calls import NOTHING_LOST, call
 from mpigmm.core.arrays import Indices
 from mpigmm.core.exact import FloatArray
+from mpigmm.data.row_files import names_text
 from mpigmm.driver.features import Features, chosen_features
 from mpigmm.driver.inference import (
     OfTile,
@@ -234,6 +235,20 @@ def with_features(own: OwnRows, chosen: Indices, n_features: int, names: Sequenc
             f"{n_features} of the mixture"
         )
     return own
+
+
+def with_all_features(own: OwnRows, names: Sequence[str] | None) -> OwnRows:
+    """The rows with the columns of all features of a mixture, which are found by name if both have names; raises
+    `DataError`."""
+    found = own.feature_names
+    if found is None or names is None:
+        return own
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(
+            f"X has no column {missing[0]!r}, which the mixture has; it has {names_text(found, missing[0])}"
+        )
+    return own if tuple(names) == found else own.chosen([found.index(name) for name in names])
 
 
 def checked_number(name: str, value: object, limit: int) -> int:

@@ -11,6 +11,10 @@ from typing import Any, Literal
 OpsChoice = Literal["auto", "numpy", "compiled-generic", "compiled-avx2", "compiled-avx512"]
 """Values of ``bench --kernels``: array operations, from slow to fast; auto: the fastest that all ranks have."""
 
+MANY_COMPONENTS = 256
+"""Number of components from which all ranks compute the first mixture by k-means, and starts are not screened: k-means
+alone takes seconds."""
+
 
 def option(help: str, default: Any = None, **rules: Any) -> Any:
     """Declare an option.
@@ -75,6 +79,11 @@ class InitOptions:
         "kmeans",
     )
     n_init: int = option("Number of starts; the one with the best log-likelihood is kept.", 1, ge=1)
+    screening: bool = option(
+        "Whether starts by k-means, in several units of the features, first take a few steps of EM on a sample of the "
+        "rows, and the best of all of them alone goes on with all rows; false: each of n_init starts runs on all rows.",
+        True,
+    )
     seed: int = option("Seed of all random numbers.", 0, ge=0, le=2**63 - 1)
     file: str | None = option("Model file to start from (with method: file).")
     labels: str | None = option(
@@ -87,25 +96,58 @@ class InitOptions:
 @dataclass(frozen=True)
 class EmOptions:
     algorithm: str = option(
-        "How the mixture is fitted; batch: EM over all rows in every iteration.",
+        "How the mixture is fitted; batch: EM over all rows in every iteration; stepwise: an iteration sees a batch of "
+        "tiles, and running statistics remember the others.",
         "batch",
         registry="algorithms",
-        planned=("stepwise",),
     )
-    max_iter: int = option("Largest number of iterations.", 100, ge=1)
+    max_iter: int = option(
+        "Largest number of iterations; with stepwise, of passes over the rows, those of the initialisation, of "
+        "held-out tiles and of polishing included.",
+        100,
+        ge=1,
+    )
     tol: float = option(
         "Stop when the mean log-likelihood of a row changes by less than this; 0 runs all iterations.", 1e-4, ge=0
+    )
+    criterion: Literal["change", "aitken"] = option(
+        "What must be below em.tol; change: the change of the mean log-likelihood; aitken: also all later changes "
+        "together, projected from the ratio of the last ones.",
+        "change",
     )
     accelerate: str = option(
         "Extrapolation of EM's steps, for fewer of them; anderson: from the last five; squarem: from two.",
         "none",
         registry="accelerations",
     )
+    split_merge: int = option(
+        "Largest number of moves that a start tries after it has converged: each merges two components and splits "
+        "another one, and is kept if EM converges higher from there. em.max_iter then bounds each run of EM.",
+        0,
+        ge=0,
+    )
     reseed: bool = option(
         "Whether a component without rows becomes half of the one with the largest weight; otherwise it keeps its mean "
         "and covariance, with weight 0.",
         True,
     )
+    step_exponent: float = option(
+        "Of stepwise: step t = 1, 2, ... has size (t + step_offset)^(-step_exponent).", 0.6, ge=0.5, le=1
+    )
+    step_offset: float = option("Of stepwise: the larger, the smaller are the first steps.", 10.0, ge=0)
+    batch_tiles: int | Literal["auto"] = option(
+        "Of stepwise: largest number of tiles of a batch; auto: so many that a pass has at least 1024 batches, or one.",
+        "auto",
+        ge=1,
+    )
+    held_out: float = option(
+        "Of stepwise: share of the tiles that no step uses; the log has the mean log-likelihood of their rows after "
+        "each pass.",
+        0.0,
+        ge=0,
+        le=0.9,
+    )
+    polish: int = option("Of stepwise: iterations of batch EM at the end.", 1, ge=0)
 
 
 @dataclass(frozen=True)
@@ -138,7 +180,7 @@ class ComputeOptions:
     )
     tile_rows: int | Literal["auto"] = option(
         "Rows of a tile, the unit of work and of summation; auto: a function of the problem alone, that is, of the "
-        "numbers of rows, features and components, the covariance type and the precision.",
+        "numbers of rows, features and components, the covariance type, the precision and the algorithm.",
         "auto",
         ge=1,
         le=2**24,
@@ -154,6 +196,11 @@ class OutputOptions:
         "Time after which the run stops, with the last iteration saved: seconds, or a text "
         "[days-]hours:minutes:seconds. The end of a SLURM job is known without it.",
         gt=0,
+    )
+    statistics: bool | Literal["auto"] = option(
+        "Whether the model keeps its sufficient statistics, from which `update` goes on; auto: if they take at most "
+        "16 MiB.",
+        "auto",
     )
 
 
@@ -187,6 +234,17 @@ class FitOptions:
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     select: SelectOptions = field(default_factory=SelectOptions)
+
+    @property
+    def is_screened(self) -> bool:
+        """Whether the first mixture is the best of several, according to a sample of the rows."""
+        init = self.init
+        return init.screening and init.method == "kmeans" and 1 < self.model.n_components < MANY_COMPONENTS
+
+    @property
+    def n_starts(self) -> int:
+        """Number of starts that run on all rows."""
+        return 1 if self.is_screened else self.init.n_init
 
 
 def as_mapping(options: FitOptions) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mpigmm.options import ComputeOptions, DataOptions, FitOptions, OpsChoice
 
@@ -137,6 +138,36 @@ class MergeRequest:
 
 
 @dataclass(frozen=True)
+class UpdateRequest:
+    """``update``: a model, rows or a directory in which files of rows appear, and the model to write.
+
+    Attributes
+    ----------
+    model, out : str
+    rows : RowsRequest
+        Without files where a directory is watched.
+    forget : float
+        Factor of the old statistics.
+    watch : str or None
+        The directory.
+    idle : float or None
+        Seconds without a new file after which the command ends.
+    precision : str or None
+        ``compute.precision``, where the user has set it; else that of the model's fit counts.
+    overwrite : bool
+    """
+
+    model: str
+    rows: RowsRequest
+    out: str
+    forget: float = 1.0
+    watch: str | None = None
+    idle: float | None = None
+    precision: Literal["float64", "float32"] | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
 class ConvertRequest:
     """``convert``: files or directories, the file and the dataset to write, columns as text, and how to read them."""
 
@@ -205,6 +236,7 @@ VerbRequest = (
     | GenerateRequest
     | ConditionRequest
     | MergeRequest
+    | UpdateRequest
     | InspectRequest
     | PlotRequest
     | BenchRequest

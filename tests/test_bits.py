@@ -22,7 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path / "run.yaml",
         data={"path": str(path / "?.h5"), "weights": "/w"},
         model={"n_components": 5},
-        init={"n_init": 2, "seed": 5},
+        init={"n_init": 2, "screening": False, "seed": 5},
         em={"max_iter": 5, "tol": 0},
         compute={"tile_rows": 389},
     )
@@ -44,15 +44,16 @@ def run(place: Path, n_ranks: int, variants: dict[str, list[str]], timeout: floa
 
 @pytest.fixture(scope="module")
 def reference(place: Path) -> dict[str, Path]:
-    return run(place, 0, {"resident": []}, 100)
+    return run(place, 0, {"resident": [], "screened": ["init.screening=true"]}, 100)
 
 
 def assert_like_reference(reference: dict[str, Path], found: dict[str, Path]) -> None:
     for key, directory in found.items():
-        expected = reference[key.split("-")[0] + "-resident"]
+        is_screened = "screened" in key
+        expected = reference[f"{key.split('-')[0]}-{'screened' if is_screened else 'resident'}"]
         assert_same_bits(read_model(directory / "model.h5"), read_model(expected / "model.h5"))
         logs = [read_lines(path / "convergence.jsonl") for path in (directory, expected)]
-        assert len(logs[0]) == 10
+        assert len(logs[0]) == (5 if is_screened else 10)
         for name in ("init", "iteration", "mean_log_likelihood", "change", "floored", "reseeded"):
             assert [line[name] for line in logs[0]] == [line[name] for line in logs[1]]
 
@@ -63,6 +64,7 @@ def test_ranks_threads_and_streaming(place: Path, reference: dict[str, Path], n_
         "threads": ["compute.threads=2"],
         "streamed": ["compute.memory=1kB"],
         "both": ["compute.memory=1kB", "compute.threads=2"],
+        "both-screened": ["compute.memory=1kB", "compute.threads=2", "init.screening=true"],
     }
     assert_like_reference(reference, run(place, n_ranks, variants, 110))
 

@@ -18,10 +18,12 @@ from mpigmm.quantities import parse_size
 CONTRACT = """
 data:    {path: photo.h5, dataset: /X, weights: null, columns: null, rows: null, missing: error}
 model:   {n_components: 8, covariance_type: full, reg_covar: 1.0e-6, variance_floor: 1.0e-12, prior: none}
-init:    {method: kmeans, n_init: 1, seed: 0, file: null, labels: null}
-em:      {algorithm: batch, max_iter: 100, tol: 1.0e-4, accelerate: none, reseed: true}
+init:    {method: kmeans, n_init: 1, screening: true, seed: 0, file: null, labels: null}
+em:
+  {algorithm: batch, max_iter: 100, tol: 1.0e-4, criterion: change, accelerate: none, split_merge: 0, reseed: true,
+   step_exponent: 0.6, step_offset: 10.0, batch_tiles: auto, held_out: 0.0, polish: 1}
 compute: {device: auto, gpu_aware_mpi: auto, precision: float64, threads: auto, memory: auto, tile_rows: auto}
-output:  {dir: runs/photo, checkpoint_iterations: 10, checkpoint_seconds: 300, walltime: null}
+output:  {dir: runs/photo, checkpoint_iterations: 10, checkpoint_seconds: 300, walltime: null, statistics: auto}
 """
 
 
@@ -105,7 +107,7 @@ def test_times_quoted_or_as_yaml_reads_them(config: str, text: str, seconds: int
         ("model.reg_covar=-1", "model.reg_covar: -1 .*>= 0"),
         ("model.reg_covar=.inf", "model.reg_covar: inf"),
         ("em.tol=.nan", "em.tol: nan"),
-        ("em.algorithm=stepwise", "em.algorithm: 'stepwise' is not available yet .* use batch"),
+        ("em.algorithm=online", "em.algorithm: 'online' is not valid; batch, stepwise expected"),
         ("em.accelerate=nesterov", "em.accelerate: 'nesterov' is not valid; none, anderson, squarem expected"),
         ("compute.device=tpu", "compute.device: 'tpu' is not valid; auto, cpu, gpu expected"),
         ("compute.gpu_aware_mpi=1", "compute.gpu_aware_mpi: 1 is not valid; true or false or auto expected"),
@@ -186,7 +188,7 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(
         "date: {}\nmodle: {}\ndata: {pth: 1, path: $NOPE/x, rows: 3}\ncompute: 4\noutput: {walltime: soon}\n"
-        'em: {"a\\nb": 1, tol: -1, max_iter: many, algorithm: stepwise}'
+        'em: {"a\\nb": 1, tol: -1, max_iter: many, algorithm: online}'
     )
     with pytest.raises(ConfigError) as raised:
         load_config(str(path), ["em.x", "em.tol=[", "foo.bar=1"])
@@ -204,7 +206,7 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
         "compute: a section",
         "em.max_iter: 'many'",
         "em.tol: -1",
-        "em.algorithm: 'stepwise'",
+        "em.algorithm: 'online'",
         "output.walltime: 'soon'",
     ):
         assert sum(line.startswith(start) for line in told) == 1, (start, told)

@@ -133,7 +133,7 @@ def test_no_iteration_gives_the_first_mixture(covariance_type: str) -> None:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_warm_start_goes_on_to_the_bits_of_one_fit(covariance_type: str) -> None:
-    parameters = {"covariance_type": covariance_type, "random_state": 0, "tol": 1e-6}
+    parameters = {"covariance_type": covariance_type, "init_params": "k-means++", "random_state": 0, "tol": 1e-6}
     whole = GaussianMixture(3, max_iter=9, **parameters).fit(ROWS)
     parts = GaussianMixture(3, max_iter=3, warm_start=True, **parameters)
     for _ in range(3):

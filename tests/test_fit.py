@@ -180,7 +180,7 @@ def test_mostly_masked_rows_still_give_a_start(case: Case) -> None:
 @pytest.mark.parametrize("method", ["kmeans", "kmeans++", "random"])
 def test_restarts_keep_the_best(case: Case, method: str) -> None:
     options = [f"init.method={method}", "em.max_iter=4", "em.tol=0"]
-    several = case.fit(*options, "init.n_init=3", f"output.dir={case.path / 'several'}")
+    several = case.fit(*options, "init.n_init=3", "init.screening=false", f"output.dir={case.path / 'several'}")
     lines = read_lines(several / "convergence.jsonl")
     assert [(line["init"], line["iteration"]) for line in lines] == [(i, j) for i in range(3) for j in range(1, 5)]
     best = summary(several)
@@ -223,7 +223,14 @@ class SuddenEndError(Exception):
 def test_a_run_cut_off_anywhere_resumes_to_the_same_bits(
     case: Case, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["em.max_iter=7", "em.tol=0", "init.n_init=2", "output.checkpoint_iterations=2", "data.weights=/w"]
+    options = [
+        "em.max_iter=7",
+        "em.tol=0",
+        "init.n_init=2",
+        "init.screening=false",
+        "output.checkpoint_iterations=2",
+        "data.weights=/w",
+    ]
     straight = case.fit(*options, f"output.dir={case.path / 'straight'}")
     done, update = [], BatchEM.update
 
@@ -257,11 +264,12 @@ def test_another_problem_in_the_same_directory_is_refused(case: Case) -> None:
 
 
 def test_several_starts_that_would_go_on_are_refused(case: Case) -> None:
-    out = case.fit("init.n_init=2", "em.max_iter=3")
-    message = case.refused("init.n_init=2", "em.max_iter=5")
+    several = ["init.n_init=2", "init.screening=false"]
+    out = case.fit(*several, "em.max_iter=3")
+    message = case.refused(*several, "em.max_iter=5")
     assert "start 1 of" in message and "after 3 iterations" in message and "--restart" in message
-    case.fit("init.n_init=2", "em.max_iter=2", "output.checkpoint_iterations=3")
-    case.fit("init.n_init=2", "em.max_iter=5", "--restart")
+    case.fit(*several, "em.max_iter=2", "output.checkpoint_iterations=3")
+    case.fit(*several, "em.max_iter=5", "--restart")
     assert summary(out)["n_iter"] == 5
 
 

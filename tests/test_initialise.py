@@ -186,7 +186,7 @@ def test_a_fit_tells_how_far_its_starts_are(
         data={"path": str(write_rows(tmp_path / "x.h5", ROWS))},
         model={"n_components": 20},
         em={"max_iter": 1},
-        init={"n_init": 2},
+        init={"n_init": 2, "screening": False},
         output={"dir": str(tmp_path / "out")},
     )
     assert serve(comm, ["fit", str(config)], StopRequest()) == 0

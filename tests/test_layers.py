@@ -55,7 +55,7 @@ CORE = (
     "draw marginal conditional merging synthetic_mixture",
     "mixture",
     "covariances | estep",
-    "factors statistics",
+    "factors statistics kept_statistics",
     "data_summary row_checks sampling adjusted_rand quantile",
     "ops",
     "gpu",

@@ -125,7 +125,9 @@ def test_a_large_plan_is_measured_in_small(
     assert plan["initialisation"]["seconds"] > 10_000 and plan["initialisation"]["n_init"] == 3
     assert serve(comm, ["plan", config, *large], StopRequest()) == 0
     told = capsys.readouterr().out
-    assert "and scaled to 200,000" in told and "3 times on rank 0, from a sample of 12,800,000 rows" in told
+    assert (
+        "and scaled to 200,000" in told and "3 times on 1 rank, less on more, from a sample of 12,800,000 rows" in told
+    )
 
 
 def test_components_of_the_first_mixture_that_is_measured(config: str) -> None:

@@ -83,6 +83,14 @@ def test_no_time_left_is_told_without_a_trend() -> None:
     ]
 
 
+def test_passes_are_counted_where_they_end_a_start() -> None:
+    trend = Trend(3, 0.0, counts_passes=True)
+    for iteration in range(1, 101):
+        trend.add(log_line(iteration) | {"passes": iteration / 100, "seconds": 0.5})
+    assert trend.seconds_left() == pytest.approx(100.0)
+    assert Trend(3, 1e-4, counts_passes=True).seconds_left() is None
+
+
 def test_long_times_in_words() -> None:
     assert [duration(3661.0), duration(2 * 86400.0), duration(np.inf)] == ["01:01:01", "2.0 days", "many years"]
 

@@ -175,8 +175,10 @@ def test_work_without_end_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def checkpoint(iteration: int) -> Checkpoint:
-    ended = Ended(0, 3, -1.0, -1.5, 1e-5, True, 4, 4.5)
-    progress = Progress(1, iteration, BatchState(MIXTURE, -2.5), -2.0, 0.5, 7, 9000, (ended,), Fitted(MIXTURE, ended))
+    ended = Ended(0, 3, -1.0, -1.5, (1e-4, 1e-5), True, 4, 4.5)
+    progress = Progress(
+        1, iteration, BatchState(MIXTURE, -2.5), -2.0, (0.5,), 7, 9000, (ended,), Fitted(MIXTURE, ended)
+    )
     history = np.arange(2.0 * len(COLUMNS)).reshape(2, -1)
     identity = {"model.n_components": 2, "em.algorithm": "batch"}
     return Checkpoint(progress, identity, "50x2 f8 00", 64, "numpy", "em: {tol: 0}\n", history)
@@ -189,7 +191,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     found, warning = load_checkpoint(tmp_path)
     assert found is not None and found.progress.iteration == 20 and warning is None
     assert found.progress.best is not None and same(found.progress.best.mixture, MIXTURE)
-    assert found.progress.best.ended == found.progress.ended[0] == Ended(0, 3, -1.0, -1.5, 1e-5, True, 4, 4.5)
+    assert found.progress.best.ended == found.progress.ended[0] == Ended(0, 3, -1.0, -1.5, (1e-4, 1e-5), True, 4, 4.5)
     assert found.mixture is not None and same(found.mixture, MIXTURE) and found.progress.state.objective == -2.5
     assert found.identity == checkpoint(20).identity and found.config == "em: {tol: 0}\n"
     assert found.history.tobytes() == checkpoint(20).history.tobytes()

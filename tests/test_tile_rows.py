@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import survey_of
 
+from mpigmm.core.algorithms.tile_batches import default_batch_tiles
 from mpigmm.core.arrays import ALIGNMENT, DOUBLE, SINGLE
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.data_summary import DataSummaryStatistics
@@ -19,6 +20,7 @@ from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 from mpigmm.core.tile_rows import (
     FEATURE_NS,
+    HOST_BATCH_TILES,
     LEAST_LARGE_ROWS,
     LEAST_WORK,
     MOST_BYTES,
@@ -27,6 +29,7 @@ from mpigmm.core.tile_rows import (
     ROW_STATISTIC_NS,
     STATISTIC_NS,
     TILE_NS,
+    batch_tile_rows,
     host_rows,
     most_rows,
     useful_tiles,
@@ -117,6 +120,18 @@ def test_the_number_is_a_function_of_the_problem() -> None:
             assert choose_tile_rows(options, devices, header, kind, 10) == tile_rows("diag", 5000, 784, 10)
             assert choose_tile_rows(options, devices, header, kind, 10, recorded=4088) == 4088
             assert choose_tile_rows(replace(options, tile_rows=77), devices, header, kind, 10, recorded=4088) == 77
+            assert choose_tile_rows(options, devices, header, kind, 10, takes_batches=True) == 72
+
+
+def test_batches_have_several_tiles_where_there_are_many_rows() -> None:
+    for n_rows in (10**5, 10**6, 10**7, 10**9):
+        tile_rows = batch_tile_rows(n_rows)
+        assert tile_rows >= 64 and n_rows / tile_rows >= 1024
+        assert n_rows < 10**6 or default_batch_tiles(-(-n_rows // tile_rows)) in (
+            HOST_BATCH_TILES - 1,
+            HOST_BATCH_TILES,
+        )
+    assert batch_tile_rows(10**8, on_gpu=True) == 10**8 // 1024 and batch_tile_rows(10**5, on_gpu=True) == 1024
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.driver.file_rows import open_files
 from mpigmm.driver.fit_rows import fit_rows
 from mpigmm.driver.recorder import Recorder
@@ -19,7 +20,10 @@ def run(comm: Comm, request: FitRequest, stop: StopRequest) -> int:
     source = open_files(comm, options.data, options.init.labels)
 
     def new_recorder() -> Recorder:
-        return Recorder(request, source.header, Reporter(options.em.max_iter, options.init.n_init, options.em.tol))
+        em, n_starts = options.em, options.n_starts
+        projected, passes = em.criterion == "aitken", algorithm_type(em).takes_batches
+        voice = Reporter(em.max_iter, n_starts, em.tol, projected, counts_passes=passes)
+        return Recorder(request, source.header, voice)
 
     fit_rows(comm, options, source, new_recorder, stop)
     return EXIT_DONE

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.core.algorithms.projection import projected_gain
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.file_source import outline_of
 from mpigmm.errors import EXIT_DONE, DataError, counted, shown
@@ -83,6 +84,7 @@ def without_nan(value: Any) -> Any:
 
 def model_facts(path: Path, model: Model) -> Facts:
     """The content of a model file."""
+    kept = model.statistics
     return {
         "kind": "model",
         "file": str(path),
@@ -92,6 +94,9 @@ def model_facts(path: Path, model: Model) -> Facts:
         "n_iter": model.n_iter,
         "converged": model.converged,
         "feature_names": model.feature_names,
+        "statistics": kept and {"n_samples": kept.n_samples, "total_weight": kept.total_weight},
+        "updates": model.updates.count,
+        "files_folded_in": [file.name for file in model.updates.files],
         **component_facts(model.mixture),
         "config": model.config,
     }
@@ -107,8 +112,21 @@ def model_text(path: Path, model: Model) -> str:
         lines.append(("mean log-likelihood", f"{model.mean_log_likelihood:.6g}"))
     if model.n_iter:
         lines.append(("iterations", f"{model.n_iter:,}, {'converged' if model.converged else 'not converged'}"))
-    lines += settings_lines(flat(model.config or {}))
+    lines += [*update_lines(model), *settings_lines(flat(model.config or {}))]
     return "\n".join([*head(lines), "", *component_table(model.mixture, model.n_samples, names)])
+
+
+def update_lines(model: Model) -> Lines:
+    """The statistics that a model keeps, and what was folded into it."""
+    kept, updates = model.statistics, model.updates
+    lines = []
+    if kept is not None:
+        weight = "" if kept.total_weight == kept.n_samples else f", total weight {kept.total_weight:.6g}"
+        lines.append(("statistics", f"of {kept.n_samples:,.6g} rows{weight}"))
+    if updates.count:
+        files = f", {counted(len(updates.files), 'file')} of a stream" if updates.files else ""
+        lines.append(("updates", f"{updates.count:,}{files}"))
+    return lines
 
 
 def checkpoint_facts(path: Path, found: Checkpoint) -> Facts:
@@ -122,6 +140,7 @@ def checkpoint_facts(path: Path, found: Checkpoint) -> Facts:
         "iteration": progress.iteration,
         "mean_log_likelihood": progress.mean_log_likelihood,
         "change": progress.change,
+        "projected_gain": projected_gain(progress.changes),
         "finished": progress.finished,
         "starts_ended": len(progress.ended),
         "iterations_logged": len(found.history),
@@ -149,6 +168,9 @@ def checkpoint_text(path: Path, found: Checkpoint) -> str:
         lines.append(("mean log-likelihood", f"{progress.mean_log_likelihood:.6g}"))
     if progress.change is not None:
         lines.append(("change", f"{progress.change:+.3g}"))
+    gain = projected_gain(progress.changes)
+    if gain is not None:
+        lines.append(("projected gain", f"{gain:+.3g}"))
     lines += settings_lines(found.identity)
     return "\n".join([*head(lines), *(["", *component_table(mixture)] if mixture else [])])
 

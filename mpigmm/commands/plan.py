@@ -11,8 +11,9 @@ from mpigmm.data.source import Header
 from mpigmm.driver.devices import CPU, choose_devices
 from mpigmm.driver.file_rows import rows_header
 from mpigmm.driver.iteration_costs import Rates, measured_first_mixture, measured_rates
-from mpigmm.driver.layout import choose_tile_rows, row_budget
+from mpigmm.driver.layout import row_budget
 from mpigmm.driver.network import Network, measured_network
+from mpigmm.driver.resume_plan import tile_rows_of
 from mpigmm.driver.survey_pass import check_labels
 from mpigmm.errors import EXIT_DONE, DataError, counted
 from mpigmm.options import FitOptions
@@ -36,7 +37,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
         if comm.is_root:
             header = checked_header(options)
     header = comm.bcast(header)
-    tile_rows = choose_tile_rows(options.compute, devices, header, kind, options.model.n_components)
+    tile_rows = tile_rows_of(options, header, devices)
     with single_threaded_blas:
         rates = measured_rates(comm, request, devices, header, tile_rows, stop)
         start = measured_first_mixture(comm, request, header, stop)
@@ -59,7 +60,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
             "network": asdict(network),
             "measured_ranks": comm.size,
             "measured_components": rates.components,
-            "initialisation": {**asdict(start), "n_init": options.init.n_init},
+            "initialisation": {**asdict(start), "n_init": options.n_starts},
             "plans": [plan_of(n, header, tile_rows, n_threads, memory, rates, network) for n in request.ranks],
         }
         text = json.dumps(plan, indent=2) if request.json else plan_text(plan)
@@ -117,7 +118,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         f"{counted(plan['threads_per_rank'], 'thread')} a rank",
         f"{plan['bytes_reduced']:,} bytes reduced an iteration; a message takes {network['latency'] * 1e6:.3g} us, and "
         f"{network['bandwidth'] / 1e9:.3g} GB/s ({network['origin']})",
-        *initialisation_lines(plan["initialisation"]),
+        *initialisation_lines(plan["initialisation"], plan["measured_ranks"]),
         f"rows beyond {plan['memory_bytes'] / 1e6:,.0f} MB a rank stream (compute.memory; auto: half of the free)",
         "",
         "ranks  tiles a rank  rows, MB a rank  other, MB   s an iteration, components   of which reduction  efficiency",
@@ -140,12 +141,13 @@ def about(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 100 else duration(seconds)
 
 
-def initialisation_lines(start: dict[str, Any]) -> list[str]:
+def initialisation_lines(start: dict[str, Any], measured_ranks: int) -> list[str]:
     """A line with the costs of the first mixtures; none where there is no sample."""
     if not start["rows"]:
         return []
     times = f", {start['n_init']:,} times" if start["n_init"] > 1 else ""
+    where = f"{counted(measured_ranks, 'rank')}, less on more" if start["distributed"] else "rank 0"
     return [
-        f"init.method {start['method']}: about {about(start['seconds'])}{times} on rank 0, from a sample of "
-        f"{start['rows']:,} rows; {start['bytes'] / 1e6:,.0f} MB there"
+        f"init.method {start['method']}: about {about(start['seconds'])}{times} on {where}, from a sample of "
+        f"{start['rows']:,} rows; {start['bytes'] / 1e6:,.0f} MB on rank 0"
     ]

@@ -43,6 +43,14 @@ of the GPU, without much of its memory."""
 MOST_SINGLE_ROWS = 1 << 15
 """Largest number of rows over which a GPU sums products in float32."""
 
+WANTED_BATCHES = 1024
+"""Number of batches in which a pass of an algorithm that takes batches sees the rows, if there are enough: with fewer,
+stepwise EM needs more passes; with more, the steps take longer than the rows."""
+
+HOST_BATCH_TILES, LEAST_BATCH_TILE_ROWS, LEAST_GPU_BATCH_TILE_ROWS = 8, 64, 1024
+"""Tiles of such a batch on the host, for the threads and ranks that share it and so that its rows are from several
+parts of the data; least number of rows to which that reduces a tile, and on a GPU, where a batch is one tile."""
+
 
 def host_rows(
     n_rows: int, n_features: int, n_components: int, n_second: int, dtype: np.dtype[np.generic] = DOUBLE
@@ -103,3 +111,10 @@ def gpu_rows(n_features: int, n_components: int, dtype: np.dtype[np.generic] = D
     fit = GPU_BYTES // dtype.itemsize // (n_features + n_components)
     most = MOST_SINGLE_ROWS if dtype == SINGLE else MOST_GPU_ROWS
     return int(max(LEAST_GPU_ROWS, min(most, 2 ** (fit.bit_length() - 1))))
+
+
+def batch_tile_rows(n_rows: int, dtype: np.dtype[np.generic] = DOUBLE, *, on_gpu: bool = False) -> int:
+    """Largest default number of rows of a tile for an algorithm that takes batches of tiles, in place of all."""
+    if on_gpu:
+        return max(LEAST_GPU_BATCH_TILE_ROWS, n_rows // WANTED_BATCHES)
+    return aligned(max(LEAST_BATCH_TILE_ROWS, n_rows // (WANTED_BATCHES * HOST_BATCH_TILES)), dtype)

@@ -11,22 +11,44 @@ from typing import Any
 import numpy as np
 
 from mpigmm.core.algorithms import algorithm_type
-from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, NoTilesLeftError, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.projection import has_converged, with_change
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
+from mpigmm.core.kept_statistics import KeptStatistics
 from mpigmm.core.mixture import Mixture
+from mpigmm.core.precision import Precision, finer_precision
 from mpigmm.core.priors import PRIORS
 from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.driver.e_step import Fit, PassRequest
 from mpigmm.driver.reduction import PassStatus, Reduction
 from mpigmm.driver.stopping import goes_on
-from mpigmm.errors import AgreedError, CollapsedError
+from mpigmm.errors import AgreedError, CollapsedError, ConfigError
 from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Progress
 
 Record = Callable[[Progress, dict[str, Any], Repairs], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an E-step with the last mixture of a start finds.
+
+    Attributes
+    ----------
+    mean_log_likelihood : float
+        Of all rows, per unit of weight.
+    objective : float
+        The same plus the log-density of the prior, per unit of weight.
+    statistics : KeptStatistics or None
+        None where they were not asked for.
+    """
+
+    mean_log_likelihood: float
+    objective: float
+    statistics: KeptStatistics | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +126,13 @@ class EmLoop:
     def _goes_on(self, progress: Progress, em: EmOptions) -> bool:
         if self.algorithm.decides_end:
             return not self.algorithm.is_finished(progress.state)
-        return goes_on(progress.iteration, progress.change, em)
+        return goes_on(progress.iteration, progress.changes, em)
+
+    def has_converged(self, progress: Progress, em: EmOptions) -> bool:
+        """Whether a start that has ended with this progress has converged."""
+        if self.algorithm.decides_end:
+            return self.algorithm.has_converged(progress.state)
+        return has_converged(progress.changes, em)
 
     def step(self, state: Any, iteration: int) -> Fit[Step]:
         """One step of the algorithm: passes until its report does not say `again`. Collective; raises `AgreedError`."""
@@ -137,26 +165,44 @@ class EmLoop:
         except (SingularCovarianceError, SumRangeError) as error:
             raise degenerate(error, f" after iteration {iteration}") from None
 
-    def evaluate(self, mixture: Mixture) -> Fit[tuple[float, float]]:
-        """Mean log-likelihood of all rows under a mixture, per unit of weight, and the objective of estimates under the
-        prior. Collective; raises `AgreedError`."""
+    def evaluate(self, mixture: Mixture, *, keep: bool = False) -> Fit[Evaluation]:
+        """The log-likelihood of all rows under the last mixture of a start, and where `keep` is true, its statistics.
+
+        Collective; raises `AgreedError`.
+        """
+        summed = yield from self._evaluated(mixture)
+        mean = float(summed.statistics.log_likelihood[0]) / self.problem.summary.total_weight
+        objective = self.problem.objective(mean, mixture)
+        if not keep:
+            return Evaluation(mean, objective)
+        finer = finer_precision(summed.of.precision, mixture, mixture, summed.statistics, self.problem.summary)
+        if finer is not None:  # float32 has enough digits for the log-likelihood, but not for an M-step
+            summed = yield from self._evaluated(mixture, finer)
+        return Evaluation(mean, objective, KeptStatistics.of_rows(summed.statistics, self.problem.summary))
+
+    def _evaluated(self, mixture: Mixture, precision: Precision | None = None) -> Fit[Summed]:
+        """The sums under the last mixture of a start. Collective; raises `AgreedError`."""
         try:
-            request = PassRequest(self.problem, EStepPass(mixture, self.problem.first_precision(mixture)))
+            precision = precision or self.problem.first_precision(mixture)
+            request = PassRequest(self.problem, EStepPass(mixture, precision))
         except (SingularCovarianceError, SumRangeError) as error:
             raise degenerate(error, " in the end") from None
         yield request
         answer = request.take()
         if isinstance(answer, Rejected):
             raise degenerate(answer.error, " in the end")
-        summed, _ = answer
-        mean = float(summed.statistics.log_likelihood[0]) / self.problem.summary.total_weight
-        return mean, self.problem.objective(mean, mixture)
+        return answer[0]
 
 
 def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> EmLoop:
-    """The loop of the algorithm that the options name."""
+    """The loop of the algorithm that the options name; raises the same `AgreedError` on all ranks."""
     problem = problem_of(options, summary, reduction.context.grid)
-    return EmLoop(reduction, algorithm_type(options.em)(problem, options.em))
+    try:
+        algorithm = algorithm_type(options.em)(problem, options.em)
+    except NoTilesLeftError:
+        message = f"em.held_out: there is 1 tile of {problem.grid.n_rows} rows; lower compute.tile_rows, or set it to 0"
+        raise AgreedError(message, ConfigError) from None
+    return EmLoop(reduction, algorithm)
 
 
 def problem_of(options: FitOptions, summary: DataSummary, grid: Grid) -> Problem:
@@ -185,7 +231,7 @@ def advanced(progress: Progress, step: Step) -> Progress:
         iteration=progress.iteration + 1,
         state=step.state,
         mean_log_likelihood=step.report.mean_log_likelihood,
-        change=None if step.report.repairs else step.report.change,
+        changes=with_change(progress.changes, None if step.report.repairs else step.report.change),
         e_steps=progress.e_steps + step.e_steps,
         rows_seen=progress.rows_seen + step.rows_seen,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
+from mpigmm.driver.stopping import lacks_statistics
 from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.options import FitOptions
 from mpigmm.runs.checkpoint import Checkpoint
@@ -19,10 +20,10 @@ from mpigmm.runs.model_file import load_model
 from mpigmm.runs.owned import MODEL, SUMMARY
 from mpigmm.runs.state import Progress
 
-NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol")
+NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.max_iter", "em.tol", "em.criterion")
 """Settings that may change without making it another problem. The data are compared by their fingerprint instead."""
 
-ENDS = ("em.max_iter", "em.tol")
+ENDS = ("em.max_iter", "em.tol", "em.criterion")
 """Those of them that do make it another problem if the algorithm decides when a start ends."""
 
 
@@ -127,7 +128,10 @@ def check_own_model(directory: RunDirectory, digest: str | None, checkpoint: Che
     )
 
 
-def has_results(directory: RunDirectory, progress: Progress, digest: str | None) -> bool:
-    """Whether the run has ended, and its summary and its model, which has this digest, have been written."""
+def has_results(directory: RunDirectory, progress: Progress, digest: str | None, options: FitOptions) -> bool:
+    """Whether the run has ended, and its summary and its model, which has this digest, have been written with all that
+    the options ask for."""
     best = progress.best if progress.finished else None
-    return best is not None and best.mixture.digest() == digest and (directory / SUMMARY).exists()
+    if best is None or lacks_statistics(best, options):
+        return False
+    return best.mixture.digest() == digest and (directory / SUMMARY).exists()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import time
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mpigmm.core.algorithms.base import EStepPass
-from mpigmm.core.algorithms.initialise import initialise, sample_size
+from mpigmm.core.algorithms.base import EStepPass, Problem
+from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, sample_size
+from mpigmm.core.algorithms.responsibilities import no_progress
 from mpigmm.core.covariances import COVARIANCE_TYPES
-from mpigmm.core.covariances.base import Covariances, Safeguards
-from mpigmm.core.data_summary import DataSummary
+from mpigmm.core.covariances.base import Covariances
+from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.memory import peak_memory
 from mpigmm.data.source import Header
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.devices import Devices, common_ops
+from mpigmm.driver.distributed_kmeans import distributed_mixture, is_distributed
 from mpigmm.driver.em_loop import problem_of
 from mpigmm.driver.layout import choose_tile_rows, lay_out
 from mpigmm.driver.measure import (
@@ -28,8 +31,9 @@ from mpigmm.driver.measure import (
     true_mixture,
 )
 from mpigmm.driver.reduction import TAIL_SIZE, Reduction
+from mpigmm.driver.starts import mixture_of_sample
 from mpigmm.driver.survey_pass import Sample, survey_rows
-from mpigmm.driver.worker import open_context
+from mpigmm.driver.worker import RankContext, open_context
 from mpigmm.options import ComputeOptions, FitOptions
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -106,7 +110,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class FirstMixtureCosts:
-    """Costs of the first mixture of a start, which rank 0 alone computes.
+    """Costs of the first mixture of a start.
 
     Attributes
     ----------
@@ -117,6 +121,8 @@ class FirstMixtureCosts:
     bytes : int
     components : int
         Number of components that was measured. Seconds and bytes are scaled to the number of the fit.
+    distributed : bool
+        Whether all ranks compute it, as many as measured it, or rank 0 alone.
     """
 
     method: str
@@ -124,6 +130,7 @@ class FirstMixtureCosts:
     seconds: float
     bytes: int
     components: int
+    distributed: bool
 
 
 @dataclass(frozen=True)
@@ -222,14 +229,15 @@ def measured_iteration(
 
 
 def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, stop: StopRequest) -> FirstMixtureCosts:
-    """Costs of a first mixture, scaled from a measurement on root with fewer components and rows. Collective."""
+    """Costs of a first mixture on root, scaled from a measurement with fewer components and rows. Collective."""
     options, method, d = request.options, request.options.init.method, header.n_features
     k = options.model.n_components
     if method in ("file", "labels"):
-        return FirstMixtureCosts(method, 0, 0.0, 0, k)
-    few = affordable_components(k, header)
+        return FirstMixtureCosts(method, 0, 0.0, 0, k, False)
+    few, distributed = affordable_components(k, header), is_distributed(options, NOTHING_GIVEN)
     wanted, measured = (min(sample_size(components, d), header.n_rows) for components in (k, few))
-    options = replace(options, model=replace(options.model, n_components=few))
+    init = replace(options.init, screening=options.is_screened)
+    options = replace(options, model=replace(options.model, n_components=few), init=init)
     compute, devices = ComputeOptions(threads=1), Devices.cpus(comm.size)
     with comm.together():
         source = SyntheticSource(measured, d, few, SOME_OVERLAP, correlated=False)
@@ -238,14 +246,17 @@ def measured_first_mixture(comm: Comm, request: PlanRequest, header: Header, sto
     layout = lay_out(comm, source, tile_rows, compute, devices)
     context = open_context(comm, source, layout, devices, stop, NUMPY.name)
     summary, sample = survey_rows(context, options, measured)
-    seconds, n_bytes = 0.0, 0
-    with comm.together():
-        if comm.is_root:
-            seconds, n_bytes = seconds_and_bytes(options, sample, summary, stop)
-    rows = wanted / measured
-    return FirstMixtureCosts(
-        method, wanted, seconds * rows * (1 if method == "random" else k / few), int(n_bytes * rows), few
-    )
+    problem = problem_of(options, summary, replace(context.grid, n_rows=header.n_rows))
+    if distributed:
+        seconds, n_bytes = seconds_and_bytes(lambda: all_ranks_start(context, options, sample, problem))
+    else:
+        seconds, n_bytes = 0.0, 0
+        with comm.together():
+            if comm.is_root:
+                seconds, n_bytes = seconds_and_bytes(lambda: root_start(options, sample, problem, stop))
+    rows, n_bytes = wanted / measured, n_bytes + sum(array.nbytes for array in sample)
+    seconds *= rows * (1 if method == "random" else k / few)
+    return FirstMixtureCosts(method, wanted, seconds, int(n_bytes * rows), few, distributed)
 
 
 def affordable_components(n_components: int, header: Header) -> int:
@@ -256,31 +267,26 @@ def affordable_components(n_components: int, header: Header) -> int:
     return few
 
 
-def seconds_and_bytes(
-    options: FitOptions, sample: Sample, summary: DataSummary, stop: StopRequest
-) -> tuple[float, int]:
-    """Seconds to compute the first mixture from a sample, and bytes, including those of the sample.
+def all_ranks_start(context: RankContext, options: FitOptions, sample: Sample, problem: Problem) -> None:
+    """Compute a first mixture on all ranks. Collective."""
+    distributed_mixture(Reduction(context), options, problem, sample, 0, no_progress, NOTHING_GIVEN)
 
-    The seconds are the smaller of processor time and wall time, to reduce the effect of other programs.
-    """
-    model = options.model
-    safeguards = Safeguards(model.reg_covar, model.variance_floor)
+
+def root_start(options: FitOptions, sample: Sample, problem: Problem, stop: StopRequest) -> None:
+    """Compute a first mixture on root alone."""
+    stop.check()
+    mixture_of_sample(options, sample, problem, 0, ops_by_name(best_ops()), lambda *step: stop.check())
+
+
+def seconds_and_bytes(work: Callable[[], None]) -> tuple[float, int]:
+    """Seconds of work, the smaller of processor time and wall time to reduce the effect of other programs, and bytes
+    that it allocates."""
     tracemalloc.start()
     try:
         begin, begin_used = time.perf_counter(), time.process_time()
-        stop.check()
-        initialise(
-            options.init.method,
-            COVARIANCE_TYPES[model.covariance_type],
-            model.n_components,
-            sample,
-            summary,
-            safeguards,
-            (options.init.seed, 0),
-            lambda *step: stop.check(),
-        )
+        work()
         seconds = min(time.perf_counter() - begin, time.process_time() - begin_used)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return seconds, most + sum(array.nbytes for array in sample)
+    return seconds, most

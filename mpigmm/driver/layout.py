@@ -8,7 +8,7 @@ import numpy as np
 
 from mpigmm.core.covariances.base import Covariances
 from mpigmm.core.gpu.staging import Stage
-from mpigmm.core.tile_rows import gpu_rows, host_rows
+from mpigmm.core.tile_rows import batch_tile_rows, gpu_rows, host_rows
 from mpigmm.data.block import rows_of_tiles
 from mpigmm.data.memory import memory_budget
 from mpigmm.data.source import Header, Source
@@ -109,20 +109,27 @@ def choose_tile_rows(
     kind: type[Covariances],
     n_components: int,
     recorded: int | None = None,
+    *,
+    takes_batches: bool = False,
 ) -> int:
     """Rows of a tile: ``compute.tile_rows`` or, where that is ``auto``, those that the run began with (`recorded`).
 
     For a new run ``auto`` is the default for the rows with this header, the type of covariances and the number of
-    components: that of GPUs if every rank has one, else that of processors.
+    components: that of GPUs if every rank has one, else that of processors. An algorithm that takes batches has smaller
+    tiles.
     """
     if compute.tile_rows != "auto":
         return int(compute.tile_rows)
     if recorded is not None:
         return recorded
     n_features, dtype = header.n_features, np.dtype(compute.precision)
-    if CPU not in devices.kinds:
-        return gpu_rows(n_features, n_components, dtype)
-    return host_rows(header.n_rows, n_features, n_components, kind.n_second(n_components, n_features), dtype)
+    on_gpu = CPU not in devices.kinds
+    if on_gpu:
+        tile_rows = gpu_rows(n_features, n_components, dtype)
+    else:
+        n_second = kind.n_second(n_components, n_features)
+        tile_rows = host_rows(header.n_rows, n_features, n_components, n_second, dtype)
+    return min(tile_rows, batch_tile_rows(header.n_rows, dtype, on_gpu=on_gpu)) if takes_batches else tile_rows
 
 
 def row_budget(devices: Devices, rank: int, compute: ComputeOptions) -> int:

@@ -17,7 +17,7 @@ from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.mixture import Mixture
 from mpigmm.data.source import Header
 from mpigmm.driver.devices import Devices
-from mpigmm.driver.messages import precision_text, result_text, tell_beginning, unconverged_text
+from mpigmm.driver.messages import precision_text, projected_text, result_text, tell_beginning, unconverged_text
 from mpigmm.driver.null_recorder import NullRecorder, Outcome
 from mpigmm.driver.resume_plan import ResumePlan, new_plan
 from mpigmm.driver.summary import fitted_model, summary, versions
@@ -108,7 +108,10 @@ class MemoryRecorder(NullRecorder):
             self.say(precision_text(line["iteration"], self._bits))
 
     def _tell_end(self, progress: Progress) -> None:
-        """Warn the user where the fit has not converged."""
+        """Warn the user where the fit has not converged, and tell where it has converged early."""
         em, best = self.options.em, progress.best
         if best is not None and not best.ended.converged and em.tol > 0 and em.max_iter > 0:
             self.voice.unconverged(unconverged_text(self.options, self._repairs.get(best.ended.init, Repairs())))
+        remark = best and projected_text(best, em)
+        if remark:
+            self.say(remark)

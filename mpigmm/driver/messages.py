@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.data.source import Header
 from mpigmm.errors import counted, shown
-from mpigmm.options import FitOptions
+from mpigmm.options import EmOptions, FitOptions
 from mpigmm.runs.state import Fitted, Progress
 from mpigmm.runs.voice import Voice
 
 TOO_COARSE = "in float32 rounding would cost more than 1e-4 of a row's log-likelihood, or numbers would leave its range"
 MORE_TIME = "allow more time (output.walltime, or the limit of the batch system), or take more ranks"
+MUCH_MORE = 5
+"""Projected gain, in units of the tolerance, above which the user is told of it."""
 FEW = 5
 """Largest number of components that a message names."""
 MOST_FEATURES = 8
@@ -82,11 +85,23 @@ def result_text(name: str, best: Fitted) -> str:
     )
 
 
+def projected_text(best: Fitted, em: EmOptions) -> str | None:
+    """A remark where a fit ended by its last change, but is projected to gain much more than the tolerance."""
+    gain = best.ended.projected_gain
+    if em.criterion != "change" or not best.ended.converged or gain is None or gain <= MUCH_MORE * em.tol:
+        return None
+    return (
+        f"the log-likelihood is projected to rise by another {gain:.2g} a row (em.tol: {em.tol:g}); lower em.tol, or "
+        "set em.criterion: aitken"
+    )
+
+
 def unconverged_text(options: FitOptions, repairs: Repairs) -> str:
     """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
     said = f"max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
     if not repairs:
-        again = " and run the same command again to go on" if options.init.n_init == 1 else " and add --restart"
+        can_go_on = options.n_starts == 1 and not algorithm_type(options.em).decides_end
+        again = " and run the same command again to go on" if can_go_on else " and add --restart"
         return f"{said}; raise em.max_iter{again if options.output.dir is not None else ''}"
     made = []
     if repairs.floored:

@@ -119,5 +119,5 @@ class Resumption:
         check_ended(found.progress, self.options, name)
         self.checkpoint = replace(self.checkpoint, history=found.history, devices=found.devices, results=results)
         progress = reopened(found.progress, self.options)
-        complete = has_results(self.directory, progress, digest)
+        complete = has_results(self.directory, progress, digest, self.options)
         return replace(plan, progress=progress, fingerprint=found.fingerprint, complete=complete)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, GivenParameters
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.mixture import Mixture
@@ -72,7 +73,10 @@ def tile_rows_of(options: FitOptions, header: Header, devices: Devices, recorded
     """Rows of a tile of a fit; see `choose_tile_rows`."""
     model = options.model
     kind = COVARIANCE_TYPES[model.covariance_type]
-    return choose_tile_rows(options.compute, devices, header, kind, model.n_components, recorded)
+    takes_batches = algorithm_type(options.em).takes_batches
+    return choose_tile_rows(
+        options.compute, devices, header, kind, model.n_components, recorded, takes_batches=takes_batches
+    )
 
 
 def best_ops_known(voice: Voice) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,8 @@ from mpigmm.driver.comparison import Compared, compare, stabilities
 from mpigmm.driver.devices import Devices, choose_devices
 from mpigmm.driver.groups import fit_in_groups, groups_of
 from mpigmm.driver.held_out import FittedRows, HeldOut
-from mpigmm.driver.layout import choose_tile_rows
 from mpigmm.driver.null_recorder import NullRecorder, Outcome
+from mpigmm.driver.resume_plan import tile_rows_of
 from mpigmm.driver.selection_record import Selection, SelectionRecord
 from mpigmm.driver.survey_pass import check_n_rows
 from mpigmm.driver.sweep import Sweep, check_records, fit_all
@@ -128,8 +129,8 @@ def open_selection(
             record = new_record()
             stack.enter_context(closing(record))
             largest = costliest(candidates, source.header.n_features)
-            kind = COVARIANCE_TYPES[largest.covariance_type]
-            tile_rows = choose_tile_rows(options.compute, devices, source.header, kind, largest.n_components)
+            model = replace(options.model, n_components=largest.n_components, covariance_type=largest.covariance_type)
+            tile_rows = tile_rows_of(replace(options, model=model), source.header, devices)
             settled = record.open(tile_rows)
     tile_rows, ops = comm.bcast(settled)
     return record, tile_rows, ops

@@ -31,6 +31,7 @@ def fitted_model(best: Fitted, data_summary: DataSummary, options: FitOptions, h
         best.ended.converged,
         as_mapping(options),
         header.feature_names,
+        best.statistics,
     )
 
 
@@ -69,6 +70,7 @@ def fit_summary(best: Fitted, data_summary: DataSummary) -> dict[str, Any]:
         "e_steps": ended.e_steps,
         "passes": ended.passes,
         "converged": ended.converged,
+        "projected_gain": ended.projected_gain,
         "mean_log_likelihood": ended.mean_log_likelihood,
         **criteria(best.mixture, log_likelihood, data_summary.total_weight),
     }

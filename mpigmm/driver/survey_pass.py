@@ -26,6 +26,9 @@ FIRST_ROWS, MOST_ROWS = 1024, 1 << 16
 LEAST_WEIGHT = 1e-100
 """Sum of the sample weights that is too small to compute with."""
 
+DROP = "set data.missing: drop to leave such rows out"
+"""What the user can do about a row that holds NaN or infinity."""
+
 Sample = tuple[FloatArray, FloatArray]
 """Values (m, D) and sample weights (m,) of some rows."""
 
@@ -66,8 +69,7 @@ def survey_samples(
         total[:] = np.concatenate([own.packed(), [n_sampled(sample) for sample in samples]])
 
     sums, _ = Reduction(context).reduce(own.n_packed + len(wanted), add_own, on_host=True)
-    box = comm.max(np.concatenate([-own.low, own.high]))
-    summary = own.finish(sums[: own.n_packed], -box[: len(centre)], box[len(centre) :])
+    summary = finished_summary(comm, own, sums[: own.n_packed])
     with comm.together():
         check_summary(summary, header, options)
     found = []
@@ -76,6 +78,36 @@ def survey_samples(
         middle = comm.bcast(np.array([np.median(column) for column in values.T]) if comm.is_root else None)
         found.append((replace(summary, centre=middle), (values, sample_weight)))
     return found
+
+
+def survey_summary(context: RankContext, *, drop: bool, remedy: str) -> DataSummary:
+    """The summary of all rows, without a sample. Collective; raises `AgreedError` naming the first row that cannot be
+    used.
+
+    Parameters
+    ----------
+    context
+    drop : bool
+        Whether rows that hold NaN or infinity are left out; otherwise they are errors.
+    remedy : str
+        What the user can do about such an error.
+    """
+    own = DataSummaryStatistics(first_centre(context.comm, context.block.source), drop=drop)
+
+    def add_own(total: IntArray) -> None:
+        nonlocal own
+        own = DataSummaryStatistics(own.centre, drop=drop)
+        _survey_own(context, 0, own, [], [], remedy)
+        total[:] = own.packed()
+
+    sums, _ = Reduction(context).reduce(own.n_packed, add_own, on_host=True)
+    return finished_summary(context.comm, own, sums)
+
+
+def finished_summary(comm: Comm, own: DataSummaryStatistics, packed: IntArray) -> DataSummary:
+    """The summary of the rows of all ranks, given this rank's statistics and the sum of all. Collective."""
+    box, n_features = comm.max(np.concatenate([-own.low, own.high])), len(own.centre)
+    return own.finish(packed, -box[:n_features], box[n_features:])
 
 
 def first_centre(comm: Comm, source: Source) -> FloatArray:
@@ -124,6 +156,7 @@ def _survey_own(
     own: DataSummaryStatistics,
     samplers: Sequence[RowSampler],
     samples: Sequence[RowSample],
+    remedy: str = DROP,
 ) -> None:
     """Add this rank's tiles to the statistics, and their chosen rows to the sample of each sampler; check starting
     labels."""
@@ -143,16 +176,14 @@ def _survey_own(
     except BadLabelError as error:
         raise DataError(bad_label_text(error, context.header, n_components)) from None
     except BadRowError as error:
-        raise DataError(bad_row_text(error, context.header)) from None
+        raise DataError(bad_row_text(error, context.header, remedy)) from None
     for statistics, chosen in parts:
         own += statistics
         for sample, part in zip(samples, chosen, strict=True):
             sample.extend(part)
 
 
-def bad_row_text(
-    error: BadRowError, header: Header, remedy: str = "set data.missing: drop to leave such rows out"
-) -> str:
+def bad_row_text(error: BadRowError, header: Header, remedy: str = DROP) -> str:
     """The message about a row that cannot be used, with the remedy."""
     where = header.where(error.row)
     if error.column is None:

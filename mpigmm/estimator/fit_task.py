@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,6 +65,8 @@ class FitTask:
     sample_weight : array_like of shape (n,), optional
     last : callable
         Returns the mixture of the last fit.
+    statistics : bool or "auto"
+        The option ``output.statistics``.
 
     Raises
     ------
@@ -77,7 +79,9 @@ class FitTask:
         X: Matrix | Files,  # noqa: N803
         sample_weight: ArrayLike | None,
         last: Callable[[], Mixture],
+        statistics: bool | Literal["auto"] = "auto",
     ) -> None:
+        self.statistics = statistics
         self.name = type(estimator).__name__
         self.parameters = {name: getattr(estimator, name) for name in parameters.RULES}
         parameters.check(self.name, self.parameters)
@@ -149,7 +153,14 @@ def run(comm: Comm, begun: Callable[[], FitTask], voice: Voice, stop: StopReques
         given = task.first(source.header)
     names = common_names(comm, task)
     n_init = 1 if task.start else int(task.parameters["n_init"])
-    options = parameters.options_of(task.parameters, task.rows.data, comm.bcast(seed), n_init=n_init)
+    options = parameters.options_of(
+        task.parameters,
+        task.rows.data,
+        comm.bcast(seed),
+        n_init=n_init,
+        screening=given.is_empty,
+        statistics=task.statistics,
+    )
 
     def fit(options: FitOptions) -> Outcome:
         recorder = fit_rows(comm, options, source, lambda: MemoryRecorder(options, source.header, voice, given), stop)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from mpigmm.core.draw import draw_rows
 from mpigmm.core.exact import FloatArray
 from mpigmm.driver.inference import OfTile, collect, criteria_of, factored, score_all
 from mpigmm.driver.scoring import Score
+from mpigmm.driver.update_rows import UpdateSettings, kept_statistics, update_alike
 from mpigmm.errors import (
     ConfigError,
     ConstantFeatureError,
@@ -29,6 +31,7 @@ from mpigmm.estimator.fit_task import FitTask, Found, in_words_of_estimators, pr
 from mpigmm.estimator.given_rows import Files, GivenRows
 from mpigmm.estimator.verbosity import QuietVoice, VerboseVoice
 from mpigmm.fitted import Mixture
+from mpigmm.options import ComputeOptions
 from mpigmm.own_rows import Matrix
 from mpigmm.parallel.comm import Comm
 from mpigmm.parallel.stop import StopRequest
@@ -116,8 +119,8 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     -----
     X is a matrix (n, D), a data frame, a tuple of D vectors (n,), the path of a file of rows, a list of paths, or a
     section ``data`` of a configuration, such as ``{"path": "rows.h5", "dataset": "/X", "columns": [0, 2]}``. With
-    `comm` each rank brings its own rows, any number of them; `fit`, `fit_predict`, `score`, `bic`, `aic` and `icl` are
-    then collective, and all other methods work on this process alone.
+    `comm` each rank brings its own rows, any number of them; `fit`, `partial_fit`, `fit_predict`,
+    `score`, `bic`, `aic` and `icl` are then collective, and all other methods work on this process alone.
 
     Predictions use the attributes as they are: a user may assign `weights_`, `means_` and `precisions_cholesky_`.
     Computations are in float64; attributes and results have the dtype of X, float64 or float32.
@@ -191,6 +194,27 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         self._fit(X, sample_weight)
         return self
 
+    def partial_fit(
+        self,
+        X: Matrix | Files,  # noqa: N803
+        y: object = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> GaussianMixture:
+        """Fit the mixture to rows X (n, D) or, where it is fitted, fold them in with one EM step. Collective.
+
+        A fitted mixture is updated as by `Mixture.update`, from the sufficient statistics of all rows so far: one
+        E-step over the new rows, and an M-step with the settings of the fit. Older rows are not needed again.
+        `n_iter_`, `converged_` and the lower bounds remain those of the fit; y is not used.
+
+        Raises `DataError` if the attributes were changed since the fit, or if it kept no statistics. `fit` keeps those
+        of at most 16 MiB, the first call of this method all.
+        """
+        if hasattr(self, "weights_"):
+            self._update(X, sample_weight)
+        else:
+            self._fit(X, sample_weight, statistics=True)
+        return self
+
     def fit_predict(
         self,
         X: Matrix | Files,  # noqa: N803
@@ -251,11 +275,19 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
 
     @property
     def mixture_(self) -> Mixture:
-        """A copy of the attributes as a `Mixture`, which can be saved."""
+        """A copy of the attributes as a `Mixture`, which can be saved.
+
+        If they are those of the fit, in float64, it keeps the statistics of the rows, so that it can be updated.
+        """
         self._check_fitted()
-        names = getattr(self, "feature_names_in_", None)
+        names, mixture = getattr(self, "feature_names_in_", None), copy.deepcopy(self._mixture())
+        known: Model | None = getattr(self, "_model", None)
+        if known is None or self.means_.dtype != np.float64 or not self._are_attributes(known.mixture):
+            known = Model(mixture)
         return Mixture.from_model(
-            Model(copy.deepcopy(self._mixture()), feature_names=None if names is None else tuple(names.tolist()))
+            replace(
+                copy.deepcopy(known), mixture=mixture, feature_names=None if names is None else tuple(names.tolist())
+            )
         )
 
     def _n_parameters(self) -> int:
@@ -339,9 +371,15 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
 
         return call(self.comm, NOTHING_LOST, work)
 
-    def _fit(self, X: Matrix | Files, sample_weight: ArrayLike | None) -> None:  # noqa: N803
-        """Fit the mixture and set the attributes. Collective."""
-        begun = prepared(self.comm, lambda: FitTask(self, X, sample_weight, self._mixture))
+    def _fit(
+        self,
+        X: Matrix | Files,  # noqa: N803
+        sample_weight: ArrayLike | None,
+        *,
+        statistics: bool | Literal["auto"] = "auto",
+    ) -> None:
+        """Fit the mixture and set the attributes; `statistics` is the option ``output.statistics``. Collective."""
+        begun = prepared(self.comm, lambda: FitTask(self, X, sample_weight, self._mixture, statistics))
         voice = self._voice()
         try:
             found = call(self.comm, ADVICE, lambda comm, stop: run(comm, begun, voice, stop))
@@ -355,6 +393,44 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(UNCONVERGED, scikit.ConvergenceWarning, stacklevel=3)
 
+    def _update(self, X: Matrix | Files, sample_weight: ArrayLike | None) -> None:  # noqa: N803
+        """Fold rows into the mixture and set the attributes. Collective."""
+
+        def begin() -> tuple[GivenRows, Model]:
+            return GivenRows(self, X, sample_weight), self._unchanged_model()
+
+        begun = prepared(self.comm, begin)
+        compute = ComputeOptions(threads="auto" if self.n_threads is None else int(self.n_threads))
+
+        def work(comm: Comm, stop: StopRequest) -> Model:
+            with comm.together():
+                rows, model = begun()
+                kept_statistics(model, "the mixture")
+            return update_alike(comm, model, rows.open(comm), UpdateSettings(1.0, compute), stop).model
+
+        try:
+            self._model = call(self.comm, NOTHING_LOST, work)
+        except (ConfigError, DataError) as error:
+            raise type(error)(in_words_of_estimators(str(error))) from None
+        self._set_parameters(self._model.mixture, self.means_.dtype)
+
+    def _unchanged_model(self) -> Model:
+        """The model of the last fit or update; raises `DataError` if the attributes are no longer its parameters."""
+        model: Model | None = getattr(self, "_model", None)
+        if model is None or not self._are_attributes(model.mixture):
+            raise DataError(
+                "weights_, means_ or covariances_ were changed since the last fit, so that its statistics are not "
+                "those of this mixture; call fit before partial_fit"
+            )
+        return model
+
+    def _are_attributes(self, mixture: core.Mixture) -> bool:
+        """Whether the attributes are the parameters of a mixture."""
+        own = self._mixture().arrays()
+        return all(
+            np.array_equal(own[name], array.astype(self.means_.dtype)) for name, array in mixture.arrays().items()
+        )
+
     def _voice(self) -> Voice:
         if not self.verbose:
             return QuietVoice()
@@ -362,21 +438,26 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
 
     def _keep(self, found: Found) -> None:
         """Set the attributes."""
-        mixture, summary = found.outcome.model.mixture, found.outcome.summary
-        covariances = mixture.covariances
-        self.n_features_in_ = mixture.n_features
+        self._model, summary = found.outcome.model, found.outcome.summary
+        self.n_features_in_ = self._model.mixture.n_features
         scikit.set_names(self, found.names)
-        self.weights_ = mixture.weights.astype(found.dtype)
-        self.means_ = mixture.means.astype(found.dtype)
-        self.covariances_ = covariances.arrays()["covariances"].astype(found.dtype)
-        with factored(covariances):
-            self.precisions_ = covariances.precisions.astype(found.dtype)
-            self.precisions_cholesky_ = covariances.factors.array.astype(found.dtype)
+        self._set_parameters(self._model.mixture, found.dtype)
         self.convergence_ = convergence_table(found.outcome.history)
         bounds = bounds_by_start(self.convergence_)
         self.lower_bounds_ = bounds.get(summary["init"], [])
         self.lower_bound_ = max((own[-1] for own in bounds.values()), default=-np.inf)
         self.converged_, self.n_iter_ = summary["converged"], summary["n_iter"]
+
+    def _set_parameters(self, mixture: core.Mixture, dtype: np.dtype[Any]) -> None:
+        """Set the attributes with the parameters of a mixture."""
+        covariances = mixture.covariances
+        self.weights_ = mixture.weights.astype(dtype)
+        self.means_ = mixture.means.astype(dtype)
+        self.covariances_ = covariances.arrays()["covariances"].astype(dtype)
+        with factored(covariances):
+            self.precisions_ = covariances.precisions.astype(dtype)
+            self.precisions_cholesky_ = covariances.factors.array.astype(dtype)
+        mixture.release()
 
 
 def bounds_by_start(convergence: NDArray[np.void]) -> dict[int, list[float]]:

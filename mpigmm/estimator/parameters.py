@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import Factors
 from mpigmm.errors import ConfigError, InputError, ParameterError
 from mpigmm.estimator.scikit import FLOATS, to_floats
-from mpigmm.options import ComputeOptions, DataOptions, EmOptions, FitOptions, InitOptions, ModelOptions
+from mpigmm.options import ComputeOptions, DataOptions, EmOptions, FitOptions, InitOptions, ModelOptions, OutputOptions
 from mpigmm.parallel.comm import Comm
 
 Parameters = Mapping[str, Any]
@@ -137,7 +137,15 @@ def drawn_seed(random_state: Any) -> int:
     return int(generator.randint(LARGEST_SEED, dtype=np.uint32))
 
 
-def options_of(parameters: Parameters, data: DataOptions, seed: int, *, n_init: int) -> FitOptions:
+def options_of(
+    parameters: Parameters,
+    data: DataOptions,
+    seed: int,
+    *,
+    n_init: int,
+    screening: bool,
+    statistics: bool | Literal["auto"] = "auto",
+) -> FitOptions:
     """The options of the fit that the parameters ask for."""
     threads = parameters["n_threads"]
     return FitOptions(
@@ -148,9 +156,15 @@ def options_of(parameters: Parameters, data: DataOptions, seed: int, *, n_init: 
             reg_covar=float(parameters["reg_covar"]),
             variance_floor=0.0,
         ),
-        init=InitOptions(method=INIT_METHODS[parameters["init_params"]], n_init=n_init, seed=seed),  # type: ignore[arg-type]
+        init=InitOptions(
+            method=INIT_METHODS[parameters["init_params"]],  # type: ignore[arg-type]
+            n_init=n_init,
+            screening=screening,
+            seed=seed,
+        ),
         em=EmOptions(max_iter=int(parameters["max_iter"]), tol=float(parameters["tol"]), reseed=False),
         compute=ComputeOptions(threads="auto" if threads is None else int(threads)),
+        output=OutputOptions(statistics=statistics),
     )
 
 

@@ -21,7 +21,7 @@ from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.options import EmOptions
 from mpigmm.runs import hdf5
 from mpigmm.runs.convergence import COLUMNS
-from mpigmm.runs.model_file import mixture_of
+from mpigmm.runs.model_file import STATISTICS, mixture_of, statistics_of
 from mpigmm.runs.state import Ended, Fitted, Progress
 from mpigmm.version import __version__
 
@@ -91,7 +91,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         "init": progress.init,
         "iteration": progress.iteration,
         "mean_log_likelihood": progress.mean_log_likelihood,
-        "change": progress.change,
+        "changes": progress.changes,
         "e_steps": progress.e_steps,
         "rows_seen": progress.rows_seen,
         "finished": progress.finished,
@@ -120,6 +120,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         arrays |= prefixed(BEST, progress.best.mixture.arrays())
         attributes["covariance_type"] = progress.best.mixture.covariances.name
         attributes["best"] = progress.best.ended.init
+        if progress.best.statistics is not None:
+            arrays |= prefixed(BEST + STATISTICS, progress.best.statistics.arrays())
     hdf5.save(directory / NEWEST, hdf5.Content(arrays, attributes), directory / PREVIOUS)
 
 
@@ -164,12 +166,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "--restart to start over"
         )
     try:
-        ended = tuple(Ended(**start) for start in json.loads(_as_text(arrays["ended"])))
-        progress = Progress(**json.loads(attributes["state"]), ended=ended)
+        ended = tuple(Ended(**with_changes(start)) for start in json.loads(_as_text(arrays["ended"])))
+        progress = Progress(**with_changes(json.loads(attributes["state"])), ended=ended)
         identity = json.loads(_as_text(arrays["identity"]))
         progress = replace(progress, state=state_of(content, path, em_options(identity)))
         if "best" in attributes:
-            best = Fitted(mixture_of(content, path, BEST), ended[attributes["best"]])
+            mixture = mixture_of(content, path, BEST)
+            best = Fitted(mixture, ended[attributes["best"]], statistics_of(content, mixture, path, BEST))
             progress = replace(progress, best=best)
         devices, speeds = json.loads(attributes.get("devices", '[["cpu"], {}]'))
         return Checkpoint(
@@ -189,6 +192,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} is not a whole checkpoint ({error!r})") from None
+
+
+def with_changes(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `Progress` or `Ended` from JSON, which has no tuples."""
+    return {**values, "changes": tuple(values["changes"])}
 
 
 def em_options(identity: Mapping[str, Any]) -> EmOptions:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from mpigmm.core.arrays import Indices
+from mpigmm.core.kept_statistics import KeptStatistics
 from mpigmm.core.mixture import Mixture
+from mpigmm.runs.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,10 @@ class Model:
         The configuration of the fit, as in ``config.yaml``; empty for files that another program wrote.
     feature_names : tuple of str or None
         Names of the features, where they are known.
+    statistics : KeptStatistics or None
+        Of the rows, about the means of this mixture, where they are kept.
+    updates : Updates
+        What has been folded into the mixture since its fit.
     """
 
     mixture: Mixture
@@ -34,10 +43,19 @@ class Model:
     converged: bool = False
     config: dict[str, Any] | None = None
     feature_names: tuple[str, ...] | None = None
+    statistics: KeptStatistics | None = None
+    updates: Updates = Updates()
+
+    def digest(self) -> str:
+        """A hash of the mixture and the statistics, in hexadecimal."""
+        digest = hashlib.blake2b(self.mixture.digest().encode(), digest_size=16)
+        for array in () if self.statistics is None else self.statistics.arrays().values():
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def derived(self, mixture: Mixture) -> Model:
         """A mixture that was computed from this one and not fitted, with the configuration that names its rows."""
-        return replace(self, mixture=mixture, n_samples=0, mean_log_likelihood=float("nan"), n_iter=0, converged=False)
+        return Model(mixture, config=self.config, feature_names=self.feature_names)
 
     def marginal(self, features: Indices) -> Model:
         """The marginal mixture of some features, whose configuration names the columns, or datasets, of these alone."""

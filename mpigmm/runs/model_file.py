@@ -7,18 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from mpigmm.core.covariances import COVARIANCE_TYPES
+from mpigmm.core.kept_statistics import NAMES, KeptStatistics
 from mpigmm.core.mixture import Mixture, MixtureError
 from mpigmm.errors import DataError, OutputError, shown
 from mpigmm.runs import hdf5
 from mpigmm.runs.guarded import never
 from mpigmm.runs.model import Model
 from mpigmm.runs.owned import check_replaceable
+from mpigmm.runs.updates import Updates
 
 FORMAT = "mpigmm-model"
 FORMAT_VERSION = 1
 COMMON = ("weights", "means")
 """Arrays of a mixture with any type of covariances."""
+
+STATISTICS, UPDATES = "statistics_", "updates"
+"""Beginning of the names of arrays with the statistics of the rows, and name of that with `Updates`."""
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -38,7 +45,12 @@ def save_model(path: Path, model: Model) -> None:
     }
     if model.feature_names is not None:
         attributes["feature_names"] = json.dumps(model.feature_names)
-    hdf5.save(path, hdf5.with_digest(hdf5.Content(mixture.arrays(), attributes)))
+    arrays: dict[str, NDArray[Any]] = {**mixture.arrays()}
+    if model.statistics is not None:
+        arrays |= {STATISTICS + name: array for name, array in model.statistics.arrays().items()}
+    if model.updates != Updates():
+        arrays[UPDATES] = model.updates.as_array()
+    hdf5.save(path, hdf5.with_digest(hdf5.Content(arrays, attributes)))
 
 
 def load_model(path: Path, check: Callable[[], None] = never) -> Model:
@@ -58,8 +70,12 @@ def load_model(path: Path, check: Callable[[], None] = never) -> Model:
             converged=bool(attributes.get("converged", False)),
             config=config,
             feature_names=_names(attributes.get("feature_names"), mixture.n_features),
+            statistics=statistics_of(content, mixture, path),
+            updates=_updates(content, path),
         )
-    except (TypeError, ValueError) as error:
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{shown(path)} has an attribute of another type than a model file's: {error}") from None
 
 
@@ -87,9 +103,9 @@ def check_derived(path: Path, check: Callable[[], None], *, overwrite: bool) -> 
 
 
 def all_names() -> list[str]:
-    """Names of the arrays of mixtures with all types of covariances."""
+    """Names of the arrays of models with all types of covariances."""
     own = [name for kind in COVARIANCE_TYPES.values() for name in kind.array_names]
-    return list(dict.fromkeys([*COMMON, *own]))
+    return list(dict.fromkeys([*COMMON, *own, *(STATISTICS + name for name in NAMES), UPDATES]))
 
 
 def mixture_of(content: hdf5.Content, path: Path, prefix: str = "") -> Mixture:
@@ -104,6 +120,28 @@ def mixture_of(content: hdf5.Content, path: Path, prefix: str = "") -> Mixture:
         return Mixture.from_arrays(covariance_type, {name: content.arrays[prefix + name] for name in names})
     except (MixtureError, ValueError, TypeError) as error:
         raise DataError(f"{shown(path)} does not hold a mixture: {error}") from None
+
+
+def statistics_of(content: hdf5.Content, mixture: Mixture, path: Path, prefix: str = "") -> KeptStatistics | None:
+    """The statistics that are kept with a mixture in a file's arrays, if there are any; raises `DataError`."""
+    prefix += STATISTICS
+    found = {name: content.arrays[prefix + name] for name in NAMES if prefix + name in content.arrays}
+    if not found:
+        return None
+    try:
+        return KeptStatistics.from_arrays(found, mixture.layout)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{shown(path)} does not hold the statistics of its rows: {error}") from None
+
+
+def _updates(content: hdf5.Content, path: Path) -> Updates:
+    """What was folded into the model of a file; raises `DataError`."""
+    if UPDATES not in content.arrays:
+        return Updates()
+    try:
+        return Updates.from_array(content.arrays[UPDATES])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{shown(path)}: its dataset /{UPDATES} is not the ledger of its updates ({error!r})") from None
 
 
 def _names(text: Any, n_features: int) -> tuple[str, ...] | None:

@@ -58,11 +58,19 @@ class Trend:
     max_iter : int
     tol : float
         Change below which the start ends.
+    is_projected : bool
+        Whether all later changes together must be below it, too (``em.criterion: aitken``).
+    counts_passes : bool
+        Whether the start ends after max_iter passes over the rows instead of iterations. The changes then have no
+        trend, and nothing is estimated unless the tolerance is zero.
     """
 
-    def __init__(self, max_iter: int, tol: float) -> None:
+    def __init__(self, max_iter: int, tol: float, is_projected: bool = False, *, counts_passes: bool = False) -> None:
         self.max_iter = max_iter
+        self.counts_passes = counts_passes
+        self._passes = self._passes_each = 0.0
         self.tol = tol
+        self.is_projected = is_projected
         self._init = self._iteration = -1
         self._changes = array("d")
         self._seconds, self._n_added = 0.0, 0
@@ -76,16 +84,23 @@ class Trend:
             self._changes.append(math.log(abs(change)))
         self._init, self._iteration = line["init"], line["iteration"]
         self._n_added += 1
+        if self.counts_passes:
+            self._passes_each += (line["passes"] - self._passes - self._passes_each) / min(self._n_added, SMOOTHED)
+            self._passes = line["passes"]
         self._seconds += (line["seconds"] - self._seconds) / min(self._n_added, SMOOTHED)
 
     def seconds_left(self) -> float | None:
         """Estimated seconds until the start has converged or has reached its last iteration; None without a trend."""
+        if self.counts_passes:
+            if self.tol or not self._passes_each:
+                return None
+            return max((self.max_iter - self._passes) / self._passes_each, 0.0) * self._seconds
         most = self.max_iter - self._iteration
         left = most if self.tol == 0 else self._iterations_left()
-        return None if left is None else min(left, most) * self._seconds
+        return None if left is None or most < 0 else min(left, most) * self._seconds
 
     def _iterations_left(self) -> float | None:
-        """Iterations until the change is below the tolerance, if it decays at a steady rate."""
+        """Iterations until the start has converged, if the changes decay at a steady rate."""
         count = len(self._changes)
         if count < FEWEST:
             return None
@@ -95,4 +110,7 @@ class Trend:
         late = (self._changes[middle] - self._changes[last]) / span
         if late <= 0 or not late / STEADY <= early <= late * STEADY:
             return None
-        return max((self._changes[last] - math.log(self.tol)) / late, 0.0)
+        least = math.log(self.tol)
+        if self.is_projected:  # changes with the ratio a after the change c add up to c a / (1 - a)
+            least += min(math.log(math.expm1(late)), 0.0)
+        return max((self._changes[last] - least) / late, 0.0)

@@ -27,14 +27,26 @@ class Reporter(Voice):
     n_init : int
     tol : float
         Change below which a start has converged.
+    is_projected : bool
+        Whether all later changes together must be below it, too (``em.criterion: aitken``).
+    counts_passes : bool
+        Whether a start ends after max_iter passes over the rows, and not iterations.
     """
 
-    def __init__(self, max_iter: int, n_init: int, tol: float = 0.0) -> None:
+    def __init__(
+        self,
+        max_iter: int,
+        n_init: int,
+        tol: float = 0.0,
+        is_projected: bool = False,
+        *,
+        counts_passes: bool = False,
+    ) -> None:
         super().__init__()
         self.n_init = n_init
         self._live = _start_live() if sys.stderr.isatty() else None
         self._pacing = Pacing(self.is_live)
-        self._trend = Trend(max_iter, tol)
+        self._trend = Trend(max_iter, tol, is_projected, counts_passes=counts_passes)
         self._is_first = True
         self._hidden: dict[str, Any] | None = None
 

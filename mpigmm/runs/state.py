@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mpigmm.core.algorithms.projection import Changes, projected_gain
+from mpigmm.core.kept_statistics import KeptStatistics
 from mpigmm.core.mixture import Mixture
 
 
@@ -19,8 +21,8 @@ class Ended:
         Its iterations.
     mean_log_likelihood, objective : float
         Of its last mixture; the objective is the mean log-likelihood plus the prior's part.
-    change : float or None
-        Change of the objective in its last iteration; None in the first iteration, and after a repair.
+    changes : tuple of float
+        The last changes of the objective; none after the first iteration, and after a repair.
     converged : bool
     e_steps : int
         Its passes over rows.
@@ -32,18 +34,25 @@ class Ended:
     n_iter: int
     mean_log_likelihood: float
     objective: float
-    change: float | None
+    changes: Changes
     converged: bool
     e_steps: int
     passes: float
 
+    @property
+    def projected_gain(self) -> float | None:
+        """How far the projected limit of the objective is above its value in the last iteration; None if unknown."""
+        return projected_gain(self.changes)
+
 
 @dataclass(frozen=True)
 class Fitted:
-    """The last mixture of a start that is complete, and the start's result."""
+    """The last mixture of a start that is complete, the start's result and, where they are kept, the statistics of all
+    rows under this mixture."""
 
     mixture: Mixture
     ended: Ended
+    statistics: KeptStatistics | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +67,10 @@ class Progress:
         Number of its complete iterations.
     state : object
         The algorithm's state after these iterations; None before the start has a first mixture.
-    mean_log_likelihood, change : float or None
-        Mean log-likelihood of the mixture that entered the last iteration, and the change of the objective in it. The
-        change is None in the first iteration, and where a component was repaired.
+    mean_log_likelihood : float or None
+        Of the mixture that entered the last iteration.
+    changes : tuple of float
+        The last changes of the objective; none after the first iteration, and where a component was repaired.
     e_steps, rows_seen : int
         Passes over rows of the current start so far, repeated ones included, and the rows in all of them; the latter
         include those of its initialisation.
@@ -76,9 +86,14 @@ class Progress:
     iteration: int = 0
     state: object = None
     mean_log_likelihood: float | None = None
-    change: float | None = None
+    changes: Changes = ()
     e_steps: int = 0
     rows_seen: int = 0
     ended: tuple[Ended, ...] = ()
     best: Fitted | None = None
     finished: bool = False
+
+    @property
+    def change(self) -> float | None:
+        """Change of the objective in the last iteration; None where there is none."""
+        return self.changes[-1] if self.changes else None

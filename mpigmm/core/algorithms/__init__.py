@@ -7,10 +7,12 @@ from typing import Any
 from mpigmm.core.algorithms.anderson import Anderson
 from mpigmm.core.algorithms.base import Algorithm
 from mpigmm.core.algorithms.batch import BatchEM
+from mpigmm.core.algorithms.split_merge import split_merge_of
 from mpigmm.core.algorithms.squarem import Squarem
+from mpigmm.core.algorithms.stepwise import StepwiseEM
 from mpigmm.options import EmOptions
 
-ALGORITHMS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (BatchEM,)}
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (BatchEM, StepwiseEM)}
 """The registry of algorithms by name."""
 
 ACCELERATIONS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (Anderson, Squarem)}
@@ -19,4 +21,5 @@ ACCELERATIONS: dict[str, type[Algorithm[Any]]] = {kind.name: kind for kind in (A
 
 def algorithm_type(em: EmOptions) -> type[Algorithm[Any]]:
     """The class of the algorithm that options name."""
-    return ALGORITHMS[em.algorithm] if em.accelerate == "none" else ACCELERATIONS[em.accelerate]
+    runs = ALGORITHMS[em.algorithm] if em.accelerate == "none" else ACCELERATIONS[em.accelerate]
+    return split_merge_of(runs) if em.split_merge else runs

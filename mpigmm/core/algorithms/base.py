@@ -13,19 +13,25 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from mpigmm.core.algorithms.projection import Changes
 from mpigmm.core.algorithms.repair import Repairs
+from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.estep.step import Responsibilities
 from mpigmm.core.exact import FloatArray, IntArray
 from mpigmm.core.mixture import Mixture, safe_centre
-from mpigmm.core.precision import Precision, choose_precision
+from mpigmm.core.precision import Precision, choose_precision, finer_precision
 from mpigmm.core.priors import Prior
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import SumRangeError
 from mpigmm.options import EmOptions
 
 State = TypeVar("State")
+
+
+class NoTilesLeftError(Exception):
+    """All tiles are held out, and none is left for the fit."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,20 @@ class Problem:
     def first_precision(self, mixture: Mixture) -> Precision:
         """The precision in which a step from a mixture is tried first."""
         return choose_precision(self.dtype, mixture, self.centred(mixture))
+
+    def finer_precision(self, summed: Summed, new: Mixture) -> Precision | None:
+        """The precision in which the step to the new mixture must be repeated; None if it need not be.
+
+        Raises `SingularCovarianceError` if the new mixture is singular although everything was in float64.
+        """
+        precision = summed.of.precision
+        try:
+            _ = new.covariances.factors
+            return finer_precision(precision, summed.of.mixture, new, summed.statistics, self.summary)
+        except SingularCovarianceError:
+            if precision.dtype == DOUBLE:
+                raise
+            return Precision.double(new.n_components)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,15 +207,22 @@ class Algorithm(ABC, Generic[State]):
     problem : Problem
     em : EmOptions
 
+    Raises
+    ------
+    NoTilesLeftError
+
     Attributes
     ----------
     name : str
     decides_end : bool
         Whether `is_finished` decides when a start ends, and not the stopping rule of the driver.
+    takes_batches : bool
+        Whether most passes are over batches of a few tiles, which then have fewer rows by default.
     """
 
     name: ClassVar[str]
     decides_end: ClassVar[bool] = False
+    takes_batches: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, em: EmOptions) -> None:
         self.problem = problem
@@ -207,6 +234,10 @@ class Algorithm(ABC, Generic[State]):
 
         The change in the first step is counted from `objective`, that of an earlier mixture; without it there is none.
         """
+
+    def initialised(self, state: State, rows_seen: int) -> State:
+        """The state before the first step, whose mixture has taken an initialisation with so many rows."""
+        return state
 
     @abstractmethod
     def e_step_pass(self, state: State) -> EStepPass:
@@ -225,6 +256,15 @@ class Algorithm(ABC, Generic[State]):
     def is_finished(self, state: State) -> bool:
         """Whether a start ends in this state, of an algorithm that decides so itself."""
         raise NotImplementedError
+
+    def has_converged(self, state: State) -> bool:
+        """Whether a start that has ended in this state has converged, of an algorithm that decides its end."""
+        return False
+
+    def changes(self, state: State, last: Changes) -> Changes:
+        """The last changes of the objective on the way to the current mixture, where `last` are those of the last
+        steps."""
+        return last
 
     @classmethod
     @abstractmethod

@@ -10,11 +10,9 @@ import numpy as np
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Rejected, Report, Summed
 from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.algorithms.repair import Repairs
-from mpigmm.core.arrays import DOUBLE
-from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
-from mpigmm.core.precision import Precision, finer_precision
+from mpigmm.core.precision import Precision
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import refined_limbs
 
@@ -66,7 +64,7 @@ class BatchEM(Algorithm[BatchState]):
         if n_limbs != outcome.n_limbs:
             again = replace(state, precision=outcome.of.precision, n_limbs=n_limbs)
             return again, replace(report, again=True)
-        precision = self._finer(outcome, new)
+        precision = problem.finer_precision(outcome, new)
         if precision is not None:
             return replace(state, precision=precision, n_limbs=None), replace(report, again=True)
         return BatchState(new, report.objective), report
@@ -84,20 +82,6 @@ class BatchEM(Algorithm[BatchState]):
     def from_arrays(cls, covariance_type: str, arrays: Mapping[str, FloatArray]) -> BatchState:
         objective = float(arrays["objective"])
         return BatchState(Mixture.from_arrays(covariance_type, arrays), None if np.isnan(objective) else objective)
-
-    def _finer(self, summed: Summed, new: Mixture) -> Precision | None:
-        """The precision in which the step to the new mixture must be repeated; None if it need not be.
-
-        Raises `SingularCovarianceError` if the new mixture is singular although everything was in float64.
-        """
-        precision = summed.of.precision
-        try:
-            _ = new.covariances.factors
-            return finer_precision(precision, summed.of.mixture, new, summed.statistics, self.problem.summary)
-        except SingularCovarianceError:
-            if precision.dtype == DOUBLE:
-                raise
-            return Precision.double(new.n_components)
 
     def _report(self, state: BatchState, statistics: SufficientStatistics, repairs: Repairs) -> Report:
         mean = float(statistics.log_likelihood[0]) / self.problem.summary.total_weight

@@ -1,58 +1,86 @@
-"""Unconstrained coordinates of mixtures, in which accelerated EM computes sums of multiples of mixtures."""
+"""Coordinates in which k-means measures distances between rows.
+
+k-means depends on the units of the features, and a mixture does not. Which units lead to a good mixture depends on the
+rows: with one unit for all, a feature of large variance decides alone; standard deviations are those of the outliers,
+where there are some; and correlated features count several times.
+"""
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
-from mpigmm.core.arrays import BoolArray
-from mpigmm.core.covariances.base import inverses
+from mpigmm.core.algorithms.responsibilities import Sample
+from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.mixture import Mixture
+
+QUANTILES = (0.05, 0.25, 0.75, 0.95)
+TAILS_APART, QUARTILES_APART = 3.290, 1.349
+"""How far the outer and the inner two of these quantiles of a normal variable are apart, in standard deviations."""
+
+LEAST_EIGENVALUE = 1e-9
+"""Principal axes whose variance is less than this share of the largest are left out of whitened coordinates."""
 
 
 class Coordinates:
-    """Coordinates relative to a reference mixture with weights w_k, means m_k and covariances S_k = L_k L_k^T.
-
-    The vector of a mixture holds sqrt(w_k) log of its weights, sqrt(w_k) L_k^-1 (its means - m_k), and
-    `Covariances.to_vector` of its covariances. Near the reference, the squared distance of two vectors is the metric of
-    the Fisher information of rows whose components are known. An invertible affine map of the features with a lower
-    triangular matrix, such as other units and another origin, does not change the vectors.
-
-    Components of weight zero have the coordinates zero, and keep the parameters of the reference.
+    """Coordinates (m, d) of the rows of a sample, in several systems.
 
     Parameters
     ----------
-    reference : Mixture
+    sample : tuple of ndarrays (m, D) and (m,)
+        Rows and their sample weights.
+    summary : DataSummary
+        Of all rows.
     """
 
-    def __init__(self, reference: Mixture) -> None:
-        self._reference = reference
-        self._roots = np.sqrt(reference.weights)
+    def __init__(self, sample: Sample, summary: DataSummary) -> None:
+        self._rows, self._sample_weight = sample
+        self._summary = summary
 
-    def vector(self, mixture: Mixture) -> FloatArray:
-        """The coordinates (n,) of a mixture with the same components of weight zero."""
-        reference, roots = self._reference, self._roots
-        logarithms = np.log(np.where(roots > 0, mixture.weights, 1.0))
-        whitened = reference.covariances.factors.whiten(mixture.means - reference.means)
-        covariances = reference.covariances.to_vector(mixture.covariances, roots, mixture.n_features)
-        return np.concatenate([roots * logarithms, (roots[:, None] * whitened).reshape(-1), covariances])
+    def unscaled(self) -> FloatArray:
+        """The rows minus their centre, in their own units."""
+        return np.asarray(self._rows - self._summary.centre)
 
-    def mixture(self, vector: FloatArray) -> Mixture:
-        """The mixture with the coordinates (n,), its weights scaled to the sum 1.
+    def standardised(self) -> FloatArray:
+        """In units of the standard deviations of all rows."""
+        variances = self._summary.variances
+        return self.unscaled() / np.sqrt(np.where(variances > 0, variances, 1.0))
 
-        Its parameters may be infinite or singular if the vector is far from those of other mixtures.
+    def robust(self) -> FloatArray:
+        """In units of the distance between quartiles, which outliers do not change."""
+        return self.unscaled() / self.robust_scales
+
+    def compressed(self) -> FloatArray:
+        """asinh of robust coordinates: linear near the centre, logarithmic in long tails."""
+        return np.arcsinh(self.robust())
+
+    def whitened(self) -> FloatArray:
+        """Principal components in units of their standard deviations: distances are those of Mahalanobis."""
+        rows, share = self.standardised(), self._sample_weight / self._sample_weight.sum()
+        rows -= share @ rows
+        eigenvalues, axes = np.linalg.eigh((rows * share[:, None]).T @ rows)
+        kept = eigenvalues > LEAST_EIGENVALUE * eigenvalues[-1]
+        return np.asarray(rows @ (axes[:, kept] / np.sqrt(eigenvalues[kept]))) if kept.any() else rows
+
+    @cached_property
+    def robust_scales(self) -> FloatArray:
+        """The standard deviation (D,) of each feature that its quartiles imply.
+
+        Where these are equal, it is that which the tails imply; where these are equal too, that of all rows, or one.
         """
-        reference, scales = self._reference, inverses(self._roots)
-        k, d = reference.means.shape
-        logarithms, whitened, covariances = np.split(vector, [k, k + k * d])
-        with np.errstate(over="ignore", invalid="ignore"):
-            weights = softmax(logarithms * scales, self._roots > 0)
-            deviations = scales[:, None] * whitened.reshape(k, d)
-            means = reference.means + reference.covariances.factors.unwhiten(deviations, np.arange(k))
-            return Mixture(weights, means, reference.covariances.from_vector(covariances, self._roots, d))
+        low, first, third, high = self._quantiles()
+        scale = (third - first) / QUARTILES_APART
+        for other in ((high - low) / TAILS_APART, np.sqrt(self._summary.variances), 1.0):
+            scale = np.where(scale > 0, scale, other)
+        return np.asarray(scale)
 
-
-def softmax(logarithms: FloatArray, held: BoolArray) -> FloatArray:
-    """Weights (K,) with the sum 1 and with these logarithms (K,) up to a constant; zero where held (K,) is false."""
-    weights = np.where(held, np.exp(logarithms - logarithms[held].max()), 0.0)
-    return np.asarray(weights / weights.sum())
+    def _quantiles(self) -> FloatArray:
+        """The quantiles of each feature, (4, D)."""
+        found = np.empty((len(QUANTILES), self._rows.shape[1]))
+        for feature, values in enumerate(self._rows.T):
+            order = values.argsort(kind="stable")
+            cumulated = self._sample_weight[order].cumsum()
+            places = np.searchsorted(cumulated, np.multiply(QUANTILES, cumulated[-1]))
+            found[:, feature] = values[order[places]]
+        return found

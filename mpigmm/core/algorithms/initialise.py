@@ -62,6 +62,11 @@ class GivenParameters:
     objective: float | None = None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no parameter of the mixture is given."""
+        return self.weights is None and self.means is None and self.covariances is None
+
+    @property
     def mixture(self) -> Mixture | None:
         """The mixture, if all of its parameters are given."""
         if self.weights is None or self.means is None or self.covariances is None:
@@ -131,8 +136,7 @@ def initialise(
         means = plus_plus(standard, sample_weight, n_components, random, progress)
     if method != "kmeans":
         means = means * scale + summary.centre
-        covariances = sample_covariance(kind, sample, summary, safeguards).select(np.zeros(n_components, np.intp))
-        return given.applied(Mixture(np.full(n_components, 1 / n_components), means, covariances))
+        return given.applied(equal_mixture(kind, means, sample, summary, safeguards))
     means, labels = lloyd(standard, sample_weight, means, progress)
     del standard  # as large as the memory that is needed next
     means = means * scale + summary.centre
@@ -147,6 +151,15 @@ def scales(summary: DataSummary, init: int) -> FloatArray:
     """
     is_scaled = (summary.variances > 0) & (init % 2 == 0)
     return np.sqrt(np.where(is_scaled, summary.variances, 1.0))
+
+
+def equal_mixture(
+    kind: type[Covariances], means: FloatArray, sample: Sample, summary: DataSummary, safeguards: Safeguards
+) -> Mixture:
+    """The mixture with means (K, D) and equal weights, each component with the covariance of a sample's rows."""
+    n_components = len(means)
+    covariances = sample_covariance(kind, sample, summary, safeguards).select(np.zeros(n_components, np.intp))
+    return Mixture(np.full(n_components, 1 / n_components), means, covariances)
 
 
 def sample_covariance(

@@ -245,6 +245,13 @@ class Covariances(ABC):
         """The covariances with the coordinates of `to_vector`. They may be singular if the vector is far from zero."""
         raise NotImplementedError
 
+    def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
+        """These covariances with those of another value, of the same type, for the components which (K,).
+
+        A type whose components share one covariance keeps it.
+        """
+        return self
+
     @abstractmethod
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:
         """Vector (D,) in the direction of the component's largest variance; its norm is the standard deviation.
@@ -317,6 +324,12 @@ class EstimatedCovariances(Covariances):
         new = estimated.regularise(safeguards.reg_covar)
         share = safeguards.variance_floor
         return (new, []) if new.is_above_floor(share, data_variances) else new.floor(share, data_variances)
+
+    def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
+        assert isinstance(other, type(self))
+        values = self.values.copy()
+        values[which] = other.values[which]
+        return type(self)(values)
 
     @abstractmethod
     def estimate(self, sums: MStepSums, deltas: FloatArray, empty: BoolArray) -> EstimatedCovariances:

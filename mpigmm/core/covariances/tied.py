@@ -70,6 +70,9 @@ class Tied(EstimatedCovariances):
         except np.linalg.LinAlgError:
             raise SingularCovarianceError(None) from None
 
+    def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
+        return self
+
     def bounds(self, deviations: FloatArray) -> FloatArray:
         largest = deviations.max(axis=0)
         return np.outer(largest, largest).reshape(-1)[lower_triangle(len(largest))]
