@@ -16,7 +16,7 @@ import numpy as np
 
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Problem, Rejected, Report, Summed
 from mpigmm.core.algorithms.batch import BatchEM, BatchState
-from mpigmm.core.algorithms.coordinates import Coordinates
+from mpigmm.core.algorithms.mixture_coordinates import MixtureCoordinates
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.exact import FloatArray
@@ -177,7 +177,7 @@ class AcceleratedEM(Algorithm[AcceleratedState[ControlT]], Generic[ControlT]):
         vector, control = self.propose(history, control)
         proposal = None
         if vector is not None:
-            proposal = valid_proposal(Coordinates(history[-1].old).mixture(vector), safe.mixture)
+            proposal = valid_proposal(MixtureCoordinates(history[-1].old).mixture(vector), safe.mixture)
             control = self.after_rejected(control) if proposal is None else control
         for step in history:
             step.old.release()

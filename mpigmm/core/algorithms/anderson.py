@@ -9,7 +9,7 @@ import numpy as np
 
 from mpigmm.core.algorithms.accelerated import LEAST_SHARE, AcceleratedEM, EMStep, History
 from mpigmm.core.algorithms.base import Problem
-from mpigmm.core.algorithms.coordinates import Coordinates
+from mpigmm.core.algorithms.mixture_coordinates import MixtureCoordinates
 from mpigmm.core.algorithms.secant_model import TINY, SecantModel
 from mpigmm.core.algorithms.squarem import Squarem, StepLength
 from mpigmm.core.arrays import HOST
@@ -130,7 +130,7 @@ class Anderson(AcceleratedEM[StepLength | Radius]):
 
 def gain_of(step: EMStep) -> float:
     """The gain of the objective to which a step of EM is bound near a maximum: half its squared length."""
-    coordinates = Coordinates(step.old)
+    coordinates = MixtureCoordinates(step.old)
     return 0.5 * float(np.square(coordinates.vector(step.new) - coordinates.vector(step.old)).sum())
 
 
@@ -160,7 +160,7 @@ def extrapolated(history: History, control: Radius) -> tuple[FloatArray | None, 
 def differences_of(history: History) -> tuple[FloatArray, FloatArray]:
     """Coordinates (n,) of the last accepted mixture, and an array (2 m + 1, n): the differences from it of the m other
     mixtures, the differences of their steps of EM from its step, and its step."""
-    coordinates, last = Coordinates(history[-1].old), history[-1]
+    coordinates, last = MixtureCoordinates(history[-1].old), history[-1]
     point = coordinates.vector(last.old)
     m = len(history) - 1
     differences = HOST.empty((2 * m + 1) * point.size).reshape(-1, point.size)

@@ -9,7 +9,7 @@ import numpy as np
 from mpigmm.core.covariances.base import inverses
 from mpigmm.core.exact import FloatArray
 
-LEAST_EIGENVALUE = 1e-10
+LEAST_GRAM_EIGENVALUE = 1e-10
 """Least eigenvalue, relative to the largest, of the Gram matrix of unit differences for a direction that is used."""
 
 NOT_CONCAVE = 2.0
@@ -62,7 +62,7 @@ class SecantModel:
         self.step_length = float(np.sqrt(self._gram[-1, -1]))
         scales = inverses(np.sqrt(np.diagonal(self._gram)[:m]))
         eigenvalues, vectors = np.linalg.eigh(self._gram[:m, :m] * np.outer(scales, scales))
-        used = eigenvalues > LEAST_EIGENVALUE * eigenvalues[-1]
+        used = eigenvalues > LEAST_GRAM_EIGENVALUE * eigenvalues[-1]
         self._basis = scales[:, None] * vectors[:, used] / np.sqrt(eigenvalues[used])  # U = S basis
         self._gradient = self._basis.T @ self._gram[:m, -1]
         curvature = -self._basis.T @ self._gram[:m, m:-1] @ self._basis

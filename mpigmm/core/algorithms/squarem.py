@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from mpigmm.core.algorithms.accelerated import LEAST_SHARE, AcceleratedEM, EMStep, History
-from mpigmm.core.algorithms.coordinates import Coordinates
+from mpigmm.core.algorithms.mixture_coordinates import MixtureCoordinates
 from mpigmm.core.exact import FloatArray
 
 FIRST_LENGTH, FACTOR = 4.0, 2.0
@@ -55,7 +55,7 @@ class Squarem(AcceleratedEM[StepLength]):
     def propose(self, history: History, control: StepLength) -> tuple[FloatArray | None, StepLength]:
         if len(history) < 2:
             return None, control
-        coordinates = Coordinates(history[-1].old)
+        coordinates = MixtureCoordinates(history[-1].old)
         first, second = (coordinates.vector(step.old) for step in history)
         third = coordinates.vector(history[-1].new)
         r = second - first

@@ -223,13 +223,6 @@ class Covariances(ABC):
             Components whose variances were raised to the floor; see `Floored`.
         """
 
-    def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
-        """These covariances with those of another value, of the same type, for the components which (K,).
-
-        A type whose components share one covariance keeps it.
-        """
-        return self
-
     def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
         """Unconstrained coordinates of other covariances relative to these, whose own are zero.
 
@@ -251,6 +244,13 @@ class Covariances(ABC):
     def from_vector(self, vector: FloatArray, roots: FloatArray, n_features: int) -> Covariances:
         """The covariances with the coordinates of `to_vector`. They may be singular if the vector is far from zero."""
         raise NotImplementedError
+
+    def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
+        """These covariances with those of another value, of the same type, for the components which (K,).
+
+        A type whose components share one covariance keeps it.
+        """
+        return self
 
     @abstractmethod
     def principal_axis(self, component: int, data_variances: FloatArray) -> FloatArray:

@@ -10,7 +10,7 @@ from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
 
 
-class Coordinates:
+class MixtureCoordinates:
     """Coordinates relative to a reference mixture with weights w_k, means m_k and covariances S_k = L_k L_k^T.
 
     The vector of a mixture holds sqrt(w_k) log of its weights, sqrt(w_k) L_k^-1 (its means - m_k), and
