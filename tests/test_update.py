@@ -565,6 +565,27 @@ def test_another_program_that_writes_the_model_is_noticed(
     assert code == 2 and "s.h5 was changed by another program" in said
 
 
+@pytest.mark.parallel
+def test_a_full_disk_loses_the_last_file_alone(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_first(comm)
+    save = update_files.save_model
+
+    def full(path: Path, model: Model) -> None:
+        if len(model.updates.files) == 2:
+            raise errors.OutputError(f"{path} cannot be written: No space left on device; free some space")
+        save(path, model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(update_files, "save_model", full)
+        code, said = run_verb(comm, *stream("s.h5"))
+    assert code == 2 and "No space left on device" in said
+    assert "s.h5 holds 1 file, and the same command goes on" in said
+    assert folded_names("s.h5") == ["p.0.h5"]
+    comm.mpi.Barrier()
+    assert run_verb(comm, *stream("s.h5")) == (0, "")
+    assert len(folded_names("s.h5")) == len(parts_of(comm))
+
+
 def test_kills_and_signals(comm: Comm, place: Path) -> None:
     """SIGKILL in the midst of a stream, then SIGTERM once it waits for files."""
     write_first(comm)
@@ -639,6 +660,26 @@ def test_partial_fit_is_a_fit_and_updates(comm: Comm) -> None:
         estimator.partial_fit(ROWS[:400][own])
 
 
+@pytest.mark.parallel
+@pytest.mark.skipif(ON_GPUS, reason="as above")
+@pytest.mark.filterwarnings("ignore::mpigmm.errors.MpigmmWarning")
+def test_partial_fit_on_ranks_without_rows_or_without_a_fit(comm: Comm) -> None:
+    def own(part: slice, dtype: type = float) -> np.ndarray:
+        rows: np.ndarray = ROWS[part] if comm.is_root else ROWS[:0]
+        return rows.astype(dtype)
+
+    first, more = slice(400), slice(400, 600)
+    estimator = mpigmm.GaussianMixture(K, random_state=0, comm=comm.mpi).partial_fit(own(first))
+    estimator.partial_fit(own(more, np.float32))
+    alone = mpigmm.GaussianMixture(K, random_state=0).partial_fit(ROWS[first])
+    alone.partial_fit(ROWS[more].astype(np.float32))
+    assert estimator.means_.tobytes() == alone.means_.tobytes() and estimator.means_.dtype == np.float64
+    if comm.size > 1:
+        other = estimator if comm.is_root else mpigmm.GaussianMixture(K, random_state=0, comm=comm.mpi)
+        with pytest.raises(errors.DataError, match="is fitted on rank 0, but not on rank 1; call partial_fit with the"):
+            other.partial_fit(ROWS[more])
+
+
 def test_calls_that_cannot_update() -> None:
     mixture = mpigmm.fit({"model": {"n_components": K}}, ROWS[:400]).mixture
     for other in (mixture.merge(2), mixture.marginal([0]), mpigmm.Mixture([1], [[0.0, 0]], [[1.0, 1]], "diag")):
@@ -657,6 +698,14 @@ def test_calls_that_cannot_update() -> None:
         mixture.update(ROWS, np.zeros(len(ROWS)))
     with pytest.raises(ValueError, match="read-only"):
         mixture._model.statistics.counts[:] = 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("section", [{"prior": ["none"]}, {"prior": "other"}, {"reg_covar": -1}, {"reg_covar": "1"}])
+def test_settings_of_another_version_are_refused(section: dict[str, Any]) -> None:
+    mixture = random_mixture("full", K, D)
+    model = Model(mixture, config={"model": section}, statistics=some_statistics(mixture))
+    with pytest.raises(errors.DataError, match="which this installation does not know; update it where it was fitted"):
+        mpigmm.Mixture.from_model(model).update(ROWS)
 
 
 def test_float32_tiles_and_their_statistics() -> None:

@@ -189,7 +189,8 @@ def recorded_options(model: Model) -> ModelOptions:
     default = ModelOptions()
     prior = known.get("prior", default.prior)
     numbers = [known.get(name, getattr(default, name)) for name in ("reg_covar", "variance_floor")]
-    if prior not in PRIORS or not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
+    are_numbers = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
+    if not isinstance(prior, str) or prior not in PRIORS or not are_numbers:
         raise DataError(
             f"the model was fitted with model.prior {prior!r}, model.reg_covar {numbers[0]!r} and "
             f"model.variance_floor {numbers[1]!r}, which this installation does not know; update it where it was fitted"

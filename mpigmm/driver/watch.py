@@ -179,8 +179,9 @@ class Stream:
         if not self._directory.is_unchanged(file):
             write_message(f"mpigmm: {shown(file.name)} was changed while it was read; it is read again")
             return False
-        self.model = replace(updated.model, updates=self.model.updates.with_file(file))
-        self._out.save(self.model)
+        model = replace(updated.model, updates=self.model.updates.with_file(file))
+        self._out.save(model)
+        self.model = model
         self._directory.add(file)
         self.n_files, self._last = self.n_files + 1, time.monotonic()
         write_message(f"mpigmm: {shown(file.name)}: {update_text(updated)}")
