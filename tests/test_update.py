@@ -459,6 +459,28 @@ def test_which_files_of_a_directory_are_folded_in(comm: Comm, place: Path, capfd
     assert load_model(Path("run/model.h5")).n_samples == 400 + 90 + 50 + 90 + 400
 
 
+def test_links_to_the_model(comm: Comm, place: Path) -> None:
+    write_first(comm)
+    for i in range(2, N_FILES):
+        Path("in", f"p.{i}.h5").unlink()
+    Path("run/soft.h5").symlink_to("model.h5")
+    Path("run/hard.h5").hardlink_to("run/model.h5")
+    before = Path("run/model.h5").read_bytes()
+    for name in ("run/soft.h5", "run/hard.h5"):
+        code, said = run_verb(comm, *stream(name))
+        assert code == 2 and "add --overwrite" in said
+        for _ in range(2):  # the second time, it goes on from what it has written
+            assert run_verb(comm, *stream(name, "--overwrite")) == (0, "")
+            assert folded_names(name) == ["p.0.h5", "p.1.h5"] and load_model(Path(name)).updates.count == 2
+    assert Path("run/model.h5").read_bytes() == before
+    Path("soft.h5").symlink_to("run/model.h5")
+    for model, out in (("soft.h5", "run/model.h5"), ("soft.h5", "soft.h5"), ("run/../run/model.h5", "run/model.h5")):
+        command = ["update", model, "--watch", "in", "--idle", "0", "--out", out]
+        assert run_verb(comm, *command) == (0, "")
+        assert run_verb(comm, *command) == (0, "")
+        assert load_model(Path(out)).updates.count == 2
+
+
 def test_a_stream_without_files_writes_the_model(comm: Comm, place: Path) -> None:
     write_first(comm)
     Path("none").mkdir()
