@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def test_of_several_starts_the_best_ones_statistics_are_kept(comm: Comm, place: 
 def some_statistics(mixture: Mixture) -> KeptStatistics:
     sizes = {name: mixture.layout[name] for name in ("counts", "first_moments", "second_moments")}
     arrays = {name: np.full(shape, 0.5) for name, shape in sizes.items()}
-    return KeptStatistics(**arrays, variances=np.ones(D), n_samples=7.5, total_weight=3.25)
+    return KeptStatistics(**arrays, variances=np.ones(D), n_samples=7.5, total_weight=0.5 * K)
 
 
 def test_checkpoints_hold_the_statistics_of_the_best_start(tmp_path: Path) -> None:
@@ -275,7 +276,8 @@ def test_statistics_in_files(tmp_path: Path) -> None:
             file.copy(name, theirs)
         theirs.attrs.update(file.attrs)
     assert load_model(tmp_path / "theirs.h5").updates == updates  # another program's
-    for name, value in (("counts", [1.0]), ("variances", [np.nan] * D), ("n_samples", 0.0), ("counts", [-1.0] * K)):
+    damages: list[tuple[str, Any]] = [("counts", [1.0]), ("counts", [-1.0] * K), ("counts", [0.0] * K)]
+    for name, value in (*damages, ("variances", [np.nan] * D), ("n_samples", 0.0), ("total_weight", 1.0)):
         with h5py.File(tmp_path / "theirs.h5", "r+") as file:
             old = file["statistics_" + name][()]
             del file["statistics_" + name]
@@ -727,6 +729,16 @@ def test_settings_of_another_version_are_refused(section: dict[str, Any]) -> Non
     mixture = random_mixture("full", K, D)
     model = Model(mixture, config={"model": section}, statistics=some_statistics(mixture))
     with pytest.raises(errors.DataError, match="which this installation does not know; update it where it was fitted"):
+        mpigmm.Mixture.from_model(model).update(ROWS)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_result_that_is_not_finite_is_an_error() -> None:
+    mixture = first_mixture()
+    kept = mixture._model.statistics
+    assert kept is not None
+    model = replace(mixture._model, statistics=replace(kept, variances=np.full(D, 1e308)))
+    with pytest.raises(errors.CollapsedError, match="leaves the range of float64; check the new rows"):
         mpigmm.Mixture.from_model(model).update(ROWS)
 
 
