@@ -574,6 +574,22 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     assert load_model(Path("s.h5")).updates.count == N_FILES
 
 
+def test_a_file_that_is_removed_before_it_is_read_is_left_out(
+    comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_first(comm)
+    digest = watch.Directory._digest
+
+    def removing(directory: watch.Directory, name: str) -> str | None:
+        if name == "p.1.h5":
+            Path("in", name).unlink()
+        return digest(directory, name)
+
+    monkeypatch.setattr(watch.Directory, "_digest", removing)
+    assert run_verb(comm, *stream("s.h5")) == (0, "")
+    assert folded_names("s.h5") == [f"p.{i}.h5" for i in range(len(parts_of(comm))) if i != 1]
+
+
 def test_another_program_that_writes_the_model_is_noticed(
     comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
