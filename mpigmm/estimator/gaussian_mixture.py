@@ -56,7 +56,7 @@ NOT_FITTED = "This {} instance is not fitted yet. Call 'fit' with appropriate ar
 class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     """A mixture of Gaussian components, with the interface of scikit-learn's ``GaussianMixture``.
 
-    The parameters, their defaults, the attributes and the messages are those of scikit-learn 1.9; the last two
+    The parameters, their defaults, the attributes and the messages are those of scikit-learn 1.9; the last three
     parameters are not in scikit-learn. docs/recipes/scikit-learn.md shows what each means for the fit.
 
     Parameters
@@ -88,6 +88,10 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         by clones and copies, and left out when the estimator is pickled.
     n_threads : int, optional
         Threads of this rank; by default as many as the batch system or the affinity of the process allows.
+
+    accelerate : {"none", "anderson", "squarem"}
+        How the steps of EM are extrapolated, so that fewer are needed where components overlap; see
+        docs/algorithms/acceleration.md.
 
     Attributes
     ----------
@@ -145,6 +149,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         verbose_interval: int = 10,
         comm: object = None,
         n_threads: int | None = None,
+        accelerate: str = "none",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -162,6 +167,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         self.verbose_interval = verbose_interval
         self.comm = comm
         self.n_threads = n_threads
+        self.accelerate = accelerate
 
     def __sklearn_clone__(self) -> GaussianMixture:
         params = self.get_params(deep=False)
