@@ -173,6 +173,16 @@ def test_weights_stand_for_repetitions_of_rows(covariance_type: str) -> None:
             np.testing.assert_allclose(end.arrays()[name], array, rtol=1e-9, atol=1e-9)
 
 
+def test_a_batch_counts_as_much_as_its_rows_weigh() -> None:
+    """Half of the rows weigh almost nothing, so that they are as good as absent."""
+    sample_weight = np.where(np.arange(len(ROWS)) < len(ROWS) // 2, 1e-9, 1.0)
+    em = replace(STEPWISE, max_iter=30, polish=0, batch_tiles=1, step_exponent=1.0)
+    first = start_mixture("full", ROWS[len(ROWS) // 2 :], 1)
+    algorithm = stepwise(em, sample_weight=sample_weight)
+    found = list(play(algorithm, algorithm.start(first), sample_weight))[-1][0].mixture
+    np.testing.assert_allclose(found.means[0], ROWS[len(ROWS) // 2 :].mean(axis=0), atol=0.02)
+
+
 def test_a_batch_without_weight_changes_nothing_and_the_weights_of_rows_count() -> None:
     algorithm, state = stepwise(), StepwiseState(start_mixture("full", ROWS, K), np.empty(0))
     state = algorithm.start(state.mixture)

@@ -203,7 +203,7 @@ class StepwiseEM(Algorithm[StepwiseState]):
         """Take a step, or tell that the pass must be repeated with more digits."""
         problem, old = self.problem, state.mixture
         summary, kind = problem.summary, old.covariances.second_moments
-        size = (state.n_steps + 1 + self.em.step_offset) ** -self.em.step_exponent if takes_batch else 1.0
+        size = self._step_size(state, outcome, weight) if takes_batch else 1.0
         of_all = scaled(outcome.statistics, summary.total_weight / weight)
         sums = self._blended(state, of_all, size)
         new, repairs = m_step(old, sums, summary, problem.safeguards, problem.prior)
@@ -222,6 +222,17 @@ class StepwiseEM(Algorithm[StepwiseState]):
             running = mixture_statistics(new, 1.0)
         state = replace(state, mixture=new, running=running.flat, n_steps=state.n_steps + takes_batch)
         return self._counted(state, report, weight, takes_batch)
+
+    def _step_size(self, state: StepwiseState, outcome: Summed, weight: float) -> float:
+        """The size of the step after a batch, in proportion to the weight of its rows, and at most 1.
+
+        If it were not, a batch whose rows weigh little would count as much as others, and the limit of the running
+        statistics would not be those of the weighted rows.
+        """
+        size = (state.n_steps + 1 + self.em.step_offset) ** -self.em.step_exponent
+        summary, grid = self.problem.summary, self.problem.grid
+        usual = summary.total_weight * grid.rows_of(outcome.of.tiles) / grid.n_rows
+        return float(min(size * (weight / usual), 1.0))
 
     def _blended(self, state: StepwiseState, statistics: SufficientStatistics, size: float) -> SufficientStatistics:
         """The running statistics after a step of this size, scaled to the weight of all rows like the new ones."""
