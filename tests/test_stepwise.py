@@ -26,6 +26,7 @@ from support import (
 
 import mpigmm
 from mpigmm.config import resolve
+from mpigmm.core.algorithms import stepwise as stepwise_module
 from mpigmm.core.algorithms.base import EStepPass, Grid, Problem, Report, Summed
 from mpigmm.core.algorithms.batch import BatchEM
 from mpigmm.core.algorithms.stepwise import StepwiseEM, StepwiseState
@@ -304,6 +305,28 @@ def test_max_iter_bounds_the_passes(polish: int, held_out: float, rows_seen: int
     most = min(polish, (3000 - rows_seen) // 1000)
     assert seen == state.rows_seen <= 3000 and state.n_polished == most
     assert seen > 3000 - (5 * TILE_ROWS + held_out * 1100)  # no further batch fits
+
+
+@pytest.mark.parametrize(("polish", "rows_left"), [(0, 200), (1, 1392)])
+def test_a_step_that_is_repeated_with_more_digits_stays_the_same_step(
+    polish: int, rows_left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the repeated pass has used up the rows that were left."""
+    monkeypatch.setattr(stepwise_module, "refined_limbs", lambda n_limbs, *rest: 3)
+    algorithm = stepwise(replace(STEPWISE, polish=polish))
+    state = algorithm.initialised(algorithm.start(start_mixture("diag", ROWS, K)), 3000 - rows_left)
+    wanted = [(pass_.tiles, pass_.n_limbs) for _, _, pass_ in play(algorithm, state)]
+    for (tiles, n_limbs), (repeated, more) in zip(wanted[::2], wanted[1::2], strict=True):
+        assert n_limbs is None and more == 3
+        assert (tiles is repeated is None) or tiles.tolist() == repeated.tolist()
+    assert [tiles is None for tiles, _ in wanted[::2]] == [False] + [True] * polish
+
+
+@pytest.mark.parametrize("rows_seen", [3000, 3001, 4500])
+def test_a_start_ends_whose_initialisation_has_used_up_the_passes(rows_seen: int) -> None:
+    algorithm = stepwise()
+    first = start_mixture("diag", ROWS, K)
+    assert algorithm.is_finished(algorithm.initialised(algorithm.start(first), rows_seen))
 
 
 def test_the_tolerance_ends_the_batches_and_polishing_follows() -> None:
