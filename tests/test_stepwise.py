@@ -312,12 +312,12 @@ def test_a_step_that_is_repeated_with_more_digits_stays_the_same_step(
     polish: int, rows_left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where the repeated pass has used up the rows that were left."""
-    monkeypatch.setattr(stepwise_module, "refined_limbs", lambda n_limbs, *rest: 3)
+    monkeypatch.setattr(stepwise_module, "refined_limbs", lambda n_limbs, *rest: 5)
     algorithm = stepwise(replace(STEPWISE, polish=polish))
     state = algorithm.initialised(algorithm.start(start_mixture("diag", ROWS, K)), 3000 - rows_left)
     wanted = [(pass_.tiles, pass_.n_limbs) for _, _, pass_ in play(algorithm, state)]
     for (tiles, n_limbs), (repeated, more) in zip(wanted[::2], wanted[1::2], strict=True):
-        assert n_limbs is None and more == 3
+        assert n_limbs is None and more == 5
         assert (tiles is repeated is None) or tiles.tolist() == repeated.tolist()
     assert [tiles is None for tiles, _ in wanted[::2]] == [False] + [True] * polish
 

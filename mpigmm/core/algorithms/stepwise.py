@@ -124,7 +124,9 @@ class StepwiseEM(Algorithm[StepwiseState]):
         return self._step(state, outcome, weight, takes_batch)
 
     def is_finished(self, state: StepwiseState) -> bool:
-        return state.pending is None and not self._takes_batch(state) and not self._polishes(state)
+        if state.pending is not None or state.repeats_batch is not None:
+            return False
+        return not self._takes_batch(state) and not self._polishes(state)
 
     def has_converged(self, state: StepwiseState) -> bool:
         return state.converged
