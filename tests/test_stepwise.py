@@ -277,6 +277,7 @@ def test_held_out_tiles_are_spread_and_never_used() -> None:
     assert held_out_tiles(50, 0.1, 3).tolist() == held_out_tiles(50, 0.1, 3).tolist()
     assert (held_out_tiles(50, 0.1, 3) // 10).tolist() == [0, 1, 2, 3, 4]
     assert not len(held_out_tiles(50, 0.0, 3)) and len(held_out_tiles(50, 1e-6, 3)) == 1
+    assert [len(held_out_tiles(n, 0.9, 3)) for n in (1, 2, 3, 4, 5, 20)] == [1, 1, 2, 3, 4, 18]
     algorithm, first = stepwise(HELD_OUT), start_mixture("diag", ROWS, K)
     held_out = set(held_out_tiles(21, 0.2, 7).tolist())
     before, evaluated = first, 0
