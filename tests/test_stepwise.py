@@ -18,9 +18,11 @@ from support import (
     blobs,
     dense_covariances,
     mixture_of,
+    mpirun,
     start_mixture,
     statistics_of,
     survey_of,
+    write_config,
     write_rows,
 )
 
@@ -29,6 +31,7 @@ from mpigmm.config import resolve
 from mpigmm.core.algorithms import stepwise as stepwise_module
 from mpigmm.core.algorithms.base import EStepPass, Grid, Problem, Report, Summed
 from mpigmm.core.algorithms.batch import BatchEM
+from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.algorithms.stepwise import StepwiseEM, StepwiseState
 from mpigmm.core.algorithms.tile_batches import TileBatches, default_batch_tiles, held_out_tiles
 from mpigmm.core.arrays import DOUBLE, SINGLE
@@ -37,9 +40,11 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.priors import NoPrior
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.driver import devices
+from mpigmm.driver.messages import projected_text, unconverged_text
 from mpigmm.errors import ConfigError, MpigmmWarning, OutputError
-from mpigmm.options import EmOptions
+from mpigmm.options import EmOptions, FitOptions
 from mpigmm.parallel.mpi import MpiComm
+from mpigmm.runs.state import Ended, Fitted
 
 ROWS, TILE_ROWS, K = blobs(1000, 3, 3, separation=1.5), 48, 3
 STEPWISE = EmOptions(algorithm="stepwise", max_iter=3, tol=0.0, batch_tiles=4, step_offset=2.0)
@@ -468,6 +473,25 @@ def test_one_tile_cannot_be_held_out() -> None:
             },
             ROWS,
         )
+
+
+def test_an_option_that_cannot_be_met_leaves_the_files_of_an_earlier_run(tmp_path: Path) -> None:
+    rows, run = write_rows(tmp_path / "rows.h5", ROWS), tmp_path / "run"
+    config = write_config(tmp_path / "c.yaml", data={"path": str(rows)}, em={"max_iter": 2}, output={"dir": str(run)})
+    assert mpirun(0, "fit", str(config)).returncode == 0
+    before = {path.name: path.read_bytes() for path in run.glob("[!.]*")}
+    wrong = ["em.algorithm=stepwise", "em.held_out=0.1", "compute.tile_rows=2000"]
+    result = mpirun(0, "fit", str(config), *wrong, "--restart")
+    assert result.returncode == 2 and "em.held_out: there is 1 tile of 1000 rows" in result.stderr
+    assert {path.name: path.read_bytes() for path in run.glob("[!.]*")} == before
+
+
+def test_messages_give_advice_that_stepwise_em_can_follow() -> None:
+    options = FitOptions(em=replace(STEPWISE, tol=1e-4))
+    assert unconverged_text(options, Repairs(floored=[0])).endswith("raise em.max_iter")
+    ended = Ended(0, 9, -1.0, -1.0, (8e-5, 7.2e-5, 6.5e-5), True, 9, 3.0)
+    said = projected_text(Fitted(start_mixture("full", ROWS, K), ended), options.em)
+    assert said is not None and said.endswith("lower em.tol")
 
 
 def test_few_passes_do_what_batch_em_takes_many_for() -> None:
