@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mpigmm.errors import ConfigError, reason, shown
-from mpigmm.option_values import BOUNDS, registered, values_text, without_coordinates, yaml_text
+from mpigmm.option_values import BOUNDS, registered, values_text, without_coordinates
 from mpigmm.options import EmOptions, FitOptions, as_mapping
 from mpigmm.quantities import LARGEST, expand, parse_size, parse_time, shown_value
 
@@ -263,7 +263,7 @@ def _expanded_value(key: str, value: Any) -> Any:
 
 
 def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection[str]) -> Iterator[str]:
-    """Faults of values of the right type: out of bounds, not available yet, or a boolean in place of a number."""
+    """Faults of values of the right type: out of bounds, in no registry, or a boolean in place of a number."""
     for field in [field for field in dataclasses.fields(values) if field.name not in wrong]:
         value = getattr(values, field.name)
         entries = value if isinstance(value, list) else [value]
@@ -283,20 +283,10 @@ def _refused(section: str, values: Any, given: dict[str, Any], wrong: Collection
             yield _invalid(section, type(values), field, raw)
         elif any(abs(number) > LARGEST for number in numbers):
             yield f"{section}.{field.name}: {shown_value(raw)} is too large"
-        for entry in entries:
-            yield from _not_offered(section, type(values), field, entry)
-
-
-def _not_offered(section: str, options: type[Any], field: Any, value: Any) -> Iterator[str]:
-    """The fault of a value that this version does not accept, if it is one."""
-    offered = field.metadata.get("available") or registered(field)
-    if not offered or value in (*offered, field.default):
-        return
-    if "registry" in field.metadata and value not in field.metadata.get("planned", ()):
-        yield _invalid(section, options, field, value)
-    else:
-        choices = " or ".join(yaml_text(choice) for choice in offered)
-        yield f"{section}.{field.name}: {value!r} is not available yet in this version; use {choices}"
+        known = (*registered(field), field.default)
+        for entry in entries if "registry" in field.metadata else ():
+            if entry not in known:
+                yield _invalid(section, type(values), field, entry)
 
 
 def _explain(section: str, options: type[Any], given: dict[str, Any], fault: Any) -> str:

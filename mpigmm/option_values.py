@@ -40,9 +40,6 @@ def values_text(options: type[Any], field: Any) -> str:
     """The values that an option accepts, in words."""
     if "registry" in field.metadata:
         return ", ".join(registered(field))
-    available = field.metadata.get("available")
-    if available is not None:
-        return " or ".join(yaml_text(value) for value in available)
     bounds = [f" {sign} {field.metadata[rule]}" for rule, (sign, _) in BOUNDS.items() if rule in field.metadata]
     return type_text(get_type_hints(options)[field.name], "".join(bounds))
 

@@ -26,10 +26,8 @@ def option(help: str, default: Any = None, **rules: Any) -> Any:
     default : object
         Value where the user gives none.
     **rules
-        Bounds (``ge``, ``gt``, ``le``); ``required=True``; ``registry="..."``, the name of the registry whose entries
-        are the values; or ``available=(...)``, the values that this version accepts. ``planned=(...)`` are values
-        besides those of a registry, which a later version will accept: their error message says so. Rules of a list
-        hold for each of its entries.
+        Bounds (``ge``, ``gt``, ``le``); ``required=True``; or ``registry="..."``, the name of the registry whose
+        entries are the values. Rules of a list hold for each of its entries.
     """
     return field(default=default, metadata={"help": help, **rules})
 

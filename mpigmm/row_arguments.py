@@ -37,9 +37,9 @@ def rows_request(arguments: Sequence[str], dataset: Datasets | None) -> RowsRequ
     dataset : str or tuple of str or None
         Value of ``--dataset``.
     """
-    files, request, keys = split_arguments(arguments, dataset, REFUSED)
-    if not files:
+    if all(map(is_override, arguments)):
         raise ConfigError(NO_FILES)
+    _, request, keys = split_arguments(arguments, dataset, REFUSED)
     if "compute.memory" in keys:
         return request
     compute = dataclasses.replace(request.compute, memory=0)  # rows are read once, a few tiles at a time
@@ -60,9 +60,9 @@ def update_request(
     idle : float or None
         Value of ``--idle``.
     """
-    files, request, keys = split_arguments(arguments, dataset, {"data.path": REFUSED["data.path"]})
-    if watch is None and not files:
+    if watch is None and all(map(is_override, arguments)):
         raise ConfigError(f"{NO_FILES}, or a directory with --watch")
+    files, request, keys = split_arguments(arguments, dataset, {"data.path": REFUSED["data.path"]})
     if watch is not None and files:
         raise ConfigError(f"{shown(files[0])} and --watch {shown(watch)}: give files of rows or a directory, not both")
     if (watch is None) != (idle is None):

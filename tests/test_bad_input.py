@@ -205,7 +205,9 @@ CASES = {
     ),
     "no iterations": fit("em.max_iter: 0", "em.max_iter=0"),
     "a negative tolerance": fit("em.tol: -1", "em.tol=-1"),
-    "an algorithm to come": fit("em.algorithm: 'stepwise' is not available yet", "em.algorithm=stepwise"),
+    "an algorithm of no kind": fit(
+        "em.algorithm: 'online' is not valid; batch, stepwise expected", "em.algorithm=online"
+    ),
     "a device of no kind": fit("compute.device: 'tpu' is not valid", "compute.device=tpu"),
     "a size of nothing": fit("compute.memory: '12 parsecs' is no size", "compute.memory=12 parsecs"),
     "no threads": fit("compute.threads: 0", "compute.threads=0"),

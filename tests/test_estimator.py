@@ -504,3 +504,15 @@ if scikit.validate_data:
     )
     def test_checks_of_scikit_learn(estimator: GaussianMixture, check: Callable[[Any], None]) -> None:
         check(estimator)
+
+
+def test_acceleration_needs_fewer_iterations_for_the_same_mixture() -> None:
+    rows = blobs(1500, 2, 3, seed=4, separation=1.0)
+    settings = {"n_components": 3, "random_state": 0, "tol": 1e-10, "max_iter": 2000, "init_params": "k-means++"}
+    plain = GaussianMixture(**settings).fit(rows)
+    fast = GaussianMixture(**settings, accelerate="anderson").fit(rows)
+    assert fast.n_iter_ < plain.n_iter_ / 2 and fast.score(rows) >= plain.score(rows) - 1e-7
+    with pytest.raises(
+        ValueError, match=r"'accelerate' parameter .* must be a str among {'none', 'anderson', 'squarem'}"
+    ):
+        GaussianMixture(accelerate="nesterov").fit(rows)

@@ -24,7 +24,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops import best_ops, ops_by_name
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.priors import NoPrior
-from mpigmm.errors import ConfigError, InterruptedRunError
+from mpigmm.errors import ConfigError, InterruptedRunError, MpigmmWarning
 from mpigmm.options import FitOptions, InitOptions, ModelOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_iter came before convergence")
@@ -123,6 +123,16 @@ def test_robust_coordinates_are_those_of_the_middle_of_the_rows() -> None:
     constant = np.ones((9, 2))
     assert (RowCoordinates((constant, np.ones(9)), survey_of(constant)).robust_scales == 1).all()
     assert np.isfinite(RowCoordinates((constant, np.ones(9)), survey_of(constant)).whitened()).all()
+
+
+def test_a_feature_of_which_most_values_are_tiny() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((2000, 2))
+    rows[:, 1] = np.where(random.random(2000) < 0.8, 10.0 ** random.uniform(-300, -200, 2000), random.random(2000))
+    assert 0.1 < RowCoordinates((rows, EQUAL), survey_of(rows)).robust_scales[1] < 1
+    settings: dict[str, Any] = {"model": {"n_components": 3}, "em": {"max_iter": 2}}
+    with pytest.warns(MpigmmWarning, match="a million standard deviations from the rest"):
+        assert np.isfinite(mpigmm.fit(settings, rows).mixture.means).all()
 
 
 def brute_force(found: Screening, sample: Sample) -> float:

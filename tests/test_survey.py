@@ -10,6 +10,7 @@ from mpigmm.core.data_summary import DataSummaryStatistics
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.row_checks import BadRowError
 from mpigmm.core.tile import Tile
+from mpigmm.driver.held_out import are_usable
 from mpigmm.rows import Rows
 
 ROWS = blobs(3000, 4, 3) + 1e6
@@ -50,6 +51,15 @@ def test_dropped_rows_are_counted_apart_from_those_of_weight_zero() -> None:
         survey = total.finish(total.packed(), total.low, total.high)
         assert (survey.n_dropped, survey.n_samples) == (n_dropped, 2000 if given is None else 1400)
     assert survey_of(ROWS).n_dropped == 0
+
+
+def test_float32_rows_are_checked_without_warnings() -> None:
+    rows = np.ones((50, 2), np.float32)
+    rows[7, 1] = np.nan
+    statistics = DataSummaryStatistics(np.zeros(2), drop=True)
+    statistics.add(Tile(2, 50, NUMPY), Rows.of(rows))
+    assert statistics.n_dropped == 1
+    assert are_usable(rows, np.ones(50)).tolist() == [number != 7 for number in range(50)]
 
 
 def test_the_order_of_tiles_does_not_matter() -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def test_of_several_starts_the_best_ones_statistics_are_kept(comm: Comm, place: 
 def some_statistics(mixture: Mixture) -> KeptStatistics:
     sizes = {name: mixture.layout[name] for name in ("counts", "first_moments", "second_moments")}
     arrays = {name: np.full(shape, 0.5) for name, shape in sizes.items()}
-    return KeptStatistics(**arrays, variances=np.ones(D), n_samples=7.5, total_weight=3.25)
+    return KeptStatistics(**arrays, variances=np.ones(D), n_samples=7.5, total_weight=0.5 * K)
 
 
 def test_checkpoints_hold_the_statistics_of_the_best_start(tmp_path: Path) -> None:
@@ -275,7 +276,8 @@ def test_statistics_in_files(tmp_path: Path) -> None:
             file.copy(name, theirs)
         theirs.attrs.update(file.attrs)
     assert load_model(tmp_path / "theirs.h5").updates == updates  # another program's
-    for name, value in (("counts", [1.0]), ("variances", [np.nan] * D), ("n_samples", 0.0), ("counts", [-1.0] * K)):
+    damages: list[tuple[str, Any]] = [("counts", [1.0]), ("counts", [-1.0] * K), ("counts", [0.0] * K)]
+    for name, value in (*damages, ("variances", [np.nan] * D), ("n_samples", 0.0), ("total_weight", 1.0)):
         with h5py.File(tmp_path / "theirs.h5", "r+") as file:
             old = file["statistics_" + name][()]
             del file["statistics_" + name]
@@ -459,6 +461,28 @@ def test_which_files_of_a_directory_are_folded_in(comm: Comm, place: Path, capfd
     assert load_model(Path("run/model.h5")).n_samples == 400 + 90 + 50 + 90 + 400
 
 
+def test_links_to_the_model(comm: Comm, place: Path) -> None:
+    write_first(comm)
+    for i in range(2, N_FILES):
+        Path("in", f"p.{i}.h5").unlink()
+    Path("run/soft.h5").symlink_to("model.h5")
+    Path("run/hard.h5").hardlink_to("run/model.h5")
+    before = Path("run/model.h5").read_bytes()
+    for name in ("run/soft.h5", "run/hard.h5"):
+        code, said = run_verb(comm, *stream(name))
+        assert code == 2 and "add --overwrite" in said
+        for _ in range(2):  # the second time, it goes on from what it has written
+            assert run_verb(comm, *stream(name, "--overwrite")) == (0, "")
+            assert folded_names(name) == ["p.0.h5", "p.1.h5"] and load_model(Path(name)).updates.count == 2
+    assert Path("run/model.h5").read_bytes() == before
+    Path("soft.h5").symlink_to("run/model.h5")
+    for model, out in (("soft.h5", "run/model.h5"), ("soft.h5", "soft.h5"), ("run/../run/model.h5", "run/model.h5")):
+        command = ["update", model, "--watch", "in", "--idle", "0", "--out", out]
+        assert run_verb(comm, *command) == (0, "")
+        assert run_verb(comm, *command) == (0, "")
+        assert load_model(Path(out)).updates.count == 2
+
+
 def test_a_stream_without_files_writes_the_model(comm: Comm, place: Path) -> None:
     write_first(comm)
     Path("none").mkdir()
@@ -550,6 +574,22 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     assert load_model(Path("s.h5")).updates.count == N_FILES
 
 
+def test_a_file_that_is_removed_before_it_is_read_is_left_out(
+    comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_first(comm)
+    digest = watch.Directory._digest
+
+    def removing(directory: watch.Directory, name: str) -> str | None:
+        if name == "p.1.h5":
+            Path("in", name).unlink()
+        return digest(directory, name)
+
+    monkeypatch.setattr(watch.Directory, "_digest", removing)
+    assert run_verb(comm, *stream("s.h5")) == (0, "")
+    assert folded_names("s.h5") == [f"p.{i}.h5" for i in range(len(parts_of(comm))) if i != 1]
+
+
 def test_another_program_that_writes_the_model_is_noticed(
     comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -563,6 +603,27 @@ def test_another_program_that_writes_the_model_is_noticed(
     monkeypatch.setattr(watch, "update_rows", meanwhile)
     code, said = run_verb(comm, *stream("s.h5"))
     assert code == 2 and "s.h5 was changed by another program" in said
+
+
+@pytest.mark.parallel
+def test_a_full_disk_loses_the_last_file_alone(comm: Comm, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_first(comm)
+    save = update_files.save_model
+
+    def full(path: Path, model: Model) -> None:
+        if len(model.updates.files) == 2:
+            raise errors.OutputError(f"{path} cannot be written: No space left on device; free some space")
+        save(path, model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(update_files, "save_model", full)
+        code, said = run_verb(comm, *stream("s.h5"))
+    assert code == 2 and "No space left on device" in said
+    assert "s.h5 holds 1 file, and the same command goes on" in said
+    assert folded_names("s.h5") == ["p.0.h5"]
+    comm.mpi.Barrier()
+    assert run_verb(comm, *stream("s.h5")) == (0, "")
+    assert len(folded_names("s.h5")) == len(parts_of(comm))
 
 
 def test_kills_and_signals(comm: Comm, place: Path) -> None:
@@ -639,6 +700,26 @@ def test_partial_fit_is_a_fit_and_updates(comm: Comm) -> None:
         estimator.partial_fit(ROWS[:400][own])
 
 
+@pytest.mark.parallel
+@pytest.mark.skipif(ON_GPUS, reason="as above")
+@pytest.mark.filterwarnings("ignore::mpigmm.errors.MpigmmWarning")
+def test_partial_fit_on_ranks_without_rows_or_without_a_fit(comm: Comm) -> None:
+    def own(part: slice, dtype: type = float) -> np.ndarray:
+        rows: np.ndarray = ROWS[part] if comm.is_root else ROWS[:0]
+        return rows.astype(dtype)
+
+    first, more = slice(400), slice(400, 600)
+    estimator = mpigmm.GaussianMixture(K, random_state=0, comm=comm.mpi).partial_fit(own(first))
+    estimator.partial_fit(own(more, np.float32))
+    alone = mpigmm.GaussianMixture(K, random_state=0).partial_fit(ROWS[first])
+    alone.partial_fit(ROWS[more].astype(np.float32))
+    assert estimator.means_.tobytes() == alone.means_.tobytes() and estimator.means_.dtype == np.float64
+    if comm.size > 1:
+        other = estimator if comm.is_root else mpigmm.GaussianMixture(K, random_state=0, comm=comm.mpi)
+        with pytest.raises(errors.DataError, match="is fitted on rank 0, but not on rank 1; call partial_fit with the"):
+            other.partial_fit(ROWS[more])
+
+
 def test_calls_that_cannot_update() -> None:
     mixture = mpigmm.fit({"model": {"n_components": K}}, ROWS[:400]).mixture
     for other in (mixture.merge(2), mixture.marginal([0]), mpigmm.Mixture([1], [[0.0, 0]], [[1.0, 1]], "diag")):
@@ -657,6 +738,24 @@ def test_calls_that_cannot_update() -> None:
         mixture.update(ROWS, np.zeros(len(ROWS)))
     with pytest.raises(ValueError, match="read-only"):
         mixture._model.statistics.counts[:] = 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("section", [{"prior": ["none"]}, {"prior": "other"}, {"reg_covar": -1}, {"reg_covar": "1"}])
+def test_settings_of_another_version_are_refused(section: dict[str, Any]) -> None:
+    mixture = random_mixture("full", K, D)
+    model = Model(mixture, config={"model": section}, statistics=some_statistics(mixture))
+    with pytest.raises(errors.DataError, match="which this installation does not know; update it where it was fitted"):
+        mpigmm.Mixture.from_model(model).update(ROWS)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_result_that_is_not_finite_is_an_error() -> None:
+    mixture = first_mixture()
+    kept = mixture._model.statistics
+    assert kept is not None
+    model = replace(mixture._model, statistics=replace(kept, variances=np.full(D, 1e308)))
+    with pytest.raises(errors.CollapsedError, match="leaves the range of float64; check the new rows"):
+        mpigmm.Mixture.from_model(model).update(ROWS)
 
 
 def test_float32_tiles_and_their_statistics() -> None:

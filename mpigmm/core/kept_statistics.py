@@ -22,6 +22,10 @@ FEW_BYTES = 2**24
 """Statistics of at most this size are kept where nothing else is asked for."""
 
 
+WEIGHT_TOLERANCE = 1e-3
+"""Relative difference between the sum of the counts and the total weight that rounding in float32 may leave."""
+
+
 class StatisticsError(ValueError):
     """Arrays that are not the statistics of a mixture; the message says why."""
 
@@ -77,6 +81,8 @@ class KeptStatistics:
         n_samples, total_weight = float(found.pop("n_samples")), float(found.pop("total_weight"))
         if not min(n_samples, total_weight) > 0 or (found["counts"] < 0).any() or (found["variances"] < 0).any():
             raise StatisticsError("they are of no rows, or have counts or variances below zero")
+        if not abs(found["counts"].sum() - total_weight) <= WEIGHT_TOLERANCE * total_weight:
+            raise StatisticsError("the sum of the counts is not the total weight of the rows")
         return cls(**found, n_samples=n_samples, total_weight=total_weight)
 
     def arrays(self) -> dict[str, FloatArray]:

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from mpigmm.rows import Rows
 
-LARGEST_MAGNITUDE = 1e140
-"""Largest magnitude of a value or a weight; a sum of squares of larger ones may overflow float64."""
+LARGEST_MAGNITUDE = np.float64(1e140)
+"""Largest magnitude of a value or a weight; a sum of squares of larger ones may overflow float64. Its type lets float32
+be compared with it."""
 
 
 class BadRowError(Exception):

@@ -66,7 +66,7 @@ def check_same_problem(found: Checkpoint, mine: dict[str, Any], header: Header, 
     differing = [
         f"{key} was {found.identity.get(key)!r}, is {mine.get(key)!r}"
         for key in dict.fromkeys([*mine, *found.identity])
-        if found.identity.get(key) != mine.get(key)
+        if found.identity.get(key) != mine.get(key) and (key not in ENDS or key in mine.keys() & found.identity.keys())
     ]
     if not found.fingerprint.startswith(shape_text(header) + " "):
         differing.append(f"the data were {found.fingerprint.rpartition(' ')[0]}, are {shape_text(header)}")

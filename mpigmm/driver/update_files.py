@@ -54,8 +54,11 @@ class ModelOut:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether it is the file of the model that is updated."""
-        return self.path.exists() and self._model.exists() and self.path.samefile(self._model)
+        """Whether it is the file of the model that is updated, which is read next time.
+
+        Another link to that file is not: writing replaces the link, and leaves the model as it is.
+        """
+        return place_of(self.path) in (self._model.resolve(), place_of(self._model))
 
     def check(self, check: Callable[[], None]) -> None:
         """Raise `OutputError` where the file cannot be written, or may be what only a fit can make again; `check` as in
@@ -80,6 +83,11 @@ class ModelOut:
 
     def _present(self) -> tuple[str, int, int] | None:
         return stamp(str(self.path)) if self.path.exists() else None
+
+
+def place_of(path: Path) -> Path:
+    """The path without symbolic links, but for one that the path itself is."""
+    return path.parent.resolve() / path.name
 
 
 def open_update_task(request: UpdateRequest, check: Callable[[], None]) -> UpdateTask:

@@ -14,6 +14,7 @@ from mpigmm.core.algorithms.update import UpdateState, UpdateStep
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.kept_statistics import KeptStatistics
+from mpigmm.core.mixture import Mixture
 from mpigmm.core.priors import PRIORS
 from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.source import Header, Source
@@ -166,12 +167,19 @@ def folded(reduction: Reduction, step: UpdateStep, model: Model) -> tuple[Update
         while not isinstance(state, UpdateState):
             summed, _ = sum_e_step(reduction, step.problem, step.e_step_pass(state))
             state, report = step.update(state, summed)
+        check_finite(state.mixture)
     except (SingularCovarianceError, SumRangeError) as error:
         raise AgreedError(
             f"{error}; check the new rows or, if they are in order, fit again to the old and the new ones together",
             CollapsedError,
         ) from None
     return state, report.mean_log_likelihood, report.repairs
+
+
+def check_finite(mixture: Mixture) -> None:
+    """Raise `SumRangeError` where a parameter of a new mixture is not finite."""
+    if not all(np.isfinite(array).all() for array in mixture.arrays().values()):
+        raise SumRangeError("a sum over the old and the new rows leaves the range of float64")
 
 
 def check_new_rows(summary: DataSummary, header: Header) -> None:
@@ -189,7 +197,8 @@ def recorded_options(model: Model) -> ModelOptions:
     default = ModelOptions()
     prior = known.get("prior", default.prior)
     numbers = [known.get(name, getattr(default, name)) for name in ("reg_covar", "variance_floor")]
-    if prior not in PRIORS or not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
+    are_numbers = all(isinstance(number, (int, float)) and number >= 0 for number in numbers)
+    if not isinstance(prior, str) or prior not in PRIORS or not are_numbers:
         raise DataError(
             f"the model was fitted with model.prior {prior!r}, model.reg_covar {numbers[0]!r} and "
             f"model.variance_floor {numbers[1]!r}, which this installation does not know; update it where it was fitted"

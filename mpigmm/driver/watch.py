@@ -92,7 +92,10 @@ class Directory:
             known = self._known.get(name, [])
             if size < 0 or any((file.size, file.mtime) == (size, mtime) for file in known):
                 continue
-            file = FoldedFile(name, size, mtime, self._digest(name))
+            digest = self._digest(name)
+            if digest is None:
+                continue
+            file = FoldedFile(name, size, mtime, digest)
             if not any(old.digest == file.digest for old in known):
                 return file
             self.add(file)  # it was touched or copied: it is not read again for that
@@ -118,14 +121,16 @@ class Directory:
             raise DataError(f"--watch: {shown(self.path)} cannot be listed{reason(error)}; check the path") from None
         return sorted((name for name in names if name[0] != "." and not name.endswith(UNFINISHED)), key=natural_key)
 
-    def _digest(self, name: str) -> str:
-        """BLAKE2b of a file's bytes, in hexadecimal; raises `DataError`."""
+    def _digest(self, name: str) -> str | None:
+        """BLAKE2b of a file's bytes, in hexadecimal; None where it has been removed. Raises `DataError`."""
         digest = hashlib.blake2b(digest_size=16)
         try:
             with open(self.path / name, "rb", buffering=0) as file:
                 while chunk := file.read(CHUNK):
                     self._check()
                     digest.update(chunk)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise DataError(
                 f"{shown(self.path / name)} cannot be read{reason(error)}; check its permissions, or move it away"
@@ -179,8 +184,9 @@ class Stream:
         if not self._directory.is_unchanged(file):
             write_message(f"mpigmm: {shown(file.name)} was changed while it was read; it is read again")
             return False
-        self.model = replace(updated.model, updates=self.model.updates.with_file(file))
-        self._out.save(self.model)
+        model = replace(updated.model, updates=self.model.updates.with_file(file))
+        self._out.save(model)
+        self.model = model
         self._directory.add(file)
         self.n_files, self._last = self.n_files + 1, time.monotonic()
         write_message(f"mpigmm: {shown(file.name)}: {update_text(updated)}")

@@ -56,7 +56,7 @@ NOT_FITTED = "This {} instance is not fitted yet. Call 'fit' with appropriate ar
 class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
     """A mixture of Gaussian components, with the interface of scikit-learn's ``GaussianMixture``.
 
-    The parameters, their defaults, the attributes and the messages are those of scikit-learn 1.9; the last two
+    The parameters, their defaults, the attributes and the messages are those of scikit-learn 1.9; the last three
     parameters are not in scikit-learn. docs/recipes/scikit-learn.md shows what each means for the fit.
 
     Parameters
@@ -88,6 +88,10 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         by clones and copies, and left out when the estimator is pickled.
     n_threads : int, optional
         Threads of this rank; by default as many as the batch system or the affinity of the process allows.
+
+    accelerate : {"none", "anderson", "squarem"}
+        How the steps of EM are extrapolated, so that fewer are needed where components overlap; see
+        docs/algorithms/acceleration.md.
 
     Attributes
     ----------
@@ -145,6 +149,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         verbose_interval: int = 10,
         comm: object = None,
         n_threads: int | None = None,
+        accelerate: str = "none",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -162,6 +167,7 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         self.verbose_interval = verbose_interval
         self.comm = comm
         self.n_threads = n_threads
+        self.accelerate = accelerate
 
     def __sklearn_clone__(self) -> GaussianMixture:
         params = self.get_params(deep=False)
@@ -206,10 +212,10 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         E-step over the new rows, and an M-step with the settings of the fit. Older rows are not needed again.
         `n_iter_`, `converged_` and the lower bounds remain those of the fit; y is not used.
 
-        Raises `DataError` if the attributes were changed since the fit, or if it kept no statistics. `fit` keeps those
-        of at most 16 MiB, the first call of this method all.
+        Raises `DataError` if the attributes were changed since the fit, if it kept no statistics, or if only some ranks
+        have a fitted mixture. `fit` keeps statistics of at most 16 MiB, the first call of this method all.
         """
-        if hasattr(self, "weights_"):
+        if self._is_fitted_alike():
             self._update(X, sample_weight)
         else:
             self._fit(X, sample_weight, statistics=True)
@@ -413,6 +419,22 @@ class GaussianMixture(*scikit.BASES):  # type: ignore[misc]
         except (ConfigError, DataError) as error:
             raise type(error)(in_words_of_estimators(str(error))) from None
         self._set_parameters(self._model.mixture, self.means_.dtype)
+
+    def _is_fitted_alike(self) -> bool:
+        """Whether the mixture is fitted. Collective; raises `DataError` if it is on some ranks only."""
+        is_fitted = hasattr(self, "weights_")
+
+        def work(comm: Comm, stop: StopRequest) -> bool:
+            found = comm.allgather(is_fitted)
+            with comm.together():
+                if len(set(found)) > 1:
+                    raise DataError(
+                        f"the estimator is fitted on rank {found.index(True)}, but not on rank {found.index(False)}; "
+                        "call partial_fit with the same one on all ranks"
+                    )
+            return is_fitted
+
+        return call(self.comm, NOTHING_LOST, work)
 
     def _unchanged_model(self) -> Model:
         """The model of the last fit or update; raises `DataError` if the attributes are no longer its parameters."""

@@ -6,7 +6,7 @@ The messages are those of scikit-learn 1.9, word for word.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.core.algorithms import ACCELERATIONS
 from mpigmm.core.algorithms.initialise import GivenParameters
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import EstimatedCovariances, SingularCovarianceError
@@ -64,7 +65,7 @@ def at_least(least: int | float) -> Rule:
     )
 
 
-def one_of(values: Mapping[str, str]) -> Rule:
+def one_of(values: Collection[str]) -> Rule:
     """Some texts."""
     names = ", ".join(map(repr, values))
     return Rule(f"a str among {{{names}}}", lambda value: isinstance(value, str) and value in values)
@@ -106,6 +107,7 @@ RULES = {
     "means_init": either(ARRAY, NONE),
     "precisions_init": either(ARRAY, NONE),
     "n_threads": either(at_least(1), NONE),
+    "accelerate": one_of(("none", *ACCELERATIONS)),
 }
 """Rules by parameter; `comm` is checked where it is used."""
 
@@ -162,7 +164,12 @@ def options_of(
             screening=screening,
             seed=seed,
         ),
-        em=EmOptions(max_iter=int(parameters["max_iter"]), tol=float(parameters["tol"]), reseed=False),
+        em=EmOptions(
+            max_iter=int(parameters["max_iter"]),
+            tol=float(parameters["tol"]),
+            accelerate=parameters["accelerate"],
+            reseed=False,
+        ),
         compute=ComputeOptions(threads="auto" if threads is None else int(threads)),
         output=OutputOptions(statistics=statistics),
     )

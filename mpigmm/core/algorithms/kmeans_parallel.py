@@ -26,6 +26,9 @@ products are computed on any number of workers."""
 SUM_BITS = 62
 """Sums of integers over all rows stay below 2^SUM_BITS."""
 
+LARGEST_EXPONENT = 1023
+"""Exponent of the largest power of two in float64."""
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerScale:
@@ -43,7 +46,7 @@ class IntegerScale:
     def of(cls, largest: FloatArray, n_rows: int) -> IntegerScale:
         """The scale for n_rows rows, of which the largest weight and magnitudes of weighted features are (1 + D,)."""
         _, exponents = np.frexp(largest)
-        return cls(np.ldexp(1.0, SUM_BITS - 1 - n_rows.bit_length() - exponents))
+        return cls(np.ldexp(1.0, np.minimum(SUM_BITS - 1 - n_rows.bit_length() - exponents, LARGEST_EXPONENT)))
 
     def terms(self, rows: FloatArray, sample_weight: FloatArray) -> IntArray:
         """The integers (n, 1 + D) of rows (n, D) and their weights (n,)."""

@@ -22,9 +22,12 @@ TAILS_APART, QUARTILES_APART = 3.290, 1.349
 LEAST_EIGENVALUE = 1e-9
 """Principal axes whose variance is less than this share of the largest are left out of whitened coordinates."""
 
+LEAST_SCALE = 1e-100
+"""Quartiles or tails that are closer, in standard deviations, count as equal: squares of coordinates might overflow."""
+
 
 class RowCoordinates:
-    """RowCoordinates (m, d) of the rows of a sample, in several systems.
+    """Coordinates (m, d) of the rows of a sample, in several systems.
 
     Parameters
     ----------
@@ -70,9 +73,9 @@ class RowCoordinates:
         Where these are equal, it is that which the tails imply; where these are equal too, that of all rows, or one.
         """
         low, first, third, high = self._quantiles()
-        scale = (third - first) / QUARTILES_APART
-        for other in ((high - low) / TAILS_APART, np.sqrt(self._summary.variances), 1.0):
-            scale = np.where(scale > 0, scale, other)
+        scale, deviations = (third - first) / QUARTILES_APART, np.sqrt(self._summary.variances)
+        for other in ((high - low) / TAILS_APART, deviations, 1.0):
+            scale = np.where(scale > LEAST_SCALE * deviations, scale, other)
         return np.asarray(scale)
 
     def _quantiles(self) -> FloatArray:
