@@ -130,7 +130,11 @@ class EmOptions:
         True,
     )
     step_exponent: float = option(
-        "Of stepwise: step t = 1, 2, ... has size (t + step_offset)^(-step_exponent).", 0.6, ge=0.5, le=1
+        "Of stepwise: step t = 1, 2, ... has size (t + step_offset)^(-step_exponent), times the mean weight of the "
+        "batch's rows over that of all rows.",
+        0.6,
+        ge=0.5,
+        le=1,
     )
     step_offset: float = option("Of stepwise: the larger, the smaller are the first steps.", 10.0, ge=0)
     batch_tiles: int | Literal["auto"] = option(

@@ -322,3 +322,9 @@ def test_what_cannot_be_accelerated_is_refused_by_name(tmp_path: Path, override:
     given["model"] |= {key: value for key, value in override.items() if key != "algorithm"}
     with extended(), pytest.raises(ConfigError, match=message):
         mpigmm.fit(given)
+
+
+@pytest.mark.parametrize("step", [0.0, 1.0])
+def test_mixtures_that_are_all_the_same_lead_to_no_proposal(step: float) -> None:
+    assert SecantModel(np.array([[0.0, 0.0], [0.0, 0.0], [step, 0.0]])).is_stationary
+    assert SecantModel(np.array([[1.0, 0.0], [-0.5, 0.0], [step, 0.0]])).is_stationary == (step == 0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
 from support import TYPES, mpirun, write_config
 
 from mpigmm.__main__ import serve
-from mpigmm.commands.plan import about
+from mpigmm.commands.plan import about, plan_text
 from mpigmm.core.algorithms.initialise import sample_size
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.data.file_source import read_header
@@ -63,6 +64,16 @@ def test_a_plan_in_words(config: str) -> None:
     assert "a message takes 5 us, and 1 GB/s (given)" in done.stdout
     assert "init.method kmeans: about " in done.stdout and "from a sample of 16,384 rows" in done.stdout
     assert "4096" in done.stdout and "streamed" in done.stdout
+
+
+def test_a_plan_of_an_algorithm_that_takes_batches_tells_what_it_times() -> None:
+    plan: dict[str, Any] = {"n_samples": 9, "n_features": 1, "n_components": 2, "covariance_type": "full", "plans": []}
+    plan |= {"precision": "float64", "device": "cpu", "tile_rows": 3, "threads_per_rank": 1, "bytes_reduced": 9}
+    plan |= {"memory_bytes": 9, "network": {"latency": 1, "bandwidth": 1, "origin": "given"}, "measured_ranks": 1}
+    plan |= {"measured_components": 2, "initialisation": {"rows": 0}}
+    remark = "em.algorithm stepwise: an iteration above is a pass over all rows"
+    assert remark in plan_text({**plan, "algorithm": "stepwise"})
+    assert "em.algorithm" not in plan_text({**plan, "algorithm": "batch"})
 
 
 @pytest.mark.parametrize(

@@ -18,16 +18,20 @@ from support import (
     blobs,
     dense_covariances,
     mixture_of,
+    mpirun,
     start_mixture,
     statistics_of,
     survey_of,
+    write_config,
     write_rows,
 )
 
 import mpigmm
 from mpigmm.config import resolve
+from mpigmm.core.algorithms import stepwise as stepwise_module
 from mpigmm.core.algorithms.base import EStepPass, Grid, Problem, Report, Summed
 from mpigmm.core.algorithms.batch import BatchEM
+from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.algorithms.stepwise import StepwiseEM, StepwiseState
 from mpigmm.core.algorithms.tile_batches import TileBatches, default_batch_tiles, held_out_tiles
 from mpigmm.core.arrays import DOUBLE, SINGLE
@@ -36,9 +40,11 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.priors import NoPrior
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.driver import devices
+from mpigmm.driver.messages import projected_text, unconverged_text
 from mpigmm.errors import ConfigError, MpigmmWarning, OutputError
-from mpigmm.options import EmOptions
+from mpigmm.options import EmOptions, FitOptions
 from mpigmm.parallel.mpi import MpiComm
+from mpigmm.runs.state import Ended, Fitted
 
 ROWS, TILE_ROWS, K = blobs(1000, 3, 3, separation=1.5), 48, 3
 STEPWISE = EmOptions(algorithm="stepwise", max_iter=3, tol=0.0, batch_tiles=4, step_offset=2.0)
@@ -173,6 +179,16 @@ def test_weights_stand_for_repetitions_of_rows(covariance_type: str) -> None:
             np.testing.assert_allclose(end.arrays()[name], array, rtol=1e-9, atol=1e-9)
 
 
+def test_a_batch_counts_as_much_as_its_rows_weigh() -> None:
+    """Half of the rows weigh almost nothing, so that they are as good as absent."""
+    sample_weight = np.where(np.arange(len(ROWS)) < len(ROWS) // 2, 1e-9, 1.0)
+    em = replace(STEPWISE, max_iter=30, polish=0, batch_tiles=1, step_exponent=1.0)
+    first = start_mixture("full", ROWS[len(ROWS) // 2 :], 1)
+    algorithm = stepwise(em, sample_weight=sample_weight)
+    found = list(play(algorithm, algorithm.start(first), sample_weight))[-1][0].mixture
+    np.testing.assert_allclose(found.means[0], ROWS[len(ROWS) // 2 :].mean(axis=0), atol=0.02)
+
+
 def test_a_batch_without_weight_changes_nothing_and_the_weights_of_rows_count() -> None:
     algorithm, state = stepwise(), StepwiseState(start_mixture("full", ROWS, K), np.empty(0))
     state = algorithm.start(state.mixture)
@@ -266,6 +282,7 @@ def test_held_out_tiles_are_spread_and_never_used() -> None:
     assert held_out_tiles(50, 0.1, 3).tolist() == held_out_tiles(50, 0.1, 3).tolist()
     assert (held_out_tiles(50, 0.1, 3) // 10).tolist() == [0, 1, 2, 3, 4]
     assert not len(held_out_tiles(50, 0.0, 3)) and len(held_out_tiles(50, 1e-6, 3)) == 1
+    assert [len(held_out_tiles(n, 0.9, 3)) for n in (1, 2, 3, 4, 5, 20)] == [1, 1, 2, 3, 4, 18]
     algorithm, first = stepwise(HELD_OUT), start_mixture("diag", ROWS, K)
     held_out = set(held_out_tiles(21, 0.2, 7).tolist())
     before, evaluated = first, 0
@@ -294,6 +311,28 @@ def test_max_iter_bounds_the_passes(polish: int, held_out: float, rows_seen: int
     most = min(polish, (3000 - rows_seen) // 1000)
     assert seen == state.rows_seen <= 3000 and state.n_polished == most
     assert seen > 3000 - (5 * TILE_ROWS + held_out * 1100)  # no further batch fits
+
+
+@pytest.mark.parametrize(("polish", "rows_left"), [(0, 200), (1, 1392)])
+def test_a_step_that_is_repeated_with_more_digits_stays_the_same_step(
+    polish: int, rows_left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the repeated pass has used up the rows that were left."""
+    monkeypatch.setattr(stepwise_module, "refined_limbs", lambda n_limbs, *rest: 5)
+    algorithm = stepwise(replace(STEPWISE, polish=polish))
+    state = algorithm.initialised(algorithm.start(start_mixture("diag", ROWS, K)), 3000 - rows_left)
+    wanted = [(pass_.tiles, pass_.n_limbs) for _, _, pass_ in play(algorithm, state)]
+    for (tiles, n_limbs), (repeated, more) in zip(wanted[::2], wanted[1::2], strict=True):
+        assert n_limbs is None and more == 5
+        assert (tiles is repeated is None) or tiles.tolist() == repeated.tolist()
+    assert [tiles is None for tiles, _ in wanted[::2]] == [False] + [True] * polish
+
+
+@pytest.mark.parametrize("rows_seen", [3000, 3001, 4500])
+def test_a_start_ends_whose_initialisation_has_used_up_the_passes(rows_seen: int) -> None:
+    algorithm = stepwise()
+    first = start_mixture("diag", ROWS, K)
+    assert algorithm.is_finished(algorithm.initialised(algorithm.start(first), rows_seen))
 
 
 def test_the_tolerance_ends_the_batches_and_polishing_follows() -> None:
@@ -434,6 +473,25 @@ def test_one_tile_cannot_be_held_out() -> None:
             },
             ROWS,
         )
+
+
+def test_an_option_that_cannot_be_met_leaves_the_files_of_an_earlier_run(tmp_path: Path) -> None:
+    rows, run = write_rows(tmp_path / "rows.h5", ROWS), tmp_path / "run"
+    config = write_config(tmp_path / "c.yaml", data={"path": str(rows)}, em={"max_iter": 2}, output={"dir": str(run)})
+    assert mpirun(0, "fit", str(config)).returncode == 0
+    before = {path.name: path.read_bytes() for path in run.glob("[!.]*")}
+    wrong = ["em.algorithm=stepwise", "em.held_out=0.1", "compute.tile_rows=2000"]
+    result = mpirun(0, "fit", str(config), *wrong, "--restart")
+    assert result.returncode == 2 and "em.held_out: there is 1 tile of 1000 rows" in result.stderr
+    assert {path.name: path.read_bytes() for path in run.glob("[!.]*")} == before
+
+
+def test_messages_give_advice_that_stepwise_em_can_follow() -> None:
+    options = FitOptions(em=replace(STEPWISE, tol=1e-4))
+    assert unconverged_text(options, Repairs(floored=[0])).endswith("raise em.max_iter")
+    ended = Ended(0, 9, -1.0, -1.0, (8e-5, 7.2e-5, 6.5e-5), True, 9, 3.0)
+    said = projected_text(Fitted(start_mixture("full", ROWS, K), ended), options.em)
+    assert said is not None and said.endswith("lower em.tol")
 
 
 def test_few_passes_do_what_batch_em_takes_many_for() -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from mpigmm.core.algorithms import ALGORITHMS
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.data.source import Header
 from mpigmm.driver.devices import CPU, choose_devices
@@ -51,6 +52,7 @@ def run(comm: Comm, request: PlanRequest, stop: StopRequest) -> int:
             "n_features": header.n_features,
             "n_components": options.model.n_components,
             "covariance_type": options.model.covariance_type,
+            "algorithm": options.em.algorithm,
             "precision": options.compute.precision,
             "device": devices.device,
             "threads_per_rank": n_threads,
@@ -131,6 +133,8 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"  {each['work_bytes'] / 1e6:9,.0f}  {each['seconds']:10.3g}  {each['seconds_overlapping']:11.3g}"
             f"  {each['seconds_reduction']:18.2g}  {each['efficiency']:10.2f}{kept}"
         )
+    if ALGORITHMS[plan["algorithm"]].takes_batches:
+        lines += ["", f"em.algorithm {plan['algorithm']}: an iteration above is a pass over all rows, not over a batch"]
     if measured < plan["n_components"]:
         lines += ["", f"measured with {counted(measured, 'component')}, and scaled to {plan['n_components']:,}"]
     return "\n".join(lines)

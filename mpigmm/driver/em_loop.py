@@ -196,13 +196,16 @@ class EmLoop:
 
 def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> EmLoop:
     """The loop of the algorithm that the options name; raises the same `AgreedError` on all ranks."""
-    problem = problem_of(options, summary, reduction.context.grid)
+    return EmLoop(reduction, algorithm_of(options, summary, reduction.context.grid))
+
+
+def algorithm_of(options: FitOptions, summary: DataSummary, grid: Grid) -> Algorithm[Any]:
+    """The algorithm that the options name, for rows with this summary; raises the same `AgreedError` on all ranks."""
     try:
-        algorithm = algorithm_type(options.em)(problem, options.em)
+        return algorithm_type(options.em)(problem_of(options, summary, grid), options.em)
     except NoTilesLeftError:
-        message = f"em.held_out: there is 1 tile of {problem.grid.n_rows} rows; lower compute.tile_rows, or set it to 0"
+        message = f"em.held_out: there is 1 tile of {grid.n_rows} rows; lower compute.tile_rows, or set it to 0"
         raise AgreedError(message, ConfigError) from None
-    return EmLoop(reduction, algorithm)
 
 
 def problem_of(options: FitOptions, summary: DataSummary, grid: Grid) -> Problem:

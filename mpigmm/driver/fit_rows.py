@@ -14,7 +14,7 @@ from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.data.source import Source
 from mpigmm.driver.devices import Devices, choose_devices
 from mpigmm.driver.e_step import Fit, FitClock, run_fits
-from mpigmm.driver.em_loop import em_loop
+from mpigmm.driver.em_loop import algorithm_of, em_loop
 from mpigmm.driver.layout import lay_out
 from mpigmm.driver.load_balance import measured_speeds
 from mpigmm.driver.null_recorder import NullRecorder
@@ -104,6 +104,7 @@ def lay_out_rows(
 def survey_and_fit(context: RankContext, options: FitOptions, plan: ResumePlan, recorder: NullRecorder) -> None:
     """Survey the rows, run all starts, write the results. Collective."""
     summary, sample = survey_rows(context, options, sample_size(options.model.n_components, context.header.n_features))
+    algorithm_of(options, summary, context.grid)  # raises its errors before files of an earlier run are replaced
     warnings = [far_row(context, summary, sample), context.layout.warning, context.devices.note]
     with context.comm.together():
         recorder.begin(plan, summary, context.devices, warnings)

@@ -90,17 +90,16 @@ def projected_text(best: Fitted, em: EmOptions) -> str | None:
     gain = best.ended.projected_gain
     if em.criterion != "change" or not best.ended.converged or gain is None or gain <= MUCH_MORE * em.tol:
         return None
-    return (
-        f"the log-likelihood is projected to rise by another {gain:.2g} a row (em.tol: {em.tol:g}); lower em.tol, or "
-        "set em.criterion: aitken"
-    )
+    remedy = "lower em.tol" if em.algorithm == "stepwise" else "lower em.tol, or set em.criterion: aitken"
+    return f"the log-likelihood is projected to rise by another {gain:.2g} a row (em.tol: {em.tol:g}); {remedy}"
 
 
 def unconverged_text(options: FitOptions, repairs: Repairs) -> str:
     """A warning that a fit ended before it converged, from the repairs of its last iteration, if any."""
     said = f"max_iter came before convergence (em.max_iter: {options.em.max_iter}, em.tol: {options.em.tol:g})"
-    if not repairs:
-        can_go_on = options.n_starts == 1 and not algorithm_type(options.em).decides_end
+    decides_end = algorithm_type(options.em).decides_end
+    if not repairs or decides_end:  # an algorithm that decides its end does not do so by the last iteration alone
+        can_go_on = options.n_starts == 1 and not decides_end
         again = " and run the same command again to go on" if can_go_on else " and add --restart"
         return f"{said}; raise em.max_iter{again if options.output.dir is not None else ''}"
     made = []

@@ -12,6 +12,7 @@ from mpigmm.data.source import Header, Source
 from mpigmm.driver.candidates import Candidate, batches
 from mpigmm.driver.devices import Devices
 from mpigmm.driver.e_step import Fit, FitClock, run_fits
+from mpigmm.driver.em_loop import algorithm_of
 from mpigmm.driver.fit_rows import open_record, recorded_fit, save_interrupted
 from mpigmm.driver.layout import lay_out
 from mpigmm.driver.null_recorder import NullRecorder, Outcome
@@ -175,6 +176,7 @@ def open_fit(
     stop.deadline = min(stop.deadline, time.monotonic() + plan.seconds_left - RESERVE_SECONDS)
     recorder.set_deadline(stop.deadline)
     summary, _ = surveys.of(candidate)
+    algorithm_of(options, summary, context.grid)  # raises its errors before files of an earlier run are replaced
     with comm.together():
         recorder.begin(plan, summary, context.devices, [])
         if plan.complete:

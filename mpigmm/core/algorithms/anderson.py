@@ -138,7 +138,7 @@ def extrapolated(history: History, control: Radius) -> tuple[FloatArray | None, 
     """The coordinates of a proposal, relative to the last accepted mixture, and the control with it."""
     point, differences = differences_of(history)
     model = SecantModel(differences)
-    if model.step_length == 0:
+    if model.is_stationary:
         return None, control
     radius = FIRST_RADIUS * model.step_length if np.isnan(control.radius) else control.radius
     radius = max(radius, LEAST_RADIUS * model.step_length)

@@ -68,6 +68,11 @@ class SecantModel:
         curvature = -self._basis.T @ self._gram[:m, m:-1] @ self._basis
         self._curvatures, self._axes = np.linalg.eigh((curvature + curvature.T) / 2)
 
+    @property
+    def is_stationary(self) -> bool:
+        """Whether EM's step, or all differences between the mixtures, are zero to rounding: there is no proposal."""
+        return self.step_length == 0 or not self._curvatures.size
+
     def proposal(self, radius: float) -> Proposal:
         """The step to the maximum of the model within a radius, and a step of EM from there.
 

@@ -52,6 +52,9 @@ class StepwiseState:
         Precision in which the next pass repeats the step; None if the next pass is the first of a step.
     n_limbs : int or None
         Number of limbs with which the next pass repeats the step; None if it is chosen anew.
+    repeats_batch : bool or None
+        Whether the step that the next pass repeats is over a batch, and not a polishing iteration; None if it repeats
+        none.
     pending : Report or None
         The report of a step after which the next pass evaluates the held-out tiles.
     """
@@ -69,6 +72,7 @@ class StepwiseState:
     mean_log_likelihood: float = 0.0
     precision: Precision | None = None
     n_limbs: int | None = None
+    repeats_batch: bool | None = None
     pending: Report | None = None
 
 
@@ -120,7 +124,9 @@ class StepwiseEM(Algorithm[StepwiseState]):
         return self._step(state, outcome, weight, takes_batch)
 
     def is_finished(self, state: StepwiseState) -> bool:
-        return state.pending is None and not self._takes_batch(state) and not self._polishes(state)
+        if state.pending is not None or state.repeats_batch is not None:
+            return False
+        return not self._takes_batch(state) and not self._polishes(state)
 
     def has_converged(self, state: StepwiseState) -> bool:
         return state.converged
@@ -179,13 +185,15 @@ class StepwiseEM(Algorithm[StepwiseState]):
 
     def _takes_batch(self, state: StepwiseState) -> bool:
         """Whether the next pass is over a batch: polishing has not begun, and leaves rows for it."""
+        if state.repeats_batch is not None:
+            return state.repeats_batch
         if state.converged or state.n_polished:
             return False
         grid, left = self.problem.grid, self._rows_left(state)
         rows = grid.rows_of(self.batches.batch(state.n_batches))
         if self.held_out is not None and self._ends_pass(state):
             rows += grid.rows_of(self.held_out)
-        return left - rows >= grid.n_rows * min(self.em.polish, left // grid.n_rows)
+        return left - rows >= grid.n_rows * min(self.em.polish, max(left // grid.n_rows, 0))
 
     def _ends_pass(self, state: StepwiseState) -> bool:
         """Whether the next batch is the last of a pass over the training tiles."""
@@ -203,7 +211,7 @@ class StepwiseEM(Algorithm[StepwiseState]):
         """Take a step, or tell that the pass must be repeated with more digits."""
         problem, old = self.problem, state.mixture
         summary, kind = problem.summary, old.covariances.second_moments
-        size = (state.n_steps + 1 + self.em.step_offset) ** -self.em.step_exponent if takes_batch else 1.0
+        size = self._step_size(state, outcome, weight) if takes_batch else 1.0
         of_all = scaled(outcome.statistics, summary.total_weight / weight)
         sums = self._blended(state, of_all, size)
         new, repairs = m_step(old, sums, summary, problem.safeguards, problem.prior)
@@ -211,17 +219,29 @@ class StepwiseEM(Algorithm[StepwiseState]):
         report = Report(mean, problem.objective(mean, old), None, repairs)
         own_counts = sums.counts * (weight / summary.total_weight / size)  # in which errors of the batch's sums matter
         n_limbs = refined_limbs(outcome.n_limbs, old, new, own_counts, summary)
+        repeated = replace(state, repeats_batch=takes_batch)
         if n_limbs != outcome.n_limbs:
-            again = replace(state, precision=outcome.of.precision, n_limbs=n_limbs)
+            again = replace(repeated, precision=outcome.of.precision, n_limbs=n_limbs)
             return again, replace(report, again=True)
         precision = problem.finer_precision(replace(outcome, statistics=of_all), new)
         if precision is not None:
-            return replace(state, precision=precision, n_limbs=None), replace(report, again=True)
+            return replace(repeated, precision=precision, n_limbs=None), replace(report, again=True)
         running = scaled(moved(sums, kind, new.means - old.means), 1.0 / summary.total_weight)
         if repairs.reseeded:
             running = mixture_statistics(new, 1.0)
         state = replace(state, mixture=new, running=running.flat, n_steps=state.n_steps + takes_batch)
         return self._counted(state, report, weight, takes_batch)
+
+    def _step_size(self, state: StepwiseState, outcome: Summed, weight: float) -> float:
+        """The size of the step after a batch, in proportion to the weight of its rows, and at most 1.
+
+        If it were not, a batch whose rows weigh little would count as much as others, and the limit of the running
+        statistics would not be those of the weighted rows.
+        """
+        size = (state.n_steps + 1 + self.em.step_offset) ** -self.em.step_exponent
+        summary, grid = self.problem.summary, self.problem.grid
+        usual = summary.total_weight * grid.rows_of(outcome.of.tiles) / grid.n_rows
+        return float(min(size * (weight / usual), 1.0))
 
     def _blended(self, state: StepwiseState, statistics: SufficientStatistics, size: float) -> SufficientStatistics:
         """The running statistics after a step of this size, scaled to the weight of all rows like the new ones."""
@@ -234,7 +254,8 @@ class StepwiseEM(Algorithm[StepwiseState]):
         self, state: StepwiseState, report: Report, weight: float, takes_batch: bool
     ) -> tuple[StepwiseState, Report]:
         """The state after a step, with its report, in the counts of the batches and polishing iterations."""
-        state = replace(state, mean_log_likelihood=report.mean_log_likelihood, precision=None, n_limbs=None)
+        mean = report.mean_log_likelihood
+        state = replace(state, mean_log_likelihood=mean, precision=None, n_limbs=None, repeats_batch=None)
         if not takes_batch:
             last = state.last_objective if state.n_polished else None
             state = replace(state, n_polished=state.n_polished + 1)

@@ -27,9 +27,9 @@ def held_out_tiles(n_tiles: int, share: float, seed: int) -> IntArray:
     """Numbers of the tiles that no batch uses, in ascending order: one at random out of each of equal parts of the
     grid.
 
-    At least one tile is held out if the share is not zero.
+    If the share is not zero, at least one tile is held out, and at least one of several is not.
     """
-    n_held = max(1, round(share * n_tiles)) if share else 0
+    n_held = max(1, min(round(share * n_tiles), n_tiles - 1)) if share else 0
     random = np.random.default_rng((seed, HELD_OUT_SEED))
     parts = np.array_split(np.arange(n_tiles), n_held) if n_held else []
     return np.array([random.choice(part) for part in parts], np.int64)
