@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -56,6 +57,7 @@ def main() -> None:
     axes.set(yscale="log", xlim=(0, MOST_PASSES), xlabel="passes over the rows", ylabel="gap to the limit, nats a row")
     axes.legend()
     axes.grid(alpha=0.3)
+    mpl.rcParams["svg.hashsalt"] = "mpigmm"  # so that a second run writes the same file
     figure.savefig(Path(__file__).with_name("algorithms.svg"), metadata={"Date": None})
 
 
