@@ -1,4 +1,4 @@
-"""Six kills, ten signals and 1,000 iterations of soak; ``make test-kill`` and ``make test-soak`` do more of it."""
+"""Ten kills, ten signals and 1,500 iterations of soak; ``make test-kill`` and ``make test-soak`` do more of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
 
 @pytest.mark.timeout(400)
 def test_kills_beside_a_rank_that_lives_for_long(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
-    landed, words = soak(patient, 0, rounds=6, iterations=1000, n_rows=60_000)
+    landed, words = soak(patient, 0, rounds=10, iterations=1500, n_rows=60_000)
     with capsys.disabled():
         print(f"\n{words}; {landed.total()} kills: {describe(landed)}")
 
