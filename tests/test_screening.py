@@ -15,7 +15,7 @@ from mpigmm.core.algorithms.base import Grid, Problem
 from mpigmm.core.algorithms.initialise import initialise
 from mpigmm.core.algorithms.responsibilities import Sample, partition_mixture
 from mpigmm.core.algorithms.row_coordinates import RowCoordinates
-from mpigmm.core.algorithms.screening import Screening, few_rows, screened_start
+from mpigmm.core.algorithms.screening import Screening, few_rows
 from mpigmm.core.algorithms.short_runs import LEAST_GAIN, ShortRuns
 from mpigmm.core.arrays import DOUBLE
 from mpigmm.core.covariances import COVARIANCE_TYPES
@@ -199,7 +199,7 @@ def test_costly_mixtures_start_as_without_screening() -> None:
     rows = blobs(1000, 150, 3)
     sample, kind = (rows, np.ones(1000)), COVARIANCE_TYPES["full"]
     problem = problem_of(rows, n_rows=1000)
-    mixture, rows_seen = screened_start(problem, kind, 40, 1, sample, NUMPY)
+    mixture, rows_seen = Screening(problem, kind, 40, 1, sample, NUMPY).start()
     plain = initialise("kmeans", kind, 40, sample, problem.summary, problem.safeguards, (problem.seed, 0))
     assert_same_bits(mixture.arrays(), plain.arrays())
     assert rows_seen == 1000

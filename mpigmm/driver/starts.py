@@ -9,7 +9,7 @@ from functools import partial
 from mpigmm.core.algorithms.base import Problem
 from mpigmm.core.algorithms.initialise import NOTHING_GIVEN, GivenParameters, initialise
 from mpigmm.core.algorithms.responsibilities import ProgressCallback
-from mpigmm.core.algorithms.screening import screened_start
+from mpigmm.core.algorithms.screening import Screening
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.mixture import Mixture
@@ -117,7 +117,7 @@ def mixture_of_sample(
     """
     method, model, kind = options.init.method, options.model, COVARIANCE_TYPES[options.model.covariance_type]
     if options.is_screened and given.is_empty:
-        return screened_start(problem, kind, model.n_components, options.init.n_init, sample, ops, progress)
+        return Screening(problem, kind, model.n_components, options.init.n_init, sample, ops, progress).start()
     summary, safeguards, seed = problem.summary, problem.safeguards, (problem.seed, init)
     mixture = initialise(method, kind, model.n_components, sample, summary, safeguards, seed, progress, given)
     return mixture, len(sample[0])

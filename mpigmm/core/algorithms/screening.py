@@ -207,19 +207,6 @@ class Screening:
         return found
 
 
-def screened_start(
-    problem: Problem,
-    kind: type[Covariances],
-    n_components: int,
-    n_init: int,
-    sample: Sample,
-    ops: Ops,
-    progress: ProgressCallback = no_progress,
-) -> tuple[Mixture, int]:
-    """The best of several starts, and the number of rows that it took; the parameters are those of `Screening`."""
-    return Screening(problem, kind, n_components, n_init, sample, ops, progress).start()
-
-
 def few_rows(sample: Sample, n_components: int, seed: int) -> Sample:
     """Some rows of the sample, drawn at random and in their order; the sample itself if it has no more."""
     rows, sample_weight = sample
