@@ -24,7 +24,8 @@ NOT_IDENTITY = ("data.path", "data.dataset", "data.weights", "init.labels", "em.
 """Settings that may change without making it another problem. The data are compared by their fingerprint instead."""
 
 ENDS = ("em.max_iter", "em.tol", "em.criterion")
-"""Those of them that do make it another problem if the algorithm decides when a start ends."""
+"""Settings in `NOT_IDENTITY` that make it another problem if the algorithm decides when a start ends: they then also
+decide which steps come before the last ones."""
 
 
 def identity(options: FitOptions, tile_rows: int, start: Mixture | None) -> dict[str, Any]:
