@@ -1,4 +1,5 @@
-"""What the benchmarks run: our command on two ranks, and scikit-learn on the same cores in a process of its own."""
+"""What the benchmarks run: our command on two ranks, and scikit-learn and oneDAL on the same cores in processes of their
+own."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from statistics import median
+from statistics import mean
+from types import TracebackType
 from typing import Any
 
 import h5py
@@ -22,6 +24,9 @@ from mpigmm.data.synthetic import SyntheticSource
 
 RANKS, BLOCK = 2, 100_000
 
+ONEDAL_PYTHON = Path(__file__).parent.parent / ".venv-onedal" / "bin" / "python"
+"""The Python with oneDAL that ``make bench-onedal`` installs."""
+
 
 def write_blocks(path: Path, source: SyntheticSource, first: int, last: int) -> None:
     """Some rows of a source, a block at a time."""
@@ -32,11 +37,13 @@ def write_blocks(path: Path, source: SyntheticSource, first: int, last: int) -> 
             rows[start - first : stop - first] = source.read(start, stop).values
 
 
-def write_settings(folder: Path, n_components: int, kind: str, **sections: dict[str, Any]) -> dict[str, Any]:
+def write_settings(
+    folder: Path, n_components: int, kind: str, reg_covar: float = 1e-6, **sections: dict[str, Any]
+) -> dict[str, Any]:
     """A config of rows in a folder; returns its sections."""
     settings = {
         "data": {"path": str(folder / "x.h5")},
-        "model": {"n_components": n_components, "covariance_type": kind},
+        "model": {"n_components": n_components, "covariance_type": kind, "reg_covar": reg_covar},
         "output": {"dir": str(folder / "out")},
         **sections,
     }
@@ -71,6 +78,13 @@ def score(folder: Path) -> float:
     return float(json.loads(told)["mean_log_likelihood"])
 
 
+def our_iterations(folder: Path, n_iter: int, *overrides: str) -> list[float]:
+    """Seconds of an iteration after the first, mean log-likelihood that enters the last, and peak bytes of a rank."""
+    lines, _ = iterations(folder, f"em.max_iter={n_iter + 1}", *overrides)
+    seconds = mean(line["seconds"] for line in lines[1:])
+    return [seconds, lines[-1]["mean_log_likelihood"], summary(folder)["peak_memory_bytes"]]
+
+
 def own_bench(shape: list[str], n_ranks: int) -> dict[str, float]:
     """What ``mpigmm bench`` reports."""
     report: dict[str, float] = json.loads(ours(n_ranks, "bench", "--json", *shape))
@@ -86,8 +100,43 @@ def apart(*arguments: object) -> list[float]:
     return found
 
 
+class OneDal:
+    """A process that does iterations of oneDAL with the rows and the start in a folder."""
+
+    def __init__(self, python: Path, folder: Path, n_iter: int) -> None:
+        command = [python, Path(__file__).with_name("bench_onedal.py"), folder, n_iter]
+        hidden = ("OMP_NUM_THREADS", "PYTHONPATH")
+        environment = {key: value for key, value in os.environ.items() if key not in hidden}
+        self._process = subprocess.Popen(
+            [*map(str, command)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> OneDal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+    def measure(self) -> list[float]:
+        """Seconds of an iteration after the first, and the mean log-likelihood that enters the last."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write("measure\n")
+        self._process.stdin.flush()
+        found: list[float] = json.loads(self._process.stdout.readline())
+        return found
+
+
+def has_onedal(python: Path) -> bool:
+    """Whether a Python can run `bench_onedal.py`."""
+    command = [str(python), "-c", "import daal4py, h5py"]
+    return python.exists() and not subprocess.run(command, capture_output=True, env={}).returncode
+
+
 def their_iterations(folder: Path, n_iter: int) -> list[float]:
-    """Seconds an iteration of scikit-learn from the mixture in a folder, and mean log-likelihood of the last."""
+    """Seconds of an iteration of scikit-learn after the first, from the mixture in a folder, and the mean
+    log-likelihood that enters the last."""
     with h5py.File(folder / "x.h5") as file, h5py.File(folder / "start.h5") as start:
         rows = file["X"][()]
         weights, means, covariances = (start[name][()] for name in ("weights", "means", "covariances"))
@@ -107,11 +156,11 @@ def their_iterations(folder: Path, n_iter: int) -> list[float]:
             seconds[-1] += time.perf_counter()
 
     model = Timed(
-        len(weights), covariance_type=kind, tol=0, max_iter=n_iter,
+        len(weights), covariance_type=kind, tol=0, max_iter=n_iter + 1, reg_covar=0,
         weights_init=weights, means_init=means, precisions_init=precisions,
     )  # fmt: skip
     model.fit(rows)
-    return [median(seconds[1:n_iter]), model.lower_bound_]
+    return [mean(seconds[1 : n_iter + 1]), model.lower_bound_]
 
 
 def their_fit(folder: Path, judged: str, n_components: int, kind: str, tol: float) -> list[float]:
