@@ -32,7 +32,7 @@ WORLDS := openmpi mpich debian
 SLURM_PACKAGES := munge slurmctld slurmd slurm-client libpmix-dev
 DEBIAN_PACKAGES := python3-venv python3-mpi4py python3-h5py-mpi python3-numpy python3-scipy openmpi-bin
 
-.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-acceleration bench-estimator bench-starts bench-stepwise bench-gpu docs docs-serve figures clean
+.PHONY: help install demo test test-kill test-soak test-slurm test-matrix test-gpu apt-packages check bench bench-onedal bench-acceleration bench-estimator bench-starts bench-stepwise bench-gpu docs docs-serve figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,12 @@ with_extra = $(PYTHON) -m venv .venv && .venv/$(INSTALL) --editable '.[$(1)$(mpi
 	$(@D)/$(INSTALL) --no-deps --editable . h5netcdf
 	$(@D)/$(INSTALL) 'numpy<1.25' 'scipy<1.11' pydantic PyYAML typer rich threadpoolctl 'pyarrow>=14,<20' 'flowio>=1.2' \
 		pytest pytest-timeout pytest-xdist hypothesis scikit-learn pandas pillow matplotlib
+	touch $@
+
+# oneDAL of this version needs an older NumPy, and imports an older scikit-learn.
+.venv-onedal/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(INSTALL) daal4py==2024.7.0 'numpy<2' 'scikit-learn<1.6' packaging h5py
 	touch $@
 
 demo: $(DEMO)  ## segment a photograph on two ranks
@@ -109,8 +115,11 @@ check: $(STAMP)  ## ruff, mypy --strict, the rules of the layers, and the docs w
 	python -m pytest tests/test_layers.py
 	mkdocs build --quiet
 
-bench: $(TESTS)  ## seconds an iteration on two ranks against scikit-learn on the same cores
+bench: $(TESTS)  ## an iteration on two ranks against scikit-learn and, after bench-onedal, oneDAL; 45 minutes
 	python tests/bench.py
+
+bench-onedal: $(TESTS) .venv-onedal/.installed  ## an iteration on two ranks against oneDAL, for many shapes; an hour
+	python tests/bench.py --tables onedal
 
 bench-estimator: $(TESTS)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
 	python tests/bench_estimator.py

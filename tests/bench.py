@@ -1,251 +1,175 @@
-"""EM iterations on two ranks against scikit-learn on the same cores, in alternation: ``make bench``, or
-``python tests/bench.py W2 U1`` for some workloads, ``--precision=float32`` for that. Besides:
+"""EM iterations on two ranks, and the same by other programs on the same cores. One or several tables, in Markdown:
 
-* ``--races W3 W5``: whole fits, from start to end;
-* ``--real``: whole fits of real rows, which come with two packages (downloaded, not installed);
-* ``--collapse``: iterations in which one component is far tighter or farther than all others.
+* ``onedal`` (``make bench-onedal``; an hour): oneDAL from the same starts, for many shapes and for real rows. It needs
+  ``--onedal``, a Python with daal4py and h5py, which by default is the one that ``make bench-onedal`` installs;
+* ``iterations``: oneDAL, where it is installed, and scikit-learn, for W1 to W7 and uneven rows;
+* ``ratios``: float32, streamed rows, two ranks and two threads, for W1 to W7;
+* ``ops``: the compiled libraries and NumPy;
+* ``speech``: many components, pruned, dense and by Gaussian selection;
+* ``races``: whole fits from the start to the end; ``real``: those of real rows, which come with two packages
+  (downloaded, not installed);
+* ``collapse``: iterations in which one component is far tighter or farther than all others.
 
-Both start from the same parameters and see the same rows; each run gives the median of its iterations after the first,
-each figure is the median of the runs, and so is the ratio, pair by pair. The share of the machine's floor and the
-efficiency of two ranks against one are those of ``mpigmm bench``, which draws no uneven rows (U1 to U5).
+``make bench`` prints those from `iterations` to `speech`. Iterations of all programs start from the same mixture:
+`first` is a spherical one with random rows as means, `near` the one that the rows are drawn from. A run gives the mean
+of its iterations after the first. The runs of all programs alternate; figures are medians of the runs, and ratios are
+medians of the ratios pair by pair. With ``--saved FILE`` the runs of `onedal` and `iterations` are kept in a file, and
+those found there are not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-import numpy as np
 from bench_collapse import COLLAPSE_CASES, COLLAPSE_TITLES, collapse
-from bench_rows import UNEVEN, download, real_rows
-from bench_runs import RANKS, apart, iterations, own_bench, score, summary, write_blocks, write_settings
-from support import write_config, write_rows
+from bench_fits import RACE_TITLES, REAL_TITLES, race, real_races
+from bench_iterations import (
+    EVEN_TITLES,
+    ONEDAL,
+    ONEDAL_TYPES,
+    OTHER_TITLES,
+    SKLEARN,
+    Comparison,
+    even_line,
+    even_runs,
+    other_line,
+    real_lines,
+    uneven_line,
+)
+from bench_ratios import OPS_TITLES, RATIO_TITLES, ops_line, ratio_line
+from bench_rows import REAL, UNEVEN, download
+from bench_runs import ONEDAL_PYTHON, has_onedal
+from bench_speech import SPEECH, SPEECH_TITLES, speech_lines
+from bench_workloads import SEPARATIONS, SHAPES, STARTS, WORKLOADS
 
-from mpigmm.core.mixture import Mixture
-from mpigmm.data.synthetic import SyntheticSource
-from mpigmm.runs.model import Model
-from mpigmm.runs.model_file import save_model
+Lines = Iterable[list[str]]
 
-WORKLOADS = {
-    "W1": (1_000_000, 100, 10, "diag", [3.0]),
-    "W2": (200_000, 100, 10, "full", [3.0, 0.5, 0.1]),
-    "W3": (2_000_000, 3, 8, "full", [3.0]),
-    "W4": (100_000, 40, 512, "diag", [3.0]),
-    "W5": (200_000, 32, 64, "full", [3.0, 0.5, 0.1]),
-    "W6": (50_000, 256, 16, "full", [3.0, 0.5, 0.1]),
-    "W7": (1_000_000, 16, 32, "tied", [3.0]),
-}
-"""Rows, features, components, covariance type, and how far apart the components are."""
+BRIEF = [("near", "apart"), ("first", "overlapping")]
+"""Starts and separations of the table with all programs."""
 
-REAL = {
-    "cytometry": [(60, "diag"), (20, "tied"), (20, "full")],
-    "digits": [(10, "diag"), (30, "spherical")],
-}
-"""Components and covariance types fitted to real rows."""
-
-ITERATIONS, HELD_OUT = 3, 100_000
-REAL_TOL = 1e-3
-"""scikit-learn's default, for both: the change of the mean log-likelihood of a row."""
-
-REAL_TITLES = ["rows", "seconds", "scikit-learn", "ratio", "iterations", "its", "log-likelihood", "scikit-learn's"]
-RACE_TITLES = ["workload", "seconds", "scikit-learn", "ratio", "held-out log-likelihood", "scikit-learn's"]
-TITLES = [
-    "workload",
-    "separation",
-    "ns a row",
-    "scikit-learn",
-    "ratio",
-    "of the floor",
-    "1 -> 2 ranks",
-    "differs by",
-    "MB",
-]
+BRIEF_SEPARATIONS = ("apart", "overlapping")
+"""Separations of the tables of ratios and of array operations."""
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Runs of ours and of scikit-learn's in alternation, each a sequence of figures with the seconds first."""
-
-    ours: list[list[float]]
-    theirs: list[list[float]]
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long scikit-learn takes."""
-        return median(their[0] / our[0] for our, their in zip(self.ours, self.theirs, strict=True))
-
-    def medians(self) -> tuple[Any, Any]:
-        """Of each figure."""
-        return np.median(self.ours, axis=0), np.median(self.theirs, axis=0)
-
-
-def race(name: str, rounds: int) -> list[str]:
-    """Whole fits, files and start included for ours, the start for scikit-learn's: a line of the table."""
-    n_samples, n_features, n_components, kind, separations = WORKLOADS[name]
-    source = SyntheticSource(
-        n_samples + HELD_OUT, n_features, n_components, separations[0], correlated=kind == "full", seed=1
+def onedal_tables(names: list[str], chosen: argparse.Namespace) -> None:
+    """Print the tables against oneDAL alone: of even rows, then of all others."""
+    if not has_onedal(chosen.onedal):
+        print(
+            f"oneDAL: skipped, since {chosen.onedal} cannot import daal4py and h5py; `make bench-onedal` installs them"
+        )
+        return
+    how = Comparison((ONEDAL,), chosen.onedal, chosen.rounds or 5, chosen.precision, chosen.saved)
+    even = [name for name, workload in (WORKLOADS | SHAPES).items() if workload.kind in ONEDAL_TYPES]
+    uneven = [name for name, (_, _, kind) in UNEVEN.items() if kind in ONEDAL_TYPES]
+    lines = (even_line(name, start, chosen.separations, how) for name in wanted(names, even) for start in chosen.starts)
+    print_table(EVEN_TITLES, lines)
+    others = chain(
+        (uneven_line(name, how) for name in wanted(names, uneven)),
+        with_packages(wanted(names, REAL), chosen.packages, lambda name, at: real_lines(name, at, how)),
     )
-    pairs = Pairs([], [])
+    print_table(OTHER_TITLES, others)
+
+
+def iteration_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
+    """Lines of iterations beside all other programs."""
+    programs = (ONEDAL, SKLEARN) if has_onedal(chosen.onedal) else (SKLEARN,)
+    how = Comparison(programs, chosen.onedal, chosen.rounds or 3, chosen.precision, chosen.saved)
+    for name in wanted(names, WORKLOADS):
+        for start, separation in BRIEF:
+            runs, workload = even_runs(name, start, separation, how), WORKLOADS[name]
+            yield other_line(workload.title(name), start, separation, runs, workload)
+    yield from (uneven_line(name, how) for name in wanted(names, UNEVEN))
+
+
+def ratio_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
+    for name in wanted(names, WORKLOADS):
+        yield from (ratio_line(name, separation, chosen.rounds or 5) for separation in BRIEF_SEPARATIONS)
+
+
+def ops_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
+    for name in wanted(names, WORKLOADS):
+        yield from (ops_line(name, separation, chosen.rounds or 3) for separation in BRIEF_SEPARATIONS)
+
+
+def real_fits(names: list[str], chosen: argparse.Namespace) -> Lines:
+    rounds = chosen.rounds or 3
+    return with_packages(wanted(names, REAL), chosen.packages, lambda name, at: real_races(name, at, rounds))
+
+
+def with_packages(names: Iterable[str], folder: Path | None, lines: Callable[[str, Path], Lines]) -> Lines:
+    """Lines of real data sets; the packages that they come with are downloaded where there is no folder."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_blocks(folder / "x.h5", source, 0, n_samples)
-        write_blocks(folder / "held.h5", source, n_samples, n_samples + HELD_OUT)
-        write_settings(folder, n_components, kind)
-        for _ in range(rounds):
-            _, seconds = iterations(folder)
-            pairs.ours.append([seconds, score(folder)])
-            pairs.theirs.append(apart("--fit", folder, "held.h5", n_components, "full", REAL_TOL))
-    (a, ours_held), (b, their_held) = (figures[:2] for figures in pairs.medians())
-    return [name, f"{a:.1f}", f"{b:.1f}", f"{pairs.ratio:.1f}", f"{ours_held:.5f}", f"{their_held:.5f}"]
+        for name in names:
+            download(folder or Path(place))
+            yield from lines(name, folder or Path(place))
 
 
-def real_race(name: str, rows: np.ndarray, n_components: int, kind: str, rounds: int) -> list[str]:
-    """Whole fits of real rows, the start of Python and of MPI aside: a line of the table."""
-    pairs = Pairs([], [])
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_rows(folder / "x.h5", rows)
-        write_settings(folder, n_components, kind, em={"tol": REAL_TOL})
-        for _ in range(rounds):
-            iterations(folder)
-            found = summary(folder)
-            pairs.ours.append([found["seconds"], found["mean_log_likelihood"], found["n_iter"]])
-            pairs.theirs.append(apart("--fit", folder, "x.h5", n_components, kind, REAL_TOL))
-    ours, theirs = pairs.medians()
-    return [
-        f"{name}: {len(rows):,} x {rows.shape[1]}, K = {n_components}, {kind}",
-        *(f"{ours[0]:.2f}", f"{theirs[0]:.2f}", f"{pairs.ratio:.1f}"),
-        *(f"{ours[2]:.0f}", f"{theirs[2]:.0f}", f"{ours[1]:.4f}", f"{theirs[1]:.4f}"),
-    ]
+def wanted(names: list[str], known: Iterable[str]) -> list[str]:
+    """Those of the known lines that were named, or all."""
+    return [name for name in known if not names or name in names]
 
 
-def same_start(
-    folder: Path, n_components: int, kind: str, chosen: argparse.Namespace, start: Mixture | None = None
-) -> Pairs:
-    """Seconds an iteration, log-likelihood and peak bytes of runs from one start for the rows in a folder.
-
-    The start is the mixture given, or that of two iterations from k-means.
-    """
-    settings = write_settings(folder, n_components, kind, em={"tol": 0}, compute={"precision": chosen.precision})
-    if start is None:
-        iterations(folder, "em.max_iter=2")
-        (folder / "out" / "model.h5").rename(folder / "start.h5")
-    else:
-        save_model(folder / "start.h5", Model(start))
-    write_config(folder / "run.yaml", **settings, init={"method": "file", "file": str(folder / "start.h5")})
-    pairs = Pairs([], [])
-    for _ in range(chosen.rounds):
-        lines, _ = iterations(folder, f"em.max_iter={ITERATIONS + 1}")
-        seconds = median(line["seconds"] for line in lines[1:])
-        pairs.ours.append([seconds, lines[-1]["mean_log_likelihood"], summary(folder)["peak_memory_bytes"]])
-        pairs.theirs.append(apart("--iterate", folder, ITERATIONS + 1))
-    return pairs
-
-
-def cells(shape: tuple[int, int], pairs: Pairs, separation: str, floor: str, efficiency: str) -> list[str]:
-    """A line of the table but for its name; the figures of ``mpigmm bench`` are given."""
-    (a, *_), (b, *_) = pairs.medians()
-    peak = max(run[2] for run in pairs.ours) - shape[0] * shape[1] * 8 / RANKS
-    return [
-        separation,
-        f"{a * 1e9 / shape[0]:.0f}",
-        f"{b * 1e9 / shape[0]:.0f}",
-        f"{pairs.ratio:.1f}",
-        floor,
-        efficiency,
-        f"{abs(pairs.ours[-1][1] / pairs.theirs[-1][1] - 1):.0e}",
-        f"{peak / 1e6:.0f}",
-    ]
-
-
-def compare(name: str, separation: float, chosen: argparse.Namespace) -> list[str]:
-    """A line of the table."""
-    n_samples, n_features, n_components, kind, _ = WORKLOADS[name]
-    source = SyntheticSource(n_samples, n_features, n_components, separation, correlated=kind == "full")
-    with tempfile.TemporaryDirectory() as place:
-        write_blocks(Path(place) / "x.h5", source, 0, n_samples)
-        pairs = same_start(Path(place), n_components, kind, chosen)
-    shape = [f"--n-samples={n_samples}", f"--n-features={n_features}", f"--n-components={n_components}"]
-    shape += [f"--covariance-type={kind}", f"--separation={separation}", f"--precision={chosen.precision}"]
-    one, two = own_bench(shape, 1), own_bench(shape, RANKS)
-    efficiency = one["seconds"] / two["seconds"] / RANKS
-    figures = f"{separation:g}", f"{two['fraction_of_floor']:.2f}", f"{efficiency:.2f}"
-    return [
-        f"{name}: {n_samples:,} x {n_features}, K = {n_components}, {kind}",
-        *cells((n_samples, n_features), pairs, *figures),
-    ]
-
-
-def compare_uneven(name: str, chosen: argparse.Namespace) -> list[str]:
-    """A line of the table for uneven rows, which start from their own mixture."""
-    make, n_components, kind = UNEVEN[name]
-    rows, start = make(n_components, kind)
-    with tempfile.TemporaryDirectory() as place:
-        write_rows(Path(place) / "x.h5", rows)
-        pairs = same_start(Path(place), n_components, kind, chosen, start)
-    return [
-        f"{name}: {len(rows):,} x {rows.shape[1]}, K = {n_components}, {kind}",
-        *cells(rows.shape, pairs, "", "", ""),
-    ]
-
-
-def print_table(titles: list[str], lines: Iterable[list[str]]) -> str:
-    """Print a table line by line; returns it."""
-    printed = []
-    for line in chain((titles, ["---"] * len(titles)), lines):
-        printed.append(f"| {' | '.join(line)} |\n")
-        print(printed[-1], end="", flush=True)
+def print_table(titles: list[str], lines: Lines) -> str:
+    """Print a table line by line; returns it. Nothing is printed if there is no line."""
+    printed: list[str] = []
+    for line in lines:
+        for cells in [line] if printed else [titles, ["---"] * len(titles), line]:
+            printed.append(f"| {' | '.join(cells)} |\n")
+            print(printed[-1], end="", flush=True)
     return "".join(printed)
 
 
+TABLES: dict[str, tuple[list[str], Callable[[list[str], argparse.Namespace], Lines]]] = {
+    "iterations": (OTHER_TITLES, iteration_lines),
+    "ratios": (RATIO_TITLES, ratio_lines),
+    "ops": (OPS_TITLES, ops_lines),
+    "speech": (
+        SPEECH_TITLES,
+        lambda names, chosen: chain.from_iterable(
+            speech_lines(name, chosen.rounds or 5) for name in wanted(names, SPEECH)
+        ),
+    ),
+    "races": (
+        RACE_TITLES,
+        lambda names, chosen: (race(name, chosen.rounds or 3) for name in wanted(names, WORKLOADS)),
+    ),
+    "real": (REAL_TITLES, real_fits),
+    "collapse": (
+        COLLAPSE_TITLES,
+        lambda names, chosen: chain.from_iterable(
+            collapse(name, chosen.rounds or 3) for name in wanted(names, COLLAPSE_CASES)
+        ),
+    ),
+}
+"""Titles and lines of the tables, but those of `onedal`."""
+
+USUAL = ["iterations", "ratios", "ops", "speech"]
+
+
 def main() -> None:
-    """Print a table."""
+    """Print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="workloads, data sets or cases; all unless named")
+    parser.add_argument("--tables", nargs="+", default=USUAL, choices=["onedal", *TABLES])
     parser.add_argument("--precision", default="float64")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in alternation")
-    tables = parser.add_mutually_exclusive_group()
-    tables.add_argument("--races", action="store_true", help="whole fits")
-    tables.add_argument("--real", action="store_true", help="whole fits of real rows")
-    tables.add_argument("--collapse", action="store_true", help="iterations with one component unlike the others")
-    parser.add_argument("--packages", type=Path, help="with --real: folder of the wheels, unpacked or to be downloaded")
+    parser.add_argument("--rounds", type=int, help="runs of each, in alternation; 3 or 5 unless said")
+    parser.add_argument("--separations", nargs="+", default=list(SEPARATIONS), choices=SEPARATIONS, help="of onedal")
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS, help="of onedal")
+    parser.add_argument("--onedal", type=Path, default=ONEDAL_PYTHON, help="a Python with daal4py and h5py")
+    parser.add_argument("--saved", type=Path, help="file that keeps runs of onedal and iterations")
+    parser.add_argument("--packages", type=Path, help="folder of the wheels with real rows")
     chosen = parser.parse_args()
-    if chosen.races:
-        print_table(RACE_TITLES, (race(name, chosen.rounds) for name in chosen.names or WORKLOADS))
-    elif chosen.real:
-        print_table(REAL_TITLES, real_races(chosen.names or list(REAL), chosen.packages, chosen.rounds))
-    elif chosen.collapse:
-        print_table(
-            COLLAPSE_TITLES,
-            chain.from_iterable(collapse(name, chosen.rounds) for name in chosen.names or COLLAPSE_CASES),
-        )
-    else:
-        print_table(TITLES, comparisons(chosen.names or [*WORKLOADS, *UNEVEN], chosen))
-
-
-def comparisons(names: list[str], chosen: argparse.Namespace) -> Iterable[list[str]]:
-    """Lines of the table of workloads."""
-    for name in names:
-        if name in UNEVEN:
-            yield compare_uneven(name, chosen)
+    for table in chosen.tables:
+        if table == "onedal":
+            onedal_tables(chosen.names, chosen)
         else:
-            yield from (compare(name, separation, chosen) for separation in WORKLOADS[name][-1])
-
-
-def real_races(names: list[str], packages: Path | None, rounds: int) -> Iterable[list[str]]:
-    """Lines of the table of real rows; the packages that they come with are downloaded where there is no folder."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = packages or Path(place)
-        download(folder)
-        for name in names:
-            rows = real_rows(name, folder)
-            yield from (real_race(name, rows, *case, rounds) for case in REAL[name])
+            titles, lines = TABLES[table]
+            print_table(titles, lines(chosen.names, chosen))
+        print()
 
 
 if __name__ == "__main__":

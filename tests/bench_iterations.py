@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from bench_rows import UNEVEN, real_rows
-from bench_runs import RANKS, OneDal, apart, our_iterations, own_bench, write_blocks, write_settings
+from bench_rows import REAL, UNEVEN, real_rows
+from bench_runs import OneDal, apart, floor_seconds, our_iterations, write_blocks, write_settings
 from bench_workloads import SEPARATIONS, SHAPES, STARTS, WORKLOADS, Workload, spherical_start
 from support import write_config, write_rows
 
@@ -19,23 +20,22 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import load_model, save_model
 
-OURS, ONEDAL, SKLEARN = "mpigmm", "oneDAL", "scikit-learn"
+OURS, ONEDAL, SKLEARN, FLOOR = "mpigmm", "oneDAL", "scikit-learn", "floor"
 ONEDAL_TYPES = ("full", "diag")
 """Covariance types that oneDAL has."""
 
-N_ITER = 3
-LONG = 1e10
-"""Multiplications of a workload's iteration above which only two iterations are timed."""
-
-FLOOR_ROWS = 20_000
-
-REAL_CASES = {"cytometry": [(60, "diag"), (20, "full")], "digits": [(10, "diag")]}
-"""Components and covariance types of real rows."""
+N_ITER, FEW_ITER = 3, 2
+LONG = 1.5e9
+"""Multiplications of an iteration above which FEW_ITER iterations are timed in a run, otherwise N_ITER."""
 
 SETTLED = 20
 """Iterations from a spherical start after which a mixture of real rows counts as near the solution."""
 
-ITERATION_TITLES = [
+EVEN_TITLES = [
+    *("workload", "start", "oneDAL, ns a row", "mpigmm", *SEPARATIONS),
+    *("of the floor", "differs by", "MB"),
+]
+OTHER_TITLES = [
     *("workload", "start", "components", "ns a row", ONEDAL, "ratio", "quartiles", SKLEARN, "ratio"),
     *("of the floor", "differs by", "MB"),
 ]
@@ -51,15 +51,15 @@ class Runs:
         return float(np.median([run[figure] for run in self.figures[program]]))
 
     def ratios(self, program: str) -> tuple[float, float, float]:
-        """Quartiles of a program's seconds in those of ours, pair by pair; the median is the second."""
+        """Quartiles of a program's seconds in those of ours, pair by pair; the second is the median."""
         pairs = zip(self.figures[OURS], self.figures[program], strict=True)
         low, middle, high = np.quantile([their[0] / our[0] for our, their in pairs], (0.25, 0.5, 0.75))
         return float(low), float(middle), float(high)
 
     def difference(self) -> float:
         """Largest relative difference of another program's log-likelihood from ours."""
-        ours = self.median(OURS, 1)
-        return max((abs(ours / self.median(name, 1) - 1) for name in self.figures if name != OURS), default=0.0)
+        others = [name for name in self.figures if name not in (OURS, FLOOR)]
+        return max((abs(self.median(OURS, 1) / self.median(name, 1) - 1) for name in others), default=0.0)
 
 
 def alternate(programs: Mapping[str, Callable[[], list[float]]], rounds: int) -> Runs:
@@ -73,18 +73,39 @@ def alternate(programs: Mapping[str, Callable[[], list[float]]], rounds: int) ->
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is to be compared: programs other than ours, the Python of oneDAL's, rounds and precision."""
+    """What is compared with ours: the programs, oneDAL's Python, how often, and our precision.
+
+    Runs that a file keeps from earlier are not made again.
+    """
 
     programs: tuple[str, ...]
     python: Path
     rounds: int
     precision: str = "float64"
+    saved: Path | None = None
+    kept: dict[str, Runs] = field(default_factory=dict)
 
-    def runs(self, folder: Path, start: Mixture, n_iter: int) -> Runs:
+    def __post_init__(self) -> None:
+        if self.saved and self.saved.exists():
+            for line in self.saved.read_text().splitlines():
+                key, figures = json.loads(line)
+                self.kept[key] = Runs(figures)
+
+    def once(self, key: Sequence[str], measure: Callable[[], Runs]) -> Runs:
+        """The runs that are kept under a key, or new ones."""
+        name = " ".join((*key, self.precision, *self.programs))
+        if name not in self.kept:
+            self.kept[name] = measure()
+            if self.saved:
+                with self.saved.open("a") as file:
+                    file.write(json.dumps([name, self.kept[name].figures]) + "\n")
+        return self.kept[name]
+
+    def runs(self, folder: Path, start: Mixture, workload: Workload) -> Runs:
         """Runs of all programs with the rows x.h5 in a folder, from one start."""
-        k, kind = start.n_components, start.covariances.name
+        kind, n_iter = workload.kind, n_timed(workload)
         compute = {"precision": self.precision}
-        settings = write_settings(folder, k, kind, reg_covar=0.0, em={"tol": 0}, compute=compute)
+        settings = write_settings(folder, workload.n_components, kind, 0.0, em={"tol": 0}, compute=compute)
         save_model(folder / "start.h5", Model(start))
         write_config(folder / "run.yaml", **settings, init={"method": "file", "file": str(folder / "start.h5")})
         programs: dict[str, Callable[[], list[float]]] = {OURS: partial(our_iterations, folder, n_iter)}
@@ -93,80 +114,118 @@ class Comparison:
                 programs[ONEDAL] = stack.enter_context(OneDal(self.python, folder, n_iter)).measure
             if SKLEARN in self.programs:
                 programs[SKLEARN] = partial(apart, "--iterate", folder, n_iter)
+            programs[FLOOR] = partial(floor_seconds, workload.options(), workload.n_samples, self.precision)
             return alternate(programs, self.rounds)
-
-
-def cells(runs: Runs, shape: tuple[int, int], floor: float | None) -> list[str]:
-    """The figures of a line: those of other programs, too, where they ran."""
-    ns = {name: runs.median(name) * 1e9 / shape[0] for name in runs.figures}
-    onedal, sklearn = ["", "", ""], ["", ""]
-    if ONEDAL in ns:
-        low, middle, high = runs.ratios(ONEDAL)
-        onedal = [rounded(ns[ONEDAL]), f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
-    if SKLEARN in ns:
-        sklearn = [rounded(ns[SKLEARN]), f"{runs.ratios(SKLEARN)[1]:.1f}"]
-    peak = runs.median(OURS, 2) - shape[0] * shape[1] * 8 / RANKS
-    return [
-        *(rounded(ns[OURS]), *onedal, *sklearn),
-        "" if floor is None else f"{floor / ns[OURS]:.2f}",
-        f"{runs.difference():.0e}",
-        f"{peak / 1e6:.0f}",
-    ]
-
-
-def rounded(value: float) -> str:
-    """A number with three digits, but without an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def floor_ns(workload: Workload, precision: str) -> float:
-    """Nanoseconds of a row at this machine's floor, measured now on two ranks."""
-    few = workload._replace(n_samples=FLOOR_ROWS)
-    report = own_bench([*few.options(), f"--precision={precision}", "--iterations=1"], RANKS)
-    return report["ns_per_row"] * report["fraction_of_floor"]
 
 
 def n_timed(workload: Workload) -> int:
     """Iterations that are timed in each run."""
-    d = workload.n_features
-    n_terms = d * d if workload.kind == "full" else d
-    return 2 if workload.n_samples * workload.n_components * n_terms > LONG else N_ITER
+    n_terms = workload.n_features ** (2 if workload.kind == "full" else 1)
+    return FEW_ITER if workload.n_samples * workload.n_components * n_terms > LONG else N_ITER
 
 
-def even_lines(name: str, separations: Iterable[str], starts: Iterable[str], how: Comparison) -> Iterator[list[str]]:
-    """Lines of a workload of even rows."""
+@contextmanager
+def even_rows(workload: Workload, separation: str) -> Iterator[Path]:
+    """A folder with the rows of a workload."""
+    with tempfile.TemporaryDirectory() as place:
+        write_blocks(Path(place) / "x.h5", workload.source(SEPARATIONS[separation]), 0, workload.n_samples)
+        yield Path(place)
+
+
+def even_runs(name: str, start: str, separation: str, how: Comparison) -> Runs:
+    """Runs of a workload of even rows."""
     workload = (WORKLOADS | SHAPES)[name]
-    for separation in separations:
-        source = workload.source(SEPARATIONS[separation])
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            write_blocks(folder / "x.h5", source, 0, workload.n_samples)
-            for start in starts:
-                runs = how.runs(folder, STARTS[start](source, workload), n_timed(workload))
-                floor = floor_ns(workload, how.precision)
-                yield [workload.title(name), start, separation, *cells(runs, workload[:2], floor)]
+
+    def measure() -> Runs:
+        with even_rows(workload, separation) as folder:
+            mixture = STARTS[start](workload.source(SEPARATIONS[separation]), workload)
+            return how.runs(folder, mixture, workload)
+
+    return how.once((name, start, separation), measure)
+
+
+def even_line(name: str, start: str, separations: Sequence[str], how: Comparison) -> list[str]:
+    """A line that compares with oneDAL alone: a workload and a start, the separations beside one another."""
+    workload = (WORKLOADS | SHAPES)[name]
+    runs = {separation: even_runs(name, start, separation, how) for separation in separations}
+    each = runs.values()
+    quartiles = {name: own.ratios(ONEDAL) for name, own in runs.items()}
+    return [
+        *(workload.title(name), start, rounded(np.median([ns(own, ONEDAL, workload) for own in each]))),
+        " / ".join(rounded(ns(own, OURS, workload)) for own in each),
+        *(f"{quartiles[name][1]:.2f} ({in_words(quartiles[name])})" if name in runs else "" for name in SEPARATIONS),
+        " / ".join(f"{own.ratios(FLOOR)[1]:.2f}" for own in each),
+        f"{np.nanmax([own.difference() for own in each]):.0e}",
+        megabytes(max(each, key=lambda own: own.median(OURS, 2)), workload),
+    ]
+
+
+def other_line(title: str, start: str, components: str, runs: Runs, workload: Workload) -> list[str]:
+    """A line of one comparison with every program that ran."""
+    onedal, sklearn = [""] * 3, [""] * 2
+    if ONEDAL in runs.figures:
+        quartiles = runs.ratios(ONEDAL)
+        onedal = [rounded(ns(runs, ONEDAL, workload)), f"{quartiles[1]:.2f}", in_words(quartiles)]
+    if SKLEARN in runs.figures:
+        sklearn = [rounded(ns(runs, SKLEARN, workload)), f"{runs.ratios(SKLEARN)[1]:.1f}"]
+    return [
+        *(title, start, components, rounded(ns(runs, OURS, workload)), *onedal, *sklearn),
+        *(f"{runs.ratios(FLOOR)[1]:.2f}", f"{runs.difference():.0e}", megabytes(runs, workload)),
+    ]
+
+
+def ns(runs: Runs, program: str, workload: Workload) -> float:
+    """Nanoseconds of a row."""
+    return runs.median(program) * 1e9 / workload.n_samples
+
+
+def megabytes(runs: Runs, workload: Workload) -> str:
+    """Peak memory of a rank of ours without its rows."""
+    return f"{(runs.median(OURS, 2) - workload.rank_bytes) / 1e6:.0f}"
+
+
+def rounded(value: float) -> str:
+    """A number with three digits, or more before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def in_words(quartiles: tuple[float, float, float]) -> str:
+    return f"{quartiles[0]:.2f} to {quartiles[2]:.2f}"
 
 
 def uneven_line(name: str, how: Comparison) -> list[str]:
     """The line of a workload of uneven rows, from the mixture that they are drawn from."""
     make, n_components, kind = UNEVEN[name]
     rows, mixture = make(n_components, kind)
-    with tempfile.TemporaryDirectory() as place:
-        write_rows(Path(place) / "x.h5", rows)
-        runs = how.runs(Path(place), mixture, N_ITER)
-    title = Workload(*rows.shape, n_components, kind).title(name)
-    return [title, "near", "uneven", *cells(runs, rows.shape, None)]
+    workload = Workload(*rows.shape, n_components, kind)
+
+    def measure() -> Runs:
+        with tempfile.TemporaryDirectory() as place:
+            write_rows(Path(place) / "x.h5", rows)
+            return how.runs(Path(place), mixture, workload)
+
+    return other_line(workload.title(name), "near", "uneven", how.once((name, "near"), measure), workload)
 
 
 def real_lines(name: str, packages: Path, how: Comparison) -> Iterator[list[str]]:
-    """Lines of real rows, from a spherical start and from what it leads to."""
+    """Lines of real rows with the types that oneDAL has, from a spherical start and from where it leads to."""
     rows = real_rows(name, packages)
-    for n_components, kind in REAL_CASES[name]:
-        title = Workload(*rows.shape, n_components, kind).title(name)
+    for n_components, kind in (case for case in REAL[name] if case[1] in ONEDAL_TYPES):
+        workload = Workload(*rows.shape, n_components, kind)
         with tempfile.TemporaryDirectory() as place:
-            write_rows(Path(place) / "x.h5", rows)
-            start = spherical_start(rows, n_components, kind)
-            yield [title, "first", "real", *cells(how.runs(Path(place), start, N_ITER), rows.shape, None)]
-            our_iterations(Path(place), SETTLED)
-            near = load_model(Path(place) / "out" / "model.h5").mixture
-            yield [title, "near", "real", *cells(how.runs(Path(place), near, N_ITER), rows.shape, None)]
+            folder = Path(place)
+            write_rows(folder / "x.h5", rows)
+            first = spherical_start(rows, n_components, kind)
+            runs = how.once((name, kind, "first"), partial(how.runs, folder, first, workload))
+            yield other_line(workload.title(name), "first", "real", runs, workload)
+            runs = how.once((name, kind, "near"), lambda: how.runs(folder, settled(folder, first), workload))  # noqa: B023
+            yield other_line(workload.title(name), "near", "real", runs, workload)
+
+
+def settled(folder: Path, first: Mixture) -> Mixture:
+    """The mixture that EM finds for the rows in a folder from a first one."""
+    save_model(folder / "start.h5", Model(first))
+    init = {"method": "file", "file": str(folder / "start.h5")}
+    write_settings(folder, first.n_components, first.covariances.name, 0.0, em={"tol": 0}, init=init)
+    our_iterations(folder, SETTLED)
+    return load_model(folder / "out" / "model.h5").mixture

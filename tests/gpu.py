@@ -17,20 +17,23 @@ from pathlib import Path
 from statistics import median
 
 import h5py
-from bench import WORKLOADS, print_table
+from bench import print_table
 from bench_runs import apart, own_bench, write_blocks
+from bench_workloads import WORKLOADS, Workload
 from support import clean_environment
 
 from mpigmm.core.covariances import COVARIANCE_TYPES
 from mpigmm.core.gpu.arrays import GpuArrays, NoDeviceError
 from mpigmm.core.gpu.discovery import open_gpu, usable, visible_gpus
-from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.measure import true_mixture
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import save_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-LARGE = {"large": (1_000_000, 128, 1024, "spherical", [3.0])}
+LARGE = {"large": Workload(1_000_000, 128, 1024, "spherical")}
+SEPARATIONS = {"full": (3.0, 0.5, 0.1)}
+"""Separations of the components by covariance type; 3 of the other types."""
+
 RANKS, N_ITER, FEW, MORE = (1, 2, 3, 4), 4, 2, 8
 TITLES = [
     "workload",
@@ -69,10 +72,10 @@ def run_tests() -> None:
 
 def compare(name: str, separation: float) -> list[list[str]]:
     """Lines of the table: a workload in both precisions."""
-    n_samples, n_features, n_components, kind, _ = (WORKLOADS | LARGE)[name]
-    source = SyntheticSource(n_samples, n_features, n_components, separation, correlated=kind == "full")
-    shape = [f"--n-samples={n_samples}", f"--n-features={n_features}", f"--n-components={n_components}"]
-    shape += [f"--covariance-type={kind}", f"--separation={separation}", "--device=gpu"]
+    workload = (WORKLOADS | LARGE)[name]
+    n_samples, n_features, _, kind = workload
+    source = workload.source(separation)
+    shape = [*workload.options(), f"--separation={separation}", "--device=gpu"]
     lines = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -86,7 +89,7 @@ def compare(name: str, separation: float) -> list[list[str]]:
             seconds = ours["seconds"]
             lines.append(
                 [
-                    f"{name}: {n_samples:,} x {n_features}, K = {n_components}, {kind}",
+                    workload.title(name),
                     f"{separation:g}",
                     precision,
                     f"{1e3 * seconds:.3g}",
@@ -155,7 +158,11 @@ def torch_seconds(folder: Path, precision: str) -> float:
 
 def run_bench(gpu: GpuArrays) -> None:
     """Print the table, and put it on the page."""
-    cases = ((name, separation) for name, shape in (WORKLOADS | LARGE).items() for separation in shape[-1])
+    cases = (
+        (name, separation)
+        for name, workload in (WORKLOADS | LARGE).items()
+        for separation in SEPARATIONS.get(workload.kind, (3.0,))
+    )
     made = print_table(TITLES, chain.from_iterable(compare(*case) for case in cases))
     with PAGE.open("a") as page:
         page.write(f"\n### {gpu.name}, CuPy {gpu.version}, {date.today()}\n\n{made}")
