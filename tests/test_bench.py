@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_rows import UNEVEN, read_fcs
+from bench_iterations import Comparison, Runs
+from bench_rows import UNEVEN, read_fcs, speech_rows
+from bench_speech import GaussianSelection, our_sums
+from bench_workloads import spherical_start
 from support import TYPES, mpirun
 
 from mpigmm.core.covariances import COVARIANCE_TYPES
@@ -100,3 +103,48 @@ def test_events_of_an_fcs_file(tmp_path: Path, order: str, dtype: str) -> None:
     header = b"FCS3.0    " + b"".join(b"%8d" % offset for offset in (*offsets, 0, 0))
     (tmp_path / "x.fcs").write_bytes(header + text + events.astype(dtype).tobytes())
     assert (read_fcs(tmp_path / "x.fcs") == events).all()
+
+
+def test_speech_rows_are_their_mixtures() -> None:
+    (rows, mixture), (again, _) = speech_rows(5000, 64), speech_rows(5000, 64)
+    assert rows.tobytes() == again.tobytes() and rows.shape == (5000, 40)
+    mean = mixture.weights @ mixture.means
+    expected = mixture.weights @ (mixture.variances + np.square(mixture.means - mean))
+    np.testing.assert_allclose(rows.var(axis=0), expected, rtol=0.2)
+    assert expected[1] > 4 * expected[13] and expected[1] > 4 * expected[14] and expected[14] > 2 * expected[27]
+
+
+@pytest.mark.parametrize("prunes", [False, True])
+def test_gaussian_selection_of_all_components_is_exact(prunes: bool) -> None:
+    rows, mixture = speech_rows(300, 24)
+    exact, (selected, pairs) = our_sums(mixture, rows, prunes=prunes), GaussianSelection(mixture, np.inf).sums(rows)
+    assert pairs == 1 and max(selected.errors(exact)) < 1e-11
+
+
+def test_gaussian_selection_leaves_pairs_out() -> None:
+    rows, mixture = speech_rows(300, 24)
+    exact, (selected, pairs) = our_sums(mixture, rows, prunes=False), GaussianSelection(mixture, 0.5).sums(rows)
+    assert 0 < pairs < 0.5 and selected.log_likelihood < exact.log_likelihood
+    assert selected.counts.sum() == pytest.approx(300) and min(selected.errors(exact)) > 1e-9
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_spherical_start(covariance_type: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 3)) * [1, 2, 3]
+    start = spherical_start(rows, 4, covariance_type)
+    checked = Mixture.from_arrays(covariance_type, start.arrays())
+    np.testing.assert_allclose(np.broadcast_to(checked.variances, (4, 3)), rows.var(axis=0).mean())
+    assert all((rows == mean).all(axis=1).any() for mean in start.means)
+
+
+def test_runs_that_a_file_keeps_are_not_repeated(tmp_path: Path) -> None:
+    made: list[Runs] = []
+
+    def measure() -> Runs:
+        made.append(Runs({"mpigmm": [[2.0, -1.0], [1.0, -1.0]], "oneDAL": [[4.0, -1.0], [3.0, float("nan")]]}))
+        return made[-1]
+
+    for _ in range(2):
+        how = Comparison(("oneDAL",), tmp_path / "python", 2, saved=tmp_path / "runs.jsonl")
+        assert how.once(("W1", "near"), measure).ratios("oneDAL") == (2.25, 2.5, 2.75)
+    assert len(made) == 1
