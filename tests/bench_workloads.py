@@ -79,8 +79,13 @@ SEPARATIONS = {"apart": 3.0, "touching": 0.5, "overlapping": 0.1}
 
 
 def spherical_start(rows: np.ndarray, n_components: int, kind: str) -> Mixture:
-    """Random rows as means, equal weights, and the mean variance of the features for every component."""
+    """Random rows as means, equal weights, and one variance: the mean variance v of the D features, times D^(1/2) / 2.
+
+    The squared norms of the means, without the centre's, differ by (2 D)^(1/2) v. With the variance v itself, the few
+    components with short means would take almost all rows of many features, and others would have too few to go on.
+    """
     n_features, variance = rows.shape[1], float(rows.var(axis=0, dtype=np.float64).mean())
+    variance *= max(1.0, n_features**0.5 / 2)
     chosen = np.random.default_rng(0).choice(len(rows), n_components, replace=False)
     shape = COVARIANCE_TYPES[kind].shape(n_components, n_features)
     unit = np.eye(n_features) if kind in ("full", "tied") else np.ones(())
