@@ -13,8 +13,8 @@
 ``make bench`` prints those from `iterations` to `speech`. Iterations of all programs start from the same mixture:
 `first` is a spherical one with random rows as means, `near` the one that the rows are drawn from. A run gives the mean
 of its iterations after the first. The runs of all programs alternate; figures are medians of the runs, and ratios are
-medians of the ratios pair by pair. With ``--saved FILE`` the runs of `onedal` and `iterations` are kept in a file, and
-those found there are not repeated.
+medians of the ratios pair by pair. With ``--saved FILE`` the runs of `onedal` to `ops` are kept in a file, and those
+found there are not repeated.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from bench_iterations import (
     OTHER_TITLES,
     SKLEARN,
     Comparison,
+    KeptRuns,
     even_line,
     even_runs,
     other_line,
@@ -62,7 +63,7 @@ def onedal_tables(names: list[str], chosen: argparse.Namespace) -> None:
             f"oneDAL: skipped, since {chosen.onedal} cannot import daal4py and h5py; `make bench-onedal` installs them"
         )
         return
-    how = Comparison((ONEDAL,), chosen.onedal, chosen.rounds or 5, chosen.precision, chosen.saved)
+    how = Comparison((ONEDAL,), chosen.onedal, chosen.rounds or 5, chosen.precision, chosen.kept)
     even = [name for name, workload in (WORKLOADS | SHAPES).items() if workload.kind in ONEDAL_TYPES]
     uneven = [name for name, (_, _, kind) in UNEVEN.items() if kind in ONEDAL_TYPES]
     lines = (even_line(name, start, chosen.separations, how) for name in wanted(names, even) for start in chosen.starts)
@@ -77,7 +78,7 @@ def onedal_tables(names: list[str], chosen: argparse.Namespace) -> None:
 def iteration_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
     """Lines of iterations beside all other programs."""
     programs = (ONEDAL, SKLEARN) if has_onedal(chosen.onedal) else (SKLEARN,)
-    how = Comparison(programs, chosen.onedal, chosen.rounds or 3, chosen.precision, chosen.saved)
+    how = Comparison(programs, chosen.onedal, chosen.rounds or 3, chosen.precision, chosen.kept)
     for name in wanted(names, WORKLOADS):
         for start, separation in BRIEF:
             runs, workload = even_runs(name, start, separation, how), WORKLOADS[name]
@@ -87,12 +88,12 @@ def iteration_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
 
 def ratio_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
     for name in wanted(names, WORKLOADS):
-        yield from (ratio_line(name, separation, chosen.rounds or 5) for separation in BRIEF_SEPARATIONS)
+        yield from (ratio_line(name, separation, chosen.rounds or 5, chosen.kept) for separation in BRIEF_SEPARATIONS)
 
 
 def ops_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
     for name in wanted(names, WORKLOADS):
-        yield from (ops_line(name, separation, chosen.rounds or 3) for separation in BRIEF_SEPARATIONS)
+        yield from (ops_line(name, separation, chosen.rounds or 3, chosen.kept) for separation in BRIEF_SEPARATIONS)
 
 
 def real_fits(names: list[str], chosen: argparse.Namespace) -> Lines:
@@ -160,9 +161,10 @@ def main() -> None:
     parser.add_argument("--separations", nargs="+", default=list(SEPARATIONS), choices=SEPARATIONS, help="of onedal")
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS, help="of onedal")
     parser.add_argument("--onedal", type=Path, default=ONEDAL_PYTHON, help="a Python with daal4py and h5py")
-    parser.add_argument("--saved", type=Path, help="file that keeps runs of onedal and iterations")
+    parser.add_argument("--saved", type=Path, help="file that keeps the runs of onedal, iterations, ratios and ops")
     parser.add_argument("--packages", type=Path, help="folder of the wheels with real rows")
     chosen = parser.parse_args()
+    chosen.kept = KeptRuns(chosen.saved)
     for table in chosen.tables:
         if table == "onedal":
             onedal_tables(chosen.names, chosen)

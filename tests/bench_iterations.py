@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -71,35 +71,38 @@ def alternate(programs: Mapping[str, Callable[[], list[float]]], rounds: int) ->
     return runs
 
 
+class KeptRuns:
+    """Runs that a file keeps, a line of JSON for each measurement, so that they need not be made again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self._runs = {key: Runs(figures) for key, figures in map(json.loads, lines)}
+
+    def once(self, key: Sequence[str], measure: Callable[[], Runs]) -> Runs:
+        """The runs under a key, which are made where there are none."""
+        name = " ".join(key)
+        if name not in self._runs:
+            self._runs[name] = measure()
+            if self._path:
+                with self._path.open("a") as file:
+                    file.write(json.dumps([name, self._runs[name].figures]) + "\n")
+        return self._runs[name]
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared with ours: the programs, oneDAL's Python, how often, and our precision.
-
-    Runs that a file keeps from earlier are not made again.
-    """
+    """What is compared with ours: the programs, oneDAL's Python, how often, and our precision."""
 
     programs: tuple[str, ...]
     python: Path
     rounds: int
-    precision: str = "float64"
-    saved: Path | None = None
-    kept: dict[str, Runs] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.saved and self.saved.exists():
-            for line in self.saved.read_text().splitlines():
-                key, figures = json.loads(line)
-                self.kept[key] = Runs(figures)
+    precision: str
+    kept: KeptRuns
 
     def once(self, key: Sequence[str], measure: Callable[[], Runs]) -> Runs:
-        """The runs that are kept under a key, or new ones."""
-        name = " ".join((*key, self.precision, *self.programs))
-        if name not in self.kept:
-            self.kept[name] = measure()
-            if self.saved:
-                with self.saved.open("a") as file:
-                    file.write(json.dumps([name, self.kept[name].figures]) + "\n")
-        return self.kept[name]
+        """The runs of this comparison that are kept under a key, or new ones."""
+        return self.kept.once((*key, self.precision, *self.programs), measure)
 
     def runs(self, folder: Path, start: Mixture, workload: Workload) -> Runs:
         """Runs of all programs with the rows x.h5 in a folder, from one start."""

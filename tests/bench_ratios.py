@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import h5py
-from bench_iterations import alternate, even_rows, n_timed, ns, rounded
+from bench_iterations import OURS, KeptRuns, Runs, alternate, even_rows, n_timed, ns, rounded
 from bench_runs import RANKS, our_iterations, own_bench, write_settings
 from bench_workloads import SEPARATIONS, STARTS, WORKLOADS, Workload
 from support import write_config
@@ -28,11 +28,25 @@ STREAMED_PART = 4
 """Rows of a rank over those that it may keep in memory if it streams them."""
 
 
-def ratio_line(name: str, separation: str, rounds: int) -> list[str]:
+def ratio_line(name: str, separation: str, rounds: int, kept: KeptRuns) -> list[str]:
     """A line of ratios: how many times as fast float32 is and float32 with rows of a float32 file; the speed of
     streamed rows, of float32 too, and of one rank with two threads in that of two ranks with the same rows in memory;
     the efficiency of two ranks."""
     workload = WORKLOADS[name]
+    runs = kept.once(("ratios", name, separation), lambda: ratio_runs(workload, separation, rounds))
+    speed = {way: 1 / runs.ratios(way)[1] for way in runs.figures}
+    streamed32 = median(a[0] / b[0] for a, b in zip(runs.figures["rows32"], runs.figures["streamed32"], strict=True))
+    return [
+        *(workload.title(name), separation, rounded(ns(runs, OURS, workload))),
+        *(f"{speed[way]:.2f}" for way in ("float32", "rows32", "streamed")),
+        *(f"{streamed32:.2f}", f"{1 / speed['one'] / RANKS:.2f}", f"{speed['threads']:.2f}"),
+        f"{(runs.median(OURS, 2) - workload.rank_bytes) / 1e6:.0f}",
+        f"{runs.median('streamed', 2) / 1e6:.0f}",
+    ]
+
+
+def ratio_runs(workload: Workload, separation: str, rounds: int) -> Runs:
+    """Runs of a workload in different ways."""
     with even_rows(workload, separation) as folder:
         prepare(folder, workload, separation)
         few = f"compute.memory={int(workload.rank_bytes / STREAMED_PART)}"
@@ -40,7 +54,7 @@ def ratio_line(name: str, separation: str, rounds: int) -> list[str]:
         single, rows32 = "compute.precision=float32", f"data.path={folder / 'x32.h5'}"
         run = partial(our_iterations, folder, n_timed(workload))
         ways: dict[str, Callable[[], list[float]]] = {
-            "mpigmm": run,
+            OURS: run,
             "float32": partial(run, single),
             "rows32": partial(run, single, rows32),
             "streamed": partial(run, few),
@@ -48,16 +62,7 @@ def ratio_line(name: str, separation: str, rounds: int) -> list[str]:
             "one": partial(run, "compute.threads=1", n_ranks=1),
             "threads": partial(run, f"compute.threads={RANKS}", n_ranks=1),
         }
-        runs = alternate(ways, rounds)
-    slower = {way: runs.ratios(way)[1] for way in ways}
-    streamed32 = median(a[0] / b[0] for a, b in zip(runs.figures["rows32"], runs.figures["streamed32"], strict=True))
-    return [
-        *(workload.title(name), separation, rounded(ns(runs, "mpigmm", workload))),
-        *(f"{1 / slower[way]:.2f}" for way in ("float32", "rows32", "streamed")),
-        *(f"{streamed32:.2f}", f"{slower['one'] / RANKS:.2f}", f"{1 / slower['threads']:.2f}"),
-        f"{(runs.median('mpigmm', 2) - workload.rank_bytes) / 1e6:.0f}",
-        f"{runs.median('streamed', 2) / 1e6:.0f}",
-    ]
+        return alternate(ways, rounds)
 
 
 def prepare(folder: Path, workload: Workload, separation: str) -> None:
@@ -69,8 +74,15 @@ def prepare(folder: Path, workload: Workload, separation: str) -> None:
         single["X"] = file["X"].astype("float32")[()]
 
 
-def ops_line(name: str, separation: str, rounds: int) -> list[str]:
+def ops_line(name: str, separation: str, rounds: int, kept: KeptRuns) -> list[str]:
     """A line of nanoseconds a row with each of the array operations, near the solution."""
-    options = [*WORKLOADS[name].options(), f"--separation={SEPARATIONS[separation]}", "--iterations=3"]
-    runs = [[own_bench([*options, f"--kernels={ops}"], RANKS)["ns_per_row"] for ops in OPS] for _ in range(rounds)]
-    return [WORKLOADS[name].title(name), separation, *(rounded(median(each)) for each in zip(*runs, strict=True))]
+    workload = WORKLOADS[name]
+    options = [*workload.options(), f"--separation={SEPARATIONS[separation]}", "--iterations=3"]
+    ways = {ops: partial(ops_seconds, [*options, f"--kernels={ops}"]) for ops in OPS}
+    runs = kept.once(("ops", name, separation), lambda: alternate(ways, rounds))
+    return [workload.title(name), separation, *(rounded(ns(runs, ops, workload)) for ops in OPS)]
+
+
+def ops_seconds(options: list[str]) -> list[float]:
+    """Seconds of an iteration on two ranks."""
+    return [own_bench(options, RANKS)["seconds"]]
