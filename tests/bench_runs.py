@@ -17,11 +17,12 @@ import h5py
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from support import clean_environment, read_lines, write_config
+from support import mpirun, read_lines, write_config
 
 from mpigmm.data.synthetic import SyntheticSource
 
 RANKS, BLOCK = 2, 100_000
+HOUR = 3600.0
 FLOOR_ROWS = 10_000
 
 ONEDAL_PYTHON = Path(__file__).parent.parent / ".venv-onedal" / "bin" / "python"
@@ -53,8 +54,7 @@ def write_settings(
 
 def ours(n_ranks: int, *arguments: str) -> str:
     """What our command prints."""
-    command = ["mpirun", "-n", str(n_ranks), sys.executable, "-m", "mpigmm", *arguments]
-    told = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
+    told = mpirun(n_ranks, *arguments, timeout=HOUR)
     assert told.returncode == 0, told.stderr
     return told.stdout
 

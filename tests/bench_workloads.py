@@ -61,13 +61,13 @@ WORKLOADS = {
 }
 
 SHAPES = {
-    "S1": Workload(2_000_000, 6, 8, "full"),
-    "S2": Workload(1_000_000, 12, 20, "full"),
-    "S3": Workload(400_000, 24, 16, "full"),
-    "S4": Workload(100_000, 48, 32, "full"),
-    "S5": Workload(40_000, 64, 64, "full"),
-    "S6": Workload(40_000, 90, 30, "full"),
-    "S7": Workload(60_000, 128, 8, "full"),
+    "F1": Workload(2_000_000, 6, 8, "full"),
+    "F2": Workload(1_000_000, 12, 20, "full"),
+    "F3": Workload(400_000, 24, 16, "full"),
+    "F4": Workload(100_000, 48, 32, "full"),
+    "F5": Workload(40_000, 64, 64, "full"),
+    "F6": Workload(40_000, 90, 30, "full"),
+    "F7": Workload(60_000, 128, 8, "full"),
     "D1": Workload(2_000_000, 32, 8, "diag"),
     "D2": Workload(1_000_000, 32, 32, "diag"),
     "D3": Workload(1_000_000, 64, 16, "diag"),
