@@ -1,7 +1,7 @@
 """EM iterations on two ranks, and the same by other programs on the same cores. One or several tables, in Markdown:
 
-* ``onedal`` (``make bench-onedal``; an hour): oneDAL from the same starts, for many shapes and for real rows. It needs
-  ``--onedal``, a Python with daal4py and h5py, which by default is the one that ``make bench-onedal`` installs;
+* ``onedal`` (``make bench-onedal``; 50 minutes): oneDAL from the same starts, for many shapes and for real rows. It
+  needs ``--onedal``, a Python with daal4py and h5py, by default the one that ``make bench-onedal`` installs;
 * ``iterations``: oneDAL, where it is installed, and scikit-learn, for W1 to W7 and uneven rows;
 * ``ratios``: float32, streamed rows, two ranks and two threads, for W1 to W7;
 * ``ops``: the compiled libraries and NumPy;
