@@ -24,9 +24,8 @@ OURS, ONEDAL, SKLEARN, FLOOR = "mpigmm", "oneDAL", "scikit-learn", "floor"
 ONEDAL_TYPES = ("full", "diag")
 """Covariance types that oneDAL has."""
 
-N_ITER, FEW_ITER = 3, 2
-LONG = 1.5e9
-"""Multiplications of an iteration above which FEW_ITER iterations are timed in a run, otherwise N_ITER."""
+N_TIMED = ((1.5e9, 3), (3e10, 2))
+"""Multiplications of an iteration up to which so many iterations are timed in a run; beyond, a single one."""
 
 SETTLED = 20
 """Iterations from a spherical start after which a mixture of real rows counts as near the solution."""
@@ -124,7 +123,8 @@ class Comparison:
 def n_timed(workload: Workload) -> int:
     """Iterations that are timed in each run."""
     n_terms = workload.n_features ** (2 if workload.kind == "full" else 1)
-    return FEW_ITER if workload.n_samples * workload.n_components * n_terms > LONG else N_ITER
+    work = workload.n_samples * workload.n_components * n_terms
+    return next((n_iter for most, n_iter in N_TIMED if work <= most), 1)
 
 
 @contextmanager
