@@ -119,7 +119,7 @@ bench: $(TESTS)  ## an iteration on two ranks against scikit-learn and, after be
 	python tests/bench.py
 
 bench-onedal: $(TESTS) .venv-onedal/.installed  ## an iteration on two ranks against oneDAL, for many shapes; 50 minutes
-	python tests/bench.py onedal
+	python tests/bench.py onedal uneven
 
 bench-estimator: $(TESTS)  ## whole fits of mpigmm.GaussianMixture against scikit-learn's, start of the process included
 	python tests/bench_estimator.py

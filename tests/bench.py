@@ -1,7 +1,8 @@
 """EM iterations on two ranks, and the same by other programs on the same cores. One or several tables, in Markdown:
 
-* ``onedal`` (``make bench-onedal``; 50 minutes): oneDAL from the same starts, for many shapes and for real rows. It
-  needs ``--onedal``, a Python with daal4py and h5py, by default the one that ``make bench-onedal`` installs;
+* ``onedal``: oneDAL from the same starts, for many shapes, and ``uneven``, the same for uneven and for real rows
+  (``make bench-onedal``; 50 minutes). ``--onedal`` is a Python with daal4py and h5py, by default the one that ``make
+  bench-onedal`` installs;
 * ``iterations``: oneDAL, where it is installed, and scikit-learn, for W1 to W7 and uneven rows;
 * ``ratios``: float32, streamed rows, two ranks and two threads, for W1 to W7;
 * ``ops``: the compiled libraries and NumPy;
@@ -20,9 +21,9 @@ found there are not repeated.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 
 from bench_collapse import COLLAPSE_CASES, COLLAPSE_TITLES, collapse
@@ -55,63 +56,69 @@ BRIEF = [("near", "apart"), ("first", "overlapping")]
 BRIEF_SEPARATIONS = ("apart", "overlapping")
 """Separations of the tables of ratios and of array operations."""
 
+ALONE = OTHER_TITLES.index(SKLEARN)
+"""Columns of a table without scikit-learn."""
 
-def onedal_tables(names: list[str], chosen: argparse.Namespace) -> None:
-    """Print the tables against oneDAL alone: of even rows, then of all others."""
+
+def onedal_lines(chosen: argparse.Namespace) -> Lines:
+    """Lines of even rows beside oneDAL."""
+    how, every = onedal_alone(chosen), WORKLOADS | SHAPES
+    for name in wanted(chosen, (name for name in every if every[name].kind in ONEDAL_TYPES)):
+        yield from (even_line(name, start, chosen.separations, how) for start in chosen.starts)
+
+
+def uneven_lines(chosen: argparse.Namespace) -> Lines:
+    """Lines of uneven and of real rows beside oneDAL."""
+    how = onedal_alone(chosen)
+    for name in wanted(chosen, (name for name in UNEVEN if UNEVEN[name][-1] in ONEDAL_TYPES)):
+        yield uneven_line(name, how)[:ALONE]
+    yield from (line[:ALONE] for line in with_packages(chosen, lambda name, folder: real_lines(name, folder, how)))
+
+
+def onedal_alone(chosen: argparse.Namespace) -> Comparison:
+    """The comparison with oneDAL; ends the program if it is not installed."""
     if not has_onedal(chosen.onedal):
-        print(
-            f"oneDAL: skipped, since {chosen.onedal} cannot import daal4py and h5py; `make bench-onedal` installs them"
-        )
-        return
-    how = Comparison((ONEDAL,), chosen.onedal, chosen.rounds or 5, chosen.precision, chosen.kept)
-    even = [name for name, workload in (WORKLOADS | SHAPES).items() if workload.kind in ONEDAL_TYPES]
-    uneven = [name for name, (_, _, kind) in UNEVEN.items() if kind in ONEDAL_TYPES]
-    lines = (even_line(name, start, chosen.separations, how) for name in wanted(names, even) for start in chosen.starts)
-    print_table(EVEN_TITLES, lines)
-    others = chain(
-        (uneven_line(name, how) for name in wanted(names, uneven)),
-        with_packages(wanted(names, REAL), chosen.packages, lambda name, at: real_lines(name, at, how)),
-    )
-    print_table(OTHER_TITLES, others)
+        sys.exit(f"{chosen.onedal} cannot import daal4py and h5py, which `make bench-onedal` installs")
+    return Comparison((ONEDAL,), chosen.onedal, chosen.rounds or 5, chosen.precision, chosen.kept)
 
 
-def iteration_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
+def iteration_lines(chosen: argparse.Namespace) -> Lines:
     """Lines of iterations beside all other programs."""
     programs = (ONEDAL, SKLEARN) if has_onedal(chosen.onedal) else (SKLEARN,)
     how = Comparison(programs, chosen.onedal, chosen.rounds or 3, chosen.precision, chosen.kept)
-    for name in wanted(names, WORKLOADS):
+    for name in wanted(chosen, WORKLOADS):
         for start, separation in BRIEF:
             runs, workload = even_runs(name, start, separation, how), WORKLOADS[name]
             yield other_line(workload.title(name), start, separation, runs, workload)
-    yield from (uneven_line(name, how) for name in wanted(names, UNEVEN))
+    yield from (uneven_line(name, how) for name in wanted(chosen, UNEVEN))
 
 
-def ratio_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
-    for name in wanted(names, WORKLOADS):
+def ratio_lines(chosen: argparse.Namespace) -> Lines:
+    for name in wanted(chosen, WORKLOADS):
         yield from (ratio_line(name, separation, chosen.rounds or 5, chosen.kept) for separation in BRIEF_SEPARATIONS)
 
 
-def ops_lines(names: list[str], chosen: argparse.Namespace) -> Lines:
-    for name in wanted(names, WORKLOADS):
+def ops_lines(chosen: argparse.Namespace) -> Lines:
+    for name in wanted(chosen, WORKLOADS):
         yield from (ops_line(name, separation, chosen.rounds or 3, chosen.kept) for separation in BRIEF_SEPARATIONS)
 
 
-def real_fits(names: list[str], chosen: argparse.Namespace) -> Lines:
-    rounds = chosen.rounds or 3
-    return with_packages(wanted(names, REAL), chosen.packages, lambda name, at: real_races(name, at, rounds))
+def real_fits(chosen: argparse.Namespace) -> Lines:
+    return with_packages(chosen, lambda name, folder: real_races(name, folder, chosen.rounds or 3))
 
 
-def with_packages(names: Iterable[str], folder: Path | None, lines: Callable[[str, Path], Lines]) -> Lines:
+def with_packages(chosen: argparse.Namespace, lines: Callable[[str, Path], Lines]) -> Lines:
     """Lines of real data sets; the packages that they come with are downloaded where there is no folder."""
     with tempfile.TemporaryDirectory() as place:
-        for name in names:
-            download(folder or Path(place))
-            yield from lines(name, folder or Path(place))
+        folder = chosen.packages or Path(place)
+        for name in wanted(chosen, REAL):
+            download(folder)
+            yield from lines(name, folder)
 
 
-def wanted(names: list[str], known: Iterable[str]) -> list[str]:
-    """Those of the known lines that were named, or all."""
-    return [name for name in known if not names or name in names]
+def wanted(chosen: argparse.Namespace, known: Iterable[str]) -> list[str]:
+    """Those of the known lines that were chosen, or all."""
+    return [name for name in known if not chosen.only or name in chosen.only]
 
 
 def print_table(titles: list[str], lines: Lines) -> str:
@@ -124,29 +131,25 @@ def print_table(titles: list[str], lines: Lines) -> str:
     return "".join(printed)
 
 
-TABLES: dict[str, tuple[list[str], Callable[[list[str], argparse.Namespace], Lines]]] = {
+def many(
+    lines: Callable[[str, int], Lines], known: Iterable[str], rounds: int
+) -> Callable[[argparse.Namespace], Lines]:
+    """All lines of a table that has several for each name."""
+    return lambda chosen: (line for name in wanted(chosen, known) for line in lines(name, chosen.rounds or rounds))
+
+
+TABLES: dict[str, tuple[list[str], Callable[[argparse.Namespace], Lines]]] = {
+    "onedal": (EVEN_TITLES, onedal_lines),
+    "uneven": (OTHER_TITLES[:ALONE], uneven_lines),
     "iterations": (OTHER_TITLES, iteration_lines),
     "ratios": (RATIO_TITLES, ratio_lines),
     "ops": (OPS_TITLES, ops_lines),
-    "speech": (
-        SPEECH_TITLES,
-        lambda names, chosen: chain.from_iterable(
-            speech_lines(name, chosen.rounds or 5) for name in wanted(names, SPEECH)
-        ),
-    ),
-    "races": (
-        RACE_TITLES,
-        lambda names, chosen: (race(name, chosen.rounds or 3) for name in wanted(names, WORKLOADS)),
-    ),
+    "speech": (SPEECH_TITLES, many(speech_lines, SPEECH, 5)),
+    "races": (RACE_TITLES, many(lambda name, rounds: [race(name, rounds)], WORKLOADS, 3)),
     "real": (REAL_TITLES, real_fits),
-    "collapse": (
-        COLLAPSE_TITLES,
-        lambda names, chosen: chain.from_iterable(
-            collapse(name, chosen.rounds or 3) for name in wanted(names, COLLAPSE_CASES)
-        ),
-    ),
+    "collapse": (COLLAPSE_TITLES, many(collapse, COLLAPSE_CASES, 3)),
 }
-"""Titles and lines of the tables, but those of `onedal`."""
+"""Titles and lines of the tables."""
 
 USUAL = ["iterations", "ratios", "ops", "speech"]
 
@@ -166,13 +169,10 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.kept = KeptRuns(chosen.saved)
     for table in chosen.tables or USUAL:
-        if table == "onedal":
-            onedal_tables(chosen.only, chosen)
-        elif table in TABLES:
-            titles, lines = TABLES[table]
-            print_table(titles, lines(chosen.only, chosen))
-        else:
+        if table not in TABLES:
             parser.error(f"there is no table {table}")
+        titles, lines = TABLES[table]
+        print_table(titles, lines(chosen))
         print()
 
 

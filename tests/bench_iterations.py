@@ -35,8 +35,8 @@ EVEN_TITLES = [
     *("of the floor", "differs by", "MB"),
 ]
 OTHER_TITLES = [
-    *("workload", "start", "components", "ns a row", ONEDAL, "ratio", "quartiles", SKLEARN, "ratio"),
-    *("of the floor", "differs by", "MB"),
+    *("workload", "start", "components", "ns a row", ONEDAL, "ratio", "quartiles", "of the floor"),
+    *("differs by", "MB", SKLEARN, "ratio"),
 ]
 
 
@@ -56,9 +56,9 @@ class Runs:
         return float(low), float(middle), float(high)
 
     def difference(self) -> float:
-        """Largest relative difference of another program's log-likelihood from ours."""
-        others = [name for name in self.figures if name not in (OURS, FLOOR)]
-        return max((abs(self.median(OURS, 1) / self.median(name, 1) - 1) for name in others), default=0.0)
+        """Largest relative difference of another program's log-likelihood from ours, where it did not fail."""
+        others = [self.median(name, 1) for name in self.figures if name not in (OURS, FLOOR)]
+        return max((abs(self.median(OURS, 1) / other - 1) for other in others if np.isfinite(other)), default=0.0)
 
 
 def alternate(programs: Mapping[str, Callable[[], list[float]]], rounds: int) -> Runs:
@@ -152,28 +152,27 @@ def even_line(name: str, start: str, separations: Sequence[str], how: Comparison
     workload = (WORKLOADS | SHAPES)[name]
     runs = {separation: even_runs(name, start, separation, how) for separation in separations}
     each = runs.values()
-    quartiles = {name: own.ratios(ONEDAL) for name, own in runs.items()}
+    ratios = {name: "{} ({})".format(*in_words(own.ratios(ONEDAL))) for name, own in runs.items()}
     return [
         *(workload.title(name), start, rounded(np.median([ns(own, ONEDAL, workload) for own in each]))),
         " / ".join(rounded(ns(own, OURS, workload)) for own in each),
-        *(f"{quartiles[name][1]:.2f} ({in_words(quartiles[name])})" if name in runs else "" for name in SEPARATIONS),
+        *(ratios.get(name, "") for name in SEPARATIONS),
         " / ".join(f"{own.ratios(FLOOR)[1]:.2f}" for own in each),
-        f"{np.nanmax([own.difference() for own in each]):.0e}",
+        f"{max(own.difference() for own in each):.0e}",
         megabytes(max(each, key=lambda own: own.median(OURS, 2)), workload),
     ]
 
 
 def other_line(title: str, start: str, components: str, runs: Runs, workload: Workload) -> list[str]:
     """A line of one comparison with every program that ran."""
-    onedal, sklearn = [""] * 3, [""] * 2
+    onedal, sklearn = ["not installed" if workload.kind in ONEDAL_TYPES else "no such type", "", ""], [""] * 2
     if ONEDAL in runs.figures:
-        quartiles = runs.ratios(ONEDAL)
-        onedal = [rounded(ns(runs, ONEDAL, workload)), f"{quartiles[1]:.2f}", in_words(quartiles)]
+        onedal = [rounded(ns(runs, ONEDAL, workload)), *in_words(runs.ratios(ONEDAL))]
     if SKLEARN in runs.figures:
         sklearn = [rounded(ns(runs, SKLEARN, workload)), f"{runs.ratios(SKLEARN)[1]:.1f}"]
     return [
-        *(title, start, components, rounded(ns(runs, OURS, workload)), *onedal, *sklearn),
-        *(f"{runs.ratios(FLOOR)[1]:.2f}", f"{runs.difference():.0e}", megabytes(runs, workload)),
+        *(title, start, components, rounded(ns(runs, OURS, workload)), *onedal),
+        *(f"{runs.ratios(FLOOR)[1]:.2f}", f"{runs.difference():.0e}", megabytes(runs, workload), *sklearn),
     ]
 
 
@@ -188,12 +187,16 @@ def megabytes(runs: Runs, workload: Workload) -> str:
 
 
 def rounded(value: float) -> str:
-    """A number with three digits, or more before the point."""
+    """A number with three digits, or more before the point; NaN is the result of a program that failed."""
+    if np.isnan(value):
+        return "error"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def in_words(quartiles: tuple[float, float, float]) -> str:
-    return f"{quartiles[0]:.2f} to {quartiles[2]:.2f}"
+def in_words(quartiles: tuple[float, float, float]) -> tuple[str, str]:
+    """The median, and the other quartiles."""
+    low, median, high = quartiles
+    return f"{median:.2f}", f"{low:.2f} to {high:.2f}"
 
 
 def uneven_line(name: str, how: Comparison) -> list[str]:
