@@ -13,6 +13,7 @@ from bench_runs import RANKS, our_iterations, own_bench, write_settings
 from bench_workloads import SEPARATIONS, STARTS, WORKLOADS, Workload
 from support import write_config
 
+from mpigmm.core.ops import ops_by_name
 from mpigmm.runs.model import Model
 from mpigmm.runs.model_file import save_model
 
@@ -75,12 +76,25 @@ def prepare(folder: Path, workload: Workload, separation: str) -> None:
 
 
 def ops_line(name: str, separation: str, rounds: int, kept: KeptRuns) -> list[str]:
-    """A line of nanoseconds a row with each of the array operations, near the solution."""
+    """A line of nanoseconds a row with each of the array operations that work here, near the solution."""
     workload = WORKLOADS[name]
     options = [*workload.options(), f"--separation={SEPARATIONS[separation]}", "--iterations=3"]
-    ways = {ops: partial(ops_seconds, [*options, f"--kernels={ops}"]) for ops in OPS}
+    ways = {ops: partial(ops_seconds, [*options, f"--kernels={ops}"]) for ops in OPS if works(ops)}
     runs = kept.once(("ops", name, separation), lambda: alternate(ways, rounds))
-    return [workload.title(name), separation, *(rounded(ns(runs, ops, workload)) for ops in OPS)]
+    return [
+        workload.title(name),
+        separation,
+        *(rounded(ns(runs, ops, workload)) if ops in runs.figures else "" for ops in OPS),
+    ]
+
+
+def works(ops: str) -> bool:
+    """Whether array operations are installed, and this processor can execute them."""
+    try:
+        ops_by_name(ops)
+    except ImportError:
+        return False
+    return True
 
 
 def ops_seconds(options: list[str]) -> list[float]:
