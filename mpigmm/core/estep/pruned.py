@@ -66,12 +66,13 @@ class PrunedKernel(RegisteredKernel):
         """Compute the coefficients of the leading whitened coordinates, and the transposed coefficients of the
         others."""
         (k, d), n, dtype = self.means.shape, self.n_leading, self._inputs.dtype
-        self._leading = np.empty((k, n, n + 1), dtype)
+        leading = np.empty((k, n, n + 1))
         self._rest = np.zeros((k, 1 + d, padded(d - n)), dtype)
         for j in range(k):  # one component at a time: all together take as much memory as the mixture
             (coefficients,) = whitening(self._inputs.means[j : j + 1], factors[j : j + 1])
-            self._leading[j] = coefficients[:n, : n + 1]
+            leading[j] = coefficients[:n, : n + 1]
             self._rest[j, :, : d - n] = coefficients[n:].T
+        self._leading = self._ops.whitening(leading, dtype)
 
     @cached_property
     def dense(self) -> Kernel:
@@ -112,7 +113,7 @@ class PrunedKernel(RegisteredKernel):
 
         Returns False, with out undefined, if too many pairs are not negligible.
         """
-        self._ops.subtract_squared_norms(tile, self._leading, out, self.log_norm)
+        self._ops.whitened_log_prob(tile, self._leading, self.log_norm, out)
         most = int(self._most_share * out.size)
         highest = float(self.log_norm.max())
         n_rest = tile.n_features - self.n_leading
