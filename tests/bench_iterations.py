@@ -27,7 +27,7 @@ ONEDAL_TYPES = ("full", "diag")
 N_TIMED = ((1.5e9, 3), (3e10, 2))
 """Multiplications of an iteration up to which so many iterations are timed in a run; beyond, a single one."""
 
-SETTLED = 20
+SETTLED = 5
 """Iterations from a spherical start after which a mixture of real rows counts as near the solution."""
 
 EVEN_TITLES = [
@@ -56,9 +56,9 @@ class Runs:
         return float(low), float(middle), float(high)
 
     def difference(self) -> float:
-        """Largest relative difference of another program's log-likelihood from ours, where it did not fail."""
+        """Largest relative difference of another program's log-likelihood from ours; NaN if all others failed."""
         others = [self.median(name, 1) for name in self.figures if name not in (OURS, FLOOR)]
-        return max((abs(self.median(OURS, 1) / other - 1) for other in others if np.isfinite(other)), default=0.0)
+        return max((abs(self.median(OURS, 1) / other - 1) for other in others if np.isfinite(other)), default=np.nan)
 
 
 def alternate(programs: Mapping[str, Callable[[], list[float]]], rounds: int) -> Runs:
