@@ -5,17 +5,54 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
-from mpigmm.data.source import Source
+from mpigmm.data.source import Loan, Source
 from mpigmm.rows import Fields, Rows
 
 TILES_AHEAD = 2
 """Number of tiles that are read in advance for each thread, while it computes with an earlier one."""
 
+CACHED_SECONDS = 2e-10
+"""Seconds for each byte that it takes at most to map pages of the operating system's cache into memory."""
+
 READ_BYTES = 1 << 25
 """Size of one read, in bytes, when rows are loaded into memory."""
+
+
+@dataclass
+class Reading:
+    """A tile that is read by the thread that needs it or, if `begin` was called before, by another one.
+
+    Attributes
+    ----------
+    lend : callable
+        Returns the rows.
+    takes_time : bool
+        Whether reading was slower than `CACHED_SECONDS`; known after `result`.
+    """
+
+    lend: Callable[[], Loan]
+    takes_time: bool = True
+    future: Future[Loan] | None = None
+
+    def begin(self, reader: Executor) -> None:
+        """Let another thread read the tile, if it does not do so already."""
+        self.future = self.future or reader.submit(self._read)
+
+    def result(self) -> Loan:
+        """The rows; raises `DataError`."""
+        return self._read() if self.future is None else self.future.result()
+
+    def _read(self) -> Loan:
+        begin = time.perf_counter()
+        loan = self.lend()
+        seconds = time.perf_counter() - begin
+        self.takes_time = not loan.in_place or seconds > CACHED_SECONDS * loan.rows.values.nbytes
+        return loan
 
 
 def rows_of_tiles(tiles: range, tile_rows: int, n_rows: int) -> range:
@@ -121,25 +158,32 @@ class Block:
             yield Rows(first, {**views.arrays, **others})
 
     def _streamed(self, tiles: Sequence[int], n_workers: int, fields: Fields) -> Iterator[Rows]:
-        """Tiles as they are read from the source; another thread reads `TILES_AHEAD` of them in advance.
+        """Tiles as the source lends them; a tile is valid until the next one is requested.
 
-        Buffers are reused: a tile is valid until the next one is requested.
+        As long as reading takes time, another thread reads `TILES_AHEAD` tiles in advance. It takes none for rows that
+        are used in place in the operating system's cache: a thread would then cost more than it gains.
         """
-        waiting: deque[Future[Rows]] = deque()
+        waiting: deque[Reading] = deque()
         buffers = cycle([Rows.empty(0, self._most_rows, fields) for _ in range(TILES_AHEAD + 1)])
+        takes_time = True
         with ThreadPoolExecutor(1) as reader:
-            for tile, buffer in zip(tiles, buffers, strict=False):
-                waiting.append(reader.submit(self.source.read, *self._extent(tile), buffer))
-                if len(waiting) > TILES_AHEAD:
-                    yield self._next(waiting, n_workers)
-            while waiting:
-                yield self._next(waiting, n_workers)
+            for tile, buffer in zip([*tiles, *[None] * TILES_AHEAD], buffers, strict=False):
+                if tile is not None:
+                    waiting.append(Reading(partial(self.source.lend, *self._extent(tile), buffer)))
+                if takes_time:
+                    for reading in waiting:
+                        reading.begin(reader)
+                if waiting and (tile is None or len(waiting) > TILES_AHEAD):
+                    loan = self._next(waiting[0], n_workers)
+                    takes_time = waiting.popleft().takes_time
+                    yield loan.rows
+                    loan.end()
 
-    def _next(self, waiting: deque[Future[Rows]], n_workers: int) -> Rows:
+    def _next(self, reading: Reading, n_workers: int) -> Loan:
         begin = time.perf_counter()
-        rows = waiting.popleft().result()
+        loan = reading.result()
         self.seconds_read += (time.perf_counter() - begin) / n_workers
-        return rows
+        return loan
 
     def _extent(self, tile: int) -> tuple[int, int]:
         """The first row of a tile, and the first row after it."""

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from threading import Lock
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.data.file_map import FileMap
 from mpigmm.data.formats import format_of, row_format
 from mpigmm.data.row_files import (
     READ_ERRORS,
@@ -25,7 +27,7 @@ from mpigmm.data.row_files import (
     unusable_text,
 )
 from mpigmm.data.shared_cache import SharedCache
-from mpigmm.data.source import Header, Source, locate
+from mpigmm.data.source import Header, Loan, Source, locate
 from mpigmm.errors import DataError, counted, reason, shown
 from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows, label_text
 
@@ -318,17 +320,43 @@ class FileSource(Source):
             done += count
         return rows
 
+    def lend(self, start: int, stop: int, into: Rows) -> Loan:
+        (index, local), n_rows = locate(self.header.start + start, self.header.lengths), stop - start
+        with self._reading(index, local, local + n_rows):
+            with self._opening:
+                reader, columns = self._open(index)
+                file_map = reader.file_map(VALUES) if columns is None else None
+            if file_map is None or local + n_rows > len(file_map.rows):
+                return super().lend(start, stop, into)
+            arrays = into[:n_rows].arrays
+            for name in arrays.keys() - {VALUES}:
+                reader.read(name, local, arrays[name])
+            values = file_map.begin(local, local + n_rows).reshape(arrays[VALUES].shape)
+        rows = Rows(start, {**arrays, VALUES: values})
+        return Loan(rows, True, partial(self._end, file_map, index, local, local + n_rows))
+
+    def _end(self, file_map: FileMap, index: int, start: int, stop: int) -> None:
+        """End the use of rows of one file."""
+        with self._reading(index, start, stop):
+            file_map.end(start, stop)
+
     def _read_file(self, index: int, start: int, rows: Rows) -> None:
         """Fill rows with those of one file from its row start on."""
-        try:
+        with self._reading(index, start, start + len(rows)):
             with self._opening:  # by one thread: the first to open a dataset sets the size of its chunk cache
                 reader, columns = self._open(index)
             for name, array in rows.arrays.items():
                 reader.read(name, start, array, columns if name == VALUES else None)
+
+    @contextmanager
+    def _reading(self, index: int, start: int, stop: int) -> Iterator[None]:
+        """A context in which to read rows start to stop - 1 of one file; raises `DataError` where that fails."""
+        try:
+            yield
         except DataError:
             raise
         except READ_ERRORS as error:
             raise DataError(
-                f"rows {start:,} to {start + len(rows):,} of {self.header.place(index)} cannot be read{reason(error)}; "
+                f"rows {start:,} to {stop:,} of {self.header.place(index)} cannot be read{reason(error)}; "
                 "is the file whole?"
             ) from None

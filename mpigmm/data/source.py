@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
@@ -155,6 +155,28 @@ def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:
     return index, row - (ends[index] - lengths[index])
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loan:
+    """Rows that may be used until `end` is called.
+
+    Attributes
+    ----------
+    rows : Rows
+    in_place : bool
+        Whether the values are those of a file that is mapped into memory, and no copy.
+    end : callable
+        Raises `DataError` where some of the values were not what the file held.
+    """
+
+    rows: Rows
+    in_place: bool = False
+    end: Callable[[], None] = nothing
+
+
 class Source(ABC):
     """Where rows are read from; each rank has one.
 
@@ -187,3 +209,8 @@ class Source(ABC):
         fields : dict of str to Field, optional
             The arrays that are read where `into` is not given; all of the header's by default.
         """
+
+    def lend(self, start: int, stop: int, into: Rows) -> Loan:
+        """The same rows, with the arrays of `into`: in place where that is possible, else as `read` writes them there.
+        Raises `DataError`."""
+        return Loan(self.read(start, stop, into))

@@ -1,0 +1,159 @@
+/* Files mapped into memory, whose rows are read in place, and a handler of SIGBUS that keeps the process alive.
+ *
+ * Where a mapped file has been cut off, or the disk fails, the kernel sends SIGBUS to the thread that touches the page. The
+ * handler replaces the rest of the file's map by pages of zeros and marks the map as broken; the thread goes on, and whoever
+ * asked for the rows finds the mark after their use and raises an error. mpigmm/data/file_map.py calls these functions by
+ * ctypes, one call of map_file or unmap_file at a time. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* since Linux 5.14 */
+#endif
+
+/* Largest number of files that are mapped at once. */
+enum { MOST_MAPS = 1024 };
+
+/* What begin_rows and end_rows return, besides 0: rows are missing, or cannot be read. */
+enum { CUT_OFF = 1, UNREADABLE = 2 };
+
+struct file_map {
+    _Atomic(char *) begin, end; /* of the pages; end is null while the entry is unused */
+    char *first; /* where the bytes begin that were asked for */
+    off_t size; /* of the file when it was mapped */
+    int descriptor;
+    atomic_int is_broken;
+};
+
+static struct file_map maps[MOST_MAPS];
+static struct sigaction previous; /* the handler of SIGBUS before ours */
+static uintptr_t page = 0; /* bytes of a page; 0 until the handler is installed */
+
+static char *page_of(char *address) { return (char *)((uintptr_t)address & ~(page - 1)); }
+
+/* The map that contains an address, or null. An entry may change meanwhile unless the address lies in its map. */
+static struct file_map *map_of(char *address) {
+    for (ptrdiff_t i = 0; i < MOST_MAPS; i++) {
+        char *end = atomic_load(&maps[i].end), *begin = atomic_load(&maps[i].begin);
+        if (end && begin <= address && address < end && end == atomic_load(&maps[i].end)) return maps + i;
+    }
+    return NULL;
+}
+
+/* Only calls functions that are safe in a signal handler. */
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+    int error = errno;
+    struct file_map *map = info->si_code > 0 ? map_of(info->si_addr) : NULL;
+    if (map) {
+        char *from = page_of(info->si_addr);
+        atomic_store(&map->is_broken, 1);
+        if (mmap(from, map->end - from, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED) {
+            errno = error;
+            return;
+        }
+    }
+    sigaction(number, &previous, NULL); /* not ours: the instruction is repeated, and the handler before ours is called */
+    if (info->si_code <= 0) raise(number);
+    errno = error;
+    (void)context;
+}
+
+static int install_handler(void) {
+    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    sigemptyset(&action.sa_mask);
+    return sigaction(SIGBUS, &action, &previous);
+}
+
+/* Whether a file lies on a file system of this node, where pages of the cache can be mapped at little cost. */
+static int is_local(int descriptor) {
+    static const uint32_t local[] = {
+        0xEF53, /* ext2 to ext4 */
+        0x58465342, /* XFS */
+        0x9123683E, /* Btrfs */
+        0xF2F52010, /* F2FS */
+        0x01021994, /* tmpfs */
+        0x794C7630, /* overlayfs, of containers */
+    };
+    struct statfs found;
+    if (fstatfs(descriptor, &found)) return 0;
+    for (size_t i = 0; i < sizeof local / sizeof *local; i++)
+        if ((uint32_t)found.f_type == local[i]) return 1;
+    return 0;
+}
+
+/* Maps n_bytes bytes of an open file from an offset on, and installs the handler if that was not done yet. Returns the
+ * number of the map, or -1 where the file cannot be mapped, or better is not. */
+int map_file(int descriptor, int64_t offset, int64_t n_bytes) {
+    struct stat status;
+    int number = 0;
+    while (number < MOST_MAPS && atomic_load(&maps[number].end)) number++;
+    if (number == MOST_MAPS || n_bytes <= 0 || !is_local(descriptor)) return -1;
+    if (fstat(descriptor, &status) || status.st_size < offset + n_bytes) return -1;
+    if (!page && install_handler()) return -1;
+    struct file_map *map = maps + number;
+    off_t start = offset / (off_t)page * (off_t)page;
+    size_t length = (size_t)(offset - start + n_bytes);
+    map->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+    if (map->descriptor < 0) return -1;
+    char *begin = mmap(NULL, length, PROT_READ, MAP_SHARED, map->descriptor, start);
+    if (begin == MAP_FAILED) {
+        close(map->descriptor);
+        return -1;
+    }
+    madvise(begin, length, MADV_SEQUENTIAL); /* pages that were used once are the first that the cache drops */
+    map->first = begin + (offset - start);
+    map->size = status.st_size;
+    atomic_store(&map->is_broken, 0);
+    atomic_store(&map->begin, begin);
+    atomic_store(&map->end, begin + length);
+    return number;
+}
+
+/* Where the bytes of a map begin. */
+void *address_of(int number) { return maps[number].first; }
+
+static int state_of(const struct file_map *map) {
+    struct stat status;
+    if (fstat(map->descriptor, &status)) return UNREADABLE;
+    if (status.st_size < map->size) return CUT_OFF;
+    return atomic_load(&map->is_broken) ? UNREADABLE : 0;
+}
+
+/* Reads n_bytes bytes from an offset in a map on and maps their pages, all at once. An older kernel does so page by page, when
+ * they are used. Returns 0, CUT_OFF or UNREADABLE. */
+int begin_rows(int number, int64_t offset, int64_t n_bytes) {
+    struct file_map *map = maps + number;
+    char *from = page_of(map->first + offset), *to = map->first + offset + n_bytes;
+    int state = state_of(map);
+    if (state || !madvise(from, to - from, MADV_POPULATE_READ) || errno != EFAULT) return state;
+    state = state_of(map);
+    return state ? state : UNREADABLE;
+}
+
+/* Ends the use of the same bytes: takes their pages out of the process, though not out of the cache. Returns CUT_OFF or
+ * UNREADABLE where some of them may have been zeros, else 0. */
+int end_rows(int number, int64_t offset, int64_t n_bytes) {
+    struct file_map *map = maps + number;
+    char *from = page_of(map->first + offset), *to = map->first + offset + n_bytes;
+    int state = state_of(map);
+    if (!state) madvise(from, to - from, MADV_DONTNEED);
+    return state;
+}
+
+void unmap_file(int number) {
+    struct file_map *map = maps + number;
+    char *begin = atomic_load(&map->begin), *end = atomic_load(&map->end);
+    atomic_store(&map->end, NULL);
+    munmap(begin, end - begin);
+    close(map->descriptor);
+}
