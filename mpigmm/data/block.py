@@ -6,8 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from itertools import cycle
 
 from mpigmm.data.source import Loan, Source
@@ -23,35 +21,39 @@ READ_BYTES = 1 << 25
 """Size of one read, in bytes, when rows are loaded into memory."""
 
 
-@dataclass
 class Reading:
     """A tile that is read by the thread that needs it or, if `begin` was called before, by another one.
 
+    Parameters
+    ----------
+    source, start, stop, into
+        As in `Source.lend`.
+
     Attributes
     ----------
-    lend : callable
-        Returns the rows.
     takes_time : bool
         Whether reading was slower than `CACHED_SECONDS`; known after `result`.
     """
 
-    lend: Callable[[], Loan]
-    takes_time: bool = True
-    future: Future[Loan] | None = None
+    def __init__(self, source: Source, start: int, stop: int, into: Rows) -> None:
+        self._of = source, start, stop, into
+        self._future: Future[Loan] | None = None
+        self.takes_time = True
 
     def begin(self, reader: Executor) -> None:
         """Let another thread read the tile, if it does not do so already."""
-        self.future = self.future or reader.submit(self._read)
+        if self._future is None:
+            self._future = reader.submit(self._read)
 
     def result(self) -> Loan:
         """The rows; raises `DataError`."""
-        return self._read() if self.future is None else self.future.result()
+        return self._read() if self._future is None else self._future.result()
 
     def _read(self) -> Loan:
-        begin = time.perf_counter()
-        loan = self.lend()
-        seconds = time.perf_counter() - begin
-        self.takes_time = not loan.in_place or seconds > CACHED_SECONDS * loan.rows.values.nbytes
+        begin, (source, start, stop, into) = time.perf_counter(), self._of
+        loan = source.lend(start, stop, into)
+        limit = CACHED_SECONDS * loan.rows.values.nbytes
+        self.takes_time = not loan.in_place or time.perf_counter() - begin > limit
         return loan
 
 
@@ -169,7 +171,7 @@ class Block:
         with ThreadPoolExecutor(1) as reader:
             for tile, buffer in zip([*tiles, *[None] * TILES_AHEAD], buffers, strict=False):
                 if tile is not None:
-                    waiting.append(Reading(partial(self.source.lend, *self._extent(tile), buffer)))
+                    waiting.append(Reading(self.source, *self._extent(tile), buffer))
                 if takes_time:
                     for reading in waiting:
                         reading.begin(reader)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
 import resource
 import weakref
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,10 @@ FUNCTIONS = {
     "map_file": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
     "address_of": ((ctypes.c_int,), ctypes.c_void_p),
     "begin_rows": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
-    "end_rows": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
+    "end_rows": ((ctypes.c_int, ctypes.c_int64), ctypes.c_int),
     "unmap_file": ((ctypes.c_int,), None),
 }
 """Types of the arguments and results of the functions in C."""
-
-mapping = Lock()
-"""Held while a file is mapped or unmapped."""
 
 
 @lru_cache
@@ -73,13 +70,7 @@ class Mapping:
             "shape": shape,
             "typestr": dtype.str,
         }
-        weakref.finalize(self, unmap, library, number).atexit = False
-
-
-def unmap(library: ctypes.CDLL, number: int) -> None:
-    """End a map."""
-    with mapping:
-        library.unmap_file(number)
+        weakref.finalize(self, library.unmap_file, number).atexit = False
 
 
 class FileMap:
@@ -111,8 +102,7 @@ class FileMap:
 
     def end(self, start: int, stop: int) -> None:
         """End the use of rows. Raises the same errors where some may have been zeros in place of the file's rows."""
-        size = self._row_bytes
-        self._check(self._library.end_rows(self._number, start * size, (stop - start) * size))
+        self._check(self._library.end_rows(self._number, (stop - start) * self._row_bytes))
 
     def _check(self, state: int) -> None:
         if state == CUT_OFF:
@@ -133,6 +123,5 @@ def map_array(path: str, descriptor: int, offset: int, shape: tuple[int, ...], d
         or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     ):
         return None
-    with mapping:
-        number = library.map_file(descriptor, offset, int(np.prod(shape)) * dtype.itemsize)
+    number = library.map_file(descriptor, offset, math.prod(shape) * dtype.itemsize)
     return None if number < 0 else FileMap(library, number, path, shape, dtype)

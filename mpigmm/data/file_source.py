@@ -6,7 +6,6 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from threading import Lock
@@ -322,41 +321,46 @@ class FileSource(Source):
 
     def lend(self, start: int, stop: int, into: Rows) -> Loan:
         (index, local), n_rows = locate(self.header.start + start, self.header.lengths), stop - start
-        with self._reading(index, local, local + n_rows):
+        last = local + n_rows
+        try:
             with self._opening:
                 reader, columns = self._open(index)
                 file_map = reader.file_map(VALUES) if columns is None else None
-            if file_map is None or local + n_rows > len(file_map.rows):
+            if file_map is None or last > len(file_map.rows):
                 return super().lend(start, stop, into)
-            arrays = into[:n_rows].arrays
-            for name in arrays.keys() - {VALUES}:
+            values = file_map.begin(local, last).reshape(n_rows, -1)
+            arrays = {VALUES: values}
+            for name in into.arrays.keys() - arrays:
+                arrays[name] = into.arrays[name][:n_rows]
                 reader.read(name, local, arrays[name])
-            values = file_map.begin(local, local + n_rows).reshape(arrays[VALUES].shape)
-        rows = Rows(start, {**arrays, VALUES: values})
-        return Loan(rows, True, partial(self._end, file_map, index, local, local + n_rows))
+        except DataError:
+            raise
+        except READ_ERRORS as error:
+            raise self._unreadable(index, local, last, error) from None
+        return Loan(Rows(start, arrays), True, lambda: self._end(file_map, index, local, last))
 
     def _end(self, file_map: FileMap, index: int, start: int, stop: int) -> None:
         """End the use of rows of one file."""
-        with self._reading(index, start, stop):
+        try:
             file_map.end(start, stop)
+        except OSError as error:
+            raise self._unreadable(index, start, stop, error) from None
 
     def _read_file(self, index: int, start: int, rows: Rows) -> None:
         """Fill rows with those of one file from its row start on."""
-        with self._reading(index, start, start + len(rows)):
+        try:
             with self._opening:  # by one thread: the first to open a dataset sets the size of its chunk cache
                 reader, columns = self._open(index)
             for name, array in rows.arrays.items():
                 reader.read(name, start, array, columns if name == VALUES else None)
-
-    @contextmanager
-    def _reading(self, index: int, start: int, stop: int) -> Iterator[None]:
-        """A context in which to read rows start to stop - 1 of one file; raises `DataError` where that fails."""
-        try:
-            yield
         except DataError:
             raise
         except READ_ERRORS as error:
-            raise DataError(
-                f"rows {start:,} to {stop:,} of {self.header.place(index)} cannot be read{reason(error)}; "
-                "is the file whole?"
-            ) from None
+            raise self._unreadable(index, start, start + len(rows), error) from None
+
+    def _unreadable(self, index: int, start: int, stop: int, error: Exception) -> DataError:
+        """The error for rows start to stop - 1 of one file."""
+        return DataError(
+            f"rows {start:,} to {stop:,} of {self.header.place(index)} cannot be read{reason(error)}; "
+            "is the file whole?"
+        )

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mpigmm.data.row_files import Name, told
 from mpigmm.errors import shown
@@ -150,17 +150,14 @@ class Header:
 
 def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:
     """Index of the file, and the number in it, of a row that is counted over all files of these lengths."""
+    if row < lengths[0]:
+        return 0, row
     ends = list(accumulate(lengths))
     index = bisect_right(ends, row)
     return index, row - (ends[index] - lengths[index])
 
 
-def nothing() -> None:
-    """Do nothing."""
-
-
-@dataclass(frozen=True, eq=False)
-class Loan:
+class Loan(NamedTuple):
     """Rows that may be used until `end` is called.
 
     Attributes
@@ -168,13 +165,16 @@ class Loan:
     rows : Rows
     in_place : bool
         Whether the values are those of a file that is mapped into memory, and no copy.
-    end : callable
-        Raises `DataError` where some of the values were not what the file held.
     """
 
     rows: Rows
     in_place: bool = False
-    end: Callable[[], None] = nothing
+    check: Callable[[], None] | None = None
+
+    def end(self) -> None:
+        """End the use of the rows. Raises `DataError` where some of the values were not what the file held."""
+        if self.check is not None:
+            self.check()
 
 
 class Source(ABC):

@@ -3,10 +3,11 @@
  * Where a mapped file has been cut off, or the disk fails, the kernel sends SIGBUS to the thread that touches the page. The
  * handler replaces the rest of the file's map by pages of zeros and marks the map as broken; the thread goes on, and whoever
  * asked for the rows finds the mark after their use and raises an error. mpigmm/data/file_map.py calls these functions by
- * ctypes, one call of map_file or unmap_file at a time. */
+ * ctypes. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -23,19 +24,26 @@
 /* Largest number of files that are mapped at once. */
 enum { MOST_MAPS = 1024 };
 
+/* Bytes of rows that have been used before their pages are taken out of the process, those of all files together: one by one
+ * they would take longer. They remain in the cache of the operating system. */
+enum { MOST_USED = 1 << 24 };
+
 /* What begin_rows and end_rows return, besides 0: rows are missing, or cannot be read. */
 enum { CUT_OFF = 1, UNREADABLE = 2 };
 
 struct file_map {
     _Atomic(char *) begin, end; /* of the pages; end is null while the entry is unused */
     char *first; /* where the bytes begin that were asked for */
+    off_t start; /* of the pages in the file */
     off_t size; /* of the file when it was mapped */
     int descriptor;
-    atomic_int is_broken;
+    atomic_int is_broken, is_used; /* is_used: some of its pages may be in the process */
 };
 
 static struct file_map maps[MOST_MAPS];
+static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER; /* held while a file is mapped, mapped anew or unmapped */
 static struct sigaction previous; /* the handler of SIGBUS before ours */
+static _Atomic int64_t used = 0; /* bytes of all maps that have been used since `release` */
 static uintptr_t page = 0; /* bytes of a page; 0 until the handler is installed */
 
 static char *page_of(char *address) { return (char *)((uintptr_t)address & ~(page - 1)); }
@@ -91,9 +99,27 @@ static int is_local(int descriptor) {
     return 0;
 }
 
-/* Maps n_bytes bytes of an open file from an offset on, and installs the handler if that was not done yet. Returns the
- * number of the map, or -1 where the file cannot be mapped, or better is not. */
-int map_file(int descriptor, int64_t offset, int64_t n_bytes) {
+/* Maps the pages of a file, at an address or, if that is null, anywhere. */
+static char *map_pages(const struct file_map *map, char *address, size_t length) {
+    char *begin = mmap(address, length, PROT_READ, MAP_SHARED | (address ? MAP_FIXED : 0), map->descriptor, map->start);
+    if (begin != MAP_FAILED) madvise(begin, length, MADV_SEQUENTIAL); /* the cache is to drop first what was used once */
+    return begin;
+}
+
+/* Takes the pages of all maps out of the process, and the tables of their addresses, by mapping the files anew. A thread
+ * that uses rows meanwhile gets their pages back. */
+static void release(void) {
+    if (pthread_mutex_trylock(&changing)) return;
+    for (ptrdiff_t i = 0; i < MOST_MAPS; i++) {
+        struct file_map *map = maps + i;
+        if (!atomic_exchange(&map->is_used, 0)) continue;
+        char *begin = atomic_load(&map->begin), *end = atomic_load(&map->end);
+        if (end) map_pages(map, begin, end - begin);
+    }
+    pthread_mutex_unlock(&changing);
+}
+
+static int map_bytes(int descriptor, int64_t offset, int64_t n_bytes) {
     struct stat status;
     int number = 0;
     while (number < MOST_MAPS && atomic_load(&maps[number].end)) number++;
@@ -105,17 +131,27 @@ int map_file(int descriptor, int64_t offset, int64_t n_bytes) {
     size_t length = (size_t)(offset - start + n_bytes);
     map->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
     if (map->descriptor < 0) return -1;
-    char *begin = mmap(NULL, length, PROT_READ, MAP_SHARED, map->descriptor, start);
+    map->start = start;
+    char *begin = map_pages(map, NULL, length);
     if (begin == MAP_FAILED) {
         close(map->descriptor);
         return -1;
     }
-    madvise(begin, length, MADV_SEQUENTIAL); /* pages that were used once are the first that the cache drops */
     map->first = begin + (offset - start);
     map->size = status.st_size;
     atomic_store(&map->is_broken, 0);
+    atomic_store(&map->is_used, 0);
     atomic_store(&map->begin, begin);
     atomic_store(&map->end, begin + length);
+    return number;
+}
+
+/* Maps n_bytes bytes of an open file from an offset on, and installs the handler if that was not done yet. Returns the
+ * number of the map, or -1 where the file cannot be mapped, or better is not. */
+int map_file(int descriptor, int64_t offset, int64_t n_bytes) {
+    pthread_mutex_lock(&changing);
+    int number = map_bytes(descriptor, offset, n_bytes);
+    pthread_mutex_unlock(&changing);
     return number;
 }
 
@@ -135,25 +171,28 @@ int begin_rows(int number, int64_t offset, int64_t n_bytes) {
     struct file_map *map = maps + number;
     char *from = page_of(map->first + offset), *to = map->first + offset + n_bytes;
     int state = state_of(map);
+    atomic_store(&map->is_used, 1);
     if (state || !madvise(from, to - from, MADV_POPULATE_READ) || errno != EFAULT) return state;
     state = state_of(map);
     return state ? state : UNREADABLE;
 }
 
-/* Ends the use of the same bytes: takes their pages out of the process, though not out of the cache. Returns CUT_OFF or
- * UNREADABLE where some of them may have been zeros, else 0. */
-int end_rows(int number, int64_t offset, int64_t n_bytes) {
-    struct file_map *map = maps + number;
-    char *from = page_of(map->first + offset), *to = map->first + offset + n_bytes;
-    int state = state_of(map);
-    if (!state) madvise(from, to - from, MADV_DONTNEED);
+/* Ends the use of n_bytes bytes. Returns CUT_OFF or UNREADABLE where some of them may have been zeros, else 0. */
+int end_rows(int number, int64_t n_bytes) {
+    int state = state_of(maps + number);
+    if (atomic_fetch_add(&used, n_bytes) + n_bytes >= MOST_USED) {
+        atomic_store(&used, 0);
+        release();
+    }
     return state;
 }
 
 void unmap_file(int number) {
     struct file_map *map = maps + number;
+    pthread_mutex_lock(&changing);
     char *begin = atomic_load(&map->begin), *end = atomic_load(&map->end);
     atomic_store(&map->end, NULL);
     munmap(begin, end - begin);
     close(map->descriptor);
+    pthread_mutex_unlock(&changing);
 }
