@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from itertools import cycle
 
 from mpigmm.data.source import Loan, Source
@@ -14,47 +15,8 @@ from mpigmm.rows import Fields, Rows
 TILES_AHEAD = 2
 """Number of tiles that are read in advance for each thread, while it computes with an earlier one."""
 
-CACHED_SECONDS = 2e-10
-"""Seconds for each byte that it takes at most to map pages of the operating system's cache into memory."""
-
 READ_BYTES = 1 << 25
 """Size of one read, in bytes, when rows are loaded into memory."""
-
-
-class Reading:
-    """A tile that is read by the thread that needs it or, if `begin` was called before, by another one.
-
-    Parameters
-    ----------
-    source, start, stop, into
-        As in `Source.lend`.
-
-    Attributes
-    ----------
-    takes_time : bool
-        Whether reading was slower than `CACHED_SECONDS`; known after `result`.
-    """
-
-    def __init__(self, source: Source, start: int, stop: int, into: Rows) -> None:
-        self._of = source, start, stop, into
-        self._future: Future[Loan] | None = None
-        self.takes_time = True
-
-    def begin(self, reader: Executor) -> None:
-        """Let another thread read the tile, if it does not do so already."""
-        if self._future is None:
-            self._future = reader.submit(self._read)
-
-    def result(self) -> Loan:
-        """The rows; raises `DataError`."""
-        return self._read() if self._future is None else self._future.result()
-
-    def _read(self) -> Loan:
-        begin, (source, start, stop, into) = time.perf_counter(), self._of
-        loan = source.lend(start, stop, into)
-        limit = CACHED_SECONDS * loan.rows.values.nbytes
-        self.takes_time = not loan.in_place or time.perf_counter() - begin > limit
-        return loan
 
 
 def rows_of_tiles(tiles: range, tile_rows: int, n_rows: int) -> range:
@@ -160,32 +122,34 @@ class Block:
             yield Rows(first, {**views.arrays, **others})
 
     def _streamed(self, tiles: Sequence[int], n_workers: int, fields: Fields) -> Iterator[Rows]:
-        """Tiles as the source lends them; a tile is valid until the next one is requested.
+        """Tiles as the source lends them; another thread reads `TILES_AHEAD` of them in advance.
 
-        As long as reading takes time, another thread reads `TILES_AHEAD` tiles in advance. It takes none for rows that
-        are used in place in the operating system's cache: a thread would then cost more than it gains.
+        It does not for tiles that are used in place in the operating system's cache: if all processors are busy, a
+        thread costs more time than it saves. A tile is valid until the next one is requested.
         """
-        waiting: deque[Reading] = deque()
+        waiting: deque[Callable[[], Loan]] = deque()
         buffers = cycle([Rows.empty(0, self._most_rows, fields) for _ in range(TILES_AHEAD + 1)])
-        takes_time = True
         with ThreadPoolExecutor(1) as reader:
-            for tile, buffer in zip([*tiles, *[None] * TILES_AHEAD], buffers, strict=False):
-                if tile is not None:
-                    waiting.append(Reading(self.source, *self._extent(tile), buffer))
-                if takes_time:
-                    for reading in waiting:
-                        reading.begin(reader)
-                if waiting and (tile is None or len(waiting) > TILES_AHEAD):
-                    loan = self._next(waiting[0], n_workers)
-                    takes_time = waiting.popleft().takes_time
-                    yield loan.rows
-                    loan.end()
+            for tile, buffer in zip(tiles, buffers, strict=False):
+                waiting.append(self._begin(reader, tile, buffer))
+                if len(waiting) > TILES_AHEAD:
+                    yield from self._next(waiting, n_workers)
+            while waiting:
+                yield from self._next(waiting, n_workers)
 
-    def _next(self, reading: Reading, n_workers: int) -> Loan:
+    def _begin(self, reader: Executor, tile: int, buffer: Rows) -> Callable[[], Loan]:
+        """A function that returns the rows of a tile; another thread reads them from now on if that takes time."""
+        extent = self._extent(tile)
+        if self.source.is_cached(*extent):
+            return partial(self.source.lend, *extent, buffer, ahead=False)
+        return reader.submit(self.source.lend, *extent, buffer).result
+
+    def _next(self, waiting: deque[Callable[[], Loan]], n_workers: int) -> Iterator[Rows]:
         begin = time.perf_counter()
-        loan = reading.result()
+        loan = waiting.popleft()()
         self.seconds_read += (time.perf_counter() - begin) / n_workers
-        return loan
+        yield loan.rows
+        loan.end()
 
     def _extent(self, tile: int) -> tuple[int, int]:
         """The first row of a tile, and the first row after it."""

@@ -29,7 +29,8 @@ CUT_OFF, UNREADABLE = 1, 2
 FUNCTIONS = {
     "map_file": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
     "address_of": ((ctypes.c_int,), ctypes.c_void_p),
-    "begin_rows": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
+    "is_cached": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
+    "begin_rows": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int), ctypes.c_int),
     "end_rows": ((ctypes.c_int, ctypes.c_int64), ctypes.c_int),
     "unmap_file": ((ctypes.c_int,), None),
 }
@@ -91,13 +92,18 @@ class FileMap:
         self.path, self._library, self._number = path, library, number
         self._row_bytes = self.rows.strides[0]
 
-    def begin(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows start to stop - 1, once they are in memory.
+    def is_cached(self, start: int, stop: int) -> bool:
+        """Whether rows start to stop - 1 seem to be in the operating system's cache."""
+        size = self._row_bytes
+        return bool(self._library.is_cached(self._number, start * size, (stop - start) * size))
+
+    def begin(self, start: int, stop: int, *, ahead: bool) -> NDArray[Any]:
+        """Rows start to stop - 1: if `ahead`, once they are in memory, otherwise at once.
 
         Raises `DataError` where the file has been cut off, and `OSError`.
         """
         size = self._row_bytes
-        self._check(self._library.begin_rows(self._number, start * size, (stop - start) * size))
+        self._check(self._library.begin_rows(self._number, start * size, (stop - start) * size, ahead))
         return self.rows[start:stop]
 
     def end(self, start: int, stop: int) -> None:

@@ -319,16 +319,32 @@ class FileSource(Source):
             done += count
         return rows
 
-    def lend(self, start: int, stop: int, into: Rows) -> Loan:
+    def is_cached(self, start: int, stop: int) -> bool:
+        index, local = locate(self.header.start + start, self.header.lengths)
+        try:
+            _, file_map = self._mapped(index, local + stop - start)
+        except (DataError, *READ_ERRORS):
+            return False
+        return file_map is not None and file_map.is_cached(local, local + stop - start)
+
+    def _mapped(self, index: int, stop: int) -> tuple[RowReader, FileMap | None]:
+        """One of the files, and its values mapped into memory, where that is possible for its rows 0 to stop - 1.
+
+        Raises `DataError`, or one of `READ_ERRORS`.
+        """
+        with self._opening:
+            reader, columns = self._open(index)
+            file_map = reader.file_map(VALUES) if columns is None else None
+        return reader, file_map if file_map is not None and stop <= len(file_map.rows) else None
+
+    def lend(self, start: int, stop: int, into: Rows, *, ahead: bool = True) -> Loan:
         (index, local), n_rows = locate(self.header.start + start, self.header.lengths), stop - start
         last = local + n_rows
         try:
-            with self._opening:
-                reader, columns = self._open(index)
-                file_map = reader.file_map(VALUES) if columns is None else None
-            if file_map is None or last > len(file_map.rows):
+            reader, file_map = self._mapped(index, last)
+            if file_map is None:
                 return super().lend(start, stop, into)
-            values = file_map.begin(local, last).reshape(n_rows, -1)
+            values = file_map.begin(local, last, ahead=ahead).reshape(n_rows, into.values.shape[1])
             arrays = {VALUES: values}
             for name in into.arrays.keys() - arrays:
                 arrays[name] = into.arrays[name][:n_rows]
@@ -337,7 +353,7 @@ class FileSource(Source):
             raise
         except READ_ERRORS as error:
             raise self._unreadable(index, local, last, error) from None
-        return Loan(Rows(start, arrays), True, lambda: self._end(file_map, index, local, last))
+        return Loan(Rows(start, arrays), lambda: self._end(file_map, index, local, last))
 
     def _end(self, file_map: FileMap, index: int, start: int, stop: int) -> None:
         """End the use of rows of one file."""

@@ -163,16 +163,15 @@ class Loan(NamedTuple):
     Attributes
     ----------
     rows : Rows
-    in_place : bool
-        Whether the values are those of a file that is mapped into memory, and no copy.
+    check : callable or None
+        Raises `DataError` where some of the values were not what the file held.
     """
 
     rows: Rows
-    in_place: bool = False
     check: Callable[[], None] | None = None
 
     def end(self) -> None:
-        """End the use of the rows. Raises `DataError` where some of the values were not what the file held."""
+        """End the use of the rows. Raises `DataError` where some of their values were not what the source holds."""
         if self.check is not None:
             self.check()
 
@@ -210,7 +209,14 @@ class Source(ABC):
             The arrays that are read where `into` is not given; all of the header's by default.
         """
 
-    def lend(self, start: int, stop: int, into: Rows) -> Loan:
-        """The same rows, with the arrays of `into`: in place where that is possible, else as `read` writes them there.
-        Raises `DataError`."""
+    def is_cached(self, start: int, stop: int) -> bool:
+        """Whether `lend` hardly takes time for these rows: they are used in place, in the operating system's cache."""
+        return False
+
+    def lend(self, start: int, stop: int, into: Rows, *, ahead: bool = True) -> Loan:
+        """The same rows, with the arrays of `into`: in place where that is possible, else `read` writes them there.
+
+        Raises `DataError`. If `ahead`, the rows are in memory when this ends; otherwise those in place may be read from
+        the disk when they are used.
+        """
         return Loan(self.read(start, stop, into))

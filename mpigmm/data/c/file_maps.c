@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -27,6 +28,9 @@ enum { MOST_MAPS = 1024 };
 /* Bytes of rows that have been used before their pages are taken out of the process, those of all files together: one by one
  * they would take longer. They remain in the cache of the operating system. */
 enum { MOST_USED = 1 << 24 };
+
+/* `is_cached` looks at a page in so many bytes. */
+enum { LOOKED_AT = 1 << 19 };
 
 /* What begin_rows and end_rows return, besides 0: rows are missing, or cannot be read. */
 enum { CUT_OFF = 1, UNREADABLE = 2 };
@@ -165,14 +169,25 @@ static int state_of(const struct file_map *map) {
     return atomic_load(&map->is_broken) ? UNREADABLE : 0;
 }
 
-/* Reads n_bytes bytes from an offset in a map on and maps their pages, all at once. An older kernel does so page by page, when
- * they are used. Returns 0, CUT_OFF or UNREADABLE. */
-int begin_rows(int number, int64_t offset, int64_t n_bytes) {
+/* Whether n_bytes bytes from an offset in a map on seem to be in the operating system's cache: some pages of them are. */
+int is_cached(int number, int64_t offset, int64_t n_bytes) {
+    struct file_map *map = maps + number;
+    off_t first = map->start + (map->first - atomic_load(&map->begin)) + offset;
+    char byte;
+    struct iovec place = {&byte, 1};
+    for (int64_t at = 0; at < n_bytes; at += LOOKED_AT)
+        if (preadv2(map->descriptor, &place, 1, first + at, RWF_NOWAIT) != 1) return 0;
+    return 1;
+}
+
+/* Begins the use of n_bytes bytes from an offset in a map on. If `ahead`, waits until they are in memory; otherwise they are
+ * read when they are used. Returns 0, CUT_OFF or UNREADABLE. */
+int begin_rows(int number, int64_t offset, int64_t n_bytes, int ahead) {
     struct file_map *map = maps + number;
     char *from = page_of(map->first + offset), *to = map->first + offset + n_bytes;
     int state = state_of(map);
     atomic_store(&map->is_used, 1);
-    if (state || !madvise(from, to - from, MADV_POPULATE_READ) || errno != EFAULT) return state;
+    if (state || !ahead || !madvise(from, to - from, MADV_POPULATE_READ) || errno != EFAULT) return state;
     state = state_of(map);
     return state ? state : UNREADABLE;
 }
