@@ -136,8 +136,8 @@ class ScoreSums:
             )
 
     def _entropy(self, resp: Array, weight: FloatArray) -> float:
-        """The sum of the rows' weights (n,) times the entropies -sum_k r_k log r_k of their posteriors (K, n); zero if it
-        is not asked for."""
+        """The sum over rows of weights (n,) times entropies, -sum_k r_k log r_k, of posteriors (K, n); zero if it is not
+        asked for."""
         if not self.with_entropy:
             return 0.0
         xp, arrays = self.ops.xp, self.ops.arrays
