@@ -136,7 +136,7 @@ class ScoreSums:
             )
 
     def _entropy(self, resp: Array, weight: FloatArray) -> float:
-        """The sum over rows of weights (n,) times entropies, -sum_k r_k log r_k, of posteriors (K, n); zero if it is not
+        """The sum over rows of weights (n,) times entropies, -sum_k r_k log r_k, of posteriors (K, n); zero if not
         asked for."""
         if not self.with_entropy:
             return 0.0
