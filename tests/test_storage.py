@@ -125,11 +125,12 @@ def test_predict_on_a_full_disk_leaves_what_was_there(small_disk: Path, config: 
         fill(small_disk)
 
 
-def test_data_cut_off_under_a_run_that_streams(config: Path) -> None:
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_data_cut_off_under_a_run_that_streams(config: Path, n_ranks: int) -> None:
     path, out = config.parent / "x.h5", config.parent / "out"
     whole = path.read_bytes()
     command, endless = ("fit", str(config)), ("em.max_iter=100000",)
-    done = mpirun(3, *command, *endless, during=once_under_way(out, lambda: os.truncate(path, len(whole) // 2)))
+    done = mpirun(n_ranks, *command, *endless, during=once_under_way(out, lambda: os.truncate(path, len(whole) // 2)))
     assert done.returncode == 2, done.stderr
     assert done.stderr.count(f"{path} has shrunk while it was being read") == 1
     path.write_bytes(whole)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from itertools import cycle
 
-from mpigmm.data.source import Source
+from mpigmm.data.source import Loan, Source
 from mpigmm.rows import Fields, Rows
 
 TILES_AHEAD = 2
@@ -121,25 +122,34 @@ class Block:
             yield Rows(first, {**views.arrays, **others})
 
     def _streamed(self, tiles: Sequence[int], n_workers: int, fields: Fields) -> Iterator[Rows]:
-        """Tiles as they are read from the source; another thread reads `TILES_AHEAD` of them in advance.
+        """Tiles as the source lends them; another thread reads `TILES_AHEAD` of them in advance.
 
-        Buffers are reused: a tile is valid until the next one is requested.
+        It does not for tiles that are used in place in the operating system's cache: if all processors are busy, a
+        thread costs more time than it saves. A tile is valid until the next one is requested.
         """
-        waiting: deque[Future[Rows]] = deque()
+        waiting: deque[Callable[[], Loan]] = deque()
         buffers = cycle([Rows.empty(0, self._most_rows, fields) for _ in range(TILES_AHEAD + 1)])
         with ThreadPoolExecutor(1) as reader:
             for tile, buffer in zip(tiles, buffers, strict=False):
-                waiting.append(reader.submit(self.source.read, *self._extent(tile), buffer))
+                waiting.append(self._begin(reader, tile, buffer))
                 if len(waiting) > TILES_AHEAD:
-                    yield self._next(waiting, n_workers)
+                    yield from self._next(waiting, n_workers)
             while waiting:
-                yield self._next(waiting, n_workers)
+                yield from self._next(waiting, n_workers)
 
-    def _next(self, waiting: deque[Future[Rows]], n_workers: int) -> Rows:
+    def _begin(self, reader: Executor, tile: int, buffer: Rows) -> Callable[[], Loan]:
+        """A function that returns the rows of a tile; another thread reads them from now on if that takes time."""
+        extent = self._extent(tile)
+        if self.source.is_cached(*extent):
+            return partial(self.source.lend, *extent, buffer, ahead=False)
+        return reader.submit(self.source.lend, *extent, buffer).result
+
+    def _next(self, waiting: deque[Callable[[], Loan]], n_workers: int) -> Iterator[Rows]:
         begin = time.perf_counter()
-        rows = waiting.popleft().result()
+        loan = waiting.popleft()()
         self.seconds_read += (time.perf_counter() - begin) / n_workers
-        return rows
+        yield loan.rows
+        loan.end()
 
     def _extent(self, tile: int) -> tuple[int, int]:
         """The first row of a tile, and the first row after it."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mpigmm.data.file_map import FileMap
 from mpigmm.data.formats import format_of, row_format
 from mpigmm.data.row_files import (
     READ_ERRORS,
@@ -25,7 +26,7 @@ from mpigmm.data.row_files import (
     unusable_text,
 )
 from mpigmm.data.shared_cache import SharedCache
-from mpigmm.data.source import Header, Source, locate
+from mpigmm.data.source import Header, Loan, Source, locate
 from mpigmm.errors import DataError, counted, reason, shown
 from mpigmm.rows import LABEL, SAMPLE_WEIGHT, VALUES, Field, Fields, Rows, label_text
 
@@ -318,6 +319,49 @@ class FileSource(Source):
             done += count
         return rows
 
+    def is_cached(self, start: int, stop: int) -> bool:
+        index, local = locate(self.header.start + start, self.header.lengths)
+        try:
+            _, file_map = self._mapped(index, local + stop - start)
+        except (DataError, *READ_ERRORS):
+            return False
+        return file_map is not None and file_map.is_cached(local, local + stop - start)
+
+    def _mapped(self, index: int, stop: int) -> tuple[RowReader, FileMap | None]:
+        """One of the files, and its values mapped into memory, where that is possible for its rows 0 to stop - 1.
+
+        Raises `DataError`, or one of `READ_ERRORS`.
+        """
+        with self._opening:
+            reader, columns = self._open(index)
+            file_map = reader.file_map(VALUES) if columns is None else None
+        return reader, file_map if file_map is not None and stop <= len(file_map.rows) else None
+
+    def lend(self, start: int, stop: int, into: Rows, *, ahead: bool = True) -> Loan:
+        (index, local), n_rows = locate(self.header.start + start, self.header.lengths), stop - start
+        last = local + n_rows
+        try:
+            reader, file_map = self._mapped(index, last)
+            if file_map is None:
+                return super().lend(start, stop, into)
+            values = file_map.begin(local, last, ahead=ahead).reshape(n_rows, into.values.shape[1])
+            arrays = {VALUES: values}
+            for name in into.arrays.keys() - arrays:
+                arrays[name] = into.arrays[name][:n_rows]
+                reader.read(name, local, arrays[name])
+        except DataError:
+            raise
+        except READ_ERRORS as error:
+            raise self._unreadable(index, local, last, error) from None
+        return Loan(Rows(start, arrays), lambda: self._end(file_map, index, local, last))
+
+    def _end(self, file_map: FileMap, index: int, start: int, stop: int) -> None:
+        """End the use of rows of one file."""
+        try:
+            file_map.end(start, stop)
+        except OSError as error:
+            raise self._unreadable(index, start, stop, error) from None
+
     def _read_file(self, index: int, start: int, rows: Rows) -> None:
         """Fill rows with those of one file from its row start on."""
         try:
@@ -328,7 +372,11 @@ class FileSource(Source):
         except DataError:
             raise
         except READ_ERRORS as error:
-            raise DataError(
-                f"rows {start:,} to {start + len(rows):,} of {self.header.place(index)} cannot be read{reason(error)}; "
-                "is the file whole?"
-            ) from None
+            raise self._unreadable(index, start, start + len(rows), error) from None
+
+    def _unreadable(self, index: int, start: int, stop: int, error: Exception) -> DataError:
+        """The error for rows start to stop - 1 of one file."""
+        return DataError(
+            f"rows {start:,} to {stop:,} of {self.header.place(index)} cannot be read{reason(error)}; "
+            "is the file whole?"
+        )

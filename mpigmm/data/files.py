@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mpigmm.errors import OutputError, reason, shown
+from mpigmm.errors import DataError, OutputError, reason, shown
 
 NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags with which files are opened for writing: a symbolic link, which another user may have made, is an error."""
@@ -116,3 +116,8 @@ def read_bytes(file: int, offset: int, array: NDArray[Any]) -> None:
         if not count:
             raise EOFError
         left, offset = left[count:], offset + count
+
+
+def was_cut_off(path: str) -> DataError:
+    """The error for a file that has become shorter since it was opened."""
+    return DataError(f"{shown(path)} has shrunk while it was being read; restore it and run the command again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -22,7 +23,8 @@ from mpigmm.data.datasets import (
     open_hdf5,
     raw_offset,
 )
-from mpigmm.data.files import read_bytes
+from mpigmm.data.file_map import FileMap, map_array
+from mpigmm.data.files import read_bytes, was_cut_off
 from mpigmm.data.openpmd import ConstantComponent, Item, constant_component, get_item
 from mpigmm.data.origins import Origins, check_origins
 from mpigmm.data.packing import Packing, packing_of
@@ -37,7 +39,6 @@ from mpigmm.data.row_files import (
     check_differ,
     has_shrunk_to,
     told,
-    was_cut_off,
 )
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.errors import DataError, reason, shown
@@ -205,6 +206,11 @@ class Stored(ABC):
     def read(self, start: int, array: NDArray[Any], columns: Columns = None) -> None:
         """As `RowReader.read`."""
 
+    @property
+    def file_map(self) -> FileMap | None:
+        """As `RowReader.file_map`."""
+        return None
+
 
 class OpenDataset(Stored):
     """A dataset from which rows are read, with checks that none of its values are missing.
@@ -236,6 +242,13 @@ class OpenDataset(Stored):
         self.offset = raw_offset(dataset, self.dtype if packing is None else dataset.dtype)
         self._packing = packing
         self._origins = Origins(dataset)
+
+    @cached_property
+    def file_map(self) -> FileMap | None:
+        if self.offset is None or self._packing is not None:
+            return None
+        descriptor = self.file.id.get_vfd_handle()
+        return map_array(self.file.filename, descriptor, self.offset, self.dataset.shape, self.dtype)
 
     def read(self, start: int, array: NDArray[Any], columns: Columns = None) -> None:
         with self._reading(start, start + len(array)):
@@ -319,6 +332,9 @@ class Hdf5Reader(RowReader):
 
     def read(self, name: str, start: int, array: NDArray[Any], columns: Columns = None) -> None:
         self._arrays[name].read(start, array, columns)
+
+    def file_map(self, name: str) -> FileMap | None:
+        return self._arrays[name].file_map
 
 
 def _open_stored(file: h5py.File, path: str, names: Name, array: str, field: Field) -> Stored:

@@ -7,13 +7,15 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.data.files import read_bytes
+from mpigmm.data.file_map import FileMap, map_array
+from mpigmm.data.files import read_bytes, was_cut_off
 from mpigmm.data.row_files import (
     Columns,
     Datasets,
@@ -22,7 +24,6 @@ from mpigmm.data.row_files import (
     RowReader,
     has_shrunk_to,
     one_dataset,
-    was_cut_off,
 )
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.errors import DataError, shown
@@ -69,7 +70,7 @@ class NpyFormat(RowFormat):
             }
 
     def open(self, path: str, datasets: Datasets, fields: Fields, cache: SharedCache) -> RowReader:
-        return NpyReader(NpyArray(path))
+        return NpyReader(NpyArray(path), fields[VALUES].dtype)
 
     def has(self, path: str, names: Sequence[str]) -> bool:
         return False
@@ -156,10 +157,17 @@ class NpyArray:
 
 
 class NpyReader(RowReader):
-    """A file, open for reading."""
+    """A file, open for reading.
 
-    def __init__(self, opened: NpyArray) -> None:
-        self._opened = opened
+    Parameters
+    ----------
+    opened : NpyArray
+    dtype : str
+        Type of the arrays that are read.
+    """
+
+    def __init__(self, opened: NpyArray, dtype: str) -> None:
+        self._opened, self._dtype = opened, np.dtype(dtype)
 
     def read(self, name: str, start: int, array: NDArray[Any], columns: Columns = None) -> None:
         opened = self._opened
@@ -174,6 +182,16 @@ class NpyReader(RowReader):
                 self._read_rows(start, array, columns)
         except EOFError:
             raise was_cut_off(opened.path) from None
+
+    def file_map(self, name: str) -> FileMap | None:
+        return self._file_map if name == VALUES else None
+
+    @cached_property
+    def _file_map(self) -> FileMap | None:
+        opened = self._opened
+        if opened.header.is_fortran or opened.dtype != self._dtype:
+            return None
+        return map_array(opened.path, opened.descriptor, opened.header.offset, opened.header.shape, opened.dtype)
 
     def _read_rows(self, start: int, array: NDArray[Any], columns: Columns) -> None:
         """Rows of an array in C order, as they are or, where they must be converted, piece by piece."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mpigmm.data.files import was_cut_off
 from mpigmm.data.row_files import (
     DATASET,
     READ_ERRORS,
@@ -28,7 +29,6 @@ from mpigmm.data.row_files import (
     names_text,
     one_dataset,
     unusable_text,
-    was_cut_off,
 )
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.errors import DataError, reason, shown

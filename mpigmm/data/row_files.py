@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mpigmm.data.file_map import FileMap
 from mpigmm.data.shared_cache import SharedCache
 from mpigmm.errors import DataError, reason, shown
 from mpigmm.rows import Field, Fields
@@ -118,6 +119,11 @@ class RowReader(ABC):
             Which columns of the values to read.
         """
 
+    def file_map(self, name: str) -> FileMap | None:
+        """An array of the record with the rows of the whole file in its columns' order and of the dtype that is read,
+        mapped into memory; None where it cannot be."""
+        return None
+
 
 class RowFormat(ABC):
     """A format of files with rows.
@@ -192,11 +198,6 @@ def suffix_in(directory: Path) -> str:
 def has_shrunk_to(path: str, n_rows: int) -> DataError:
     """The error for a file that has fewer rows than when it was described."""
     return DataError(f"{shown(path)} has shrunk to {n_rows:,} rows while it was being read")
-
-
-def was_cut_off(path: str) -> DataError:
-    """The error for a file that has become shorter since it was opened."""
-    return DataError(f"{shown(path)} has shrunk while it was being read; restore it and run the command again")
 
 
 def check_differ(columns: Sequence[int], key: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mpigmm.data.row_files import Name, told
 from mpigmm.errors import shown
@@ -150,9 +150,30 @@ class Header:
 
 def locate(row: int, lengths: Sequence[int]) -> tuple[int, int]:
     """Index of the file, and the number in it, of a row that is counted over all files of these lengths."""
+    if row < lengths[0]:
+        return 0, row
     ends = list(accumulate(lengths))
     index = bisect_right(ends, row)
     return index, row - (ends[index] - lengths[index])
+
+
+class Loan(NamedTuple):
+    """Rows that may be used until `end` is called.
+
+    Attributes
+    ----------
+    rows : Rows
+    check : callable or None
+        Raises `DataError` where some of the values were not what the file held.
+    """
+
+    rows: Rows
+    check: Callable[[], None] | None = None
+
+    def end(self) -> None:
+        """End the use of the rows. Raises `DataError` where some of their values were not what the source holds."""
+        if self.check is not None:
+            self.check()
 
 
 class Source(ABC):
@@ -187,3 +208,15 @@ class Source(ABC):
         fields : dict of str to Field, optional
             The arrays that are read where `into` is not given; all of the header's by default.
         """
+
+    def is_cached(self, start: int, stop: int) -> bool:
+        """Whether `lend` hardly takes time for these rows: they are used in place, in the operating system's cache."""
+        return False
+
+    def lend(self, start: int, stop: int, into: Rows, *, ahead: bool = True) -> Loan:
+        """The same rows, with the arrays of `into`: in place where that is possible, else `read` writes them there.
+
+        Raises `DataError`. If `ahead`, the rows are in memory when this ends; otherwise those in place may be read from
+        the disk when they are used.
+        """
+        return Loan(self.read(start, stop, into))

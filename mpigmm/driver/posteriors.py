@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -79,6 +80,20 @@ def open_stream(
     return open_context(comm, source, layout, devices, stop, ops)
 
 
+FAR = 2.0**20
+"""A row is far where it is more than so many times as far from the centre, in some feature, as any component is."""
+
+
+def near(mixture: Mixture, centre: FloatArray) -> FloatArray:
+    """Deviations (D,) from the centre within which a row is not `FAR`.
+
+    They stand for the bounds of the rows, which are not known before the pass. So a tile's kernel depends on its own
+    rows alone, and the fast kernels compute all tiles but those with far rows.
+    """
+    reach = np.abs(mixture.means - centre) + np.sqrt(mixture.variances)
+    return np.asarray(np.minimum(FAR * reach.max(axis=0), LARGEST_MAGNITUDE))
+
+
 class RowFilter:
     """Fills tiles with rows, and refuses or leaves out those that cannot be used.
 
@@ -95,26 +110,36 @@ class RowFilter:
         self._drop = task.drop
         self._centre, self._own_centre = centre, self._arrays.put(centre)
 
-    def fill(self, tile: Tile, rows: Rows) -> BoolArray | None:
-        """Fill a tile; returns which rows (n,) are left out, in the memory of the tile, or None if none is.
+    def fill(self, tile: Tile, rows: Rows) -> tuple[BoolArray | None, FloatArray]:
+        """Fill a tile.
 
         Raises `BadRowError` for the first row that cannot be used.
+
+        Returns
+        -------
+        left_out : ndarray of bool, shape (n,), or None
+            Which rows are left out, in the memory of the tile; None if none is.
+        deviation : ndarray of shape (D,)
+            Largest deviation of the other rows from the centre, in each feature.
         """
         weight = rows.sample_weight
         if weight is not None:
             check_sample_weight(Rows(rows.first, {SAMPLE_WEIGHT: self._arrays.get(weight)}))
         tile.fill(rows, self._own_centre, mask=False)
-        is_regular = self._is_regular(tile)
+        deviation = self._deviation(tile)
+        is_regular = bool((deviation <= LARGEST_MAGNITUDE).all())  # false for NaN
         if not is_regular:
             self._refuse(rows)
         if weight is not None or not is_regular:
             tile.mask()
-        return None if is_regular or not self._drop or tile.sample_weight is None else tile.sample_weight == 0
+            deviation = self._deviation(tile)
+        left_out = None if is_regular or not self._drop or tile.sample_weight is None else tile.sample_weight == 0
+        return left_out, deviation
 
-    def _is_regular(self, tile: Tile) -> bool:
-        """Whether all values are finite and not too large."""
-        least, greatest = self._arrays.get(tile.rows.min()), self._arrays.get(tile.rows.max())
-        return bool(-least <= LARGEST_MAGNITUDE and greatest <= LARGEST_MAGNITUDE)  # false for NaN
+    def _deviation(self, tile: Tile) -> FloatArray:
+        """Largest deviation (D,) of a tile's rows from the centre, in each feature; NaN where a value is."""
+        least, greatest = (self._arrays.get(each) for each in (tile.rows.min(axis=1), tile.rows.max(axis=1)))
+        return np.asarray(np.maximum(-least, greatest))
 
     def _refuse(self, rows: Rows) -> None:
         """Raise `BadRowError` for the first row that cannot be used, unless all such rows are left out."""
@@ -148,13 +173,19 @@ def for_each_posterior(
     """
     keep_freed_memory()
     centre = safe_centre(task.mixture, task.centre)
-    e_step = EStep(task.mixture.e_step_inputs(centre, ops=context.ops))
-    row_filter = RowFilter(context, task, centre)
+    limit, inputs = near(task.mixture, centre), task.mixture.e_step_inputs(centre, ops=context.ops)
+    near_step, row_filter = EStep(replace(inputs, max_abs_deviation=limit)), RowFilter(context, task, centre)
+
+    @cache
+    def far_step() -> EStep:
+        """The E-step of tiles with far rows."""
+        return EStep(inputs)
 
     def tile_function(tile: Tile, tiles: Tiles) -> None:
         posterior_function = new_function()
         for rows in tiles:
-            left_out = row_filter.fill(tile, rows)
+            left_out, deviation = row_filter.fill(tile, rows)
+            e_step = near_step if (deviation <= limit).all() else far_step()
             resp, log_density = e_step.posterior(tile)
             if left_out is not None:
                 context.ops.xp.copyto(log_density, np.nan, where=left_out)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpigmm.core.arrays import Array, BoolArray
-from mpigmm.core.estep.step import posterior_entropy
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.numpy import NUMPY
@@ -21,6 +20,9 @@ from mpigmm.rows import Rows
 
 N_TOTALS, N_COUNTED = 3, 3
 """Numbers of the sums that are no component's (log-densities, entropies, sample weights), and of the counts of rows."""
+
+LEAST_RESP = 2.0**-64
+"""Responsibility up to which a component is left out of a posterior's entropy, to which it adds less than 3e-18."""
 
 LEAST_LOG_DENSITY = -(2.0**900)
 """Least log-density of a row that can be summed: the format holds the sum of 2^50 such rows."""
@@ -115,12 +117,13 @@ class ScoreSums:
         possible = ~is_impossible & ~is_dropped
         self._check(rows, density, possible)
         weighs = weight > 0
-        for i, counted in enumerate((~is_dropped, is_impossible, is_dropped)):
-            self.counted[i] += np.count_nonzero(weighs & counted)
+        for i, kind in enumerate((~is_dropped, is_impossible, is_dropped)):
+            self.counted[i] += np.count_nonzero(weighs & kind)
         log_likelihood = (weight[possible] * density[possible]).sum()
-        sums = [np.array([log_likelihood, self._entropy(resp, weight, possible), weight[~is_dropped].sum()])]
+        counted, density = np.where(possible, weight, 0.0), np.where(possible, density, 0.0)
+        sums = [np.array([log_likelihood, self._entropy(resp, counted), weight[~is_dropped].sum()])]
         if self.n_components:
-            sums += self._of_components(resp, np.where(possible, weight, 0.0), np.where(possible, density, 0.0))
+            sums.append(self._of_components(resp, counted, density))
         self.total.add(np.concatenate(sums), self.host_ops)
 
     def _check(self, rows: Rows, density: FloatArray, possible: BoolArray) -> None:
@@ -132,18 +135,22 @@ class ScoreSums:
                 "too many standard deviations from every component; rescale the data, or leave the row out"
             )
 
-    def _entropy(self, resp: Array, weight: FloatArray, possible: BoolArray) -> float:
-        """The weighted sum of the entropies of possible rows; zero if it is not asked for."""
+    def _entropy(self, resp: Array, weight: FloatArray) -> float:
+        """The sum over rows of weights (n,) times entropies, -sum_k r_k log r_k, of posteriors (K, n); zero if not
+        asked for."""
         if not self.with_entropy:
             return 0.0
-        entropy = self.ops.arrays.get(posterior_entropy(resp, self.ops.xp))
-        return float((weight[possible] * entropy[possible]).sum())
+        xp, arrays = self.ops.xp, self.ops.arrays
+        held = xp.nonzero(resp > LEAST_RESP)
+        resp = resp[held]
+        return -float(arrays.get((resp * xp.log(resp) * arrays.put(weight)[held[1]]).sum()))
 
-    def _of_components(self, resp: Array, weight: FloatArray, density: FloatArray) -> list[FloatArray]:
-        """For each component, the sums of responsibilities (K, n) times weights (n,), and of these times log-densities
-        (n,)."""
+    def _of_components(self, resp: Array, weight: FloatArray, density: FloatArray) -> FloatArray:
+        """For each component, the sums of responsibilities (K, n) times weights (n,), and after them the sums of these
+        times log-densities (n,)."""
         arrays = self.ops.arrays
-        return [arrays.get((resp * arrays.put(factor)).sum(axis=1)) for factor in (weight, weight * density)]
+        factors = arrays.put(np.stack([weight, weight * density]))
+        return np.asarray(arrays.get(self.ops.xp.matmul(factors, resp.T))).reshape(-1)
 
     def packed(self) -> IntArray:
         """Limbs of the sums and counts of rows, an int64 vector that can be added over threads and ranks."""

@@ -22,12 +22,6 @@ The magnitude of a term must not exceed the bound of the log-density's magnitude
 rests."""
 
 
-def posterior_entropy(resp: FloatArray, xp: Any = np) -> FloatArray:
-    """Entropy (n,) of the posterior of each row, -sum_k r_k log r_k, from responsibilities (K, n) of the library xp."""
-    entropy: FloatArray = -(resp * xp.log(xp.where(resp > 0, resp, 1.0))).sum(axis=0)
-    return entropy
-
-
 class EStep:
     """The E-step of one mixture; one object serves any number of tiles and threads.
 
