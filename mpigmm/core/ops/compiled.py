@@ -182,7 +182,8 @@ class CompiledOps(HostOps):
         first[:], second[:] = moments[1], moments[2].reshape(second.shape)
 
     def bounded_sweep(self, tile: Tile, group: BoundedGroup) -> BoundedSums | None:
-        (rows, raw), (own, moments) = rows_structure(tile), bounded_structure(group, with_sums=True)
+        (rows, raw), moments = rows_structure(tile), empty_moments(tile, group)
+        own = bounded_structure(group, *moments)
         if tile.sample_weight is not None:
             weights = tile.sample_weight.astype(DOUBLE)
             rows.sample_weight = pointer(weights)
@@ -195,7 +196,7 @@ class CompiledOps(HostOps):
         return BoundedSums(log_likelihood.value, *moments) if found else None
 
     def bounded_posterior(self, tile: Tile, group: BoundedGroup, resp: FloatArray) -> FloatArray | None:
-        (rows, raw), (own, _) = rows_structure(tile), bounded_structure(group, with_sums=False)
+        (rows, raw), own = rows_structure(tile), bounded_structure(group)
         log_density = tile.vector("log_density")
         found = self._bounded_posterior(
             ctypes.byref(rows), ctypes.byref(own), LEAST_EXPONENTS[DOUBLE], tile.dtype == SINGLE,
@@ -328,18 +329,20 @@ def differences_structure(
     return own, moments
 
 
-def bounded_structure(
-    group: BoundedGroup, *, with_sums: bool
-) -> tuple[BoundedStructure, tuple[FloatArray, FloatArray, FloatArray]]:
-    """The structure of a group, and arrays of zeros for its counts, first and second moments, empty unless
-    `with_sums`."""
-    k, width = group.means.shape if with_sums else (0, 0)
-    moments = np.zeros(k), np.zeros((k, width)), np.zeros((k, width))
+def empty_moments(tile: Tile, group: BoundedGroup) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Zeros for the counts, first and second moments of a group, in the tile's buffers."""
+    k, width = group.means.shape
+    moments = tile.array("moments", 1 + 2 * width, k, DOUBLE)
+    moments[:] = 0.0
+    return moments[0], moments[1 : 1 + width].reshape(k, width), moments[1 + width :].reshape(k, width)
+
+
+def bounded_structure(group: BoundedGroup, *moments: FloatArray) -> BoundedStructure:
+    """The structure of a group, with arrays for its counts, first and second moments if these are wanted."""
     arrays = (group.leading, group.units, group.scales, group.offsets, group.constants, group.is_tight, group.means,
               group.roots, group.log_norm, *moments)  # fmt: skip
-    pointers = (pointer(array) if array.size else None for array in arrays)
     sizes = *group.means.shape, len(group.leading)
-    return BoundedStructure(*sizes, group.nats, group.most_share, *pointers), moments
+    return BoundedStructure(*sizes, group.nats, group.most_share, *map(pointer, arrays))
 
 
 def form_of(group: DifferenceGroup) -> tuple[int, FloatArray]:
