@@ -37,6 +37,13 @@ class Kernel(ABC):
         """
         return False
 
+    def posterior(self, tile: Tile, resp: FloatArray) -> FloatArray | None:
+        """Compute responsibilities, without sample weights, into resp (K, n); returns the rows' log-densities (n,).
+
+        Returns None, with resp undefined, if they have to be computed from the result of `log_prob`.
+        """
+        return None
+
     def dense_part(self) -> Kernel | None:
         """A kernel that computes all pairs of row and component: this kernel, or one to which it leaves every tile.
 

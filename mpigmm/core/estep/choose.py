@@ -11,6 +11,7 @@ from mpigmm.core.estep.base import Kernel, RegisteredKernel
 from mpigmm.core.estep.differences import DifferenceKernel
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.estep.pruned import PrunedKernel
+from mpigmm.core.estep.pruned_diagonal import PrunedDiagonalKernel
 from mpigmm.core.estep.quadratic import (
     DiagonalQuadraticKernel,
     FullQuadraticKernel,
@@ -24,6 +25,7 @@ Kinds = Sequence[type[RegisteredKernel]]
 
 KERNELS: list[type[RegisteredKernel]] = [
     PrunedKernel,
+    PrunedDiagonalKernel,
     WhitenedKernel,
     FullQuadraticKernel,
     TiedQuadraticKernel,

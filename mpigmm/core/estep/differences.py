@@ -43,8 +43,7 @@ def difference_group(inputs: EStepInputs) -> DifferenceGroup:
     if (factors, moments) not in COMPUTED:
         raise TypeError(f"no array operation computes the second moments {moments.name} with {factors.__name__}")
     arrays = difference_arrays(inputs.factors, inputs)
-    nats = NATS if inputs.is_posterior else math.inf
-    return DifferenceGroup(inputs.second_moments, nats, *(inputs.put(array, DOUBLE) for array in arrays))
+    return DifferenceGroup(inputs.second_moments, *(inputs.put(array, DOUBLE) for array in arrays))
 
 
 def group_arrays(

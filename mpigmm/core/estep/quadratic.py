@@ -18,14 +18,10 @@ from mpigmm.core.estep.differences import difference_group
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, Factors, IsotropicFactors, SharedTriangularFactor, TriangularFactors
-from mpigmm.core.ops.groups import LEAST_BOUNDED, DifferenceGroup, ProductGroup, Products, SecondMoments, Sums
+from mpigmm.core.ops.groups import DifferenceGroup, ProductGroup, Products, SecondMoments, Sums
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
-
-MOST_BOUNDED = 0.5
-"""Least share of components with well-conditioned quadratic features for which these are used if `DifferenceKernel`
-bounds distances by the first features. Quadratic kernels cannot do that."""
 
 F = TypeVar("F", bound=Factors)
 
@@ -226,7 +222,7 @@ class DiagonalQuadraticKernel(QuadraticKernel[DiagonalFactors]):
     @classmethod
     def conditioned(cls, inputs: EStepInputs, factors: DiagonalFactors) -> BoolArray:
         terms = np.square(factors.roots) * np.square(inputs.means)
-        return unless_bounded(is_well_conditioned_by_squares(inputs, terms), inputs)
+        return is_well_conditioned_by_squares(inputs, terms)
 
     def coefficients(self, inputs: EStepInputs, factors: DiagonalFactors) -> tuple[FloatArray, FloatArray]:
         precisions = np.square(factors.roots)
@@ -251,7 +247,7 @@ class IsotropicQuadraticKernel(QuadraticKernel[IsotropicFactors]):
     @classmethod
     def conditioned(cls, inputs: EStepInputs, factors: IsotropicFactors) -> BoolArray:
         terms = np.square(factors.roots) * np.square(inputs.means).sum(axis=1)
-        return unless_bounded(is_well_conditioned_by_squares(inputs, terms[:, None]), inputs)
+        return is_well_conditioned_by_squares(inputs, terms[:, None])
 
     def coefficients(self, inputs: EStepInputs, factors: IsotropicFactors) -> tuple[FloatArray, FloatArray]:
         precisions = np.square(factors.roots)[:, None]
@@ -265,13 +261,3 @@ class IsotropicQuadraticKernel(QuadraticKernel[IsotropicFactors]):
     ) -> FloatArray:
         shift: FloatArray = (self.means * (about_centre + first)).sum(axis=1, keepdims=True)
         return products - shift
-
-
-def unless_bounded(supported: BoolArray, inputs: EStepInputs) -> BoolArray:
-    """The supported components (K,), or none if it is better to leave all to `DifferenceKernel`.
-
-    This is so if fewer than the share `MOST_BOUNDED` is supported and `DifferenceKernel` bounds distances by the first
-    features.
-    """
-    bounds = inputs.ops.fuses and inputs.n_features >= LEAST_BOUNDED
-    return np.zeros_like(supported) if bounds and supported.mean() < MOST_BOUNDED else supported

@@ -44,6 +44,10 @@ class EStep:
         The next call for the same tile overwrites the arrays.
         """
         log_prob = tile.array("log_prob", self._inputs.n_components, tile.n_rows)
+        if self._responsibilities is None:
+            log_density = self._kernel.posterior(tile, log_prob)
+            if log_density is not None:
+                return log_prob, log_density
         with np.errstate(over="ignore"):  # a distance beyond the range of float64 is infinite, and the density zero
             self._kernel.log_prob(tile, log_prob)
         if self._responsibilities is not None:

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from mpigmm.core.arrays import DOUBLE, SINGLE, Array, Arrays, Indices
 from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
-from mpigmm.core.ops.groups import DifferenceGroup, ProductGroup, Products, SecondMoments, Sums
+from mpigmm.core.ops.groups import (
+    BoundedGroup,
+    BoundedSums,
+    DifferenceGroup,
+    ProductGroup,
+    Products,
+    SecondMoments,
+    Sums,
+)
 from mpigmm.core.tile import Tile
 
 LEAST_EXPONENTS = {DOUBLE: -600.0, SINGLE: -80.0}
@@ -78,6 +86,8 @@ class Ops(ABC):
         Whether `pruned_distances` and `pruned_moments` are implemented.
     fuses : bool
         Whether `sweep` is implemented.
+    bounds : bool
+        Whether `bounded_sweep` and `bounded_posterior` are implemented.
     """
 
     name: str
@@ -85,6 +95,7 @@ class Ops(ABC):
     costs: OpsCosts
     prunes = False
     fuses = False
+    bounds = False
 
     @property
     def xp(self) -> Any:
@@ -169,6 +180,21 @@ class Ops(ABC):
         The mixture consists of the components of both groups. None stands for a group without components.
         """
         raise UnsupportedOperationError(f"{self.name} has no fused E-step")
+
+    def bounded_sweep(self, tile: Tile, group: BoundedGroup) -> BoundedSums | None:
+        """The whole E-step of a tile; see `bounds`.
+
+        Returns None if more pairs of some rows than the group's share are not negligible.
+        """
+        raise UnsupportedOperationError(f"{self.name} has no bounds of log-densities")
+
+    def bounded_posterior(self, tile: Tile, group: BoundedGroup, resp: FloatArray) -> FloatArray | None:
+        """Responsibilities of a group's components into resp (K, n), zero where negligible; see `bounds`.
+
+        Returns the log-densities (n,) of the rows, or None, with resp undefined, if more pairs of some rows than the
+        group's share are not negligible.
+        """
+        raise UnsupportedOperationError(f"{self.name} has no bounds of log-densities")
 
     def pruned_distances(
         self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray

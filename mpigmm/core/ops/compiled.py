@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from mpigmm.core.arrays import DOUBLE, SINGLE, Indices
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
-from mpigmm.core.ops.base import MOST_LANES, OpsCosts, least_exponent, padded
-from mpigmm.core.ops.groups import LEAST_BOUNDED, DifferenceGroup, ProductGroup, SecondMoments, Sums
+from mpigmm.core.ops.base import LEAST_EXPONENTS, MOST_LANES, OpsCosts, least_exponent, padded
+from mpigmm.core.ops.groups import BoundedGroup, BoundedSums, DifferenceGroup, ProductGroup, SecondMoments, Sums
 from mpigmm.core.ops.host import HostOps
 from mpigmm.core.ops.library import (
     ADD,
+    BOUNDED_POSTERIOR,
+    BOUNDED_SWEEP,
+    BOUNDED_WORK_SIZE,
     COMPILED,
     DIFFERENCE_WORK_SIZE,
     FACTORED,
@@ -26,13 +29,14 @@ from mpigmm.core.ops.library import (
     PRECISIONS,
     SCALED,
     SHARED,
+    BoundedStructure,
     DifferencesStructure,
     ProductsStructure,
     RowsStructure,
     load_library,
 )
 from mpigmm.core.raw_types import RAW_TYPES, raw_dtype
-from mpigmm.core.tile import Tile
+from mpigmm.core.tile import BYTE, Tile
 
 CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
 """A function processes so many rows at a time that its arrays take about CACHED bytes. There are at least LEAST_ROWS if
@@ -73,6 +77,7 @@ class CompiledOps(HostOps):
         feature_product=0.0,
     )
     fuses = True
+    bounds = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,6 +90,9 @@ class CompiledOps(HostOps):
         self._lanes = {DOUBLE: self._widest // 4, SINGLE: self._widest // 2}
         self._add = ADD.bind(library, "add")
         self._work_size = DIFFERENCE_WORK_SIZE.bind(library, "difference_work_size")
+        self._bounded_size = BOUNDED_WORK_SIZE.bind(library, "bounded_work_size")
+        self._bounded_sweep = BOUNDED_SWEEP.bind(library, "bounded_sweep")
+        self._bounded_posterior = BOUNDED_POSTERIOR.bind(library, "bounded_posterior")
         self._functions = {
             (name, dtype): function.bind(library, f"{name}_{precision}", real)
             for dtype, (precision, real) in PRECISIONS.items()
@@ -172,6 +180,34 @@ class CompiledOps(HostOps):
         )
         del raw
         first[:], second[:] = moments[1], moments[2].reshape(second.shape)
+
+    def bounded_sweep(self, tile: Tile, group: BoundedGroup) -> BoundedSums | None:
+        (rows, raw), moments = rows_structure(tile), empty_moments(tile, group)
+        own = bounded_structure(group, *moments)
+        if tile.sample_weight is not None:
+            weights = tile.sample_weight.astype(DOUBLE)
+            rows.sample_weight = pointer(weights)
+        log_likelihood = ctypes.c_double()
+        found = self._bounded_sweep(
+            ctypes.byref(rows), ctypes.byref(own), LEAST_EXPONENTS[DOUBLE], self._bounded_work(tile, own),
+            ctypes.byref(log_likelihood),
+        )  # fmt: skip
+        del raw
+        return BoundedSums(log_likelihood.value, *moments) if found else None
+
+    def bounded_posterior(self, tile: Tile, group: BoundedGroup, resp: FloatArray) -> FloatArray | None:
+        (rows, raw), own = rows_structure(tile), bounded_structure(group)
+        log_density = tile.vector("log_density")
+        found = self._bounded_posterior(
+            ctypes.byref(rows), ctypes.byref(own), LEAST_EXPONENTS[DOUBLE], tile.dtype == SINGLE,
+            self._bounded_work(tile, own), pointer(resp), pointer(log_density),
+        )  # fmt: skip
+        del raw
+        return log_density if found else None
+
+    def _bounded_work(self, tile: Tile, group: BoundedStructure) -> int:
+        """Address of the work space of `bounded_sweep` and `bounded_posterior`."""
+        return pointer(tile.array("work", 1, self._bounded_size(ctypes.byref(group)), BYTE))
 
     def pruned_distances(
         self, tile: Tile, rest: FloatArray, n_rest: int, highest: float, nats: float, most: int, out: FloatArray
@@ -288,9 +324,25 @@ def differences_structure(
     form, factors = form_of(group)
     arrays = (group.means, group.subtracted, factors, group.whiten, group.log_norm, group.least, *moments)
     pointers = (pointer(array) if array.size else None for array in arrays)
-    own = DifferencesStructure(k, form, group.second_moments, LEAST_BOUNDED, group.nats, *pointers)
+    own = DifferencesStructure(k, form, group.second_moments, *pointers)
     own.held = arrays  # references: another thread may replace `group.roots`
     return own, moments
+
+
+def empty_moments(tile: Tile, group: BoundedGroup) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Zeros for the counts, first and second moments of a group, in the tile's buffers."""
+    k, width = group.means.shape
+    moments = tile.array("moments", 1 + 2 * width, k, DOUBLE)
+    moments[:] = 0.0
+    return moments[0], moments[1 : 1 + width].reshape(k, width), moments[1 + width :].reshape(k, width)
+
+
+def bounded_structure(group: BoundedGroup, *moments: FloatArray) -> BoundedStructure:
+    """The structure of a group, with arrays for its counts, first and second moments if these are wanted."""
+    arrays = (group.leading, group.units, group.scales, group.offsets, group.constants, group.is_tight, group.means,
+              group.roots, group.log_norm, *moments)  # fmt: skip
+    sizes = *group.means.shape, len(group.leading)
+    return BoundedStructure(*sizes, group.nats, group.most_share, *map(pointer, arrays))
 
 
 def form_of(group: DifferenceGroup) -> tuple[int, FloatArray]:

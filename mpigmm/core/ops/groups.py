@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mpigmm.core.arrays import Indices
 from mpigmm.core.exact import FloatArray
 
 NATS = 42.0
@@ -16,9 +17,9 @@ NATS = 42.0
 component, divided by the row's squared distance from that component. exp(-42) is below 1e-18. The division makes the
 row's part in the second moments as small."""
 
-LEAST_BOUNDED = 64
-"""Least number of features for which `Ops.sweep` and `Ops.difference_log_prob` bound distances by the first features.
-They do so only for second moments of each feature, or summed over features."""
+PADDED = 8
+"""Arrays of a `BoundedGroup` with a number for each feature have a multiple of this many in a row: the largest number
+of float64 in a vector register."""
 
 
 class Products(IntEnum):
@@ -72,8 +73,6 @@ class DifferenceGroup:
     Attributes
     ----------
     second_moments : SecondMoments
-    nats : float
-        Log-densities may be -inf for components that are negligible for a row: `NATS`, or infinity if none is.
     means : ndarray of shape (K, D)
         The means minus the centre of the tiles. Moments are about them.
     log_norm : ndarray of shape (K,)
@@ -90,7 +89,6 @@ class DifferenceGroup:
     """
 
     second_moments: SecondMoments
-    nats: float
     means: FloatArray
     log_norm: FloatArray
     least: FloatArray
@@ -115,6 +113,62 @@ class DifferenceGroup:
     def roots(self) -> FloatArray:
         """Square roots of the precisions."""
         return np.sqrt(self.precisions)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundedGroup:
+    """Components with a variance for each feature, whose log-densities are bounded from above by L leading features.
+
+    A bound is constant_k - sum_l (scale_kl x_l - offset_kl)^2 in float32, where x_l is the leading feature l of the row
+    minus the centre, times unit_l. A log-density is log_norm_k - 1/2 sum_d (root_kd (x_d - mean_kd))^2 in float64. W is
+    D rounded up to a multiple of `PADDED`; the numbers beyond D are zero.
+
+    Attributes
+    ----------
+    nats : float
+        Log-densities are -inf for components that are negligible for a row: `NATS`.
+    most_share : float
+        Largest share of the pairs of row and component that may not be negligible.
+    leading : ndarray of int64, shape (L,)
+        Numbers of the leading features.
+    units : ndarray of shape (L,)
+    scales, offsets : ndarrays of float32, shape (K, L)
+    constants : ndarray of float32, shape (K,)
+    is_tight : ndarray of int32, shape (K,)
+        Whether rounding errors raise the bounds of a component by little.
+    means, roots : ndarrays of shape (K, W)
+        The means minus the centre of the tiles, and square roots of the precisions.
+    log_norm : ndarray of shape (K,)
+    """
+
+    nats: float
+    most_share: float
+    leading: Indices
+    units: FloatArray
+    scales: FloatArray
+    offsets: FloatArray
+    constants: FloatArray
+    is_tight: Indices
+    means: FloatArray
+    roots: FloatArray
+    log_norm: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class BoundedSums:
+    """The results of `Ops.bounded_sweep` for a tile.
+
+    Attributes
+    ----------
+    log_likelihood : float
+    counts, first, second : ndarrays of shape (K,), (K, W) and (K, W)
+        Counts, and moments of each feature about the means.
+    """
+
+    log_likelihood: float
+    counts: FloatArray
+    first: FloatArray
+    second: FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
-INTERFACE = 6
+INTERFACE = 7
 """Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
@@ -59,6 +59,22 @@ ADD = Function(
     {"limbs": Pointer, "n_limbs": Size, "size": Size, "values": Pointer, "quanta": Pointer, "limb_unit": Double}
 )
 DIFFERENCE_WORK_SIZE = Function({"group": Pointer, "n_features": Size, "stride": Size}, Size)
+BOUNDED_WORK_SIZE = Function({"group": Pointer}, Size)
+BOUNDED_SWEEP = Function(
+    {"tile": Pointer, "group": Pointer, "least": Double, "work": Pointer, "log_likelihood": Pointer}, Int
+)
+BOUNDED_POSTERIOR = Function(
+    {
+        "tile": Pointer,
+        "group": Pointer,
+        "least": Double,
+        "is_single": Int,
+        "work": Pointer,
+        "resp": Pointer,
+        "log_density": Pointer,
+    },
+    Int,
+)
 LIMIT = Function({}, Size)
 
 FUNCTIONS = {
@@ -196,14 +212,36 @@ class DifferencesStructure(ctypes.Structure):
         ("n_components", Size),
         ("form", Int),
         ("second_moments", Int),
-        ("least_bounded", Size),
-        ("nats", Double),
         ("means", Pointer),
         ("subtracted", Pointer),
         ("factors", Pointer),
         ("whiten", Pointer),
         ("log_norm", Pointer),
         ("least", Pointer),
+        ("counts", Pointer),
+        ("first", Pointer),
+        ("second", Pointer),
+    )
+
+
+class BoundedStructure(ctypes.Structure):
+    """struct bounded in bounded.h."""
+
+    _fields_ = (
+        ("n_components", Size),
+        ("width", Size),
+        ("n_leading", Size),
+        ("nats", Double),
+        ("most_share", Double),
+        ("leading", Pointer),
+        ("units", Pointer),
+        ("scales", Pointer),
+        ("offsets", Pointer),
+        ("constants", Pointer),
+        ("is_tight", Pointer),
+        ("means", Pointer),
+        ("roots", Pointer),
+        ("log_norm", Pointer),
         ("counts", Pointer),
         ("first", Pointer),
         ("second", Pointer),

@@ -15,8 +15,6 @@ enum { EACH_FEATURE, ALL_FEATURES, PAIRS_OF_EACH, PAIRS_SUMMED };
 struct differences {
     ptrdiff_t n_components;
     int form, second_moments;
-    ptrdiff_t least_bounded; /* LEAST_BOUNDED in groups.py: least number of features for bounds by the first features */
-    double nats; /* NATS in groups.py: exp(-nats) decides which components are negligible for a row */
     const double *means; /* (K, D): the means minus the centre */
     const double *subtracted; /* (K, D): the means, whitened if `whiten` is not null */
     const double *factors; /* SCALED: square roots of precisions (K, D); SHARED: precisions (K,);
@@ -27,91 +25,20 @@ struct differences {
     double *counts, *first, *second; /* sums (K,), (K, D), and (K, D), (K,) or (K or 1, D (D + 1) / 2) */
 };
 
-/* Features from `first` on of row i of a tile, minus the centre and a mean, into out. */
+/* Row i of a tile, minus the centre and a mean, into out. */
 #define SUBTRACT_ROW(RAW) \
     do { \
         const RAW *restrict raw = (const RAW *)row; \
-        for (ptrdiff_t d = first; d < n_features; d++) out[d] = ((double)raw[d] - centre[d]) - mean[d]; \
+        for (ptrdiff_t d = 0; d < n_features; d++) out[d] = ((double)raw[d] - centre[d]) - mean[d]; \
     } while (0)
 
 static void subtract_row(
-    const struct rows *tile, ptrdiff_t i, ptrdiff_t first, const double *restrict mean, double *restrict out
+    const struct rows *tile, ptrdiff_t i, const double *restrict mean, double *restrict out
 ) {
     ptrdiff_t n_features = tile->n_features;
     const double *restrict centre = tile->centre;
     const char *row = tile->raw + i * tile->row_bytes;
     WITH_RAW(tile->kind, SUBTRACT_ROW)
-}
-
-/* Bounds use the first 1 / FIRST_SHARE of the features. They pay if at most 1 / BOUNDING_SHARE of all pairs of row and
- * component are not negligible. */
-enum { FIRST_SHARE = 5, BOUNDING_SHARE = 8 };
-
-/* The part of the sum of squares of row i and component k that comes from the features from `first` on. work: D numbers. */
-static double rest_of_squares(
-    const struct differences *group, const struct rows *tile, ptrdiff_t i, ptrdiff_t k, ptrdiff_t first, double *work
-) {
-    ptrdiff_t n_features = tile->n_features, d = first;
-    const double *factor = group->form == SCALED ? group->factors + k * n_features : NULL;
-    VECTOR squares = {0};
-    double sum = 0;
-    subtract_row(tile, i, first, group->means + k * n_features, work);
-    for (; d + LANES <= n_features; d += LANES) {
-        VECTOR z = load_double(work + d);
-        if (factor) z *= load_double(factor + d);
-        squares += z * z;
-    }
-    for (; d < n_features; d++) {
-        double z = factor ? factor[d] * work[d] : work[d];
-        sum += z * z;
-    }
-    for (ptrdiff_t lane = 0; lane < LANES; lane++) sum += squares[lane];
-    return sum;
-}
-
-/* Replaces upper bounds `out` (K, n) of the log-densities of `count` rows from `start` on by log-densities, -inf where
- * negligible. `squares` (K, n) holds the sums of squares of the first features, which are completed where log-densities are
- * computed. Returns 0, with both undefined, if too many pairs are not negligible. */
-static OUTLINED int complete_bounds(
-    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, ptrdiff_t first,
-    ptrdiff_t stride, double *squares, double *out, double *work
-) {
-    ptrdiff_t k = group->n_components, pairs = 0;
-    double threshold[count], highest = group->log_norm[0];
-    int32_t best[count];
-    for (ptrdiff_t i = 0; i < count; i++) best[i] = 0, threshold[i] = out[i];
-    for (ptrdiff_t j = 1; j < k; j++) {
-        const double *restrict line = out + j * stride;
-        highest = group->log_norm[j] > highest ? group->log_norm[j] : highest;
-        for (ptrdiff_t i = 0; i < count; i++) {
-            best[i] = line[i] > threshold[i] ? (int32_t)j : best[i];
-            threshold[i] = line[i] > threshold[i] ? line[i] : threshold[i];
-        }
-    }
-    for (ptrdiff_t i = 0; i < count; i++) {
-        ptrdiff_t place = best[i] * stride + i;
-        double precision = group->form == SHARED ? group->factors[best[i]] : 1;
-        double more = rest_of_squares(group, tile, start + i, best[i], first, work);
-        squares[place] += more;
-        out[place] -= 0.5 * precision * more;
-        threshold[i] = out[place] == -INFINITY ? -INFINITY : out[place] - logarithm(highest + 1 - out[place]) - group->nats;
-    }
-    for (ptrdiff_t j = 0; j < k; j++)
-        for (ptrdiff_t i = 0; i < count; i++) pairs += out[j * stride + i] >= threshold[i];
-    if (BOUNDING_SHARE * pairs > k * count) return 0;
-    for (ptrdiff_t j = 0; j < k; j++) {
-        double *line = out + j * stride, precision = group->form == SHARED ? group->factors[j] : 1;
-        for (ptrdiff_t i = 0; i < count; i++) {
-            if (best[i] == j) continue;
-            if (line[i] >= threshold[i]) {
-                double more = rest_of_squares(group, tile, start + i, j, first, work);
-                squares[j * stride + i] += more;
-                line[i] -= 0.5 * precision * more;
-            } else
-                line[i] = -INFINITY;
-        }
-    }
-    return 1;
 }
 
 /* Numbers of components and of features whose moments are summed in registers at the same time. */
@@ -130,16 +57,16 @@ ptrdiff_t difference_work_size(const struct differences *group, ptrdiff_t n_feat
     return (1 + 2 * n_features + 2 * group->n_components) * stride + moments_work_size(group, n_features, stride);
 }
 
-/* Fills phi, in double, with a line of ones, the first n_used features minus the centre and, if the group whitens rows,
+/* Fills phi, in double, with a line of ones, the features minus the centre and, if the group whitens rows,
  * their whitened coordinates. Returns the lines from which distances are computed: the whitened ones if there are any. */
 static const double *widen(
-    const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const struct differences *group, ptrdiff_t n_used,
-    ptrdiff_t n, double *phi, ptrdiff_t stride
+    const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const struct differences *group, ptrdiff_t n,
+    double *phi, ptrdiff_t stride
 ) {
     ptrdiff_t d = tile->n_features;
     double *rows = phi + stride, *whitened = rows + d * stride;
     for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
-    center_transpose_double(tile->raw + start * tile->row_bytes, tile->kind, count, d, n_used, tile->centre, rows, stride);
+    center_transpose_double(tile->raw + start * tile->row_bytes, tile->kind, count, d, d, tile->centre, rows, stride);
     if (!group->whiten) return rows;
     multiply_double(group->whiten, rows, whitened, d, d, n, stride, 1, NULL, 0);
     return whitened;
@@ -161,7 +88,7 @@ static const double *widen(
         const double *mean = group->subtracted + first * n_features, *factor = group->factors + first * n_features; \
         VECTOR sums[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) sums[r][0] = sums[r][1] = (VECTOR){0}; \
-        for (ptrdiff_t d = 0; d < n_used; d++) { \
+        for (ptrdiff_t d = 0; d < n_features; d++) { \
             if (part == 0) { /* the share of one feature in the bytes of these rows */ \
                 for (ptrdiff_t byte = 0; byte < fetch; byte += CACHE_LINE) \
                     __builtin_prefetch(next + d * fetch + byte, 0, 2); \
@@ -186,13 +113,13 @@ static const double *widen(
     } while (0)
 
 /* Computes log-densities (K, n) of the group's components into out and, unless it is null, sums of squares into `squares`.
- * If n_used < D features are used, these are upper bounds and lower bounds. `rows` is the result of `widen`. Prefetches the
+ * `rows` is the result of `widen`. Prefetches the
  * next rows of the tile, `each` bytes for each row, starting at `ahead`. work: D * WIDTH numbers. */
 static void subtract_means(
-    const struct differences *group, const double *rows, ptrdiff_t n_features, ptrdiff_t n_used, ptrdiff_t n,
+    const struct differences *group, const double *rows, ptrdiff_t n_features, ptrdiff_t n,
     ptrdiff_t stride, const char *ahead, ptrdiff_t each, double *squares, double *out, double *work
 ) {
-    ptrdiff_t fetch = WIDTH * each / n_used;
+    ptrdiff_t fetch = WIDTH * each / n_features;
     ptrdiff_t k = group->n_components, groups = (k + TALLEST - 1) / TALLEST;
     for (ptrdiff_t at = 0; at < n; at += WIDTH)
         for (ptrdiff_t part = 0; group->form != FACTORED && part < groups; part++) {
@@ -221,26 +148,14 @@ static void subtract_means(
 }
 
 /* Computes log-densities (K, n) of the group's components, and sums of squares, for `count` rows of a tile from `start` on.
- * While *bounds is true, bounds by the first features are computed first, and log-densities are -inf where negligible;
- * *bounds becomes false once too many pairs are not negligible. phi: memory that `widen` fills; `ready`: the result of
- * `widen`, or null if it has to be called. */
+ * phi: memory that `widen` fills; `ready`: the result of `widen`, or null if it has to be called. */
 static OUTLINED void log_prob_by_differences(
     const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, const double *ready,
-    double *phi, ptrdiff_t n, ptrdiff_t stride, double *squares, double *out, double *work, int *bounds
+    double *phi, ptrdiff_t n, ptrdiff_t stride, double *squares, double *out, double *work
 ) {
-    ptrdiff_t n_features = tile->n_features, each = tile->row_bytes, n_first = n_features / FIRST_SHARE;
-    const char *ahead = tile->raw + (start + count) * each;
-    *bounds = *bounds && group->second_moments <= ALL_FEATURES && n_features >= group->least_bounded
-        && group->n_components > BOUNDING_SHARE;
-    if (*bounds) {
-        const double *rows = ready ? ready : widen(tile, start, count, group, n_first, n, phi, stride);
-        subtract_means(group, rows, n_features, n_first, n, stride, ahead, each, squares, out, work);
-        *bounds = complete_bounds(group, tile, start, count, n_first, stride, squares, out, work);
-    }
-    if (!*bounds) {
-        const double *rows = ready ? ready : widen(tile, start, count, group, n_features, n, phi, stride);
-        subtract_means(group, rows, n_features, n_features, n, stride, ahead, each, squares, out, work);
-    }
+    ptrdiff_t each = tile->row_bytes;
+    const double *rows = ready ? ready : widen(tile, start, count, group, n, phi, stride);
+    subtract_means(group, rows, tile->n_features, n, stride, tile->raw + (start + count) * each, each, squares, out, work);
 }
 
 /* Adds sums over rows of responsibilities times differences, and times squared differences, for HEIGHT components and
@@ -357,7 +272,7 @@ static void add_chosen(
         ptrdiff_t some = count - at < MOST_MEANS ? count - at : MOST_MEANS;
         double own[MOST_MEANS];
         for (ptrdiff_t r = 0; r < some; r++) {
-            subtract_row(tile, start + chosen[at + r], 0, group->means + k * n_features, work + r * width);
+            subtract_row(tile, start + chosen[at + r], group->means + k * n_features, work + r * width);
             own[r] = resp[chosen[at + r]];
         }
         WITH_FEW(some, ADD_CHOSEN, 0)
@@ -434,12 +349,12 @@ static int few_are_chosen(const struct differences *group, const int32_t *ends, 
     return 3.0 * ends[group->n_components] * (n_features + 24) < (double)group->n_components * n * n_features;
 }
 
-/* Adds the moments of `count` rows of a tile, weighted with responsibilities (K, n), to the group's sums. `squares`: the
- * result of `subtract_means`, used only for ALL_FEATURES. phi: filled by `widen`, if `is_part` with only the first features.
+/* Adds the moments of rows of a tile, weighted with responsibilities (K, n), to the group's sums. `squares`: the
+ * result of `subtract_means`, used only for ALL_FEATURES. phi: filled by `widen`.
  * work: `moments_work_size` numbers; chosen: K n + K + 1 numbers. */
 static OUTLINED void add_moments(
-    const struct differences *group, const struct rows *tile, ptrdiff_t start, ptrdiff_t count, double *phi,
-    const double *resp, const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen, int is_part
+    const struct differences *group, const struct rows *tile, ptrdiff_t start, const double *phi, const double *resp,
+    const double *squares, ptrdiff_t n, ptrdiff_t stride, double *work, int32_t *chosen
 ) {
     const double *rows = phi + stride;
     ptrdiff_t k = group->n_components, n_features = tile->n_features, width = 1 + n_features;
@@ -447,7 +362,6 @@ static OUTLINED void add_moments(
     const int32_t *ends = choose_rows(group, tile, resp, n, stride, chosen);
     int is_dense = !few_are_chosen(group, ends, n_features, n);
     add_counts(group, resp, n, stride);
-    if (is_dense && is_part) widen(tile, start, count, group, n_features, n, phi, stride);
     if (is_dense && group->second_moments == EACH_FEATURE) add_squared(group, rows, resp, n_features, n, stride);
     if (is_dense && group->second_moments == ALL_FEATURES) {
         add_differences(group, rows, resp, n_features, n, stride, blocks, sums);

@@ -96,7 +96,6 @@ double NAME(sweep)(
     const struct differences *group, REAL least, ptrdiff_t step, REAL *work, double *wide, double *blocks, int32_t *chosen
 ) {
     WIDE log_likelihood = {0};
-    int bounds = 1;
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
     ptrdiff_t n_components = n_products + group->n_components;
     const REAL *whiten = products->whiten, *sample_weight = tile->sample_weight;
@@ -129,7 +128,7 @@ double NAME(sweep)(
 #endif
         if (group->n_components) {
             log_prob_by_differences(
-                group, tile, start, n, ready, lines, whole, stride, squares, wide_resp, wide_work, &bounds);
+                group, tile, start, n, ready, lines, whole, stride, squares, wide_resp, wide_work);
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
         }
         NAME(log_sum_exp)(resp, n_components, n, stride, log_density, least);
@@ -152,7 +151,7 @@ double NAME(sweep)(
         if (group->n_components) {
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) wide_resp[i] = others[i];
             add_moments(
-                group, tile, start, n, lines, wide_resp, squares, whole, stride, wide_work, chosen, bounds && !ready);
+                group, tile, start, lines, wide_resp, squares, whole, stride, wide_work, chosen);
         }
     }
     if (n_products) NAME(unpack)(blocks, products->sums, n_products, n_lines);
@@ -169,13 +168,12 @@ void NAME(difference_log_prob)(
     const struct rows *tile, const struct differences *group, ptrdiff_t step, double *wide, REAL *out
 ) {
     ptrdiff_t d = tile->n_features;
-    int bounds = 1;
     for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH;
         double *log_prob = wide + (1 + 2 * d) * stride;
         double *squares = log_prob + group->n_components * stride, *wide_work = squares + group->n_components * stride;
-        log_prob_by_differences(group, tile, start, n, NULL, wide, whole, stride, squares, log_prob, wide_work, &bounds);
+        log_prob_by_differences(group, tile, start, n, NULL, wide, whole, stride, squares, log_prob, wide_work);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < n; i++) out[k * tile->n_rows + start + i] = (REAL)log_prob[k * stride + i];
     }
@@ -190,14 +188,14 @@ void NAME(difference_moments)(
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH;
         double *wide_resp = wide + (1 + 2 * d) * stride, *squares = wide_resp + group->n_components * stride;
-        const double *of = widen(tile, start, n, group, d, whole, wide, stride);
+        const double *of = widen(tile, start, n, group, whole, wide, stride);
         const char *ahead = tile->raw + (start + n) * tile->row_bytes;
         double *wide_work = squares + group->n_components * stride;
         if (group->second_moments == ALL_FEATURES)
-            subtract_means(group, of, d, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp, wide_work);
+            subtract_means(group, of, d, whole, stride, ahead, tile->row_bytes, squares, wide_resp, wide_work);
         for (ptrdiff_t k = 0; k < group->n_components; k++)
             for (ptrdiff_t i = 0; i < whole; i++)
                 wide_resp[k * stride + i] = i < n ? (double)resp[k * tile->n_rows + start + i] : 0;
-        add_moments(group, tile, start, n, wide, wide_resp, squares, whole, stride, wide_work, chosen, 0);
+        add_moments(group, tile, start, wide, wide_resp, squares, whole, stride, wide_work, chosen);
     }
 }

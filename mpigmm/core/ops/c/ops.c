@@ -12,6 +12,7 @@
  *     estep.h        log-sum-exp, and the whole E-step of a tile
  *     whitened.h     log-densities by whitened coordinates
  *     pruned.h       log-densities and moments that leave out negligible pairs of row and component
+ *     bounded.h      the same for components with a variance for each feature, once for both precisions
  */
 #if defined(__x86_64__) && !defined(__clang__) /* whatever the environment's flags allow */
 #if VECTOR_BYTES == 16
@@ -26,6 +27,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#if defined(__AVX2__) && VECTOR_BYTES >= 32
+#include <immintrin.h>
+#endif
 
 #include "../../raw_types.h"
 
@@ -200,8 +205,10 @@ struct products {
 #include "whitened.h"
 #include "pruned.h"
 
+#include "bounded.h"
+
 /* The version of the functions' arguments: INTERFACE in library.py. */
-int interface(void) { return 6; }
+int interface(void) { return 7; }
 
 /* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, the
  * numbers in one line, and the size of the sums of a block. The last two are those of single precision, the largest. */
