@@ -22,6 +22,9 @@ from mpigmm.core.tile import Tile
 LEADING = (4, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of leading features that are considered for bounds of the distances."""
 
+MOST_ROWS, MOST_COMPONENTS = 128, 1024
+"""Largest numbers of rows, and of components, in the pairs from which the share that is not negligible is estimated."""
+
 
 class PrunedKernel(RegisteredKernel):
     """Evaluates only pairs of row and component that are not negligible; all pairs of a tile in which too many are not.
@@ -133,14 +136,31 @@ def expected_share(
     """Expected shares (n,) of the pairs whose bounds are not negligible, for the numbers (n,) of leading features.
 
     Rows are assumed to be drawn from the mixture. For the estimate, a row of component j is replaced by mean j, and a
-    pair counts if the bound of its log-density is at least least_j, least (K,).
+    pair counts if the bound of its log-density is at least least_j, least (K,). Of many components, some stand for all:
+    those of `sampled_rows`, and every m-th, at most `MOST_COMPONENTS`, for the others in the pairs.
     """
-    left, weights = np.zeros(len(leading)), relative_weights(factors, log_norm)
-    for component, factor in enumerate(factors):
-        whitened = (means - means[component]) @ factor[:, : leading[-1]]
-        bounds = -0.5 * np.cumsum(whitened**2, axis=1)[:, leading - 1] + log_norm[component]
-        left += weights @ (bounds >= least[:, None])
-    return np.asarray(left / len(means))
+    rows_of, weights = sampled_rows(relative_weights(factors, log_norm))
+    components = np.arange(0, len(means), -(-len(means) // MOST_COMPONENTS))
+    rows, least, left = means[rows_of], least[rows_of, None], np.zeros(len(leading))
+    are_used = (np.arange(leading[-1])[:, None] < leading).astype(factors.dtype)
+    for k in components:
+        whitened = (rows - means[k]) @ factors[k, :, : leading[-1]]
+        bounds = log_norm[k] - 0.5 * (np.square(whitened, out=whitened) @ are_used)
+        left += weights @ (bounds >= least)
+    return np.asarray(left / len(components))
+
+
+def sampled_rows(weights: FloatArray) -> tuple[Indices, FloatArray]:
+    """Components whose rows stand for all rows in an estimate of a mean, and their shares in it, which sum to 1.
+
+    The mixture has weights (K,). Of more than `MOST_ROWS` components these are a systematic sample, with probability
+    proportional to the weights.
+    """
+    if len(weights) <= MOST_ROWS:
+        return np.arange(len(weights)), weights
+    quantiles = (np.arange(MOST_ROWS) + 0.5) / MOST_ROWS
+    sampled = np.minimum(np.searchsorted(np.cumsum(weights), quantiles), len(weights) - 1)
+    return sampled, np.full(MOST_ROWS, 1.0 / MOST_ROWS)
 
 
 def relative_weights(factors: FloatArray, log_norm: FloatArray) -> FloatArray:
