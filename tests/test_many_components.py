@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpigmm.core.covariances.full import Full
-from mpigmm.core.estep.pruned import MOST_COMPONENTS, MOST_ROWS, expected_share, sampled_rows
+from mpigmm.core.estep.pruned import PAIR_COMPONENTS, PAIR_ROWS, expected_share, sampled_rows
 from mpigmm.core.mixture import Mixture
 
 
@@ -29,19 +29,19 @@ def share_of_all(mixture: Mixture, least: np.ndarray, leading: np.ndarray) -> np
     return shares
 
 
-@pytest.mark.parametrize("n_components", [7, MOST_ROWS + 1, MOST_COMPONENTS + 1])
+@pytest.mark.parametrize("n_components", [7, PAIR_ROWS + 1, PAIR_COMPONENTS + 1])
 def test_a_sample_of_many_components_gives_their_share_of_pairs(n_components: int) -> None:
     mixture, leading = random_mixture(n_components, 6), np.array([2, 4, 6])
     least = mixture.log_norm - 20.0
     factors = mixture.covariances.factors.array
     found = expected_share(mixture.means, factors, mixture.log_norm, least, leading)
-    tolerance = 1e-12 if n_components <= MOST_ROWS else 0.05
+    tolerance = 1e-12 if n_components <= PAIR_ROWS else 0.05
     np.testing.assert_allclose(found, share_of_all(mixture, least, leading), atol=tolerance)
 
 
 def test_components_are_sampled_in_proportion_to_their_weights() -> None:
-    weights = np.random.default_rng(0).dirichlet(np.full(5 * MOST_ROWS, 0.1))
+    weights = np.random.default_rng(0).dirichlet(np.full(5 * PAIR_ROWS, 0.1))
     sampled, shares = sampled_rows(weights)
-    times = np.bincount(sampled, minlength=len(weights)) / MOST_ROWS
-    assert np.abs(times - weights).max() <= 1 / MOST_ROWS
+    times = np.bincount(sampled, minlength=len(weights)) / PAIR_ROWS
+    assert np.abs(times - weights).max() <= 1 / PAIR_ROWS
     assert np.isclose(shares.sum(), 1.0)

@@ -321,9 +321,7 @@ class EstimatedCovariances(Covariances):
     ) -> tuple[Covariances, Floored]:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             estimated = self.estimate(sums, deltas, empty)
-        new = estimated.regularise(safeguards.reg_covar)
-        share = safeguards.variance_floor
-        return (new, []) if new.is_above_floor(share, data_variances) else new.floor(share, data_variances)
+        return estimated.regularise(safeguards.reg_covar).floor(safeguards.variance_floor, data_variances)
 
     def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
         assert isinstance(other, type(self))
@@ -342,8 +340,8 @@ class EstimatedCovariances(Covariances):
     def regularise(self, reg_covar: float) -> EstimatedCovariances:
         """These covariances with reg_covar added to the diagonals.
 
-        `update` calls it for the result of `estimate`, which no other code holds and which may therefore be
-        overwritten.
+        `update` calls it, and then `floor`, for the result of `estimate`, which no other code holds and which may
+        therefore be overwritten.
         """
 
     @abstractmethod
@@ -353,18 +351,6 @@ class EstimatedCovariances(Covariances):
         Returns, too, which components were changed.
         """
 
-    def is_above_floor(self, share: float, data_variances: FloatArray) -> bool:
-        """Whether a bound shows that the variance in every direction exceeds share times the data's variances V (D,).
-
-        The least ratio of the two is the inverse of the largest eigenvalue of V^(1/2) P V^(1/2), where P is a precision
-        matrix. This eigenvalue is at most the trace sum_d V_d P_dd. The next E-step needs the factors computed here.
-        """
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return bool((share * (self.factors.precision_diagonals() * data_variances).sum(axis=-1) < 1.0).all())
-        except SingularCovarianceError:
-            return False
-
     @staticmethod
     def shrinkage(sums: MStepSums) -> FloatArray:
         """Coefficient (K,) of the squared change of a mean in its component's covariance.
@@ -372,6 +358,17 @@ class EstimatedCovariances(Covariances):
         It is one unless a prior adds different counts for means and covariances.
         """
         return sums.mean_counts / sums.covariance_counts
+
+
+def are_above_floor(factors: Factors, share: float, data_variances: FloatArray) -> BoolArray:
+    """Whether a bound shows that the variance in every direction exceeds share times the data's variances V (D,).
+
+    The result has the shape (K,), or () where all components share a factor. The least ratio of the two is the inverse
+    of the largest eigenvalue of V^(1/2) P V^(1/2), where P is a precision matrix. This eigenvalue is at most the trace
+    sum_d V_d P_dd.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(share * (factors.precision_diagonals() * data_variances).sum(axis=-1) < 1.0)
 
 
 def ratios(largest: FloatArray, least: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ from mpigmm.core.tile import Tile
 LEADING = (4, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of leading features that are considered for bounds of the distances."""
 
-MOST_ROWS, MOST_COMPONENTS = 128, 1024
+PAIR_ROWS, PAIR_COMPONENTS = 128, 1024
 """Largest numbers of rows, and of components, in the pairs from which the share that is not negligible is estimated."""
 
 
@@ -137,10 +137,10 @@ def expected_share(
 
     Rows are assumed to be drawn from the mixture. For the estimate, a row of component j is replaced by mean j, and a
     pair counts if the bound of its log-density is at least least_j, least (K,). Of many components, some stand for all:
-    those of `sampled_rows`, and every m-th, at most `MOST_COMPONENTS`, for the others in the pairs.
+    those of `sampled_rows`, and every m-th, at most `PAIR_COMPONENTS`, for the others in the pairs.
     """
     rows_of, weights = sampled_rows(relative_weights(factors, log_norm))
-    components = np.arange(0, len(means), -(-len(means) // MOST_COMPONENTS))
+    components = np.arange(0, len(means), -(-len(means) // PAIR_COMPONENTS))
     rows, least, left = means[rows_of], least[rows_of, None], np.zeros(len(leading))
     are_used = (np.arange(leading[-1])[:, None] < leading).astype(factors.dtype)
     for k in components:
@@ -153,14 +153,14 @@ def expected_share(
 def sampled_rows(weights: FloatArray) -> tuple[Indices, FloatArray]:
     """Components whose rows stand for all rows in an estimate of a mean, and their shares in it, which sum to 1.
 
-    The mixture has weights (K,). Of more than `MOST_ROWS` components these are a systematic sample, with probability
+    The mixture has weights (K,). Of more than `PAIR_ROWS` components these are a systematic sample, with probability
     proportional to the weights.
     """
-    if len(weights) <= MOST_ROWS:
+    if len(weights) <= PAIR_ROWS:
         return np.arange(len(weights)), weights
-    quantiles = (np.arange(MOST_ROWS) + 0.5) / MOST_ROWS
+    quantiles = (np.arange(PAIR_ROWS) + 0.5) / PAIR_ROWS
     sampled = np.minimum(np.searchsorted(np.cumsum(weights), quantiles), len(weights) - 1)
-    return sampled, np.full(MOST_ROWS, 1.0 / MOST_ROWS)
+    return sampled, np.full(PAIR_ROWS, 1.0 / PAIR_ROWS)
 
 
 def relative_weights(factors: FloatArray, log_norm: FloatArray) -> FloatArray:
