@@ -9,7 +9,7 @@ ENTRIES_AT_ONCE = 1 << 15
 
 
 def chunks(n_arrays: int, size: int) -> Iterator[slice]:
-    """Slices that cut n_arrays arrays of a size into runs with at most `ENTRIES_AT_ONCE` entries, at least one array each."""
+    """Slices of n_arrays arrays of a size: as many arrays at a time as have `ENTRIES_AT_ONCE` entries, at least one."""
     step = max(1, ENTRIES_AT_ONCE // size)
     for start in range(0, n_arrays, step):
         yield slice(start, min(start + step, n_arrays))

@@ -84,6 +84,17 @@ class MStepSums:
     first_moments: FloatArray
     second_moments: FloatArray
 
+    def part(self, components: slice) -> MStepSums:
+        """The sums of some components, of a type with second moments of each component."""
+        second = self.second_moments.reshape(len(self.weight_counts), -1)
+        return MStepSums(
+            self.weight_counts[components],
+            self.mean_counts[components],
+            self.covariance_counts[components],
+            self.first_moments[components],
+            second[components].reshape(-1),
+        )
+
 
 class Covariances(ABC):
     """The covariances of all components.
@@ -142,6 +153,14 @@ class Covariances(ABC):
     @abstractmethod
     def n_second(cls, n_components: int, n_features: int) -> int:
         """Number of entries of the packed second moments."""
+
+    @classmethod
+    def shares_update(cls, n_components: int, n_features: int) -> bool:
+        """Whether ranks save time if each updates some of the components and tells the others the result.
+
+        The update of a component must depend on its own sums only, to the last bit.
+        """
+        return False
 
     @classmethod
     def layout(cls, n_components: int, n_features: int) -> Layout:

@@ -24,6 +24,10 @@ from mpigmm.core.factors import TriangularFactors
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.triangle import pair_products, unpack
 
+SHARED_ENTRIES = 1 << 20
+"""Number of entries of all covariances from which ranks share the M-step. With so many it takes 10 ms or more, and to
+send the covariances and their factors takes a third of that or less."""
+
 
 @dataclass(frozen=True, eq=False)
 class Full(EstimatedCovariances):
@@ -45,6 +49,10 @@ class Full(EstimatedCovariances):
     @classmethod
     def n_second(cls, n_components: int, n_features: int) -> int:
         return n_components * n_features * (n_features + 1) // 2
+
+    @classmethod
+    def shares_update(cls, n_components: int, n_features: int) -> bool:
+        return n_components * n_features**2 >= SHARED_ENTRIES
 
     @classmethod
     def isotropic(cls, n_components: int, n_features: int) -> Covariances:
