@@ -11,10 +11,12 @@ from inside import run_verb
 from mpi4py import MPI
 from support import assert_same_bits, blobs, factors_of, read_lines, read_model, write_config, write_rows
 
+from mpigmm.core import exact
 from mpigmm.core.covariances import full
 from mpigmm.core.covariances.base import MStepSums, Safeguards
 from mpigmm.core.covariances.full import Full
 from mpigmm.core.mixture import Mixture
+from mpigmm.driver import e_step
 from mpigmm.driver.shared_update import SharedUpdate
 from mpigmm.errors import AgreedError
 from mpigmm.parallel import mpi
@@ -31,8 +33,10 @@ WAYS = [("batch", "none"), ("batch", "anderson"), ("stepwise", "none")]
 
 @pytest.fixture(autouse=True)
 def is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few components are shared as many are."""
+    """Few components are shared as many are, and few sums by the threads."""
     monkeypatch.setattr(full, "SHARED_ENTRIES", 1)
+    monkeypatch.setattr(e_step, "SHARED_SUMS", 1)
+    monkeypatch.setattr(exact, "LOCKED_AT_ONCE", 16)
 
 
 def arguments(case: str, n_components: int) -> tuple[MStepSums, Any, Any, Safeguards, Any]:
@@ -117,7 +121,7 @@ def test_a_fit_and_its_resumption(comm: Comm, shared_path: Path, algorithm: str,
     assert run_verb(Alone(), "fit", config, f"output.dir={own}") == (0, "")
     if algorithm == "batch":
         assert run_verb(comm, "fit", config, f"output.dir={together}", "em.max_iter=3") == (0, "")
-    assert run_verb(comm, "fit", config, f"output.dir={together}") == (0, "")
+    assert run_verb(comm, "fit", config, f"output.dir={together}", "compute.threads=3") == (0, "")
     assert_same_bits(read_model(own / "model.h5"), read_model(together / "model.h5"))
     logs = [read_lines(path / "convergence.jsonl") for path in (own, together)]
     assert [line["mean_log_likelihood"] for line in logs[0]] == [line["mean_log_likelihood"] for line in logs[1]]

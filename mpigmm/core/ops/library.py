@@ -21,7 +21,7 @@ COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
-INTERFACE = 5
+INTERFACE = 6
 """Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
@@ -56,7 +56,15 @@ class Function:
 
 
 ADD = Function(
-    {"limbs": Pointer, "n_limbs": Size, "size": Size, "values": Pointer, "quanta": Pointer, "limb_unit": Double}
+    {
+        "limbs": Pointer,
+        "n_limbs": Size,
+        "stride": Size,
+        "size": Size,
+        "values": Pointer,
+        "quanta": Pointer,
+        "limb_unit": Double,
+    }
 )
 DIFFERENCE_WORK_SIZE = Function({"group": Pointer, "n_features": Size, "stride": Size}, Size)
 LIMIT = Function({}, Size)

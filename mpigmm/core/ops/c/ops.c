@@ -109,10 +109,11 @@ INLINE int all_zero(const double *values, ptrdiff_t n) {
     return !(bits << 1);
 }
 
-/* FixedPoint.add: rounds values (size,) to the format and adds them to limbs (n_limbs, size); quanta (size,) are the units
- * of the first limb. A value that is too large for a limb adds zero. The values are overwritten. Values that are all zero, as
+/* FixedPoint.add: rounds values (size,) to the format and adds them to limbs (n_limbs, size), whose lines are `stride` numbers
+ * apart; quanta (size,) are the units of the first limb. A value that is too large for a limb adds zero. The values are overwritten. Values that are all zero, as
  * those of components without rows in a tile, are only read. */
-void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, const double *quanta, double limb_unit) {
+void add(
+    int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t stride, ptrdiff_t size, double *values, const double *quanta, double limb_unit) {
     double unit[ADDED_AT_ONCE], per_unit[ADDED_AT_ONCE];
     for (ptrdiff_t start = 0; start < size; start += ADDED_AT_ONCE) {
         ptrdiff_t n = size - start < ADDED_AT_ONCE ? size - start : ADDED_AT_ONCE;
@@ -129,7 +130,7 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
             rest[i] -= whole * unit[i];
         }
         for (ptrdiff_t limb = 1; limb < n_limbs; limb++) { /* these have few enough bits for ROUND */
-            line += size;
+            line += stride;
             for (ptrdiff_t i = 0; i < n; i++) {
                 unit[i] /= limb_unit;
                 per_unit[i] *= limb_unit;
@@ -187,7 +188,7 @@ struct products {
 #include "pruned.h"
 
 /* The version of the functions' arguments: INTERFACE in library.py. */
-int interface(void) { return 5; }
+int interface(void) { return 6; }
 
 /* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, the
  * numbers in one line, and the size of the sums of a block. The last two are those of single precision, the largest. */
