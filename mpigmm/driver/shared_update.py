@@ -56,7 +56,8 @@ class SharedUpdate:
             values, factors = np.empty(covariances.values.shape), np.empty(covariances.values.shape)
             flags = np.zeros(len(deltas), np.int64)
             if own:
-                some, old = slice(own.start, own.stop), covariances.select(np.array(own))
+                some = slice(own.start, own.stop)
+                old = type(covariances)(covariances.values[some])
                 part, floored = old.update(sums.part(some), deltas[some], empty[some], safeguards, data_variances)
                 (values[some],) = part.arrays().values()
                 flags[[own[k] for k in floored if k is not None]] = FLOORED

@@ -57,6 +57,7 @@ class BatchEM(Algorithm[BatchState]):
         if isinstance(outcome, Rejected):
             raise outcome.error
         problem, statistics, old = self.problem, outcome.statistics, state.mixture
+        old.covariances.release()  # the M-step does not need its factors, which take as much memory as the new ones
         new, repairs = problem.m_step(old, statistics)
         report = self._report(state, statistics, repairs)
         n_limbs = refined_limbs(outcome.n_limbs, old, new, statistics.counts, problem.summary)
