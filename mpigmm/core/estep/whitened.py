@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,22 @@ from mpigmm.core.arrays import BoolArray
 from mpigmm.core.estep.base import NextKernel, RegisteredKernel
 from mpigmm.core.estep.conditioning import is_well_conditioned
 from mpigmm.core.estep.costs import use_quadratic_features
+from mpigmm.core.estep.differences import least_responsibilities
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import TriangularFactors
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.tile import Tile
 
+LEAST_WHITENED, MOST_CONDITIONED = 5, 0.5
+"""Least number of features, and largest share of components with well-conditioned quadratic features, for which this
+kernel replaces a sweep by quadratic features and, for the other components, by differences."""
+
 
 class WhitenedKernel(RegisteredKernel):
-    """Computes whitened coordinates of all pairs of row and component, in blocks of coordinates.
+    """Computes whitened coordinates of all pairs of row and component.
 
-    U_k is triangular: whitened coordinates depend only on the features up to their own number, so that the product for
-    a block of coordinates leaves out the features after it.
+    U_k is triangular: whitened coordinates depend only on the features up to their own number.
     """
 
     def __init__(self, inputs: EStepInputs, next_kernel: NextKernel) -> None:
@@ -31,6 +34,9 @@ class WhitenedKernel(RegisteredKernel):
         self.log_norm = inputs.put(inputs.log_norm)
         self._ops = inputs.ops
         self._inputs = inputs
+        self._least_resp = (
+            least_responsibilities(inputs.distance_bounds).astype(inputs.dtype) if can_prune_moments(inputs) else None
+        )
 
     @classmethod
     def supports(cls, inputs: EStepInputs) -> BoolArray:
@@ -44,26 +50,33 @@ class WhitenedKernel(RegisteredKernel):
         factors: Any = inputs.factors
         if not use_quadratic_features(inputs.n_components, inputs.n_features, inputs.ops):
             return True
-        return not (inputs.ops.fuses or is_well_conditioned(inputs, factors.upper).any())
+        conditioned = is_well_conditioned(inputs, factors.upper)
+        if inputs.ops.fuses:
+            return bool(inputs.n_features >= LEAST_WHITENED and conditioned.mean() < MOST_CONDITIONED)
+        return not conditioned.any()
 
     @cached_property
-    def _blocks(self) -> list[FloatArray]:
-        """Coefficients (K, h, 1 + d) of each block of h whitened coordinates; computed when first needed."""
-        inputs, n_features = self._inputs, self._inputs.n_features
-        factors: Any = inputs.factors
-        coefficients = whitening(inputs.means, factors.upper)
-        n_blocks = max(1, n_features // inputs.ops.costs.block_height)
-        edges = np.linspace(0, n_features, n_blocks + 1).astype(int)
-        return [inputs.put(coefficients[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
+    def _whitening(self) -> list[FloatArray]:
+        """The result of `Ops.whitening`; computed when first needed."""
+        factors: Any = self._inputs.factors
+        return self._ops.whitening(whitening(self._inputs.means, factors.upper), self._inputs.dtype)
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        for i, block in enumerate(self._blocks):
-            self._ops.subtract_squared_norms(tile, block, out, None if i else self.log_norm)
+        self._ops.whitened_log_prob(tile, self._whitening, self.log_norm, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        packed, lower = second.reshape(len(self.means), -1), self._ops.lower_triangle(tile.n_features)
-        for k, mean in enumerate(self.means):
-            packed[k] = self._ops.scatter(tile, resp[k], mean, first[k]).reshape(-1)[lower]
+        of_each = second.reshape(len(self.means), -1)
+        if self._least_resp is None:
+            self._ops.pair_moments(tile, resp, self.means, first, of_each)
+        else:
+            least = self._least_resp if tile.sample_weight is None else self._least_resp * tile.sample_weight.max()
+            self._ops.pruned_moments(tile, resp, self.means, least, first, of_each)
+
+
+def can_prune_moments(inputs: EStepInputs) -> bool:
+    """Whether moments may leave out negligible pairs, and do not become slower by it."""
+    can_prune = inputs.is_posterior and inputs.is_bounded and inputs.ops.prunes
+    return can_prune and inputs.ops.costs.pruned_moment <= 1
 
 
 def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:
