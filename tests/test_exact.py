@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpigmm.core.exact import FixedPoint, carry
+from mpigmm.core import exact
+from mpigmm.core.exact import ExactSum, FixedPoint, SharedSum, carry
 
 values = st.floats(-1e6, 1e6, allow_nan=False, width=64)
 
@@ -62,3 +65,15 @@ def test_carrying_changes_no_value() -> None:
     assert [sum(int(carried[j, i]) * 2 ** (40 * (2 - j)) for j in range(3)) for i in range(2)] == exact
     assert np.abs(carried[1:]).max() <= 2**39
     assert form.value(limbs).tobytes() == form.value(carried).tobytes()
+
+
+def test_threads_that_share_a_sum_give_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "LOCKED_AT_ONCE", 32)
+    form, random = FixedPoint(np.full(200, 20, np.int32), 3), np.random.default_rng(0)
+    terms = random.standard_normal((40, 200))
+    alone, shared = ExactSum(form), SharedSum(form, form.zeros())
+    for term in terms:
+        alone.add(term.copy())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda term: shared.add(term.copy()), terms))
+    assert (alone.limbs == shared.limbs).all()

@@ -60,7 +60,7 @@ CORE = (
     "ops",
     "gpu",
     "tile tile_rows",
-    "arrays exact triangle matrices raw_types",
+    "arrays chunks exact triangle matrices raw_types",
 )
 """`mpigmm.core`, from top to bottom: ``a b`` may import one another, though in no circle."""
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +27,9 @@ CARRY_EVERY = 1 << 20
 
 EXPONENT_BIAS, MANTISSA_BITS = 1023, 52
 """Bias of the exponent and number of stored mantissa bits of float64 (IEEE 754)."""
+
+LOCKED_AT_ONCE = 1 << 15
+"""Number of sums that a thread locks at a time: to add to them takes far longer than to take the lock."""
 
 AT_ONCE = 1 << 13
 """Number of values that are rounded at a time: few enough for the cache."""
@@ -100,6 +105,12 @@ class FixedPoint:
                 quantum *= LIMB_UNIT
         return total
 
+    def part(self, some: slice) -> FixedPoint:
+        """The format of some of the sums."""
+        part = FixedPoint(self.top[some], self.n_limbs)
+        part.__dict__["quanta"] = self.quanta[some]
+        return part
+
 
 class LimbOps(Protocol):
     """Array operations with a faster implementation of `FixedPoint.add`."""
@@ -147,6 +158,33 @@ class ExactSum:
     def value(self) -> FloatArray:
         """The sum as float64 of shape (size,), rounded once."""
         return self.form.value(self.limbs)
+
+
+class SharedSum:
+    """A running sum of vectors, to which several threads add: each locks a stretch of the sums at a time.
+
+    Integer addition gives the same bits in any order.
+
+    Parameters
+    ----------
+    form : FixedPoint
+    limbs : ndarray of shape (n_limbs, size), int64
+    """
+
+    def __init__(self, form: FixedPoint, limbs: IntArray) -> None:
+        self.limbs = limbs
+        self._stretches = [slice(a, a + LOCKED_AT_ONCE) for a in range(0, form.top.size, LOCKED_AT_ONCE)]
+        self._sums = [ExactSum(form.part(some), limbs[:, some]) for some in self._stretches]
+        self._locks = [Lock() for _ in self._stretches]
+        self._starts = cycle(range(len(self._stretches)))
+
+    def add(self, values: FloatArray, ops: LimbOps | None = None) -> None:
+        """The same as `ExactSum.add`."""
+        first = next(self._starts)  # another one for each thread, which would otherwise wait for one another
+        for i in range(first, first + len(self._stretches)):
+            which = i % len(self._stretches)
+            with self._locks[which]:
+                self._sums[which].add(values[self._stretches[which]], ops)
 
 
 def carry(limbs: IntArray) -> IntArray:

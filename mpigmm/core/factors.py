@@ -13,8 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpigmm.core.arrays import Indices
+from mpigmm.core.chunks import chunks
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.matrices import covariance_of, distance_bound, precision, precision_factor, unwhiten
+from mpigmm.core.matrices import (
+    covariance_of,
+    distance_bound,
+    distance_bounds,
+    precision,
+    precision_factor,
+    unwhiten,
+)
 
 
 class Factors(ABC):
@@ -148,12 +156,12 @@ class TriangularFactors(Factors):
         return np.asarray(np.einsum("kde,kde->kd", self.upper, self.upper))
 
     def distance_bounds(self, deviations: FloatArray) -> FloatArray:
-        return np.array([distance_bound(u, e) for u, e in zip(self.upper, deviations, strict=True)])
+        return distance_bounds(self.upper, deviations)
 
     def largest_terms(self, means: FloatArray) -> FloatArray:
         largest = np.empty(len(means))
-        for k, factor in enumerate(self.upper):  # one by one: their magnitudes would take as much memory as the factors
-            largest[k : k + 1] = (np.abs(means[k : k + 1]) @ np.abs(factor)).max(axis=1)
+        for some in chunks(len(means), self.upper[0].size):
+            largest[some] = (np.abs(means[some, None]) @ np.abs(self.upper[some])).max(axis=(1, 2))
         return largest
 
     def select(self, components: Indices) -> TriangularFactors:

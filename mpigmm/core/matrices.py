@@ -7,7 +7,8 @@ from types import ModuleType
 
 import numpy as np
 
-from mpigmm.core.arrays import HOST
+from mpigmm.core.arrays import HOST, BoolArray
+from mpigmm.core.chunks import chunks
 from mpigmm.core.exact import FloatArray
 
 SYMMETRY = 1e-5
@@ -28,12 +29,26 @@ def precision_cholesky(covariance: FloatArray) -> FloatArray:
 
     U = L^-T, where covariance = L L^T. Raises `numpy.linalg.LinAlgError` where the covariance is not positive definite.
     """
-    lower, info = lapack().dpotrf(covariance.T, lower=1)  # LAPACK reads matrices column by column
-    if info == 0:
-        inverse, info = lapack().dtrtri(lower, lower=1, overwrite_c=1)
-    if info != 0 or not np.isfinite(inverse).all():
+    (factor,), (is_definite,) = precision_choleskys(covariance[None])
+    if not is_definite:
         raise np.linalg.LinAlgError("not positive definite, or nearly singular")
-    return np.ascontiguousarray(inverse.T)
+    return np.asarray(factor)
+
+
+def precision_choleskys(covariances: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """`precision_cholesky` of each of some covariances (K, D, D), and whether it exists, (K,)."""
+    factors, definite = np.empty(covariances.shape), np.empty(len(covariances), bool)
+    dpotrf, dtrtri = lapack().dpotrf, lapack().dtrtri
+    for some in chunks(len(factors), covariances[0].size):
+        factors[some] = covariances[some]
+        for k in range(some.start, some.stop):
+            columns = factors[k].T  # LAPACK reads matrices column by column, and overwrites these
+            _, info = dpotrf(columns, lower=1, overwrite_a=1)
+            if info == 0:
+                _, info = dtrtri(columns, lower=1, overwrite_c=1)
+            definite[k] = info == 0
+        definite[some] &= np.isfinite(factors[some]).all(axis=(1, 2))
+    return factors, definite
 
 
 def precision_factor(precision: FloatArray) -> FloatArray:
@@ -137,3 +152,11 @@ def principal_axis(covariance: FloatArray) -> FloatArray:
 def distance_bound(factor: FloatArray, deviations: FloatArray) -> FloatArray:
     """Upper bounds (...) of |U^T z|^2 over all z with |z_d| <= deviations (..., D), for a factor U (D, D)."""
     return np.asarray(np.square(deviations @ np.abs(factor)).sum(axis=-1))
+
+
+def distance_bounds(factors: FloatArray, deviations: FloatArray) -> FloatArray:
+    """`distance_bound` (K,) of each of some factors (K, D, D), with deviations (K, D) of its own."""
+    bounds = np.empty(len(factors))
+    for some in chunks(len(factors), factors[0].size):
+        bounds[some] = distance_bound(factors[some], deviations[some, None])[:, 0]
+    return bounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from mpigmm.core.algorithms.base import EStepPass, Problem, Rejected, Summed
 from mpigmm.core.arrays import DOUBLE, Array
 from mpigmm.core.covariances.base import SingularCovarianceError
 from mpigmm.core.estep.step import EStep
-from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray
+from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, SharedSum
 from mpigmm.core.mixture import GOLDEN
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.sum_format import SumRangeError, sum_format
@@ -25,6 +25,9 @@ from mpigmm.errors import DataError, DegenerateError
 from mpigmm.rows import Rows
 
 T = TypeVar("T")
+
+SHARED_SUMS = 1 << 19
+"""Number of sums from which the threads of a rank share their memory."""
 
 
 @dataclass(eq=False)
@@ -144,9 +147,8 @@ class TileSums:
     request : PassRequest
     e_step, centre
         As `prepared` returns them.
-    form : FixedPoint
-    limbs : ndarray or None
-        Zeros, to which to add; None: new ones.
+    sums : ExactSum or SharedSum
+        To which to add.
     """
 
     def __init__(
@@ -155,14 +157,13 @@ class TileSums:
         request: PassRequest,
         e_step: EStep,
         centre: Array,
-        form: FixedPoint,
-        limbs: IntArray | None,
+        sums: ExactSum | SharedSum,
     ) -> None:
         self.e_step, self.centre, self.ops = e_step, centre, context.ops
         self.masked, self.dtype = request.problem.summary.masked, request.e_step_pass.precision.dtype
         self.tile_rows, tiles = request.problem.grid.tile_rows, request.e_step_pass.tiles
         self.tiles = None if tiles is None else frozenset(tiles.tolist())
-        self.sums = ExactSum(form, limbs)
+        self.sums = sums
         self.statistics = SufficientStatistics.empty(request.e_step_pass.mixture.layout, self.ops.arrays)
         self.seen = self.ops.arrays.zeros(1, DOUBLE)
 
@@ -187,13 +188,15 @@ def add_tiles(
     steps = [prepared(context, request.problem, request.e_step_pass) for request in requests]
     for form in forms:
         _ = form.quanta  # computed here once, and not by every thread
-    first_thread: Iterator[Sequence[IntArray | None]] = iter([totals])
+    n_threads = context.n_threads if context.stage is None else 1
+    threads = iter(range(n_threads))
+    sums = [sums_of_threads(form, total, n_threads) for form, total in zip(forms, totals, strict=True)]
 
     def tile_function(tile: Tile, tiles: Tiles) -> list[TileSums]:
-        limbs = next(first_thread, [None] * len(totals))
+        thread = next(threads)
         parts = [
-            TileSums(context, request, *step, form, own)
-            for request, step, form, own in zip(requests, steps, forms, limbs, strict=True)
+            TileSums(context, request, *step, of_request[thread])
+            for request, step, of_request in zip(requests, steps, sums, strict=True)
         ]
         for rows in tiles:
             for part in parts:
@@ -203,11 +206,21 @@ def add_tiles(
     for parts in context.for_each_device_tile(tile_function, tiles=wanted_tiles(context.block.tiles, requests)):
         for part, total in zip(parts, totals, strict=True):
             check_log_likelihood(ops.arrays.get(part.seen))
-            ops.carry(part.sums.limbs)
             if part.sums.limbs is not total:
+                ops.carry(part.sums.limbs)
                 total += part.sums.limbs
     for total in totals:
         ops.carry(total)
+
+
+def sums_of_threads(form: FixedPoint, total: IntArray, n_threads: int) -> list[ExactSum | SharedSum]:
+    """The sums of each thread: the first adds to the total, limbs of zeros, and the others to limbs of their own.
+
+    If there are many sums, all threads add to the total.
+    """
+    if n_threads > 1 and form.top.size >= SHARED_SUMS:
+        return [SharedSum(form, total)] * n_threads
+    return [ExactSum(form, total), *(ExactSum(form) for _ in range(1, n_threads))]
 
 
 def wanted_tiles(own: range, requests: Sequence[PassRequest]) -> Sequence[int]:

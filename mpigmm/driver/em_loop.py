@@ -12,6 +12,7 @@ import numpy as np
 
 from mpigmm.core.algorithms import algorithm_type
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Grid, NoTilesLeftError, Problem, Rejected, Report, Summed
+from mpigmm.core.algorithms.m_step import CovarianceUpdate, update_alone
 from mpigmm.core.algorithms.projection import has_converged, with_change
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.covariances.base import Safeguards, SingularCovarianceError
@@ -24,6 +25,7 @@ from mpigmm.core.sum_format import SumRangeError
 from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.driver.e_step import Fit, PassRequest
 from mpigmm.driver.reduction import PassStatus, Reduction
+from mpigmm.driver.shared_update import SharedUpdate
 from mpigmm.driver.stopping import goes_on
 from mpigmm.errors import AgreedError, CollapsedError, ConfigError
 from mpigmm.options import EmOptions, FitOptions
@@ -196,13 +198,17 @@ class EmLoop:
 
 def em_loop(reduction: Reduction, options: FitOptions, summary: DataSummary) -> EmLoop:
     """The loop of the algorithm that the options name; raises the same `AgreedError` on all ranks."""
-    return EmLoop(reduction, algorithm_of(options, summary, reduction.context.grid))
+    context = reduction.context
+    return EmLoop(reduction, algorithm_of(options, summary, context.grid, SharedUpdate(context.comm)))
 
 
-def algorithm_of(options: FitOptions, summary: DataSummary, grid: Grid) -> Algorithm[Any]:
+def algorithm_of(
+    options: FitOptions, summary: DataSummary, grid: Grid, update: CovarianceUpdate = update_alone
+) -> Algorithm[Any]:
     """The algorithm that the options name, for rows with this summary; raises the same `AgreedError` on all ranks."""
     try:
-        return algorithm_type(options.em)(problem_of(options, summary, grid), options.em)
+        problem = replace(problem_of(options, summary, grid), update_covariances=update)
+        return algorithm_type(options.em)(problem, options.em)
     except NoTilesLeftError:
         message = f"em.held_out: there is 1 tile of {grid.n_rows} rows; lower compute.tile_rows, or set it to 0"
         raise AgreedError(message, ConfigError) from None

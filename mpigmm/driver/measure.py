@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mpigmm.core.algorithms.base import EStepPass, Problem
-from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.covariances.base import Covariances
 from mpigmm.core.covariances.full import Full
 from mpigmm.core.mixture import Mixture
@@ -21,6 +21,7 @@ from mpigmm.data.malloc import keep_freed_memory
 from mpigmm.data.synthetic import SyntheticSource
 from mpigmm.driver.e_step import prepared, sum_e_step
 from mpigmm.driver.reduction import Reduction, empty_buffer
+from mpigmm.driver.shared_update import SharedUpdate
 from mpigmm.driver.worker import RankContext, Tiles
 from mpigmm.parallel.comm import Comm
 
@@ -44,13 +45,14 @@ def timed_iterations(
     The first E-step is not timed.
     """
     keep_freed_memory()
+    problem = replace(problem, update_covariances=SharedUpdate(reduction.context.comm))
     sum_e_step(reduction, problem, e_step_pass)
     taken = []
     for _ in range(iterations):
         begin, spent = time.perf_counter(), reduction.clock.communicate
         summed, status = sum_e_step(reduction, problem, e_step_pass)
         m_begin = time.perf_counter()
-        m_step(e_step_pass.mixture, summed.statistics, problem.summary, problem.safeguards, problem.prior)
+        problem.m_step(e_step_pass.mixture, summed.statistics)
         end = time.perf_counter()
         taken.append((end - begin, status.compute, reduction.clock.communicate - spent, end - m_begin))
     seconds, compute, communicate, m_seconds = (float(np.median(column)) for column in zip(*taken, strict=True))

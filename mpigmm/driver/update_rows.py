@@ -23,6 +23,7 @@ from mpigmm.driver.e_step import sum_e_step
 from mpigmm.driver.inference import check_features
 from mpigmm.driver.layout import choose_tile_rows, lay_out
 from mpigmm.driver.reduction import Reduction
+from mpigmm.driver.shared_update import SharedUpdate
 from mpigmm.driver.survey_pass import check_total_weight, survey_summary
 from mpigmm.driver.worker import RankContext, open_context
 from mpigmm.errors import AgreedError, CollapsedError, ConfigError, DataError, shown
@@ -115,6 +116,7 @@ def update_rows(
         with comm.together():
             check_new_rows(summary, source.header)
         problem = update_problem(options, summary, settings.compute, context.grid)
+        problem = replace(problem, update_covariances=SharedUpdate(comm))
         step = UpdateStep(problem, kept, settings.forget)
         state, mean, repairs = folded(Reduction(context), step, model)
         updated = replace(

@@ -95,6 +95,13 @@ class Comm(ABC):
         """The values of all ranks, in their order, on every rank. Collective."""
 
     @abstractmethod
+    def allgather_into(self, array: NDArray[Any], ranges: Sequence[range]) -> None:
+        """Fill a contiguous array of numbers of 8 bytes, of which each rank has some entries along the first axis.
+
+        Collective. The ranges are consecutive, one for each rank.
+        """
+
+    @abstractmethod
     def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """The rows (n, ...) of all ranks, in the order of ranks, on root; an array of no rows on others. Collective."""
 
@@ -239,6 +246,9 @@ class SingleProcess(Comm):
 
     def allgather(self, value: T) -> list[T]:
         return [value]
+
+    def allgather_into(self, array: NDArray[Any], ranges: Sequence[range]) -> None:
+        pass
 
     def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         return rows

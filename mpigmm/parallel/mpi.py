@@ -134,6 +134,14 @@ class MpiComm(Comm):
         self._guard()
         return list(self.mpi.allgather(value))
 
+    def allgather_into(self, array: NDArray[Any], ranges: Sequence[range]) -> None:
+        self._guard()
+        size, n_messages = array.size // len(array), max(1, -(-array.nbytes // PIECE_BYTES))
+        for i in range(n_messages):
+            parts = [each[len(each) * i // n_messages : len(each) * (i + 1) // n_messages] for each in ranges]
+            counts, places = [size * len(part) for part in parts], [size * part.start for part in parts]
+            self.mpi.Allgatherv(MPI.IN_PLACE, [array.reshape(-1).view(np.int64), counts, places, MPI.INT64_T])
+
     def concatenate(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.size == 1:
             return rows

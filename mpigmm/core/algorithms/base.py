@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from mpigmm.core.algorithms.m_step import CovarianceUpdate, m_step, update_alone
 from mpigmm.core.algorithms.projection import Changes
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.arrays import DOUBLE
@@ -78,6 +79,8 @@ class Problem:
         The tiles of the rows.
     seed : int
         Seed of the random numbers of an algorithm.
+    update_covariances : callable
+        Of type `CovarianceUpdate`, for the M-step.
     """
 
     summary: DataSummary
@@ -86,6 +89,11 @@ class Problem:
     dtype: np.dtype[Any]
     grid: Grid
     seed: int = 0
+    update_covariances: CovarianceUpdate = update_alone
+
+    def m_step(self, mixture: Mixture, statistics: SufficientStatistics) -> tuple[Mixture, Repairs]:
+        """The result of `m_step` for this problem."""
+        return m_step(mixture, statistics, self.summary, self.safeguards, self.prior, self.update_covariances)
 
     def centred(self, mixture: Mixture) -> DataSummary:
         """The summary with its centre replaced by `safe_centre` of a mixture."""

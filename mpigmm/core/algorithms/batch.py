@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, Rejected, Report, Summed
-from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.mixture import Mixture
@@ -58,7 +57,8 @@ class BatchEM(Algorithm[BatchState]):
         if isinstance(outcome, Rejected):
             raise outcome.error
         problem, statistics, old = self.problem, outcome.statistics, state.mixture
-        new, repairs = m_step(old, statistics, problem.summary, problem.safeguards, problem.prior)
+        old.covariances.release()  # the M-step does not need its factors, which take as much memory as the new ones
+        new, repairs = problem.m_step(old, statistics)
         report = self._report(state, statistics, repairs)
         n_limbs = refined_limbs(outcome.n_limbs, old, new, statistics.counts, problem.summary)
         if n_limbs != outcome.n_limbs:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpigmm.core.algorithms.base import Algorithm, EStepPass, NoTilesLeftError, Problem, Rejected, Report, Summed
-from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.algorithms.repair import Repairs
 from mpigmm.core.algorithms.statistics_algebra import added, mixture_statistics, moved, scaled
 from mpigmm.core.algorithms.tile_batches import TileBatches, default_batch_tiles, held_out_tiles
@@ -214,7 +213,7 @@ class StepwiseEM(Algorithm[StepwiseState]):
         size = self._step_size(state, outcome, weight) if takes_batch else 1.0
         of_all = scaled(outcome.statistics, summary.total_weight / weight)
         sums = self._blended(state, of_all, size)
-        new, repairs = m_step(old, sums, summary, problem.safeguards, problem.prior)
+        new, repairs = problem.m_step(old, sums)
         mean = float(outcome.statistics.log_likelihood[0]) / weight
         report = Report(mean, problem.objective(mean, old), None, repairs)
         own_counts = sums.counts * (weight / summary.total_weight / size)  # in which errors of the batch's sums matter

@@ -14,7 +14,6 @@ import numpy as np
 
 from mpigmm.core.algorithms.base import Problem, Rejected, Report, Summed
 from mpigmm.core.algorithms.batch import BatchEM, BatchState
-from mpigmm.core.algorithms.m_step import m_step
 from mpigmm.core.algorithms.statistics_algebra import added, moved, scaled
 from mpigmm.core.data_summary import DataSummary
 from mpigmm.core.exact import FloatArray
@@ -68,7 +67,7 @@ class UpdateStep(BatchEM):
         problem, old = self.problem, state.mixture
         sums = added(scaled(self.kept.statistics, self.forget), outcome.statistics)
         summary = self._summary(old, outcome.statistics)
-        new, repairs = m_step(old, sums, summary, problem.safeguards, type(problem.prior)(summary))
+        new, repairs = replace(problem, summary=summary, prior=type(problem.prior)(summary)).m_step(old, sums)
         new = with_empty_of(old, new)
         report = self._report(state, outcome.statistics, repairs)
         n_limbs = refined_limbs(outcome.n_limbs, old, new, sums.counts, problem.summary)

@@ -84,6 +84,17 @@ class MStepSums:
     first_moments: FloatArray
     second_moments: FloatArray
 
+    def part(self, components: slice) -> MStepSums:
+        """The sums of some components, of a type with second moments of each component."""
+        second = self.second_moments.reshape(len(self.weight_counts), -1)
+        return MStepSums(
+            self.weight_counts[components],
+            self.mean_counts[components],
+            self.covariance_counts[components],
+            self.first_moments[components],
+            second[components].reshape(-1),
+        )
+
 
 class Covariances(ABC):
     """The covariances of all components.
@@ -142,6 +153,14 @@ class Covariances(ABC):
     @abstractmethod
     def n_second(cls, n_components: int, n_features: int) -> int:
         """Number of entries of the packed second moments."""
+
+    @classmethod
+    def shares_update(cls, n_components: int, n_features: int) -> bool:
+        """Whether ranks save time if each updates some of the components and tells the others the result.
+
+        The update of a component must depend on its own sums only, to the last bit.
+        """
+        return False
 
     @classmethod
     def layout(cls, n_components: int, n_features: int) -> Layout:
@@ -321,9 +340,7 @@ class EstimatedCovariances(Covariances):
     ) -> tuple[Covariances, Floored]:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             estimated = self.estimate(sums, deltas, empty)
-        new = estimated.regularise(safeguards.reg_covar)
-        share = safeguards.variance_floor
-        return (new, []) if new.is_above_floor(share, data_variances) else new.floor(share, data_variances)
+        return estimated.regularise(safeguards.reg_covar).floor(safeguards.variance_floor, data_variances)
 
     def with_components_of(self, other: Covariances, which: BoolArray) -> Covariances:
         assert isinstance(other, type(self))
@@ -342,8 +359,8 @@ class EstimatedCovariances(Covariances):
     def regularise(self, reg_covar: float) -> EstimatedCovariances:
         """These covariances with reg_covar added to the diagonals.
 
-        `update` calls it for the result of `estimate`, which no other code holds and which may therefore be
-        overwritten.
+        `update` calls it, and then `floor`, for the result of `estimate`, which no other code holds and which may
+        therefore be overwritten.
         """
 
     @abstractmethod
@@ -353,18 +370,6 @@ class EstimatedCovariances(Covariances):
         Returns, too, which components were changed.
         """
 
-    def is_above_floor(self, share: float, data_variances: FloatArray) -> bool:
-        """Whether a bound shows that the variance in every direction exceeds share times the data's variances V (D,).
-
-        The least ratio of the two is the inverse of the largest eigenvalue of V^(1/2) P V^(1/2), where P is a precision
-        matrix. This eigenvalue is at most the trace sum_d V_d P_dd. The next E-step needs the factors computed here.
-        """
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return bool((share * (self.factors.precision_diagonals() * data_variances).sum(axis=-1) < 1.0).all())
-        except SingularCovarianceError:
-            return False
-
     @staticmethod
     def shrinkage(sums: MStepSums) -> FloatArray:
         """Coefficient (K,) of the squared change of a mean in its component's covariance.
@@ -372,6 +377,17 @@ class EstimatedCovariances(Covariances):
         It is one unless a prior adds different counts for means and covariances.
         """
         return sums.mean_counts / sums.covariance_counts
+
+
+def are_above_floor(factors: Factors, share: float, data_variances: FloatArray) -> BoolArray:
+    """Whether a bound shows that the variance in every direction exceeds share times the data's variances V (D,).
+
+    The result has the shape (K,), or () where all components share a factor. The least ratio of the two is the inverse
+    of the largest eigenvalue of V^(1/2) P V^(1/2), where P is a precision matrix. This eigenvalue is at most the trace
+    sum_d V_d P_dd.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(share * (factors.precision_diagonals() * data_variances).sum(axis=-1) < 1.0)
 
 
 def ratios(largest: FloatArray, least: FloatArray) -> FloatArray:

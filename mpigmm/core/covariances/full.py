@@ -8,19 +8,25 @@ import numpy as np
 
 from mpigmm.core import matrices
 from mpigmm.core.arrays import BoolArray, Indices
+from mpigmm.core.chunks import chunks
 from mpigmm.core.covariances.base import (
     Covariances,
     EstimatedCovariances,
     Floored,
     MStepSums,
     SingularCovarianceError,
+    are_above_floor,
     inverses,
 )
 from mpigmm.core.covariances.cholesky import cholesky_coordinates, cholesky_matrices
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import TriangularFactors
 from mpigmm.core.ops.groups import SecondMoments
-from mpigmm.core.triangle import lower_triangle, unpack
+from mpigmm.core.triangle import pair_products, unpack
+
+SHARED_ENTRIES = 1 << 20
+"""Number of entries of all covariances from which ranks share the M-step. With so many it takes 10 ms or more, and to
+send the covariances and their factors takes a third of that or less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,10 @@ class Full(EstimatedCovariances):
         return n_components * n_features * (n_features + 1) // 2
 
     @classmethod
+    def shares_update(cls, n_components: int, n_features: int) -> bool:
+        return n_components * n_features**2 >= SHARED_ENTRIES
+
+    @classmethod
     def isotropic(cls, n_components: int, n_features: int) -> Covariances:
         return cls(np.zeros(cls.shape(n_components, n_features))).regularise(1.0)
 
@@ -67,23 +77,20 @@ class Full(EstimatedCovariances):
         return np.diagonal(self.values, axis1=1, axis2=2)
 
     def factorised(self) -> TriangularFactors:
-        factors = np.empty_like(self.values)
-        for k, covariance in enumerate(self.values):
-            try:
-                factors[k] = matrices.precision_cholesky(covariance)
-            except np.linalg.LinAlgError:
-                raise SingularCovarianceError(k) from None
+        factors, definite = matrices.precision_choleskys(self.values)
+        if not definite.all():
+            raise SingularCovarianceError(int(definite.argmin()))
         return TriangularFactors(factors)
 
     def bounds(self, deviations: FloatArray) -> FloatArray:
-        lower = lower_triangle(deviations.shape[1])
-        return np.concatenate([np.outer(own, own).reshape(-1)[lower] for own in deviations])
+        return pair_products(deviations).reshape(-1)
 
     def estimate(self, sums: MStepSums, deltas: FloatArray, empty: BoolArray) -> Full:
-        covariances, shrinkage = np.empty(deltas.shape + deltas.shape[1:]), self.shrinkage(sums)
-        for k, line in enumerate(sums.second_moments.reshape(len(deltas), -1)):
-            about_old = unpack(line / sums.covariance_counts[k], deltas.shape[1])
-            covariances[k] = about_old - np.outer(shrinkage[k] * deltas[k], deltas[k])
+        covariances = np.empty(deltas.shape + deltas.shape[1:])
+        counts, shrunk = sums.covariance_counts[:, None], self.shrinkage(sums)[:, None] * deltas
+        for some in chunks(len(deltas), covariances[0].size):
+            about_old = unpack(sums.second_moments.reshape(len(deltas), -1)[some] / counts[some], deltas.shape[1])
+            np.subtract(about_old, shrunk[some, :, None] * deltas[some, None, :], out=covariances[some])
         covariances[empty] = self.values[empty]
         return Full(covariances)
 
@@ -92,12 +99,16 @@ class Full(EstimatedCovariances):
         return self
 
     def floor(self, share: float, data_variances: FloatArray) -> tuple[Full, Floored]:
-        values, floored = self.values.copy(), []
-        for k, covariance in enumerate(values):
-            if not matrices.exceeds_floor(covariance, share * data_variances):
-                values[k] = matrices.clip_eigenvalues(covariance, share, data_variances)
-                floored.append(k)
-        return Full(values), floored
+        upper, definite = matrices.precision_choleskys(self.values)
+        floored = []
+        for k in np.flatnonzero(~(definite & are_above_floor(TriangularFactors(upper), share, data_variances))):
+            if not matrices.exceeds_floor(self.values[k], share * data_variances):
+                self.values[k] = matrices.clip_eigenvalues(self.values[k], share, data_variances)
+                upper[k : k + 1], definite[k : k + 1] = matrices.precision_choleskys(self.values[k : k + 1])
+                floored.append(int(k))
+        if definite.all():
+            self.__dict__["factors"] = TriangularFactors(upper)  # which the next E-step needs
+        return self, floored
 
     def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
         coordinates = cholesky_coordinates(self.values, other.arrays()["covariances"])

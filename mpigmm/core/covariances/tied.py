@@ -14,6 +14,7 @@ from mpigmm.core.covariances.base import (
     Floored,
     MStepSums,
     SingularCovarianceError,
+    are_above_floor,
 )
 from mpigmm.core.covariances.cholesky import cholesky_coordinates, cholesky_matrices
 from mpigmm.core.exact import FloatArray
@@ -86,9 +87,16 @@ class Tied(EstimatedCovariances):
         return Tied(self.values + reg_covar * np.eye(len(self.values)))
 
     def floor(self, share: float, data_variances: FloatArray) -> tuple[Tied, Floored]:
-        if matrices.exceeds_floor(self.values, share * data_variances):
+        if self._is_above_floor(share, data_variances) or matrices.exceeds_floor(self.values, share * data_variances):
             return self, []
         return Tied(matrices.clip_eigenvalues(self.values, share, data_variances)), [None]
+
+    def _is_above_floor(self, share: float, data_variances: FloatArray) -> bool:
+        """Whether `are_above_floor` says so, from the factor, which the next E-step needs."""
+        try:
+            return bool(are_above_floor(self.factors, share, data_variances))
+        except SingularCovarianceError:
+            return False
 
     def to_vector(self, other: Covariances, roots: FloatArray, n_features: int) -> FloatArray:
         coordinates = cholesky_coordinates(self.values[None], other.arrays()["covariances"][None])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mpigmm.core.arrays import SINGLE, BoolArray
+from mpigmm.core.chunks import chunks
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 
@@ -40,13 +43,24 @@ def is_well_conditioned(inputs: EStepInputs, factors: FloatArray) -> BoolArray:
         return np.zeros(inputs.n_components, bool)
     if inputs.dtype == SINGLE:
         squares = np.square(inputs.means) + inputs.variances
-        terms = np.square(factors @ factors.transpose(0, 2, 1))
-        error = single_error(np.sqrt(squares[:, None, :] @ terms @ squares[:, :, None])[:, :, 0])
+        error = single_error(np.sqrt(quadratic_forms(squares, factors, np.square))[:, None])
         return ~inputs.in_double & (error <= LARGEST_SINGLE_ERROR)
     largest = np.minimum(np.abs(inputs.means) + np.sqrt(inputs.variances), inputs.max_abs_deviation)
-    terms = np.abs(factors @ factors.transpose(0, 2, 1))
-    sums = (largest[:, None, :] @ terms @ largest[:, :, None]).reshape(-1)
-    return np.asarray(~inputs.in_double & (sums <= LARGEST_TERMS))
+    return np.asarray(~inputs.in_double & (quadratic_forms(largest, factors, np.abs) <= LARGEST_TERMS))
+
+
+def quadratic_forms(
+    vectors: FloatArray, factors: FloatArray, of_entries: Callable[[FloatArray], FloatArray]
+) -> FloatArray:
+    """v_k^T f(P_k) v_k (K,) for vectors v (K, D), precisions P_k = U_k U_k^T of factors (K, D, D) or (1, D, D), and a
+    function f of their entries."""
+    if len(factors) == 1:
+        return np.asarray((vectors @ of_entries(factors[0] @ factors[0].T) * vectors).sum(axis=1))
+    forms = np.empty(len(vectors))
+    for some in chunks(len(vectors), factors[0].size):
+        terms = of_entries(factors[some] @ factors[some].transpose(0, 2, 1))
+        forms[some] = ((vectors[some, None] @ terms)[:, 0] * vectors[some]).sum(axis=1)
+    return forms
 
 
 def is_well_conditioned_by_squares(inputs: EStepInputs, terms: FloatArray) -> BoolArray:

@@ -132,7 +132,8 @@ class CompiledOps(HostOps):
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         quanta = form.quanta  # a reference: another thread may replace `form.quanta`
-        self._add(pointer(limbs), *limbs.shape, pointer(values), pointer(quanta), LIMB_UNIT)
+        (n_limbs, size), stride = limbs.shape, limbs.strides[0] // limbs.itemsize
+        self._add(limbs.ctypes.data, n_limbs, stride, size, pointer(values), pointer(quanta), LIMB_UNIT)
 
     def sweep(self, tile: Tile, products: ProductGroup | None, differences: DifferenceGroup | None) -> Sums:
         own, sums, scatter = NO_PRODUCTS if products is None else products_structure(products)

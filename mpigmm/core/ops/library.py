@@ -56,7 +56,15 @@ class Function:
 
 
 ADD = Function(
-    {"limbs": Pointer, "n_limbs": Size, "size": Size, "values": Pointer, "quanta": Pointer, "limb_unit": Double}
+    {
+        "limbs": Pointer,
+        "n_limbs": Size,
+        "stride": Size,
+        "size": Size,
+        "values": Pointer,
+        "quanta": Pointer,
+        "limb_unit": Double,
+    }
 )
 DIFFERENCE_WORK_SIZE = Function({"group": Pointer, "n_features": Size, "stride": Size}, Size)
 BOUNDED_WORK_SIZE = Function({"group": Pointer}, Size)

@@ -108,7 +108,7 @@ enum { CACHE_LINE = 64 };
 enum { FEATURES_AT_ONCE = 64 };
 
 /* Numbers of rows of one log-sum-exp, and of values added to fixed-point sums at a time: few enough for the cache. */
-enum { LOG_SUM_EXP_ROWS = 256, ADDED_AT_ONCE = 512 };
+enum { LOG_SUM_EXP_ROWS = 256, ADDED_AT_ONCE = 128 };
 
 /* The numbers of the types that rows may have: RAW_f8, RAW_f4, ... Integers follow the floating-point types. */
 #define NUMBER_OF(code, type, unused) RAW_##code,
@@ -128,13 +128,23 @@ enum { PAIRS, SQUARES, SQUARED_NORM };
 
 #include "math.h"
 
-/* FixedPoint.add: rounds values (size,) to the format and adds them to limbs (n_limbs, size); quanta (size,) are the units
- * of the first limb. A value that is too large for a limb adds zero. The values are overwritten. */
-void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, const double *quanta, double limb_unit) {
+/* Whether n numbers have no bit other than that of the sign. */
+INLINE int all_zero(const double *values, ptrdiff_t n) {
+    uint64_t bits = 0;
+    for (ptrdiff_t i = 0; i < n; i++) bits |= (uint64_t)bits_of(values[i]);
+    return !(bits << 1);
+}
+
+/* FixedPoint.add: rounds values (size,) to the format and adds them to limbs (n_limbs, size), whose lines are `stride` numbers
+ * apart; quanta (size,) are the units of the first limb. A value that is too large for a limb adds zero. The values are overwritten. Values that are all zero, as
+ * those of components without rows in a tile, are only read. */
+void add(
+    int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t stride, ptrdiff_t size, double *values, const double *quanta, double limb_unit) {
     double unit[ADDED_AT_ONCE], per_unit[ADDED_AT_ONCE];
     for (ptrdiff_t start = 0; start < size; start += ADDED_AT_ONCE) {
         ptrdiff_t n = size - start < ADDED_AT_ONCE ? size - start : ADDED_AT_ONCE;
         double *restrict rest = values + start;
+        if (all_zero(rest, n)) continue;
         for (ptrdiff_t i = 0; i < n; i++) {
             unit[i] = quanta[start + i];
             per_unit[i] = 1 / unit[i];
@@ -146,7 +156,7 @@ void add(int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t size, double *values, cons
             rest[i] -= whole * unit[i];
         }
         for (ptrdiff_t limb = 1; limb < n_limbs; limb++) { /* these have few enough bits for ROUND */
-            line += size;
+            line += stride;
             for (ptrdiff_t i = 0; i < n; i++) {
                 unit[i] /= limb_unit;
                 per_unit[i] *= limb_unit;
