@@ -72,9 +72,7 @@ class CompiledOps(HostOps):
         if COMPILED.index(name) > load_library(COMPILED[0]).level():
             raise ImportError("the processor lacks these instructions")
         library = load_library(name)
-        self._tallest, self._widest, self._block_size = (
-            LIMIT.bind(library, limit)() for limit in ("tallest", "widest", "block_size")
-        )
+        self._tallest, self._widest = (LIMIT.bind(library, limit)() for limit in ("tallest", "widest"))
         self._add = ADD.bind(library, "add")
         self._work_size = DIFFERENCE_WORK_SIZE.bind(library, "difference_work_size")
         self._functions = {
@@ -122,8 +120,8 @@ class CompiledOps(HostOps):
         least_rows = LEAST_ROWS if k else FEWEST_ROWS
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, tile.dtype.itemsize, least_rows)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + self._widest)
-        blocks_size = 1 + self._sums_size(k, n_lines) + (self._sums_size(d, d) if scatter.size else 0)
-        blocks = tile.array("blocks", 1, blocks_size, DOUBLE)
+        sums_size = self._functions["sums_size", tile.dtype]
+        blocks = tile.array("blocks", 1, sums_size(n_lines, k) + (sums_size(d, d) if scatter.size else 0), DOUBLE)
         wide = chosen = None
         if n_others or few.n_components:
             wide, chosen = self._wide(tile, step, others, few), self._chosen(tile, max(k, n_others), step)
@@ -183,10 +181,6 @@ class CompiledOps(HostOps):
             pointer(copied), at_once, pointer(scatter), stride, pointer(relevant), pointer(chosen),
             pointer(first), pointer(second),
         )  # fmt: skip
-
-    def _sums_size(self, height: int, width: int) -> int:
-        """Number of float64 in the sums (height, width) of `add_product` in gemm.h."""
-        return int(-(-height // self._tallest) * -(-width // 2) * self._block_size)
 
     def _wide(self, tile: Tile, step: int, *groups: DifferencesStructure) -> int:
         """Address of the work space of groups by differences, for step rows at a time."""

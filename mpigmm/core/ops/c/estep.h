@@ -100,8 +100,8 @@ double NAME(sweep)(
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
     ptrdiff_t n_components = n_products + group->n_components;
     const REAL *whiten = products->whiten, *sample_weight = tile->sample_weight;
-    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(sums_size)(n_products, n_lines);
-    memset(blocks, 0, NAME(sums_size)(n_products, n_lines) * sizeof *blocks);
+    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(sums_size)(n_lines, n_products);
+    memset(blocks, 0, NAME(sums_size)(n_lines, n_products) * sizeof *blocks);
     if (scatter) memset(scatter_blocks, 0, NAME(sums_size)(d, d) * sizeof *blocks);
     for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
@@ -141,7 +141,7 @@ double NAME(sweep)(
 #if REAL_BYTES == 8
         is_added = add_if_few(moments, tile, start, resp, whole, stride, wide_work, chosen);
 #endif
-        if (n_products && !is_added) NAME(add_product)(resp, phi, blocks, n_products, n_lines, whole, stride, 0);
+        if (n_products && !is_added) NAME(add_product)(phi, resp, blocks, n_lines, n_products, whole, stride, 0);
         if (scatter && n_products) {
             const REAL *shares = own_weight;
             if (group->n_components) shares = NAME(add_lines)(resp, log_density, n_products, whole, stride);
@@ -155,10 +155,10 @@ double NAME(sweep)(
                 group, tile, start, n, lines, wide_resp, squares, whole, stride, wide_work, chosen, bounds && !ready);
         }
     }
-    if (n_products) NAME(unpack)(blocks, products->sums, n_products, n_lines);
+    if (n_products) NAME(unpack)(blocks, products->sums, n_lines, n_products);
     if (scatter) NAME(unpack)(scatter_blocks, scatter, d, d);
     for (ptrdiff_t i = 0; scatter && i < d; i++)
-        for (ptrdiff_t j = 0; j < i; j++) scatter[j * d + i] = scatter[i * d + j];
+        for (ptrdiff_t j = 0; j < i; j++) scatter[i * d + j] = scatter[j * d + i];
     double total = 0;
     for (ptrdiff_t i = 0; i < LANES; i++) total += log_likelihood[i];
     return total;

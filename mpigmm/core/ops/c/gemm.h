@@ -51,24 +51,26 @@ static void NAME(multiply)(
 /* Adds one (height, n) times the transpose of other (width, n) to sums; n is a multiple of LANES. If both are the same rows
  * (symmetric), only the blocks with entries in the lower triangle are computed.
  *
- * The sums are kept block by block, in the order in which they are computed, and `unpack` makes a matrix of them. A block
- * is a group of up to TALLEST lines by two columns; block number (group * pairs + pair) begins at SLOTS times its number.
- * Its sum of line r and column c is at 2 r + c; what is left up to SLOTS, a multiple of LANES, is padding. An example with
- * height 5, width 5 and groups of 3 and 2 lines:
+ * `other` is transposed, WIDTH of its lines at a time, so that a vector holds one number of each of LANES lines, and adding
+ * over rows needs no sums of the lanes of a vector. The last lines, fewer than LANES, are not transposed; their sums are
+ * added two by two.
  *
- *     column     0   1   2   3   4   -        in each block
- *              +-------+-------+-------+      +-------+
- *     line 0   |       |       |       |      | 0   1 |
- *          1   |   0   |   1   |   2   |      | 2   3 |
- *          2   |       |       |       |      | 4   5 |
- *              +-------+-------+-------+      +-------+
- *          3   |   3   |   4   |   5   |      | 6 ... | padding up to SLOTS
- *          4   |       |       |       |      +-------+
- *              +-------+-------+-------+
- *
- * An odd last column is paired with itself.
+ * The sums are kept in the order in which they are computed, and `unpack` makes a matrix of them. First, for each LANES
+ * columns of the result, all lines of LANES numbers. Then, for each group of up to TALLEST lines, a block of SLOTS numbers for
+ * each two of the last columns: the sum of line r and column c is at 2 r + c, and what is left is padding. An odd last column
+ * is paired with itself.
  */
-#define ADD_PRODUCT(HEIGHT, unused) \
+#define ADD_LANES(HEIGHT, VECTORS) \
+    do { \
+        VECTOR part[TALLEST][2]; \
+        NAME(block)(HEIGHT, VECTORS, one + first * stride, stride, 1, turned, WIDTH, n, NULL, part); \
+        UNROLLED for (int c = 0; c < VECTORS; c++) \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) \
+                *(WIDE *)(sums + (at + c * LANES) * height + (first + r) * LANES) \
+                    += __builtin_convertvector(part[r][c], WIDE); \
+    } while (0)
+
+#define ADD_TWO(HEIGHT, unused) \
     do { \
         VECTOR part[TALLEST][2]; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) part[r][0] = part[r][1] = (VECTOR){0}; \
@@ -88,34 +90,58 @@ static void NAME(multiply)(
         } \
     } while (0)
 
+/* Transposes LANES lines of n numbers into out, whose lines are WIDTH apart. */
+static void NAME(transpose_lines)(const REAL *lines, ptrdiff_t n, ptrdiff_t stride, REAL *out) {
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        VECTOR square[VECTOR_BYTES / REAL_BYTES];
+        UNROLLED for (ptrdiff_t j = 0; j < LANES; j++) square[j] = NAME(load)(lines + j * stride + i);
+        NAME(transpose)(square);
+        UNROLLED for (ptrdiff_t j = 0; j < LANES; j++) *(VECTOR *)(out + (i + j) * WIDTH) = square[j];
+    }
+}
+
 static void NAME(add_product)(
     const REAL *one, const REAL *other, double *sums, ptrdiff_t height, ptrdiff_t width, ptrdiff_t n, ptrdiff_t stride,
     int symmetric
 ) {
-    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, pairs = (width + 1) / 2;
+    REAL turned[n * WIDTH];
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, most = width / LANES * LANES;
+    for (ptrdiff_t at = 0; at < most; at += WIDTH) {
+        NAME(transpose_lines)(other + at * stride, n, stride, turned);
+        if (at + LANES < most) NAME(transpose_lines)(other + (at + LANES) * stride, n, stride, turned + LANES);
+        for (ptrdiff_t group = 0; group < groups; group++) {
+            ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
+            ptrdiff_t end = symmetric && last < most ? last : most;
+            if (at + LANES < end) WITH_HEIGHT(last - first, ADD_LANES, 2)
+            else if (at < end) WITH_HEIGHT(last - first, ADD_LANES, 1)
+        }
+    }
+    double *block = sums + most * height;
     for (ptrdiff_t group = 0; group < groups; group++) {
         ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
-        for (ptrdiff_t at = 0; at < (symmetric ? last : width); at += 2) {
+        for (ptrdiff_t at = most; at < width; at += 2, block += SLOTS) {
             ptrdiff_t next = at + 1 < width ? at + 1 : at;
-            double *restrict block = sums + (group * pairs + at / 2) * SLOTS;
-            WITH_HEIGHT(last - first, ADD_PRODUCT, 0)
+            if (!symmetric || at < last) WITH_HEIGHT(last - first, ADD_TWO, 0)
         }
     }
 }
 
-/* Size of the sums of a product (height, width), in numbers. */
-static ptrdiff_t NAME(sums_size)(ptrdiff_t height, ptrdiff_t width) {
-    return (height + TALLEST - 1) / TALLEST * ((width + 1) / 2) * SLOTS;
+/* Size of the sums of a product with up to `height` lines and up to `width` columns, in numbers. */
+ptrdiff_t NAME(sums_size)(ptrdiff_t height, ptrdiff_t width) {
+    return width / LANES * LANES * height + (height + TALLEST - 1) / TALLEST * (LANES / 2) * SLOTS;
 }
 
-/* Copies the sums of `add_product` into a matrix (height, width). */
-static void NAME(unpack)(const double *sums, double *out, ptrdiff_t height, ptrdiff_t width) {
-    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, pairs = (width + 1) / 2;
+/* Copies the sums of `add_product` into a matrix (width, height). */
+static void NAME(unpack)(const double *sums, double *restrict out, ptrdiff_t height, ptrdiff_t width) {
+    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST, most = width / LANES * LANES;
+    for (ptrdiff_t c = 0; c < most; c++)
+        for (ptrdiff_t r = 0; r < height; r++) out[c * height + r] = sums[c / LANES * LANES * height + r * LANES + c % LANES];
+    sums += most * height;
     for (ptrdiff_t group = 0; group < groups; group++) {
         ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
-        for (ptrdiff_t r = first; r < last; r++)
-            for (ptrdiff_t c = 0; c < width; c++)
-                out[r * width + c] = sums[(group * pairs + c / 2) * SLOTS + 2 * (r - first) + c % 2];
+        for (ptrdiff_t at = most; at < width; at += 2, sums += SLOTS)
+            for (ptrdiff_t c = at; c < width && c < at + 2; c++)
+                for (ptrdiff_t r = first; r < last; r++) out[c * height + r] = sums[2 * (r - first) + c - at];
     }
 }
 

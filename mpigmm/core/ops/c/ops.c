@@ -178,13 +178,12 @@ struct products {
 #include "pruned.h"
 
 /* The version of the functions' arguments: INTERFACE in library.py. */
-int interface(void) { return 5; }
+int interface(void) { return 6; }
 
-/* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, the
- * numbers in one line, and the size of the sums of a block. The last two are those of single precision, the largest. */
+/* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, and the
+ * numbers in one line, in single precision. */
 ptrdiff_t tallest(void) { return TALLEST; }
 ptrdiff_t widest(void) { return WIDTH; }
-ptrdiff_t block_size(void) { return SLOTS; }
 
 /* The index in COMPILED of the best library for this processor: 2 with AVX-512, 1 with AVX2, else 0. */
 int level(void) {
