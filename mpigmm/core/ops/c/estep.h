@@ -1,50 +1,50 @@
 /* The E-step of a tile. */
 
-/* NAME(log_sum_exp) for up to LOG_SUM_EXP_ROWS rows. If all components have the log-density -inf for a row, its
- * responsibilities are 0 and its log-density is -inf; if one of them has NaN, all of these are NaN. */
-static void NAME(log_sum_exp_some)(
-    REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
+/* NAME(log_sum_exp) for up to LANES rows, or for WIDTH if `vectors` is 2. Two vectors of rows keep the processor busy where
+ * each operation on one of them waits for the last. */
+INLINE void NAME(log_sum_exp_some)(
+    REAL *log_prob, ptrdiff_t n_components, const int vectors, const ptrdiff_t n, ptrdiff_t stride, REAL *log_density, REAL least
 ) {
     const REAL lowest = sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX;
-    REAL sums[LOG_SUM_EXP_ROWS], all[LOG_SUM_EXP_ROWS];
-    for (ptrdiff_t i = 0; i < n; i++) {
-        log_density[i] = log_prob[i] > lowest ? log_prob[i] : lowest;
-        all[i] = log_prob[i];
-        sums[i] = 0;
-    }
-    for (ptrdiff_t k = 1; k < n_components; k++) {
-        const REAL *restrict line = log_prob + k * stride;
-        for (ptrdiff_t i = 0; i < n; i++) {
-            log_density[i] = line[i] > log_density[i] ? line[i] : log_density[i];
-            all[i] += line[i];
+    VECTOR highest[2], all[2], sums[2], inverse[2];
+    UNROLLED for (int c = 0; c < vectors; c++) highest[c] = (VECTOR){0} + lowest, all[c] = sums[c] = inverse[c] = (VECTOR){0};
+    for (ptrdiff_t k = 0; k < n_components; k++)
+        UNROLLED for (int c = 0; c < vectors; c++)
+            highest[c] = NAME(larger)(NAME(load_some)(log_prob + k * stride + c * LANES, n), highest[c]);
+    for (ptrdiff_t k = 0; k < n_components; k++)
+        UNROLLED for (int c = 0; c < vectors; c++) {
+            REAL *line = log_prob + k * stride + c * LANES;
+            VECTOR below = NAME(load_some)(line, n) - highest[c];
+            VECTOR resp = (VECTOR)((INDICES)NAME(exponential)(below) & (INDICES)(below > least));
+            NAME(store_some)(line, resp, n);
+            all[c] += below;
+            sums[c] += resp;
         }
-    }
-    for (ptrdiff_t k = 0; k < n_components; k++) {
-        REAL *restrict line = log_prob + k * stride;
-        for (ptrdiff_t i = 0; i < n; i++) {
-            REAL below = line[i] - log_density[i], clipped = least > below ? least : below;
-            REAL resp = NAME(exponential)(clipped);
-            line[i] = clipped > least ? resp : 0;
-            sums[i] += line[i];
+    UNROLLED for (int c = 0; c < vectors; c++) {
+        for (ptrdiff_t i = 0; i < LANES; i++) {
+            REAL sum = all[c][i] == all[c][i] ? sums[c][i] : all[c][i];
+            highest[c][i] = sum == 0 ? -(REAL)INFINITY : (REAL)(highest[c][i] + logarithm(sum));
+            inverse[c][i] = sum == 0 ? 0 : 1 / sum;
         }
+        NAME(store_some)(log_density + c * LANES, highest[c], n);
     }
-    for (ptrdiff_t i = 0; i < n; i++) {
-        REAL sum = all[i] == all[i] ? sums[i] : all[i];
-        log_density[i] = sum == 0 ? -(REAL)INFINITY : (REAL)(log_density[i] + logarithm(sum));
-        sums[i] = sum == 0 ? 0 : 1 / sum;
-    }
-    for (ptrdiff_t k = 0; k < n_components; k++) {
-        REAL *restrict line = log_prob + k * stride;
-        for (ptrdiff_t i = 0; i < n; i++) line[i] *= sums[i];
-    }
+    for (ptrdiff_t k = 0; k < n_components; k++)
+        UNROLLED for (int c = 0; c < vectors; c++) {
+            REAL *line = log_prob + k * stride + c * LANES;
+            NAME(store_some)(line, NAME(load_some)(line, n) * inverse[c], n);
+        }
 }
 
 /* Replaces weighted log-densities log_prob (K, n) by responsibilities; the rows' log-densities go into log_density (n,).
- * Responsibilities below exp(least) before division by their sum are zero. */
+ * Responsibilities below exp(least) before division by their sum are zero. If all components have the log-density -inf for a
+ * row, its responsibilities are 0 and its log-density is -inf; if one of them has NaN, all of these are NaN. */
 void NAME(log_sum_exp)(REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *log_density, REAL least) {
-    for (ptrdiff_t start = 0; start < n; start += LOG_SUM_EXP_ROWS) {
-        ptrdiff_t some = n - start < LOG_SUM_EXP_ROWS ? n - start : LOG_SUM_EXP_ROWS;
-        NAME(log_sum_exp_some)(log_prob + start, n_components, some, stride, log_density + start, least);
+    ptrdiff_t whole = n / WIDTH * WIDTH;
+    for (ptrdiff_t i = 0; i < whole; i += WIDTH)
+        NAME(log_sum_exp_some)(log_prob + i, n_components, 2, LANES, stride, log_density + i, least);
+    for (ptrdiff_t i = whole; i < n; i += LANES) {
+        ptrdiff_t some = n - i < LANES ? n - i : LANES;
+        NAME(log_sum_exp_some)(log_prob + i, n_components, 1, some, stride, log_density + i, least);
     }
 }
 
@@ -115,7 +115,7 @@ double NAME(sweep)(
         if (n_products) {
             for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
             NAME(center_transpose)(tile->raw + start * tile->row_bytes, tile->kind, n, d, d, tile->centre, rows, stride);
-            if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, ahead, tile->row_bytes);
+            if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, NULL, 0);
             NAME(append)(products->kind, rows, whiten ? whitened : rows, rows + d * stride, d, whole, stride);
             NAME(multiply)(products->coefficients, phi, resp, n_products, n_lines, whole, stride, 0, ahead, tile->row_bytes);
         }
@@ -132,7 +132,7 @@ double NAME(sweep)(
                 group, tile, start, n, ready, lines, whole, stride, squares, wide_resp, wide_work, &bounds);
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
         }
-        NAME(log_sum_exp)(resp, n_components, n, stride, log_density, least);
+        NAME(log_sum_exp)(resp, n_components, whole, stride, log_density, least);
         NAME(weigh)(log_density, own_weight, n, whole);
         for (ptrdiff_t k = 0; k < n_components; k++) NAME(weigh)(resp + k * stride, own_weight, n, whole);
         for (ptrdiff_t i = 0; i < whole; i += LANES)
@@ -140,6 +140,8 @@ double NAME(sweep)(
         int is_added = 0;
 #if REAL_BYTES == 8
         is_added = add_if_few(moments, tile, start, resp, whole, stride, wide_work, chosen);
+#else
+        (void)moments;
 #endif
         if (n_products && !is_added) NAME(add_product)(phi, resp, blocks, n_lines, n_products, whole, stride, 0);
         if (scatter && n_products) {

@@ -6,16 +6,17 @@
  */
 
 /* Computes the block sums[r][c] = sum over l < depth of one[r * down + l * along] times vector c of line l of `other`.
- * Unless `ahead` is null, each step also prefetches one cache line, starting at `ahead`. */
-INLINE void NAME(block)(
+ * Unless `ahead` is null, each step also prefetches `fetch` bytes, starting at `ahead`. */
+INLINE void NAME(block_and_fetch)(
     const int height, const int vectors, const REAL *one, ptrdiff_t down, ptrdiff_t along, const REAL *other,
-    ptrdiff_t stride, ptrdiff_t depth, const char *ahead, VECTOR sums[TALLEST][2]
+    ptrdiff_t stride, ptrdiff_t depth, const char *ahead, ptrdiff_t fetch, VECTOR sums[TALLEST][2]
 ) {
     UNROLLED for (int r = 0; r < height; r++)
         UNROLLED for (int c = 0; c < vectors; c++) sums[r][c] = (VECTOR){0};
     for (ptrdiff_t l = 0; l < depth; l++) {
         VECTOR line[2];
-        if (ahead) __builtin_prefetch(ahead + CACHE_LINE * l, 0, 2);
+        for (ptrdiff_t byte = 0; ahead && byte < fetch; byte += CACHE_LINE)
+            __builtin_prefetch(ahead + l * fetch + byte, 0, 2);
         UNROLLED for (int c = 0; c < vectors; c++) line[c] = NAME(load)(other + l * stride + c * LANES);
         UNROLLED for (int r = 0; r < height; r++) {
             REAL factor = one[r * down + l * along];
@@ -24,13 +25,25 @@ INLINE void NAME(block)(
     }
 }
 
+/* NAME(block_and_fetch) that prefetches one cache line at each step. */
+INLINE void NAME(block)(
+    const int height, const int vectors, const REAL *one, ptrdiff_t down, ptrdiff_t along, const REAL *other,
+    ptrdiff_t stride, ptrdiff_t depth, const char *ahead, VECTOR sums[TALLEST][2]
+) {
+    NAME(block_and_fetch)(height, vectors, one, down, along, other, stride, depth, ahead, CACHE_LINE, sums);
+}
+
 /* one (height, depth) times other (depth, n) into out (height, n); n is a multiple of WIDTH. If `triangular`, `one` is a
- * lower triangular matrix, whose entries above the diagonal are not read. Prefetches `each` bytes for each of the n columns,
- * starting at `ahead`. */
+ * lower triangular matrix, whose entries above the diagonal are not read. Unless `ahead` is null, prefetches `each` bytes for
+ * each of the n columns, starting at `ahead`. */
 #define PRODUCT(HEIGHT, unused) \
     do { \
         VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, 2, one + first * depth, depth, 1, other + at, stride, used, ahead + at * each, sums); \
+        const REAL *lines = one + first * depth; \
+        if (fetch <= CACHE_LINE) \
+            NAME(block)(HEIGHT, 2, lines, depth, 1, other + at, stride, used, next, sums); \
+        else \
+            NAME(block_and_fetch)(HEIGHT, 2, lines, depth, 1, other + at, stride, used, next, fetch, sums); \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < 2; c++) *(VECTOR *)(out + (first + r) * stride + at + c * LANES) = sums[r][c]; \
     } while (0)
@@ -40,10 +53,12 @@ static void NAME(multiply)(
     int triangular, const char *ahead, ptrdiff_t each
 ) {
     ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
+    ptrdiff_t fetch = (WIDTH * each / (groups * depth) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
     for (ptrdiff_t at = 0; at < n; at += WIDTH)
         for (ptrdiff_t group = 0; group < groups; group++) {
             ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
-            ptrdiff_t used = triangular && last < depth ? last : depth;
+            ptrdiff_t used = triangular && last < depth ? last : depth, fetched = group * depth * fetch;
+            const char *next = ahead && fetched < WIDTH * each ? ahead + at * each + fetched : NULL;
             WITH_HEIGHT(last - first, PRODUCT, 0)
         }
 }

@@ -4,8 +4,9 @@
  * in _double or _single (NAME). The order of the terms in every sum depends only on shapes. The file is compiled once for
  * each instruction set (VECTOR_BYTES, see pyproject.toml), and library.py loads the result.
  *
+ *     math.h         log
  *     vector.h       vectors of numbers: loads, transposes, sums
- *     math.h         exp and log
+ *     exp.h          exp
  *     gemm.h         matrix products
  *     rows.h         rows of any type minus the centre, in one precision
  *     differences.h  log-densities and moments by differences of rows and means, only in double
@@ -157,6 +158,7 @@ struct products {
 #define INDEX int64_t
 #define PRECISION double
 #include "vector.h"
+#include "exp.h"
 #include "gemm.h"
 #include "rows.h"
 #include "differences.h"
@@ -172,6 +174,7 @@ struct products {
 #define INDEX int32_t
 #define PRECISION single
 #include "vector.h"
+#include "exp.h"
 #include "gemm.h"
 #include "rows.h"
 #include "estep.h"
