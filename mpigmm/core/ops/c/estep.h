@@ -1,50 +1,54 @@
 /* The E-step of a tile. */
 
-/* NAME(log_sum_exp) for up to LANES rows, or for WIDTH if `vectors` is 2. Two vectors of rows keep the processor busy where
- * each operation on one of them waits for the last. */
-INLINE void NAME(log_sum_exp_some)(
-    REAL *log_prob, ptrdiff_t n_components, const int vectors, const ptrdiff_t n, ptrdiff_t stride, REAL *log_density, REAL least
+/* Replaces log-densities (K, n) of n <= LANES rows by densities relative to the largest one of each row, or by zero below
+ * exp(least). Writes LANES numbers each: the largest log-density, the sum of the densities, and NaN if one of them is NaN. */
+INLINE void NAME(relative_densities)(
+    REAL *log_prob, ptrdiff_t n_components, const ptrdiff_t n, ptrdiff_t stride, REAL least, REAL *largest, REAL *sums, REAL *marks
 ) {
-    const REAL lowest = sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX;
-    VECTOR highest[2], all[2], sums[2], inverse[2];
-    UNROLLED for (int c = 0; c < vectors; c++) highest[c] = (VECTOR){0} + lowest, all[c] = sums[c] = inverse[c] = (VECTOR){0};
+    VECTOR highest = (VECTOR){0} + (sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX), sum = {0}, mark = {0};
     for (ptrdiff_t k = 0; k < n_components; k++)
-        UNROLLED for (int c = 0; c < vectors; c++)
-            highest[c] = NAME(larger)(NAME(load_some)(log_prob + k * stride + c * LANES, n), highest[c]);
-    for (ptrdiff_t k = 0; k < n_components; k++)
-        UNROLLED for (int c = 0; c < vectors; c++) {
-            REAL *line = log_prob + k * stride + c * LANES;
-            VECTOR below = NAME(load_some)(line, n) - highest[c];
-            VECTOR resp = (VECTOR)((INDICES)NAME(exponential)(below) & (INDICES)(below > least));
-            NAME(store_some)(line, resp, n);
-            all[c] += below;
-            sums[c] += resp;
-        }
-    UNROLLED for (int c = 0; c < vectors; c++) {
-        for (ptrdiff_t i = 0; i < LANES; i++) {
-            REAL sum = all[c][i] == all[c][i] ? sums[c][i] : all[c][i];
-            highest[c][i] = sum == 0 ? -(REAL)INFINITY : (REAL)(highest[c][i] + logarithm(sum));
-            inverse[c][i] = sum == 0 ? 0 : 1 / sum;
-        }
-        NAME(store_some)(log_density + c * LANES, highest[c], n);
+        highest = NAME(larger)(NAME(load_some)(log_prob + k * stride, n), highest);
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        VECTOR below = NAME(load_some)(log_prob + k * stride, n) - highest;
+        VECTOR density = (VECTOR)((INDICES)NAME(exponential)(below) & (INDICES)(below > least));
+        NAME(store_some)(log_prob + k * stride, density, n);
+        sum += density;
+        mark += below;
     }
-    for (ptrdiff_t k = 0; k < n_components; k++)
-        UNROLLED for (int c = 0; c < vectors; c++) {
-            REAL *line = log_prob + k * stride + c * LANES;
-            NAME(store_some)(line, NAME(load_some)(line, n) * inverse[c], n);
-        }
+    NAME(store_some)(largest, highest, LANES);
+    NAME(store_some)(sums, sum, LANES);
+    NAME(store_some)(marks, mark, LANES);
+}
+
+/* NAME(log_sum_exp) for up to LOG_SUM_EXP_ROWS rows. If all components have the log-density -inf for a row, its
+ * responsibilities are 0 and its log-density is -inf; if one of them has NaN, all of these are NaN. */
+static void NAME(log_sum_exp_some)(
+    REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
+) {
+    REAL largest[LOG_SUM_EXP_ROWS], sums[LOG_SUM_EXP_ROWS], marks[LOG_SUM_EXP_ROWS];
+    ptrdiff_t whole = n / LANES * LANES;
+    for (ptrdiff_t i = 0; i < whole; i += LANES)
+        NAME(relative_densities)(log_prob + i, n_components, LANES, stride, least, largest + i, sums + i, marks + i);
+    if (whole < n)
+        NAME(relative_densities)(
+            log_prob + whole, n_components, n - whole, stride, least, largest + whole, sums + whole, marks + whole);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        REAL sum = marks[i] == marks[i] ? sums[i] : marks[i];
+        log_density[i] = sum == 0 ? -(REAL)INFINITY : (REAL)(largest[i] + logarithm(sum));
+        sums[i] = sum == 0 ? 0 : 1 / sum;
+    }
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        REAL *restrict line = log_prob + k * stride;
+        for (ptrdiff_t i = 0; i < n; i++) line[i] *= sums[i];
+    }
 }
 
 /* Replaces weighted log-densities log_prob (K, n) by responsibilities; the rows' log-densities go into log_density (n,).
- * Responsibilities below exp(least) before division by their sum are zero. If all components have the log-density -inf for a
- * row, its responsibilities are 0 and its log-density is -inf; if one of them has NaN, all of these are NaN. */
+ * Responsibilities below exp(least) before division by their sum are zero. */
 void NAME(log_sum_exp)(REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *log_density, REAL least) {
-    ptrdiff_t whole = n / WIDTH * WIDTH;
-    for (ptrdiff_t i = 0; i < whole; i += WIDTH)
-        NAME(log_sum_exp_some)(log_prob + i, n_components, 2, LANES, stride, log_density + i, least);
-    for (ptrdiff_t i = whole; i < n; i += LANES) {
-        ptrdiff_t some = n - i < LANES ? n - i : LANES;
-        NAME(log_sum_exp_some)(log_prob + i, n_components, 1, some, stride, log_density + i, least);
+    for (ptrdiff_t start = 0; start < n; start += LOG_SUM_EXP_ROWS) {
+        ptrdiff_t some = n - start < LOG_SUM_EXP_ROWS ? n - start : LOG_SUM_EXP_ROWS;
+        NAME(log_sum_exp_some)(log_prob + start, n_components, some, stride, log_density + start, least);
     }
 }
 

@@ -20,12 +20,17 @@ INLINE VECTOR NAME(load_some)(const REAL *from, const ptrdiff_t n) {
     return some;
 }
 
-INLINE void NAME(store_some)(REAL *to, VECTOR from, const ptrdiff_t n) { memcpy(to, &from, n * sizeof *to); }
+INLINE void NAME(store_some)(REAL *to, VECTOR from, const ptrdiff_t n) {
+    if (n == LANES)
+        *(VECTOR *)to = from;
+    else
+        memcpy(to, &from, n * sizeof *to);
+}
 
 /* The larger of two numbers in each lane; that of `other` if one of them is NaN. */
 INLINE VECTOR NAME(larger)(VECTOR one, VECTOR other) {
-    INDICES is_larger = one > other;
-    return (VECTOR)(((INDICES)one & is_larger) | ((INDICES)other & ~is_larger));
+    for (ptrdiff_t i = 0; i < LANES; i++) other[i] = one[i] > other[i] ? one[i] : other[i];
+    return other;
 }
 
 /* Exchanges the odd groups of `size` numbers of `one` with the even groups of `other`. */
