@@ -178,6 +178,44 @@ def test_one_sweep(
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
 
 
+@PRECISIONS
+@pytest.mark.parametrize(
+    ("n_rows", "n_features", "n_used"), [(1, 1, 1), (33, 7, 7), (700, 24, 5), (64, 61, 61), (40, 256, 256)]
+)
+def test_log_densities_of_whitened_rows(
+    compiled: CompiledOps, n_rows: int, n_features: int, n_used: int, dtype: np.dtype
+) -> None:
+    random = np.random.default_rng(0)
+    rows, centre, log_norm = random.standard_normal((n_rows, n_features)), random.random(n_features), random.random(3)
+    coefficients = np.tril(random.standard_normal((3, n_used, 1 + n_used)), 1)
+    tile = Tile(n_features, n_rows, compiled)
+    tile.fill(Rows.of(rows), centre, mask=False, dtype=dtype)
+    found = np.empty((3, n_rows), dtype)
+    compiled.whitened_log_prob(tile, compiled.whitening(coefficients, dtype), log_norm.astype(dtype), found)
+    augmented = np.vstack([np.ones(n_rows), (rows - centre)[:, :n_used].T])
+    expected = log_norm[:, None] - 0.5 * np.square(coefficients @ augmented).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-13 if dtype == DOUBLE else 1e-4)
+
+
+@PRECISIONS
+@pytest.mark.parametrize(("n_rows", "n_features"), [(1, 1), (3, 8), (200, 7), (65, 64), (300, 61), (150, 256)])
+def test_moments_of_pairs(compiled: CompiledOps, n_rows: int, n_features: int, dtype: np.dtype) -> None:
+    random = np.random.default_rng(1)
+    rows, means, resp = random.random((n_rows, n_features)), random.random((2, n_features)), random.random((2, n_rows))
+    least = np.array([0.0, 0.5], dtype)
+    tile = Tile(n_features, n_rows, compiled)
+    tile.fill(Rows.of(rows), np.zeros(n_features), mask=False, dtype=dtype)
+    some, every = ((np.empty((2, n_features)), np.empty((2, n_features * (n_features + 1) // 2))) for _ in range(2))
+    compiled.pruned_moments(tile, resp.astype(dtype), means.astype(dtype), least, *some)
+    compiled.pair_moments(tile, resp.astype(dtype), means.astype(dtype), *every)
+    for found, used in ((some, np.where(resp > least[:, None], resp, 0)), (every, resp)):
+        for k in range(2):
+            away = rows - means[k]
+            second = (away.T @ (used[k][:, None] * away))[np.tril_indices(n_features)]
+            np.testing.assert_allclose(found[0][k], used[k] @ away, atol=n_rows * 4 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(found[1][k], second, atol=n_rows * 4 * np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_row_that_turned_bad_is_seen(compiled: CompiledOps, covariance_type: str) -> None:
     rows = blobs(400, 4, 3)

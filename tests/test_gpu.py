@@ -134,17 +134,17 @@ def test_what_is_not_finite_is_seen(value: float, where: int | slice) -> None:
 
 
 @PRECISIONS
-@pytest.mark.parametrize("height", [1, 16, 300])
-def test_squared_norms_of_whitened_rows(height: int, dtype: np.dtype) -> None:
+@pytest.mark.parametrize("n_used", [1, 16, 130])
+def test_log_densities_of_whitened_rows(n_used: int, dtype: np.dtype) -> None:
     random = np.random.default_rng(5)
-    rows, lines, start = random.standard_normal((333, 20)), random.random((5, height, 17)), random.random(5)
+    rows, log_norm = random.standard_normal((333, 140)), random.random(5)
+    coefficients = np.tril(random.random((5, n_used, 1 + n_used)), 1)
     made = []
     for ops in (GPU, NUMPY):
         tile = filled(ops, rows, None, dtype)
         out = tile.array("out", 5, 333)
-        own_lines, own_start = (ops.arrays.put(values.astype(dtype)) for values in (lines, start))
-        ops.subtract_squared_norms(tile, own_lines, out, own_start)
-        ops.subtract_squared_norms(tile, own_lines, out)
+        whitening = ops.whitening(coefficients, dtype)
+        ops.whitened_log_prob(tile, whitening, ops.arrays.put(log_norm.astype(dtype)), out)
         made.append(out)
     close(made[0], made[1], dtype, 32)
 

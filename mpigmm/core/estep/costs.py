@@ -6,11 +6,15 @@ run; a choice by measured times would not be.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.tile_rows import most_rows
+
+Number = TypeVar("Number", float, FloatArray)
 
 LEAST_FEATURES = 16
 """Least number of features for which pruning is considered. With fewer, choosing rows costs more than computing with
@@ -35,20 +39,20 @@ def quadratic_m(k: int, d: int, ops: Ops) -> float:
     return 2 * n_quadratic_features(d) * (k + ops.costs.product_overhead) / ops.costs.flops
 
 
-def whitened_e(k: int, d: int, ops: Ops) -> float:
-    """Cost of log-densities by whitened coordinates."""
-    return k * (d * (d + 1) / ops.costs.flops + ops.costs.access * d)
+def whitened_e(k: int, d: Number, ops: Ops) -> Number:
+    """Cost of log-densities by whitened coordinates, for one or several numbers of features."""
+    return k * (d * (d + 1) / ops.costs.triangular_flops + ops.costs.coordinate * d)
 
 
 def pair_m(d: int, ops: Ops) -> float:
     """Cost of the statistics of one pair of row and component, by a symmetric matrix product."""
-    return 1.2 * d * (d + 1) / ops.costs.flops + 3 * ops.costs.access * d
+    return d * (d + 1) / ops.costs.triangular_flops + 2 * ops.costs.coordinate * d
 
 
 def use_quadratic_features(k: int, d: int, ops: Ops) -> bool:
     """Whether quadratic features cost less than whitened coordinates to compute all pairs of row and component."""
     quadratic = quadratic_e(k, d, ops) + quadratic_m(k, d, ops)
-    whitened = whitened_e(k, d, ops) + min(1.0, ops.costs.pruned_moment) * (k * pair_m(d, ops))
+    whitened = whitened_e(k, d, ops) + k * pair_m(d, ops)
     return n_quadratic_features(d) <= MOST_QUADRATIC_FEATURES and quadratic < whitened
 
 
@@ -68,6 +72,6 @@ def bounded_e(k: int, d: int, leading: FloatArray, ops: Ops) -> tuple[FloatArray
         For each number of leading features, nanoseconds per row, and per pair of row and component.
     """
     costs = ops.costs
-    bound = k * (2 * leading * (leading + 1) / costs.flops + costs.access * leading + 5 * costs.access)
+    bound = whitened_e(k, leading, ops) + 5 * k * costs.access
     rest = 2 * (d - leading) * (d + 1) / costs.flops + 2 * costs.access * d
     return np.asarray(bound + 2 * k * costs.call / most_rows(d, k)), np.asarray(rest)

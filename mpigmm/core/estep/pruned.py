@@ -19,8 +19,12 @@ from mpigmm.core.ops.groups import NATS
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
-LEADING = (4, 8, 12, 16, 24, 32, 48, 64)
+LEADING = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Numbers of leading features that are considered for bounds of the distances."""
+
+N_EXAMPLES, EXAMPLE_BYTES = 32, 1 << 20
+"""Number of rows from which the share of negligible pairs is estimated, and bytes of their whitened coordinates that
+are computed at a time."""
 
 
 class PrunedKernel(RegisteredKernel):
@@ -49,7 +53,8 @@ class PrunedKernel(RegisteredKernel):
         self._pruned_m = ops.costs.pruned_moment * costs.pair_m(d, ops)
         self._least_resp = least_responsibilities(inputs.distance_bounds).astype(inputs.dtype)
         self.n_leading = self._choose_leading(factors.upper)
-        self._is_dense = quadratic and not self.n_leading and self._expect_dense(factors.upper)
+        expected_m = k * self._expected_share * self._pruned_m
+        self._is_dense = quadratic and not self.n_leading and expected_m > self._m_cost
         if self.n_leading:
             self._split(factors.upper)
 
@@ -66,36 +71,30 @@ class PrunedKernel(RegisteredKernel):
         """Compute the coefficients of the leading whitened coordinates, and the transposed coefficients of the
         others."""
         (k, d), n, dtype = self.means.shape, self.n_leading, self._inputs.dtype
-        self._leading = np.empty((k, n, n + 1), dtype)
+        leading = np.empty((k, n, n + 1))
         self._rest = np.zeros((k, 1 + d, padded(d - n)), dtype)
         for j in range(k):  # one component at a time: all together take as much memory as the mixture
             (coefficients,) = whitening(self._inputs.means[j : j + 1], factors[j : j + 1])
-            self._leading[j] = coefficients[:n, : n + 1]
+            leading[j] = coefficients[:n, : n + 1]
             self._rest[j, :, : d - n] = coefficients[n:].T
+        self._leading = self._ops.whitening(leading, dtype)
 
     @cached_property
     def dense(self) -> Kernel:
         """The kernel for tiles in which too many pairs are not negligible; made when it is first needed."""
         return self._next_kernel()
 
-    def _choose_leading(self, factors: FloatArray) -> int:
+    def _choose_leading(self, upper: FloatArray) -> int:
         """Number of leading features with the least expected cost for rows drawn from the mixture; 0 if bounds do not
-        pay."""
+        pay. Also estimates how many pairs are in the moments."""
         k, d = self.means.shape
         leading = np.array([n for n in LEADING if 2 * n <= d])
-        typical = self.log_norm - 0.5 * d - NATS - np.log(1.0 + d)
-        share = expected_share(self.means, factors, self.log_norm, typical, leading)
+        with np.errstate(over="ignore"):  # a distance beyond the range of float64 is infinite
+            shares, self._expected_share = expected_shares(self._inputs, upper, leading)
         bound, pair = costs.bounded_e(k, d, leading, self._ops)
-        best = int((bound + k * share * pair).argmin())
+        best = int((bound + k * shares * pair).argmin())
         self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
-        return int(leading[best]) if share[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
-
-    def _expect_dense(self, factors: FloatArray) -> bool:
-        """Whether so many pairs are not negligible, for rows drawn from the mixture, that pruned moments do not pay."""
-        k, d = self.means.shape
-        least = self.log_norm - NATS - np.log(np.maximum(1.0, self._inputs.distance_bounds))
-        share = expected_share(self.means, factors, self.log_norm, least, np.array([d]))[0]
-        return bool(k * share * self._pruned_m > self._m_cost)
+        return int(leading[best]) if shares[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
 
     def e_step(self, tile: Tile, statistics: SufficientStatistics) -> bool:
         return self._is_dense and self.dense.e_step(tile, statistics)
@@ -112,7 +111,7 @@ class PrunedKernel(RegisteredKernel):
 
         Returns False, with out undefined, if too many pairs are not negligible.
         """
-        self._ops.subtract_squared_norms(tile, self._leading, out, self.log_norm)
+        self._ops.whitened_log_prob(tile, self._leading, self.log_norm, out)
         most = int(self._most_share * out.size)
         highest = float(self.log_norm.max())
         n_rest = tile.n_features - self.n_leading
@@ -127,20 +126,55 @@ class PrunedKernel(RegisteredKernel):
             self._ops.pruned_moments(tile, resp, self.means, least, first, second.reshape(k, -1))
 
 
-def expected_share(
-    means: FloatArray, factors: FloatArray, log_norm: FloatArray, least: FloatArray, leading: Indices
-) -> FloatArray:
-    """Expected shares (n,) of the pairs whose bounds are not negligible, for the numbers (n,) of leading features.
+def expected_shares(inputs: EStepInputs, upper: FloatArray, leading: Indices) -> tuple[FloatArray, float]:
+    """Expected shares of the pairs of row and component that are not negligible, for rows drawn from the mixture.
 
-    Rows are assumed to be drawn from the mixture. For the estimate, a row of component j is replaced by mean j, and a
-    pair counts if the bound of its log-density is at least least_j, least (K,).
+    Parameters
+    ----------
+    inputs : EStepInputs
+    upper : ndarray of shape (K, D, D)
+        Upper triangular factors U_k of the precision matrices.
+    leading : ndarray of shape (n,)
+        Numbers of leading features, in ascending order.
+
+    Returns
+    -------
+    bounds : ndarray of shape (n,)
+        Share of the pairs whose bounds by the leading features are not negligible.
+    moments : float
+        Share of the pairs whose responsibilities are not.
     """
-    left, weights = np.zeros(len(leading)), relative_weights(factors, log_norm)
-    for component, factor in enumerate(factors):
-        whitened = (means - means[component]) @ factor[:, : leading[-1]]
-        bounds = -0.5 * np.cumsum(whitened**2, axis=1)[:, leading - 1] + log_norm[component]
-        left += weights @ (bounds >= least[:, None])
-    return np.asarray(left / len(means))
+    log_prob = bounds_of_examples(inputs, upper, np.append(leading, inputs.n_features))
+    exact = log_prob[-1]
+    best = exact.max(axis=1, keepdims=True)
+    threshold = best - NATS - np.log(1.0 + inputs.log_norm.max() - best)
+    resp = exact - np.logaddexp.reduce(exact, axis=1, keepdims=True)
+    is_summed = resp > -NATS - np.log(np.maximum(1.0, inputs.distance_bounds))
+    return np.asarray((log_prob[:-1] >= threshold).mean(axis=(1, 2))), float(is_summed.mean())
+
+
+def bounds_of_examples(inputs: EStepInputs, upper: FloatArray, leading: Indices) -> FloatArray:
+    """Upper bounds (n, m, K) of the log-densities of m rows drawn from the mixture, for n numbers of leading features.
+
+    The rows are the same whenever the mixture is the same.
+    """
+    rows = example_rows(inputs, upper)
+    log_prob = np.empty((len(leading), len(rows), inputs.n_components))
+    at_once = max(1, EXAMPLE_BYTES // rows.nbytes)
+    for start in range(0, inputs.n_components, at_once):
+        some = slice(start, start + at_once)
+        whitened = (rows - inputs.means[some, None]) @ upper[some]
+        squares = np.add.reduceat(np.square(whitened, out=whitened), [0, *leading[:-1]], axis=2)
+        log_prob[:, :, some] = inputs.log_norm[some] - 0.5 * np.cumsum(squares, axis=2).T
+    return log_prob
+
+
+def example_rows(inputs: EStepInputs, upper: FloatArray) -> FloatArray:
+    """`N_EXAMPLES` rows minus the tiles' centre, drawn from the mixture: of each component about its share."""
+    order = (np.arange(N_EXAMPLES) + 0.5) / N_EXAMPLES
+    components = np.searchsorted(np.cumsum(relative_weights(upper, inputs.log_norm)[:-1]), order)
+    standard = np.random.default_rng(0).standard_normal((N_EXAMPLES, inputs.n_features))
+    return inputs.factors.unwhiten(standard, components) + inputs.means[components]
 
 
 def relative_weights(factors: FloatArray, log_norm: FloatArray) -> FloatArray:

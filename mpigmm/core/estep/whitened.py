@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,9 @@ from mpigmm.core.tile import Tile
 
 
 class WhitenedKernel(RegisteredKernel):
-    """Computes whitened coordinates of all pairs of row and component, in blocks of coordinates.
+    """Computes whitened coordinates of all pairs of row and component.
 
-    U_k is triangular: whitened coordinates depend only on the features up to their own number, so that the product for
-    a block of coordinates leaves out the features after it.
+    U_k is triangular: whitened coordinates depend only on the features up to their own number.
     """
 
     def __init__(self, inputs: EStepInputs, next_kernel: NextKernel) -> None:
@@ -47,23 +45,16 @@ class WhitenedKernel(RegisteredKernel):
         return not (inputs.ops.fuses or is_well_conditioned(inputs, factors.upper).any())
 
     @cached_property
-    def _blocks(self) -> list[FloatArray]:
-        """Coefficients (K, h, 1 + d) of each block of h whitened coordinates; computed when first needed."""
-        inputs, n_features = self._inputs, self._inputs.n_features
-        factors: Any = inputs.factors
-        coefficients = whitening(inputs.means, factors.upper)
-        n_blocks = max(1, n_features // inputs.ops.costs.block_height)
-        edges = np.linspace(0, n_features, n_blocks + 1).astype(int)
-        return [inputs.put(coefficients[:, start:stop, : stop + 1]) for start, stop in pairwise(edges)]
+    def _whitening(self) -> list[FloatArray]:
+        """The result of `Ops.whitening`; computed when first needed."""
+        factors: Any = self._inputs.factors
+        return self._ops.whitening(whitening(self._inputs.means, factors.upper), self._inputs.dtype)
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        for i, block in enumerate(self._blocks):
-            self._ops.subtract_squared_norms(tile, block, out, None if i else self.log_norm)
+        self._ops.whitened_log_prob(tile, self._whitening, self.log_norm, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        packed, lower = second.reshape(len(self.means), -1), self._ops.lower_triangle(tile.n_features)
-        for k, mean in enumerate(self.means):
-            packed[k] = self._ops.scatter(tile, resp[k], mean, first[k]).reshape(-1)[lower]
+        self._ops.pair_moments(tile, resp, self.means, first, second.reshape(len(self.means), -1))
 
 
 def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mpigmm.core.arrays import DOUBLE, SINGLE, Array, Arrays, Indices
@@ -31,24 +32,27 @@ class OpsCosts:
 
     Attributes
     ----------
-    block_height : int
-        Number of whitened coordinates of a component that one matrix product computes.
     flops : float
         Floating-point operations of a matrix product per nanosecond.
+    triangular_flops : float
+        Those of products of which only a triangle is computed: whitened coordinates, and moments of pairs of features.
+    coordinate : float
+        Nanoseconds that a whitened coordinate takes in addition; a feature takes twice as long in the moments.
     access : float
         Nanoseconds to read and write one number.
     call : float
         Nanoseconds that a call for one component takes in addition, for any number of rows.
     pruned_moment : float
-        Time that `Ops.pruned_moments` takes for one pair of row and component, relative to that of a dense product.
+        Time that `Ops.pruned_moments` takes for one pair of row and component, relative to `Ops.pair_moments`.
     product_overhead : float
         Time that a matrix product takes in addition to its floating-point operations, in numbers of components.
     feature_product : float
         Nanoseconds to compute one product of two features.
     """
 
-    block_height: int
     flops: float
+    triangular_flops: float
+    coordinate: float
     access: float
     call: float
     pruned_moment: float
@@ -136,13 +140,19 @@ class Ops(ABC):
         """
 
     @abstractmethod
-    def subtract_squared_norms(
-        self, tile: Tile, coefficients: FloatArray, out: FloatArray, start: FloatArray | None = None
-    ) -> None:
-        """Subtract from out (K, n) half the squared norms of h whitened coordinates for each component and row.
+    def whitening(self, coefficients: FloatArray, dtype: np.dtype[Any]) -> list[FloatArray]:
+        """Coefficients of whitened coordinates in the layout and memory of `whitened_log_prob`.
 
-        The coordinates are coefficients (K, h, 1 + d) times [1, x], where x are the first d features of the row. Where
-        start (K,) is given, it replaces the contents of out first.
+        Coordinate j of component k is coefficients[k, j], of shape (1 + d,), times [1, x], where x are the first d
+        features of the row. It depends only on the features up to its own number: coefficients[k, j, i] is zero for
+        i > j + 1. Coefficients have the shape (K, d, 1 + d).
+        """
+
+    @abstractmethod
+    def whitened_log_prob(self, tile: Tile, whitening: list[FloatArray], log_norm: FloatArray, out: FloatArray) -> None:
+        """log_norm (K,) minus half the squared norms of the whitened coordinates of all rows, into out (K, n).
+
+        `whitening` is the result of the method of that name. Its d may be less than the number of features.
         """
 
     @abstractmethod
@@ -190,13 +200,19 @@ class Ops(ABC):
         """
         raise UnsupportedOperationError(f"{self.name} cannot leave out negligible components")
 
+    def pair_moments(
+        self, tile: Tile, resp: FloatArray, means: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        """Moments about means (K, D), weighted with resp (K, n), into first (K, D) and second (K, D (D + 1) / 2),
+        float64."""
+        lower = self.lower_triangle(tile.n_features)
+        for k, mean in enumerate(means):
+            second[k] = self.scatter(tile, resp[k], mean, first[k]).reshape(-1)[lower]
+
     def pruned_moments(
         self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
-        """Moments about means (K, D), weighted with resp (K, n), over rows with resp above least (K,); see `prunes`.
-
-        They go into first (K, D) and second (K, D (D + 1) / 2), float64.
-        """
+        """The same as `pair_moments`, over rows with resp above least (K,); see `prunes`."""
         raise UnsupportedOperationError(f"{self.name} cannot leave out negligible components")
 
     def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpigmm.core.arrays import DOUBLE
+from mpigmm.core.arrays import DOUBLE, SINGLE, Indices
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
 from mpigmm.core.ops.base import MOST_LANES, OpsCosts, least_exponent, padded
 from mpigmm.core.ops.groups import LEAST_BOUNDED, DifferenceGroup, ProductGroup, SecondMoments, Sums
@@ -39,8 +42,11 @@ rows, adding the lanes of vectors takes a large part of the time; with more, the
 ROW_UNIT = 2 * MOST_LANES
 """The number of rows at a time is a multiple of this, which is a multiple of the width of a block in every library."""
 
-COPIED_BYTES, LEAST_COPIED = 1 << 18, 12
-"""Bytes of the rows that `pruned_moments` processes at a time, and their least number."""
+PANEL_BYTES = 1 << 18
+"""Bytes of the rows that `whitened_log_prob` transposes at a time."""
+
+SCALED_BYTES, FEWEST_SCALED, MOST_SCALED = 1 << 18, 32, 64
+"""Bytes of the rows that `pruned_moments` processes at a time, and their least and largest number."""
 
 INT32 = np.dtype(np.int32)
 NO_PRODUCTS = ProductsStructure(), np.empty((0, 0)), np.empty((0, 0))
@@ -57,11 +63,12 @@ class CompiledOps(HostOps):
     """
 
     costs = OpsCosts(
-        block_height=16,
         flops=45.0,
+        triangular_flops=56.0,
+        coordinate=0.2,
         access=0.3,
         call=200.0,
-        pruned_moment=0.7,
+        pruned_moment=1.0,
         product_overhead=1.5,
         feature_product=0.0,
     )
@@ -73,6 +80,7 @@ class CompiledOps(HostOps):
             raise ImportError("the processor lacks these instructions")
         library = load_library(name)
         self._tallest, self._widest = (LIMIT.bind(library, limit)() for limit in ("tallest", "widest"))
+        self._lanes = {DOUBLE: self._widest // 4, SINGLE: self._widest // 2}
         self._add = ADD.bind(library, "add")
         self._work_size = DIFFERENCE_WORK_SIZE.bind(library, "difference_work_size")
         self._functions = {
@@ -97,14 +105,20 @@ class CompiledOps(HostOps):
         log_sum_exp(pointer(log_prob), k, n, n, pointer(log_density), least_exponent(log_prob))
         return log_prob, log_density
 
-    def subtract_squared_norms(
-        self, tile: Tile, coefficients: FloatArray, out: FloatArray, start: FloatArray | None = None
-    ) -> None:
-        work = tile.array("part", coefficients.shape[2], self._widest)
-        self._functions["subtract_squared_norms", tile.dtype](
-            pointer(tile.augmented), tile.n_rows, pointer(coefficients), *coefficients.shape,
-            None if start is None else pointer(start), pointer(work), pointer(out),
+    def whitening(self, coefficients: FloatArray, dtype: np.dtype[Any]) -> list[FloatArray]:
+        k, n_features, width = coefficients.shape
+        order = packed_order(n_features, self._tallest)
+        return [np.take(coefficients.reshape(k, n_features * width), order, axis=1).astype(dtype, copy=False)]
+
+    def whitened_log_prob(self, tile: Tile, whitening: list[FloatArray], log_norm: FloatArray, out: FloatArray) -> None:
+        (packed,), (rows, raw) = whitening, rows_structure(tile)
+        n_used = math.isqrt(2 * packed.shape[1]) - 1
+        step = max(self._widest, PANEL_BYTES // (n_used * tile.dtype.itemsize) // self._widest * self._widest)
+        self._functions["whitened_log_prob", tile.dtype](
+            ctypes.byref(rows), n_used, pointer(packed), packed.shape[1], pointer(log_norm), len(out), step,
+            pointer(tile.array("panels", n_used, step)), pointer(out),
         )  # fmt: skip
+        del raw
 
     def add(self, form: FixedPoint, limbs: IntArray, values: FloatArray) -> None:
         quanta = form.quanta  # a reference: another thread may replace `form.quanta`
@@ -173,14 +187,21 @@ class CompiledOps(HostOps):
         self, tile: Tile, resp: FloatArray, means: FloatArray, least: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
         rows, stride = tile.by_row(), padded(tile.n_features)
-        at_once = max(LEAST_COPIED, COPIED_BYTES // (stride * rows.itemsize))
-        copied, scatter = tile.array("copied", at_once, stride), tile.array("scatter", tile.n_features, 2 * stride)
+        at_once = max(FEWEST_SCALED, min(MOST_SCALED, SCALED_BYTES // (stride * rows.itemsize)))
+        panel = (at_once + 1) * self._lanes[tile.dtype]  # panels a power of two apart compete for the same cache lines
+        scaled = tile.array("scaled_rows", stride, at_once + 1)
+        scatter = tile.array("scatter", tile.n_features + 1, stride, DOUBLE)
         relevant, chosen = tile.array("best", 2, tile.n_rows), np.empty(tile.n_rows, np.int32)
         self._functions["pruned_moments", tile.dtype](
             pointer(rows), *rows.shape, pointer(resp), pointer(means), len(means), pointer(least),
-            pointer(copied), at_once, pointer(scatter), stride, pointer(relevant), pointer(chosen),
-            pointer(first), pointer(second),
+            pointer(scaled), panel, pointer(tile.array("roots", 1, at_once)), at_once, pointer(scatter), stride,
+            pointer(relevant), pointer(chosen), pointer(first), pointer(second),
         )  # fmt: skip
+
+    def pair_moments(
+        self, tile: Tile, resp: FloatArray, means: FloatArray, first: FloatArray, second: FloatArray
+    ) -> None:
+        self.pruned_moments(tile, resp, means, np.zeros(len(means), tile.dtype), first, second)
 
     def _wide(self, tile: Tile, step: int, *groups: DifferencesStructure) -> int:
         """Address of the work space of groups by differences, for step rows at a time."""
@@ -191,6 +212,20 @@ class CompiledOps(HostOps):
         """Address of an array for the indices of the rows that `choose_rows` in differences.h chooses for each
         component."""
         return pointer(tile.array("chosen", 1, n_components * (step + self._widest) + n_components + 1, INT32))
+
+
+@lru_cache
+def packed_order(n_features: int, tallest: int) -> Indices:
+    """Places of the coefficients (D, 1 + D) of a component, as one vector, in the order that whitened.h describes."""
+    n_groups = -(-n_features // tallest)
+    edges = [group * n_features // n_groups for group in range(n_groups + 1)]
+    places = [
+        (coordinate, column)
+        for first, last in pairwise(edges)
+        for column in range(last + 1)
+        for coordinate in range(max(first, column - 1), last)
+    ]
+    return np.array([coordinate * (n_features + 1) + column for coordinate, column in places])
 
 
 def rows_at_once(n_lines: int, n_components: int, itemsize: int, least: int = LEAST_ROWS) -> int:

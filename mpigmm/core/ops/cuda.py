@@ -11,7 +11,8 @@ import numpy as np
 from mpigmm.core.arrays import DOUBLE, SINGLE, Array, Indices
 from mpigmm.core.exact import LIMB_BITS, FixedPoint
 from mpigmm.core.gpu.arrays import CudaKernel, GpuArrays
-from mpigmm.core.ops.base import LEAST_EXPONENTS, Ops, OpsCosts
+from mpigmm.core.ops.base import LEAST_EXPONENTS, OpsCosts
+from mpigmm.core.ops.blockwise import BlockwiseOps
 from mpigmm.core.ops.groups import DifferenceGroup, Products, SecondMoments
 from mpigmm.core.raw_types import HEADER
 from mpigmm.core.tile import Tile
@@ -39,16 +40,18 @@ LINES_AT_ONCE = 256
 REAL_TYPES = {DOUBLE: "double", SINGLE: "float"}
 
 
-class CudaOps(Ops):
+class CudaOps(BlockwiseOps):
     """Array operations on one GPU, one tile after another.
 
     The costs are estimates for an H100 (60 TFLOP/s in float64 products, 3 TB/s).
     """
 
     name = "cuda"
+    block_height = 64
     costs = OpsCosts(
-        block_height=64,
         flops=4e4,
+        triangular_flops=3.6e4,
+        coordinate=0.008,
         access=0.006,
         call=float("inf"),
         pruned_moment=1.0,
@@ -119,11 +122,9 @@ class CudaOps(Ops):
         self._launch("log_sum_exp", tile.dtype, n, slices, log_prob, k, n, SLICE, slices, top, total, log_density)
         return log_prob, log_density
 
-    def subtract_squared_norms(self, tile: Tile, coefficients: Array, out: Array, start: Array | None = None) -> None:
+    def subtract_squared_norms(self, tile: Tile, coefficients: Array, out: Array) -> None:
         (height, width), n = coefficients.shape[1:], tile.n_rows
         group = max(1, LINES_AT_ONCE // height)
-        if start is not None:
-            out[:] = start[:, None]
         for first in range(0, len(out), group):
             some, into = coefficients[first : first + group].reshape(-1, width), out[first : first + group]
             whitened = tile.array("whitened", len(some), n)

@@ -21,7 +21,7 @@ COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
-INTERFACE = 6
+INTERFACE = 7
 """Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
@@ -102,15 +102,15 @@ FUNCTIONS = {
     "difference_moments": Function(
         {"tile": Pointer, "group": Pointer, "step": Size, "wide": Pointer, "chosen": Pointer, "resp": Pointer},
     ),
-    "subtract_squared_norms": Function(
+    "whitened_log_prob": Function(
         {
-            "augmented": Pointer,
-            "n_rows": Size,
-            "coefficients": Pointer,
+            "tile": Pointer,
+            "n_used": Size,
+            "packed": Pointer,
+            "size": Size,
+            "log_norm": Pointer,
             "n_components": Size,
-            "height": Size,
-            "width": Size,
-            "start_from": Pointer,
+            "step": Size,
             "work": Pointer,
             "out": Pointer,
         }
@@ -143,7 +143,9 @@ FUNCTIONS = {
             "means": Pointer,
             "n_components": Size,
             "least": Pointer,
-            "copied": Pointer,
+            "scaled": Pointer,
+            "panel": Size,
+            "roots": Pointer,
             "at_once": Size,
             "scatter": Pointer,
             "stride": Size,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mpigmm.core.arrays import Indices
 from mpigmm.core.exact import FixedPoint, FloatArray, IntArray
 from mpigmm.core.ops.base import OpsCosts, least_exponent
+from mpigmm.core.ops.blockwise import BlockwiseOps
 from mpigmm.core.ops.host import HostOps
 from mpigmm.core.tile import Tile
 from mpigmm.core.triangle import lower_triangle
@@ -26,13 +27,15 @@ FAR_FEATURES = 32
 are far from most components."""
 
 
-class NumpyOps(HostOps):
+class NumpyOps(HostOps, BlockwiseOps):
     """Array operations in NumPy."""
 
     name = "numpy"
+    block_height = 16
     costs = OpsCosts(
-        block_height=16,
         flops=45.0,
+        triangular_flops=40.0,
+        coordinate=0.4,
         access=0.3,
         call=20e3,
         pruned_moment=1.3,
@@ -69,13 +72,9 @@ class NumpyOps(HostOps):
         log_density[lost] = -np.inf
         return resp, log_density
 
-    def subtract_squared_norms(
-        self, tile: Tile, coefficients: FloatArray, out: FloatArray, start: FloatArray | None = None
-    ) -> None:
+    def subtract_squared_norms(self, tile: Tile, coefficients: FloatArray, out: FloatArray) -> None:
         height, width = coefficients.shape[1:]
         group = max(1, GROUP_HEIGHT // height)
-        if start is not None:
-            out[:] = start[:, None]
         for first in range(0, len(out), group):
             some, into = coefficients[first : first + group].reshape(-1, width), out[first : first + group]
             whitened = tile.array("whitened", len(some), tile.n_rows)

@@ -3,7 +3,8 @@
 /* Replaces log-densities (K, n) of n <= LANES rows by densities relative to the largest one of each row, or by zero below
  * exp(least). Writes LANES numbers each: the largest log-density, the sum of the densities, and NaN if one of them is NaN. */
 INLINE void NAME(relative_densities)(
-    REAL *log_prob, ptrdiff_t n_components, const ptrdiff_t n, ptrdiff_t stride, REAL least, REAL *largest, REAL *sums, REAL *marks
+    REAL *log_prob, ptrdiff_t n_components, const ptrdiff_t n, ptrdiff_t stride, REAL least, REAL *largest, REAL *sums,
+    REAL *marks
 ) {
     VECTOR highest = (VECTOR){0} + (sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX), sum = {0}, mark = {0};
     for (ptrdiff_t k = 0; k < n_components; k++)

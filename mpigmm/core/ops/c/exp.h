@@ -23,7 +23,8 @@ INLINE VECTOR exponential_double(VECTOR x) {
 INLINE VECTOR exponential_double(VECTOR x) {
     VECTOR shifted = x * 1.4426950408889634 + ROUND, n = shifted - ROUND;
     VECTOR r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10, square = r * r, fourth = square * square;
-    VECTOR p = 2.4801521322368692e-05 + 2.7557268480310024e-06 * r + square * (2.7620075879983367e-07 + 2.5100375832561234e-08 * r);
+    VECTOR p = 2.7620075879983367e-07 + 2.5100375832561234e-08 * r;
+    p = 2.4801521322368692e-05 + 2.7557268480310024e-06 * r + square * p;
     p = 0.0013888888917196719 + 0.00019841269863040545 * r + square * p;
     p = 0.5 + 0.16666666666666669 * r + square * (0.041666666666624164 + 0.008333333333330065 * r) + fourth * p;
     return (VECTOR)((INDICES)(1.0 + (r + square * p)) + ((INDICES)shifted << 52));

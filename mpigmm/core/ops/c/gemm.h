@@ -159,38 +159,3 @@ static void NAME(unpack)(const double *sums, double *restrict out, ptrdiff_t hei
                 for (ptrdiff_t r = first; r < last; r++) out[c * height + r] = sums[2 * (r - first) + c - at];
     }
 }
-
-/* Ops.subtract_squared_norms: subtracts from out (K, n) half the squared norms of coefficients (K, height, width) times the
- * first `width` lines of `augmented`. Unless it is null, start_from (K,) replaces the contents of out first. work: width *
- * WIDTH numbers. */
-#define ADD_SQUARED_NORMS(HEIGHT, unused) \
-    do { \
-        VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, 2, some + first * width, width, 1, work, WIDTH, width, NULL, sums); \
-        UNROLLED for (int r = 0; r < HEIGHT; r++) \
-            UNROLLED for (int c = 0; c < 2; c++) squares[c] += sums[r][c] * sums[r][c]; \
-    } while (0)
-
-void NAME(subtract_squared_norms)(
-    const REAL *augmented, ptrdiff_t n_rows, const REAL *coefficients, ptrdiff_t n_components, ptrdiff_t height,
-    ptrdiff_t width, const REAL *start_from, REAL *work, REAL *out
-) {
-    ptrdiff_t groups = (height + TALLEST - 1) / TALLEST;
-    for (ptrdiff_t start = 0; start < n_rows; start += WIDTH) {
-        ptrdiff_t n = n_rows - start < WIDTH ? n_rows - start : WIDTH;
-        for (ptrdiff_t d = 0; d < width; d++)
-            for (ptrdiff_t i = 0; i < WIDTH; i++) work[d * WIDTH + i] = i < n ? augmented[d * n_rows + start + i] : 0;
-        for (ptrdiff_t k = 0; k < n_components; k++) {
-            const REAL *some = coefficients + k * height * width;
-            VECTOR squares[2] = {{0}, {0}};
-            for (ptrdiff_t group = 0; group < groups; group++) {
-                ptrdiff_t first = group * height / groups, last = (group + 1) * height / groups;
-                WITH_HEIGHT(last - first, ADD_SQUARED_NORMS, 0)
-            }
-            REAL norms[2 * VECTOR_BYTES / REAL_BYTES];
-            memcpy(norms, squares, sizeof norms);
-            REAL *line = out + k * n_rows + start;
-            for (ptrdiff_t i = 0; i < n; i++) line[i] = (start_from ? start_from[k] : line[i]) - norms[i] / 2;
-        }
-    }
-}

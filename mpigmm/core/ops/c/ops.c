@@ -11,6 +11,7 @@
  *     rows.h         rows of any type minus the centre, in one precision
  *     differences.h  log-densities and moments by differences of rows and means, only in double
  *     estep.h        log-sum-exp, and the whole E-step of a tile
+ *     whitened.h     log-densities by whitened coordinates
  *     pruned.h       log-densities and moments that leave out negligible pairs of row and component
  */
 #if defined(__x86_64__) && !defined(__clang__) /* whatever the environment's flags allow */
@@ -60,6 +61,26 @@
     case 5: F(5, __VA_ARGS__); break; \
     case 6: F(6, __VA_ARGS__); break; \
     BEYOND_SIX(F, __VA_ARGS__) \
+    }
+
+/* A block of a sum of symmetric products has up to LINES lines of COLUMNS vectors each. */
+enum { LINES = VECTOR_BYTES == 64 ? 8 : 4, COLUMNS = 3 };
+#if VECTOR_BYTES == 64
+#define BEYOND_FOUR(F, ...) \
+    case 5: F(5, __VA_ARGS__); break; \
+    case 6: F(6, __VA_ARGS__); break; \
+    case 7: F(7, __VA_ARGS__); break; \
+    case 8: F(8, __VA_ARGS__); break;
+#else
+#define BEYOND_FOUR(F, ...)
+#endif
+#define WITH_LINES(n, F, ...) \
+    switch (n) { \
+    case 1: F(1, __VA_ARGS__); break; \
+    case 2: F(2, __VA_ARGS__); break; \
+    case 3: F(3, __VA_ARGS__); break; \
+    case 4: F(4, __VA_ARGS__); break; \
+    BEYOND_FOUR(F, __VA_ARGS__) \
     }
 
 /* Calls F(n, ...) with a constant n, 1 to MOST_MEANS. */
@@ -163,6 +184,7 @@ struct products {
 #include "rows.h"
 #include "differences.h"
 #include "estep.h"
+#include "whitened.h"
 #include "pruned.h"
 #undef REAL
 #undef REAL_BYTES
@@ -178,10 +200,11 @@ struct products {
 #include "gemm.h"
 #include "rows.h"
 #include "estep.h"
+#include "whitened.h"
 #include "pruned.h"
 
 /* The version of the functions' arguments: INTERFACE in library.py. */
-int interface(void) { return 6; }
+int interface(void) { return 7; }
 
 /* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, and the
  * numbers in one line, in single precision. */

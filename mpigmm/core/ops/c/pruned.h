@@ -112,54 +112,97 @@ int NAME(pruned_distances)(
     return 1;
 }
 
-/* Ops.pruned_moments. scatter: D * stride numbers, stride >= D a multiple of LANES; copied: at_once * stride numbers. */
+/* Adds a block of products of scaled features, summed over `count` rows, to the lines of scatter: HEIGHT lines from feature
+ * `first` on, a multiple of LINES, and VECTORS vectors of features from vector `at` on. */
 #define ADD_SQUARES(HEIGHT, VECTORS) \
     do { \
-        VECTOR sums[TALLEST][2]; \
-        NAME(block)(HEIGHT, VECTORS, copied + first, 1, stride, copied + at, stride, count, NULL, sums); \
-        UNROLLED for (int r = 0; r < HEIGHT; r++) { \
-            double *line = scatter + (first + r) * stride + at; \
-            UNROLLED for (int c = 0; c < VECTORS; c++) \
-                for (ptrdiff_t i = 0; i < LANES; i++) line[c * LANES + i] += sums[r][c][i]; \
+        const REAL *lines = scaled + first / LANES * panel + first % LANES, *columns = scaled + at * panel; \
+        VECTOR sums[LINES][COLUMNS]; \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < VECTORS; c++) sums[r][c] = (VECTOR){0}; \
+        for (ptrdiff_t i = 0; i < count; i++, lines += LANES, columns += LANES) { \
+            VECTOR column[COLUMNS]; \
+            UNROLLED for (int c = 0; c < VECTORS; c++) column[c] = NAME(load)(columns + c * panel); \
+            UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+                REAL factor = lines[r / LANES * panel + r % LANES]; \
+                UNROLLED for (int c = 0; c < VECTORS; c++) sums[r][c] += factor * column[c]; \
+            } \
         } \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+            UNROLLED for (int c = 0; c < VECTORS; c++) \
+                *(WIDE *)(scatter + (first + r) * stride + (at + c) * LANES) += __builtin_convertvector(sums[r][c], WIDE); \
     } while (0)
 
-static void NAME(add_squares)(const REAL *copied, ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t stride, double *scatter) {
-    for (ptrdiff_t at = 0; at < n_features; at += WIDTH) {
-        ptrdiff_t height = n_features - at, groups = (height + TALLEST - 1) / TALLEST;
-        for (ptrdiff_t group = 0; group < groups; group++) {
-            ptrdiff_t first = at + group * height / groups, last = at + (group + 1) * height / groups;
-            if (n_features - at > LANES)
-                WITH_HEIGHT(last - first, ADD_SQUARES, 2)
+/* Adds the products of all pairs of features of scaled rows to the lower triangle of scatter (D, stride), whose numbers above
+ * the diagonal become undefined. Panel number p of the scaled rows has LANES of their features, row by row, and begins at
+ * p * panel. */
+static void NAME(add_squares)(
+    const REAL *scaled, ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t panel, double *scatter, ptrdiff_t stride
+) {
+    for (ptrdiff_t first = 0; first < n_features; first += LINES) {
+        ptrdiff_t last = first + LINES < n_features ? first + LINES : n_features, vectors = (last - 1) / LANES + 1;
+        for (ptrdiff_t at = 0; at < vectors; at += COLUMNS) {
+            if (vectors - at >= 3)
+                WITH_LINES(last - first, ADD_SQUARES, 3)
+            else if (vectors - at == 2)
+                WITH_LINES(last - first, ADD_SQUARES, 2)
             else
-                WITH_HEIGHT(last - first, ADD_SQUARES, 1)
+                WITH_LINES(last - first, ADD_SQUARES, 1)
         }
     }
 }
 
+/* Adds the features of scaled rows times their `roots`, summed over the rows, to first_moments, whose size is a multiple of
+ * LANES. Four sums of each are independent, so that no addition waits for the last one. */
+static void NAME(add_lines_of)(
+    const REAL *scaled, const REAL *roots, ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t panel, double *first_moments
+) {
+    for (ptrdiff_t d = 0; d < n_features; d += LANES, scaled += panel) {
+        VECTOR sums[4] = {{0}, {0}, {0}, {0}};
+        ptrdiff_t i = 0;
+        for (; i + 4 <= count; i += 4)
+            UNROLLED for (int c = 0; c < 4; c++) sums[c] += roots[i + c] * NAME(load)(scaled + (i + c) * LANES);
+        for (; i < count; i++) sums[0] += roots[i] * NAME(load)(scaled + i * LANES);
+        *(WIDE *)(first_moments + d) += __builtin_convertvector(sums[0] + sums[1] + sums[2] + sums[3], WIDE);
+    }
+}
+
+/* Copies the rows (n, D) with `count` indices, minus a mean and times the square roots of their responsibilities, into panels.
+ * The last panel is filled up with zeros. */
+static void NAME(scale_rows)(
+    const REAL *rows, ptrdiff_t n_features, const int32_t *chosen, ptrdiff_t count, const REAL *resp, const REAL *mean,
+    REAL *roots, REAL *scaled, ptrdiff_t panel
+) {
+    ptrdiff_t whole = n_features / LANES, rest = n_features % LANES;
+    for (ptrdiff_t i = 0; i < count; i++, scaled += LANES) {
+        const REAL *row = rows + chosen[i] * n_features;
+        REAL root = roots[i] = (REAL)sqrt(resp[chosen[i]]);
+        for (ptrdiff_t p = 0; p < whole; p++)
+            *(VECTOR *)(scaled + p * panel) = (NAME(load)(row + p * LANES) - NAME(load)(mean + p * LANES)) * root;
+        for (ptrdiff_t j = 0; rest && j < LANES; j++)
+            scaled[whole * panel + j] = j < rest ? (row[whole * LANES + j] - mean[whole * LANES + j]) * root : 0;
+    }
+}
+
+/* Ops.pruned_moments, `at_once` rows of a component at a time. panel >= at_once * LANES; scaled: a panel for each LANES
+ * features, and roots: at_once numbers; scatter: (D + 1) * stride numbers, where stride >= D is a multiple of LANES. */
 void NAME(pruned_moments)(
     const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const REAL *resp, const REAL *means, ptrdiff_t n_components,
-    const REAL *least, REAL *copied, ptrdiff_t at_once, double *scatter, ptrdiff_t stride, INDEX *restrict relevant,
-    int32_t *chosen, double *first_moments, double *second_moments
+    const REAL *least, REAL *scaled, ptrdiff_t panel, REAL *roots, ptrdiff_t at_once, double *scatter, ptrdiff_t stride,
+    INDEX *restrict relevant, int32_t *chosen, double *first_moments, double *second_moments
 ) {
+    double *sums = scatter + n_features * stride;
     for (ptrdiff_t k = 0; k < n_components; k++, resp += n_rows, means += n_features, first_moments += n_features) {
         for (ptrdiff_t i = 0; i < n_rows; i++) relevant[i] = resp[i] > least[k];
         ptrdiff_t count = NAME(choose)(relevant, n_rows, chosen);
-        memset(first_moments, 0, n_features * sizeof *first_moments);
-        memset(scatter, 0, n_features * stride * sizeof *scatter);
+        memset(scatter, 0, (n_features + 1) * stride * sizeof *scatter);
         for (ptrdiff_t start = 0; start < count; start += at_once) {
             ptrdiff_t n = count - start < at_once ? count - start : at_once;
-            for (ptrdiff_t i = 0; i < n; i++) {
-                const REAL *row = rows + chosen[start + i] * n_features;
-                REAL *restrict line = copied + i * stride, root = (REAL)sqrt(resp[chosen[start + i]]);
-                for (ptrdiff_t d = 0; d < n_features; d++) {
-                    line[d] = (row[d] - means[d]) * root;
-                    first_moments[d] += line[d] * root;
-                }
-                for (ptrdiff_t d = n_features; d < stride; d++) line[d] = 0;
-            }
-            NAME(add_squares)(copied, n, n_features, stride, scatter);
+            NAME(scale_rows)(rows, n_features, chosen + start, n, resp, means, roots, scaled, panel);
+            NAME(add_lines_of)(scaled, roots, n, n_features, panel, sums);
+            NAME(add_squares)(scaled, n, n_features, panel, scatter, stride);
         }
+        memcpy(first_moments, sums, n_features * sizeof *sums);
         for (ptrdiff_t d = 0; d < n_features; second_moments += ++d)
             memcpy(second_moments, scatter + d * stride, (d + 1) * sizeof *second_moments);
     }
