@@ -161,7 +161,7 @@ def test_statistics(
 
 @PRECISIONS
 @pytest.mark.parametrize("n_rows", [1, 300])
-@pytest.mark.parametrize(("n_components", "n_features"), [(1, 1), (2, 1), (17, 5), (40, 3)])
+@pytest.mark.parametrize(("n_components", "n_features"), [(1, 1), (2, 1), (17, 5), (40, 3), (24, 19)])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_one_sweep(
     compiled: CompiledOps, covariance_type: str, n_components: int, n_features: int, n_rows: int, dtype: np.dtype

@@ -37,7 +37,7 @@ from mpigmm.core.tile import Tile
 CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
 """A function processes so many rows at a time that its arrays take about CACHED bytes. There are at least LEAST_ROWS if
 it sums products, at least FEWEST_ROWS if it does not, and at most MOST_ROWS, or twice as many in float32. With fewer
-rows, adding the lanes of vectors takes a large part of the time; with more, the arrays do not fit into the cache."""
+rows, loading and storing sums takes a large part of the time; with more, the arrays do not fit into the cache."""
 
 ROW_UNIT = 2 * MOST_LANES
 """The number of rows at a time is a multiple of this, which is a multiple of the width of a block in every library."""
