@@ -135,7 +135,8 @@ class CompiledOps(HostOps):
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, tile.dtype.itemsize, least_rows)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + self._widest)
         sums_size = self._functions["sums_size", tile.dtype]
-        blocks = tile.array("blocks", 1, sums_size(n_lines, k) + (sums_size(d, d) if scatter.size else 0), DOUBLE)
+        blocks_size = 1 + sums_size(n_lines, k) + (sums_size(d, d) if scatter.size else 0)
+        blocks = tile.array("blocks", 1, blocks_size, DOUBLE)
         wide = chosen = None
         if n_others or few.n_components:
             wide, chosen = self._wide(tile, step, others, few), self._chosen(tile, max(k, n_others), step)
