@@ -11,11 +11,16 @@ from mpigmm.core.arrays import BoolArray
 from mpigmm.core.estep.base import NextKernel, RegisteredKernel
 from mpigmm.core.estep.conditioning import is_well_conditioned
 from mpigmm.core.estep.costs import use_quadratic_features
+from mpigmm.core.estep.differences import least_responsibilities
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import TriangularFactors
 from mpigmm.core.ops.groups import SecondMoments
 from mpigmm.core.tile import Tile
+
+LEAST_WHITENED, MOST_CONDITIONED = 5, 0.5
+"""Least number of features, and largest share of components with well-conditioned quadratic features, for which this
+kernel replaces a sweep by quadratic features and, for the other components, by differences."""
 
 
 class WhitenedKernel(RegisteredKernel):
@@ -29,6 +34,9 @@ class WhitenedKernel(RegisteredKernel):
         self.log_norm = inputs.put(inputs.log_norm)
         self._ops = inputs.ops
         self._inputs = inputs
+        self._least_resp = (
+            least_responsibilities(inputs.distance_bounds).astype(inputs.dtype) if can_prune_moments(inputs) else None
+        )
 
     @classmethod
     def supports(cls, inputs: EStepInputs) -> BoolArray:
@@ -42,7 +50,10 @@ class WhitenedKernel(RegisteredKernel):
         factors: Any = inputs.factors
         if not use_quadratic_features(inputs.n_components, inputs.n_features, inputs.ops):
             return True
-        return not (inputs.ops.fuses or is_well_conditioned(inputs, factors.upper).any())
+        conditioned = is_well_conditioned(inputs, factors.upper)
+        if inputs.ops.fuses:
+            return bool(inputs.n_features >= LEAST_WHITENED and conditioned.mean() < MOST_CONDITIONED)
+        return not conditioned.any()
 
     @cached_property
     def _whitening(self) -> list[FloatArray]:
@@ -54,7 +65,18 @@ class WhitenedKernel(RegisteredKernel):
         self._ops.whitened_log_prob(tile, self._whitening, self.log_norm, out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:
-        self._ops.pair_moments(tile, resp, self.means, first, second.reshape(len(self.means), -1))
+        of_each = second.reshape(len(self.means), -1)
+        if self._least_resp is None:
+            self._ops.pair_moments(tile, resp, self.means, first, of_each)
+        else:
+            least = self._least_resp if tile.sample_weight is None else self._least_resp * tile.sample_weight.max()
+            self._ops.pruned_moments(tile, resp, self.means, least, first, of_each)
+
+
+def can_prune_moments(inputs: EStepInputs) -> bool:
+    """Whether moments may leave out negligible pairs, and do not become slower by it."""
+    can_prune = inputs.is_posterior and inputs.is_bounded and inputs.ops.prunes
+    return can_prune and inputs.ops.costs.pruned_moment <= 1
 
 
 def whitening(means: FloatArray, factors: FloatArray) -> FloatArray:
