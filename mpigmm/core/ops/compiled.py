@@ -41,7 +41,7 @@ from mpigmm.core.tile import BYTE, Tile
 CACHED, LEAST_ROWS, FEWEST_ROWS, MOST_ROWS = 2**18, 128, 64, 256
 """A function processes so many rows at a time that its arrays take about CACHED bytes. There are at least LEAST_ROWS if
 it sums products, at least FEWEST_ROWS if it does not, and at most MOST_ROWS, or twice as many in float32. With fewer
-rows, adding the lanes of vectors takes a large part of the time; with more, the arrays do not fit into the cache."""
+rows, loading and storing sums takes a large part of the time; with more, the arrays do not fit into the cache."""
 
 ROW_UNIT = 2 * MOST_LANES
 """The number of rows at a time is a multiple of this, which is a multiple of the width of a block in every library."""
@@ -84,9 +84,7 @@ class CompiledOps(HostOps):
         if COMPILED.index(name) > load_library(COMPILED[0]).level():
             raise ImportError("the processor lacks these instructions")
         library = load_library(name)
-        self._tallest, self._widest, self._block_size = (
-            LIMIT.bind(library, limit)() for limit in ("tallest", "widest", "block_size")
-        )
+        self._tallest, self._widest = (LIMIT.bind(library, limit)() for limit in ("tallest", "widest"))
         self._lanes = {DOUBLE: self._widest // 4, SINGLE: self._widest // 2}
         self._add = ADD.bind(library, "add")
         self._work_size = DIFFERENCE_WORK_SIZE.bind(library, "difference_work_size")
@@ -145,7 +143,8 @@ class CompiledOps(HostOps):
         least_rows = LEAST_ROWS if k else FEWEST_ROWS
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, tile.dtype.itemsize, least_rows)
         work = tile.array("work", 1 + n_lines + k + n_others + d, step + self._widest)
-        blocks_size = 1 + self._sums_size(k, n_lines) + (self._sums_size(d, d) if scatter.size else 0)
+        sums_size = self._functions["sums_size", tile.dtype]
+        blocks_size = 1 + sums_size(n_lines, k) + (sums_size(d, d) if scatter.size else 0)
         blocks = tile.array("blocks", 1, blocks_size, DOUBLE)
         wide = chosen = None
         if n_others or few.n_components:
@@ -241,10 +240,6 @@ class CompiledOps(HostOps):
         self, tile: Tile, resp: FloatArray, means: FloatArray, first: FloatArray, second: FloatArray
     ) -> None:
         self.pruned_moments(tile, resp, means, np.zeros(len(means), tile.dtype), first, second)
-
-    def _sums_size(self, height: int, width: int) -> int:
-        """Number of float64 in the sums (height, width) of `add_product` in gemm.h."""
-        return int(-(-height // self._tallest) * -(-width // 2) * self._block_size)
 
     def _wide(self, tile: Tile, step: int, *groups: DifferencesStructure) -> int:
         """Address of the work space of groups by differences, for step rows at a time."""

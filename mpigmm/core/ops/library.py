@@ -21,7 +21,7 @@ COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
-INTERFACE = 7
+INTERFACE = 8
 """Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
@@ -119,6 +119,7 @@ FUNCTIONS = {
         },
         Double,
     ),
+    "sums_size": Function({"height": Size, "width": Size}, Size),
     "difference_log_prob": Function(
         {"tile": Pointer, "group": Pointer, "step": Size, "wide": Pointer, "out": Pointer},
     ),

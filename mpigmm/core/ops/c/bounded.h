@@ -299,9 +299,10 @@ static OUTLINED double normalise_pairs(
         tops[chosen[p]] = values[p] > top ? values[p] : top;
     }
     for (ptrdiff_t p = 0; p < pairs; p++) values[p] -= tops[chosen[p]];
-    for (ptrdiff_t p = 0; p < pairs; p++) {
-        double clipped = least > values[p] ? least : values[p], resp = exponential_double(clipped);
-        values[p] = clipped > least ? resp : 0;
+    for (ptrdiff_t p = 0; p < pairs; p += DOUBLES) { /* there is room for whole vectors */
+        vector_double below = load_double(values + p);
+        *(vector_double *)(values + p)
+            = (vector_double)((indices_double)exponential_double(below) & (indices_double)(below > least));
     }
     for (ptrdiff_t p = 0; p < pairs; p++) sums[chosen[p]] += values[p];
     for (ptrdiff_t i = 0; i < block->n; i++) {

@@ -47,7 +47,7 @@ enum { MOST_MEANS = VECTOR_BYTES == 64 ? 4 : 2, MOST_FEATURES = VECTOR_BYTES == 
 /* Size of the work space of `add_moments`, in numbers. */
 static ptrdiff_t moments_work_size(const struct differences *group, ptrdiff_t n_features, ptrdiff_t stride) {
     ptrdiff_t k = group->n_components, width = 1 + n_features, height = k > width ? k : width;
-    return 2 * width * stride + sums_size_double(height, width) + height * width;
+    return 2 * width * stride + sums_size_double(width, height) + height * width;
 }
 
 /* Size, in numbers, of the array `wide` of `sweep`, `difference_log_prob` and `difference_moments` for a group, with lines
@@ -208,9 +208,9 @@ static void add_differences(
     const struct differences *group, const double *rows, const double *resp, ptrdiff_t n_features, ptrdiff_t n,
     ptrdiff_t stride, double *blocks, double *sums
 ) {
-    memset(blocks, 0, sums_size_double(group->n_components, n_features) * sizeof *blocks);
-    add_product_double(resp, rows, blocks, group->n_components, n_features, n, stride, 0);
-    unpack_double(blocks, sums, group->n_components, n_features);
+    memset(blocks, 0, sums_size_double(n_features, group->n_components) * sizeof *blocks);
+    add_product_double(rows, resp, blocks, n_features, group->n_components, n, stride, 0);
+    unpack_double(blocks, sums, n_features, group->n_components);
     for (ptrdiff_t k = 0; k < group->n_components; k++, sums += n_features) {
         double count = 0;
         for (ptrdiff_t i = 0; i < n; i++) count += resp[k * stride + i];
@@ -302,8 +302,8 @@ static void add_pairs(
     unpack_double(blocks, sums, width, width);
     double *second = group->second + (group->second_moments == PAIRS_OF_EACH ? k * n_features * width / 2 : 0);
     for (ptrdiff_t d = 1; d < width; d++) {
-        group->first[k * n_features + d - 1] += sums[d * width];
-        for (ptrdiff_t j = 1; j <= d; j++) *second++ += sums[d * width + j];
+        group->first[k * n_features + d - 1] += sums[d];
+        for (ptrdiff_t j = 1; j <= d; j++) *second++ += sums[j * width + d];
     }
 }
 
@@ -358,7 +358,7 @@ static OUTLINED void add_moments(
 ) {
     const double *rows = phi + stride;
     ptrdiff_t k = group->n_components, n_features = tile->n_features, width = 1 + n_features;
-    double *blocks = work + 2 * width * stride, *sums = blocks + sums_size_double(k > width ? k : width, width);
+    double *blocks = work + 2 * width * stride, *sums = blocks + sums_size_double(width, k > width ? k : width);
     const int32_t *ends = choose_rows(group, tile, resp, n, stride, chosen);
     int is_dense = !few_are_chosen(group, ends, n_features, n);
     add_counts(group, resp, n, stride);

@@ -1,36 +1,41 @@
 /* The E-step of a tile. */
 
+/* Replaces log-densities (K, n) of n <= LANES rows by densities relative to the largest one of each row, or by zero below
+ * exp(least). Writes LANES numbers each: the largest log-density, the sum of the densities, and NaN if one of them is NaN. */
+INLINE void NAME(relative_densities)(
+    REAL *log_prob, ptrdiff_t n_components, const ptrdiff_t n, ptrdiff_t stride, REAL least, REAL *largest, REAL *sums,
+    REAL *marks
+) {
+    VECTOR highest = (VECTOR){0} + (sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX), sum = {0}, mark = {0};
+    for (ptrdiff_t k = 0; k < n_components; k++)
+        highest = NAME(larger)(NAME(load_some)(log_prob + k * stride, n), highest);
+    for (ptrdiff_t k = 0; k < n_components; k++) {
+        VECTOR below = NAME(load_some)(log_prob + k * stride, n) - highest;
+        VECTOR density = (VECTOR)((INDICES)NAME(exponential)(below) & (INDICES)(below > least));
+        NAME(store_some)(log_prob + k * stride, density, n);
+        sum += density;
+        mark += below;
+    }
+    NAME(store_some)(largest, highest, LANES);
+    NAME(store_some)(sums, sum, LANES);
+    NAME(store_some)(marks, mark, LANES);
+}
+
 /* NAME(log_sum_exp) for up to LOG_SUM_EXP_ROWS rows. If all components have the log-density -inf for a row, its
  * responsibilities are 0 and its log-density is -inf; if one of them has NaN, all of these are NaN. */
 static void NAME(log_sum_exp_some)(
     REAL *log_prob, ptrdiff_t n_components, ptrdiff_t n, ptrdiff_t stride, REAL *restrict log_density, REAL least
 ) {
-    const REAL lowest = sizeof(REAL) == 8 ? (REAL)-DBL_MAX : (REAL)-FLT_MAX;
-    REAL sums[LOG_SUM_EXP_ROWS], all[LOG_SUM_EXP_ROWS];
+    REAL largest[LOG_SUM_EXP_ROWS], sums[LOG_SUM_EXP_ROWS], marks[LOG_SUM_EXP_ROWS];
+    ptrdiff_t whole = n / LANES * LANES;
+    for (ptrdiff_t i = 0; i < whole; i += LANES)
+        NAME(relative_densities)(log_prob + i, n_components, LANES, stride, least, largest + i, sums + i, marks + i);
+    if (whole < n)
+        NAME(relative_densities)(
+            log_prob + whole, n_components, n - whole, stride, least, largest + whole, sums + whole, marks + whole);
     for (ptrdiff_t i = 0; i < n; i++) {
-        log_density[i] = log_prob[i] > lowest ? log_prob[i] : lowest;
-        all[i] = log_prob[i];
-        sums[i] = 0;
-    }
-    for (ptrdiff_t k = 1; k < n_components; k++) {
-        const REAL *restrict line = log_prob + k * stride;
-        for (ptrdiff_t i = 0; i < n; i++) {
-            log_density[i] = line[i] > log_density[i] ? line[i] : log_density[i];
-            all[i] += line[i];
-        }
-    }
-    for (ptrdiff_t k = 0; k < n_components; k++) {
-        REAL *restrict line = log_prob + k * stride;
-        for (ptrdiff_t i = 0; i < n; i++) {
-            REAL below = line[i] - log_density[i], clipped = least > below ? least : below;
-            REAL resp = NAME(exponential)(clipped);
-            line[i] = clipped > least ? resp : 0;
-            sums[i] += line[i];
-        }
-    }
-    for (ptrdiff_t i = 0; i < n; i++) {
-        REAL sum = all[i] == all[i] ? sums[i] : all[i];
-        log_density[i] = sum == 0 ? -(REAL)INFINITY : (REAL)(log_density[i] + logarithm(sum));
+        REAL sum = marks[i] == marks[i] ? sums[i] : marks[i];
+        log_density[i] = sum == 0 ? -(REAL)INFINITY : (REAL)(largest[i] + logarithm(sum));
         sums[i] = sum == 0 ? 0 : 1 / sum;
     }
     for (ptrdiff_t k = 0; k < n_components; k++) {
@@ -99,8 +104,8 @@ double NAME(sweep)(
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
     ptrdiff_t n_components = n_products + group->n_components;
     const REAL *whiten = products->whiten, *sample_weight = tile->sample_weight;
-    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(sums_size)(n_products, n_lines);
-    memset(blocks, 0, NAME(sums_size)(n_products, n_lines) * sizeof *blocks);
+    double *scatter = products->scatter, *scatter_blocks = blocks + NAME(sums_size)(n_lines, n_products);
+    memset(blocks, 0, NAME(sums_size)(n_lines, n_products) * sizeof *blocks);
     if (scatter) memset(scatter_blocks, 0, NAME(sums_size)(d, d) * sizeof *blocks);
     for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
@@ -114,7 +119,7 @@ double NAME(sweep)(
         if (n_products) {
             for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
             NAME(center_transpose)(tile->raw + start * tile->row_bytes, tile->kind, n, d, d, tile->centre, rows, stride);
-            if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, ahead, tile->row_bytes);
+            if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, NULL, 0);
             NAME(append)(products->kind, rows, whiten ? whitened : rows, rows + d * stride, d, whole, stride);
             NAME(multiply)(products->coefficients, phi, resp, n_products, n_lines, whole, stride, 0, ahead, tile->row_bytes);
         }
@@ -131,7 +136,7 @@ double NAME(sweep)(
                 group, tile, start, n, ready, lines, whole, stride, squares, wide_resp, wide_work);
             for (ptrdiff_t i = 0; i < group->n_components * stride; i++) others[i] = (REAL)wide_resp[i];
         }
-        NAME(log_sum_exp)(resp, n_components, n, stride, log_density, least);
+        NAME(log_sum_exp)(resp, n_components, whole, stride, log_density, least);
         NAME(weigh)(log_density, own_weight, n, whole);
         for (ptrdiff_t k = 0; k < n_components; k++) NAME(weigh)(resp + k * stride, own_weight, n, whole);
         for (ptrdiff_t i = 0; i < whole; i += LANES)
@@ -139,8 +144,10 @@ double NAME(sweep)(
         int is_added = 0;
 #if REAL_BYTES == 8
         is_added = add_if_few(moments, tile, start, resp, whole, stride, wide_work, chosen);
+#else
+        (void)moments;
 #endif
-        if (n_products && !is_added) NAME(add_product)(resp, phi, blocks, n_products, n_lines, whole, stride, 0);
+        if (n_products && !is_added) NAME(add_product)(phi, resp, blocks, n_lines, n_products, whole, stride, 0);
         if (scatter && n_products) {
             const REAL *shares = own_weight;
             if (group->n_components) shares = NAME(add_lines)(resp, log_density, n_products, whole, stride);
@@ -154,10 +161,10 @@ double NAME(sweep)(
                 group, tile, start, lines, wide_resp, squares, whole, stride, wide_work, chosen);
         }
     }
-    if (n_products) NAME(unpack)(blocks, products->sums, n_products, n_lines);
+    if (n_products) NAME(unpack)(blocks, products->sums, n_lines, n_products);
     if (scatter) NAME(unpack)(scatter_blocks, scatter, d, d);
     for (ptrdiff_t i = 0; scatter && i < d; i++)
-        for (ptrdiff_t j = 0; j < i; j++) scatter[j * d + i] = scatter[i * d + j];
+        for (ptrdiff_t j = 0; j < i; j++) scatter[i * d + j] = scatter[j * d + i];
     double total = 0;
     for (ptrdiff_t i = 0; i < LANES; i++) total += log_likelihood[i];
     return total;

@@ -4,8 +4,9 @@
  * in _double or _single (NAME). The order of the terms in every sum depends only on shapes. The file is compiled once for
  * each instruction set (VECTOR_BYTES, see pyproject.toml), and library.py loads the result.
  *
+ *     math.h         log
  *     vector.h       vectors of numbers: loads, transposes, sums
- *     math.h         exp and log
+ *     exp.h          exp
  *     gemm.h         matrix products
  *     rows.h         rows of any type minus the centre, in one precision
  *     differences.h  log-densities and moments by differences of rows and means, only in double
@@ -193,6 +194,7 @@ struct products {
 #define INDEX int64_t
 #define PRECISION double
 #include "vector.h"
+#include "exp.h"
 #include "gemm.h"
 #include "rows.h"
 #include "differences.h"
@@ -209,6 +211,7 @@ struct products {
 #define INDEX int32_t
 #define PRECISION single
 #include "vector.h"
+#include "exp.h"
 #include "gemm.h"
 #include "rows.h"
 #include "estep.h"
@@ -218,13 +221,12 @@ struct products {
 #include "bounded.h"
 
 /* The version of the functions' arguments: INTERFACE in library.py. */
-int interface(void) { return 7; }
+int interface(void) { return 8; }
 
-/* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, the
- * numbers in one line, and the size of the sums of a block. The last two are those of single precision, the largest. */
+/* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, and the
+ * numbers in one line, in single precision. */
 ptrdiff_t tallest(void) { return TALLEST; }
 ptrdiff_t widest(void) { return WIDTH; }
-ptrdiff_t block_size(void) { return SLOTS; }
 
 /* The index in COMPILED of the best library for this processor: 2 with AVX-512, 1 with AVX2, else 0. */
 int level(void) {

@@ -12,6 +12,27 @@ typedef double NAME(wide) __attribute__((vector_size(VECTOR_BYTES / REAL_BYTES *
 
 INLINE VECTOR NAME(load)(const REAL *from) { return *(const VECTOR *)from; }
 
+/* The first n numbers of a vector from or to memory; the others are zero. */
+INLINE VECTOR NAME(load_some)(const REAL *from, const ptrdiff_t n) {
+    VECTOR some = {0};
+    if (n == LANES) return NAME(load)(from);
+    memcpy(&some, from, n * sizeof *from);
+    return some;
+}
+
+INLINE void NAME(store_some)(REAL *to, VECTOR from, const ptrdiff_t n) {
+    if (n == LANES)
+        *(VECTOR *)to = from;
+    else
+        memcpy(to, &from, n * sizeof *to);
+}
+
+/* The larger of two numbers in each lane; that of `other` if one of them is NaN. */
+INLINE VECTOR NAME(larger)(VECTOR one, VECTOR other) {
+    for (ptrdiff_t i = 0; i < LANES; i++) other[i] = one[i] > other[i] ? one[i] : other[i];
+    return other;
+}
+
 /* Exchanges the odd groups of `size` numbers of `one` with the even groups of `other`. */
 #if defined(__clang__)
 INLINE void NAME(exchange)(VECTOR *one, VECTOR *other, const int size) {
