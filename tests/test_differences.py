@@ -17,6 +17,7 @@ from mpigmm.core.estep.differences import DifferenceKernel
 from mpigmm.core.estep.quadratic import QuadraticKernel
 from mpigmm.core.estep.split import SplitKernel
 from mpigmm.core.estep.step import EStep
+from mpigmm.core.estep.whitened import WhitenedKernel
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.compiled import CompiledOps
@@ -215,10 +216,10 @@ def test_one_row_does_not_decide_for_all(covariance_type: str) -> None:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_rows_that_nothing_is_known_of_are_taken_by_differences(covariance_type: str) -> None:
+def test_rows_that_nothing_is_known_of_are_not_taken_by_products(covariance_type: str) -> None:
     rows = blobs(500, 5, 3)
     inputs = start_mixture(covariance_type, rows, 6).e_step_inputs(rows[0], ops=CompiledOps(built_here()[-1]))
-    assert isinstance(choose_kernel(inputs), DifferenceKernel)
+    assert isinstance(choose_kernel(inputs), WhitenedKernel if covariance_type == "full" else DifferenceKernel)
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE], ids=["float64", "float32"])
