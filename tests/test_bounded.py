@@ -1,4 +1,4 @@
-"""Components of `diag` and `spherical` whose pairs with most rows are zero, which bounds show."""
+"""Components of `diag`, `spherical` and `tied` whose pairs with most rows are zero, which bounds show."""
 
 from __future__ import annotations
 
@@ -32,9 +32,12 @@ def apart(covariance_type: str, n: int, d: int, k: int, spread: float = 6.0) -> 
     means = spread * random.standard_normal((k, d)) + 50
     deviations = np.exp(0.5 * random.standard_normal((k, 1 if covariance_type == "spherical" else d)))
     labels = random.integers(k, size=n)
-    rows = means[labels] + deviations[labels] * random.standard_normal((n, d))
+    noise = deviations[labels] * random.standard_normal((n, d))
     covariances = deviations[:, 0] ** 2 if covariance_type == "spherical" else deviations**2
-    return rows, mixture_of(covariance_type, random.dirichlet(np.full(k, 5.0)), means, covariances)
+    if covariance_type == "tied":
+        factor = np.eye(d) + 0.3 / np.sqrt(d) * random.standard_normal((d, d))
+        noise, covariances = random.standard_normal((n, d)) @ factor.T, factor @ factor.T
+    return means[labels] + noise, mixture_of(covariance_type, random.dirichlet(np.full(k, 5.0)), means, covariances)
 
 
 def step_and_tile(
@@ -64,8 +67,11 @@ def assert_same(found: SufficientStatistics, expected: SufficientStatistics, mix
     np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=relative)
     np.testing.assert_allclose(found.counts, expected.counts, rtol=relative, atol=relative)
     assert (np.abs(found.first_moments - expected.first_moments) / deviations / weight).max() <= relative
-    second = np.abs(found.second_moments - expected.second_moments).reshape(len(weight), -1)
-    assert (second / (deviations**2).max(axis=1, keepdims=True) / weight).max() <= relative * mixture.n_features
+    scale = (deviations**2).max(axis=1, keepdims=True) * weight
+    if mixture.covariances.name == "tied":
+        scale = scale.sum(keepdims=True)
+    second = np.abs(found.second_moments - expected.second_moments).reshape(len(scale), -1)
+    assert (second / scale).max() <= relative * mixture.n_features
 
 
 def is_bounded(ops: Ops, mixture: Mixture, rows: np.ndarray) -> bool:
@@ -76,10 +82,11 @@ def is_bounded(ops: Ops, mixture: Mixture, rows: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids="x".join(["%d"] * 3).__mod__)
-@pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical", "tied"])
 @pytest.mark.parametrize("name", BUILT)
 def test_statistics_are_those_of_all_pairs(name: str, covariance_type: str, shape: tuple[int, int, int]) -> None:
-    rows, mixture = apart(covariance_type, *shape, spread=12.0 if shape[1] > 9 else 40.0)
+    spread = (3.0 if covariance_type == "tied" else 12.0) * (1.0 if shape[1] > 9 else 3.0)
+    rows, mixture = apart(covariance_type, *shape, spread=spread)
     if min(shape) > 2:
         assert is_bounded(CompiledOps(name), mixture, rows)
     for weights in (None, np.random.default_rng(1).random(len(rows)) * (np.arange(len(rows)) % 5 != 1)):
@@ -139,10 +146,11 @@ def test_a_tile_in_which_too_many_pairs_matter_is_computed_whole(name: str) -> N
         assert_same(statistics_of(ops, own, rows), statistics_of(NUMPY, own, rows), own, 1e-10)
 
 
+@pytest.mark.parametrize("covariance_type", ["diag", "tied"])
 @pytest.mark.parametrize("name", BUILT)
-def test_posteriors_without_bounds_of_the_rows(name: str) -> None:
+def test_posteriors_without_bounds_of_the_rows(name: str, covariance_type: str) -> None:
     """As in `predict` and `score`."""
-    rows, mixture = apart("diag", 333, 16, 24)
+    rows, mixture = apart(covariance_type, 333, 16, 24)
     results = []
     for ops in (CompiledOps(name), NUMPY):
         tile = Tile(16, 333, ops)

@@ -12,6 +12,7 @@ from mpigmm.core.estep.differences import DifferenceKernel
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.estep.pruned import PrunedKernel
 from mpigmm.core.estep.pruned_diagonal import PrunedDiagonalKernel
+from mpigmm.core.estep.pruned_tied import PrunedTiedKernel
 from mpigmm.core.estep.quadratic import (
     DiagonalQuadraticKernel,
     FullQuadraticKernel,
@@ -26,6 +27,7 @@ Kinds = Sequence[type[RegisteredKernel]]
 KERNELS: list[type[RegisteredKernel]] = [
     PrunedKernel,
     PrunedDiagonalKernel,
+    PrunedTiedKernel,
     WhitenedKernel,
     FullQuadraticKernel,
     TiedQuadraticKernel,

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.exact import FloatArray
-from mpigmm.core.factors import Factors
+from mpigmm.core.factors import Factors, IsotropicFactors
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.groups import SecondMoments
 
@@ -96,6 +96,17 @@ class EStepInputs:
         of its terms, which must not exceed `LARGEST_ROUNDING`.
         """
         return 2.0**-53 * self.factors.largest_terms(self.means) <= LARGEST_ROUNDING
+
+    @cached_property
+    def whitened(self) -> EStepInputs:
+        """The inputs for rows that are multiplied by the factor which all components share: all variances are one."""
+        return replace(
+            self,
+            means=self.factors.whiten(self.means),
+            variances=np.ones(self.means.shape),
+            factors=IsotropicFactors(np.ones(self.n_components)),
+            second_moments=SecondMoments.ALL_FEATURES,
+        )
 
     def put(self, array: FloatArray, dtype: np.dtype[Any] | None = None) -> FloatArray:
         """An array in the memory of the tiles, contiguous, by default with their dtype."""

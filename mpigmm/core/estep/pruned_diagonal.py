@@ -72,8 +72,7 @@ class PrunedDiagonalKernel(RegisteredKernel):
     def __init__(self, inputs: EStepInputs, next_kernel: NextKernel) -> None:
         self._ops, self._next_kernel = inputs.ops, next_kernel
         self._is_summed = inputs.second_moments is SecondMoments.ALL_FEATURES
-        plan = plan_bounds(inputs)
-        self.group = bounded_group(inputs, plan.leading, plan.most_share)
+        self.group = bounded_group(inputs)
 
     @classmethod
     def supports(cls, inputs: EStepInputs) -> BoolArray:
@@ -222,13 +221,15 @@ def sampled_rows(inputs: EStepInputs) -> FloatArray:
     return np.asarray(inputs.means[components] + noise * np.sqrt(inputs.variances[components]))
 
 
-def bounded_group(inputs: EStepInputs, leading: Indices, most_share: float) -> BoundedGroup:
-    """The components as a `BoundedGroup`.
+def bounded_group(inputs: EStepInputs) -> BoundedGroup:
+    """The components as a `BoundedGroup`, for rows that are not whitened.
 
     With u = 2^-24, a scaled difference z that is computed in float32 has an error of at most 8 u (|z| + |m|), where m
     is the scaled mean. With q = |z|^2 and c = 8 u |m| over all features, the squared distance is therefore at least
     (1 - s) q - 2 c^2 / s for any small share s.
     """
+    plan, means = plan_bounds(inputs), with_padding(inputs.means)
+    leading = plan.leading
     roots, shrink = roots_of(inputs), np.sqrt(0.5 * (1 - LOST_SHARE))
     with np.errstate(all="ignore"):
         unit = 1 / np.sqrt(row_variances(inputs)[leading])
@@ -242,14 +243,16 @@ def bounded_group(inputs: EStepInputs, leading: Indices, most_share: float) -> B
     scales[~finite] = offsets[~finite] = 0.0
     return BoundedGroup(
         nats=NATS,
-        most_share=most_share,
+        most_share=plan.most_share,
         leading=leading.astype(np.int64),
         units=unit,
         scales=scales,
         offsets=offsets,
         constants=np.where(finite, constants, np.inf).astype(SINGLE),
         is_tight=(finite & (raised <= TIGHT)).astype(np.int32),
-        means=with_padding(inputs.means),
+        whiten=np.empty((0, 0)),
+        means=means,
+        subtracted=means,
         roots=with_padding(roots),
         log_norm=np.ascontiguousarray(inputs.log_norm),
     )

@@ -182,8 +182,8 @@ class CompiledOps(HostOps):
         first[:], second[:] = moments[1], moments[2].reshape(second.shape)
 
     def bounded_sweep(self, tile: Tile, group: BoundedGroup) -> BoundedSums | None:
-        (rows, raw), moments = rows_structure(tile), empty_moments(tile, group)
-        own = bounded_structure(group, *moments)
+        (rows, raw), sums = rows_structure(tile), (*empty_moments(tile, group), np.zeros(group.whiten.shape))
+        own = bounded_structure(group, *sums)
         if tile.sample_weight is not None:
             weights = tile.sample_weight.astype(DOUBLE)
             rows.sample_weight = pointer(weights)
@@ -193,7 +193,7 @@ class CompiledOps(HostOps):
             ctypes.byref(log_likelihood),
         )  # fmt: skip
         del raw
-        return BoundedSums(log_likelihood.value, *moments) if found else None
+        return BoundedSums(log_likelihood.value, *sums) if found else None
 
     def bounded_posterior(self, tile: Tile, group: BoundedGroup, resp: FloatArray) -> FloatArray | None:
         (rows, raw), own = rows_structure(tile), bounded_structure(group)
@@ -333,12 +333,13 @@ def empty_moments(tile: Tile, group: BoundedGroup) -> tuple[FloatArray, FloatArr
     return moments[0], moments[1 : 1 + width].reshape(k, width), moments[1 + width :].reshape(k, width)
 
 
-def bounded_structure(group: BoundedGroup, *moments: FloatArray) -> BoundedStructure:
-    """The structure of a group, with arrays for its counts, first and second moments if these are wanted."""
-    arrays = (group.leading, group.units, group.scales, group.offsets, group.constants, group.is_tight, group.means,
-              group.roots, group.log_norm, *moments)  # fmt: skip
+def bounded_structure(group: BoundedGroup, *sums: FloatArray) -> BoundedStructure:
+    """The structure of a group, with arrays for its counts, moments and scatter if these are wanted."""
+    arrays = (group.leading, group.units, group.scales, group.offsets, group.constants, group.is_tight, group.whiten,
+              group.means, group.subtracted, group.roots, group.log_norm, *sums)  # fmt: skip
     sizes = *group.means.shape, len(group.leading)
-    return BoundedStructure(*sizes, group.nats, group.most_share, *map(pointer, arrays))
+    pointers = (pointer(array) if array.size else None for array in arrays)
+    return BoundedStructure(*sizes, group.nats, group.most_share, *pointers)
 
 
 def form_of(group: DifferenceGroup) -> tuple[int, FloatArray]:

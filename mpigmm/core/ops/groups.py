@@ -117,11 +117,13 @@ class DifferenceGroup:
 
 @dataclass(frozen=True, eq=False)
 class BoundedGroup:
-    """Components with a variance for each feature, whose log-densities are bounded from above by L leading features.
+    """Components with a variance for each feature or a shared covariance matrix, whose log-densities are bounded from
+    above by L leading features.
 
-    A bound is constant_k - sum_l (scale_kl x_l - offset_kl)^2 in float32, where x_l is the leading feature l of the row
-    minus the centre, times unit_l. A log-density is log_norm_k - 1/2 sum_d (root_kd (x_d - mean_kd))^2 in float64. W is
-    D rounded up to a multiple of `PADDED`; the numbers beyond D are zero.
+    Let y = U^T x be a row x minus the centre, whitened, if the components share a factor U, else y = x. A bound is
+    constant_k - sum_l (scale_kl y_l - offset_kl)^2 in float32, where y_l is the leading feature l times unit_l. A
+    log-density is log_norm_k - 1/2 sum_d (root_kd (y_d - subtracted_kd))^2 in float64. W is D rounded up to a multiple
+    of `PADDED`; the numbers beyond D are zero.
 
     Attributes
     ----------
@@ -136,8 +138,10 @@ class BoundedGroup:
     constants : ndarray of float32, shape (K,)
     is_tight : ndarray of int32, shape (K,)
         Whether rounding errors raise the bounds of a component by little.
-    means, roots : ndarrays of shape (K, W)
-        The means minus the centre of the tiles, and square roots of the precisions.
+    whiten : ndarray of shape (W, W), or (0, 0) if rows are not whitened
+        U, upper triangular.
+    means, subtracted, roots : ndarrays of shape (K, W)
+        The means minus the centre of the tiles, the same for the rows y, and square roots of the precisions of y.
     log_norm : ndarray of shape (K,)
     """
 
@@ -149,7 +153,9 @@ class BoundedGroup:
     offsets: FloatArray
     constants: FloatArray
     is_tight: Indices
+    whiten: FloatArray
     means: FloatArray
+    subtracted: FloatArray
     roots: FloatArray
     log_norm: FloatArray
 
@@ -163,12 +169,15 @@ class BoundedSums:
     log_likelihood : float
     counts, first, second : ndarrays of shape (K,), (K, W) and (K, W)
         Counts, and moments of each feature about the means.
+    scatter : ndarray of shape (W, W), or (0, 0) if rows are not whitened
+        In its lower triangle, sum_i weight_i x_i x_i^T over the rows x_i minus the centre.
     """
 
     log_likelihood: float
     counts: FloatArray
     first: FloatArray
     second: FloatArray
+    scatter: FloatArray
 
 
 @dataclass(frozen=True, eq=False)

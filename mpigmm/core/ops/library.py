@@ -21,7 +21,7 @@ COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
-INTERFACE = 8
+INTERFACE = 9
 """Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
@@ -248,12 +248,15 @@ class BoundedStructure(ctypes.Structure):
         ("offsets", Pointer),
         ("constants", Pointer),
         ("is_tight", Pointer),
+        ("whiten", Pointer),
         ("means", Pointer),
+        ("subtracted", Pointer),
         ("roots", Pointer),
         ("log_norm", Pointer),
         ("counts", Pointer),
         ("first", Pointer),
         ("second", Pointer),
+        ("scatter", Pointer),
     )
 
 

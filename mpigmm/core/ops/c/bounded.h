@@ -1,4 +1,5 @@
-/* Log-densities and moments of components with a variance for each feature, without negligible pairs of row and component.
+/* Log-densities and moments of components with a variance for each feature, or with a covariance matrix that all share,
+ * without negligible pairs of row and component. With a shared matrix, rows are whitened first: all variances are then one.
  *
  * A block of rows is processed at a time. Upper bounds of its log-densities, in float, use a few leading features. For each
  * row the component of the largest bound is computed completely, in double. From its log-density follows a threshold, and
@@ -7,6 +8,9 @@
  */
 
 enum { DOUBLES = VECTOR_BYTES / 8, SINGLES = VECTOR_BYTES / 4, BOUNDED_ROWS = 2 * SINGLES };
+
+/* Lines of a product of two matrices that are summed in registers at the same time; width is a multiple of it. */
+enum { PRODUCT_LINES = 8 };
 
 /* Vectors of features whose moments are summed in registers at the same time. */
 enum { MOST_CHUNKS = VECTOR_BYTES == 64 ? 8 : 4 };
@@ -24,16 +28,19 @@ struct bounded {
     const float *scales, *offsets; /* (K, L): a bound is constant - |scales * x - offsets|^2, with x in these units */
     const float *constants; /* (K,) */
     const int32_t *is_tight; /* (K,): whether the bounds are about as large as densities of the leading features */
-    const double *means, *roots; /* (K, width): the means minus the centre; square roots of precisions; zero beyond D */
+    const double *whiten; /* (width, width): upper triangular factor U of the precision matrix that all share; or null */
+    const double *means, *subtracted; /* (K, width): the means minus the centre, and U^T times them; zero beyond D */
+    const double *roots; /* (K, width): square roots of the precisions, of whitened rows if there is U; zero beyond D */
     const double *log_norm; /* (K,) */
-    double *counts, *first, *second; /* sums (K,), (K, width) and (K, width) */
+    double *counts, *first, *second; /* sums (K,), (K, width) and, of (whitened) features, (K, width) */
+    double *scatter; /* (width, width): the lower triangle of sum_i weight_i x_i x_i^T, of centred rows x_i, if there is U */
 };
 
 /* A block of up to `height` rows, in the work space. */
 struct block {
     ptrdiff_t height, most, n, whole; /* `most`: room for pairs; n: rows; whole: a multiple of BOUNDED_ROWS */
     ptrdiff_t stride; /* addresses a power of two apart compete for the same lines of the cache */
-    double *rows; /* (height, width): the rows minus the centre, zero beyond D */
+    double *centred, *rows; /* (height, width): the rows minus the centre, zero beyond D; whitened if there is U */
     double *thresholds, *tops, *sums; /* (height,): of log-densities; largest log-densities; sums over components */
     double *values; /* (most,): log-densities, then responsibilities, of the pairs */
     float *leading, *bounds, *highest; /* (L, stride), (K, stride) and (height,) */
@@ -49,7 +56,8 @@ static ptrdiff_t divide_work(const struct bounded *group, char *work, struct blo
     block->height = height;
     block->stride = height + 16;
     block->most = (ptrdiff_t)(group->most_share * (double)(k * height)) + 3 * height;
-    block->rows = (double *)work;
+    block->centred = (double *)work;
+    block->rows = block->centred + (group->whiten ? height * group->width : 0);
     block->thresholds = block->rows + height * group->width;
     block->tops = block->thresholds + height;
     block->sums = block->tops + height;
@@ -72,11 +80,47 @@ ptrdiff_t bounded_work_size(const struct bounded *group) {
     do { \
         for (ptrdiff_t i = 0; i < block->n; i++) { \
             const RAW *restrict from = (const RAW *)(raw + i * tile->row_bytes); \
-            double *restrict row = block->rows + i * width; \
+            double *restrict row = block->centred + i * width; \
             for (ptrdiff_t d = 0; d < n_features; d++) row[d] = (double)from[d] - centre[d]; \
             for (ptrdiff_t d = n_features; d < width; d++) row[d] = 0; \
         } \
     } while (0)
+
+/* Adds sum_i weight_i a_ri b_ic over i < n to lines r < PRODUCT_LINES and columns c < DOUBLES of out, whose lines are `width`
+ * apart; so are those of b. a_ri is a[r * line + i * step]; weights of null are one. */
+INLINE void add_products(
+    ptrdiff_t n, const double *a, ptrdiff_t line, ptrdiff_t step, const double *b, ptrdiff_t width, const double *weights,
+    double *out
+) {
+    vector_double sums[PRODUCT_LINES];
+    UNROLLED for (int r = 0; r < PRODUCT_LINES; r++) sums[r] = load_double(out + r * width);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        vector_double factor = load_double(b + i * width);
+        if (weights) factor *= weights[i];
+        UNROLLED for (int r = 0; r < PRODUCT_LINES; r++) sums[r] += a[r * line + i * step] * factor;
+    }
+    UNROLLED for (int r = 0; r < PRODUCT_LINES; r++) *(vector_double *)(out + r * width) = sums[r];
+}
+
+/* Multiplies the centred rows by U, of which only terms that are not zero are used. */
+static OUTLINED void whiten_block(const struct bounded *group, struct block *block) {
+    ptrdiff_t width = group->width;
+    memset(block->rows, 0, block->height * width * sizeof *block->rows);
+    for (ptrdiff_t i = 0; i < block->n; i += PRODUCT_LINES)
+        for (ptrdiff_t j = 0; j < width; j += DOUBLES)
+            add_products(
+                j + DOUBLES, block->centred + i * width, width, 1, group->whiten + j, width, NULL, block->rows + i * width + j
+            );
+}
+
+/* Adds the products of all pairs of features of the centred rows, times the sample weights unless these are null. */
+static OUTLINED void add_scatter(const struct bounded *group, const struct block *block, const double *weights) {
+    ptrdiff_t width = group->width;
+    const double *rows = block->centred;
+    for (ptrdiff_t d = 0; d < width; d += PRODUCT_LINES)
+        for (ptrdiff_t j = 0; j < d + PRODUCT_LINES; j += DOUBLES)
+            add_products(block->n, rows + d, 1, width, rows + j, width, weights, group->scatter + d * width + j);
+}
 
 /* Fills the block with the tile's rows from `start` on, and their leading features, which are zero beyond the last row. */
 static OUTLINED void fill_block(
@@ -88,6 +132,7 @@ static OUTLINED void fill_block(
     block->n = left < block->height ? left : block->height;
     block->whole = (block->n + BOUNDED_ROWS - 1) / BOUNDED_ROWS * BOUNDED_ROWS;
     WITH_RAW(tile->kind, SUBTRACT_CENTRE)
+    if (group->whiten) whiten_block(group, block);
     for (ptrdiff_t l = 0; l < group->n_leading; l++) {
         float *restrict line = block->leading + l * block->stride;
         const double *restrict from = block->rows + group->leading[l], unit = group->units[l];
@@ -144,7 +189,7 @@ static OUTLINED void bound_block(const struct bounded *group, struct block *bloc
 INLINE void complete_rows(
     const int height, const struct bounded *group, ptrdiff_t k, const double *const *rows, double *out
 ) {
-    const double *mean = group->means + k * group->width, *root = group->roots + k * group->width;
+    const double *mean = group->subtracted + k * group->width, *root = group->roots + k * group->width;
     vector_double squares[DOUBLES];
     UNROLLED for (int r = 0; r < DOUBLES; r++) squares[r] = (vector_double){0};
     for (ptrdiff_t d = 0; d < group->width; d += DOUBLES) {
@@ -258,7 +303,7 @@ static OUTLINED void complete_pairs(const struct bounded *group, struct block *b
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
         ptrdiff_t at = start, end = block->ends[k + 1];
         if (at < end) {
-            prefetch_line(group, group->means, k);
+            prefetch_line(group, group->subtracted, k);
             prefetch_line(group, group->roots, k);
         }
         while (end - at > DOUBLES / 2) COMPLETE_PAIRS(DOUBLES);
@@ -329,7 +374,7 @@ static OUTLINED double normalise_pairs(
             m[c] = load_double(mean + d + c * DOUBLES); \
         } \
         for (ptrdiff_t p = start; p < end; p++) { \
-            const double *row = block->rows + block->chosen[p] * group->width + d; \
+            const double *row = block->centred + block->chosen[p] * group->width + d; \
             double resp = block->values[p]; \
             count += resp; \
             UNROLLED for (int c = 0; c < CHUNKS; c++) { \
@@ -382,6 +427,7 @@ int bounded_sweep(const struct rows *tile, const struct bounded *group, double l
         if (!complete_block(tile, group, start, &block)) return 0;
         *log_likelihood += normalise_pairs(group, &block, sample_weight ? sample_weight + start : NULL, least);
         add_pair_moments(group, &block);
+        if (group->scatter) add_scatter(group, &block, sample_weight ? sample_weight + start : NULL);
     }
     return 1;
 }

@@ -13,7 +13,7 @@
  *     estep.h        log-sum-exp, and the whole E-step of a tile
  *     whitened.h     log-densities by whitened coordinates
  *     pruned.h       log-densities and moments that leave out negligible pairs of row and component
- *     bounded.h      the same for components with a variance for each feature, once for both precisions
+ *     bounded.h      the same for components with a variance for each feature or a shared factor, once for both precisions
  */
 #if defined(__x86_64__) && !defined(__clang__) /* whatever the environment's flags allow */
 #if VECTOR_BYTES == 16
@@ -221,7 +221,7 @@ struct products {
 #include "bounded.h"
 
 /* The version of the functions' arguments: INTERFACE in library.py. */
-int interface(void) { return 8; }
+int interface(void) { return 9; }
 
 /* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, and the
  * numbers in one line, in single precision. */
