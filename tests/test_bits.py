@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 from support import TYPES, assert_same_bits, blobs, fit_all, read_lines, read_model, write_config, write_rows
 
+from mpigmm.core.estep.pruned_diagonal import PrunedDiagonalKernel
+from mpigmm.core.estep.step import EStep
+from mpigmm.core.ops import best_ops, ops_by_name
+from mpigmm.runs.model_file import load_model
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,10 +80,16 @@ def test_sixty_four_ranks(place: Path, reference: dict[str, Path]) -> None:
     assert_like_reference(reference, run(place, 64, {"resident": []}, 280))
 
 
+PRUNED = ["full", "tied", "diag", "spherical"]
+"""Covariance types of the fits of components far apart: six of `full`, and more of the others, see `far`."""
+
+
 @pytest.fixture(scope="module")
-def far(place: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """A config of components far apart, and the model that a process alone fits."""
+def far(place: Path) -> dict[str, list[str]]:
+    """For each covariance type a config of components far apart, with overrides, whose fit by a process alone is in the
+    directory far-TYPE."""
     write_rows(place / "far.h5", blobs(12_000, 64, 6))
+    write_rows(place / "many.h5", blobs(5_000, 16, 24, separation=9.0))
     config = write_config(
         place / "far.yaml",
         data={"path": str(place / "far.h5")},
@@ -86,16 +97,28 @@ def far(place: Path) -> tuple[str, dict[str, np.ndarray]]:
         em={"max_iter": 4, "tol": 0},
         compute={"tile_rows": 1500},
     )
-    fit_all(0, [[str(config), f"output.dir={place / 'far'}"]])
-    return str(config), read_model(place / "far" / "model.h5")
+    many = [f"data.path={place / 'many.h5'}", "model.n_components=24", "init.screening=false"]
+    fits = {kind: [str(config), f"model.covariance_type={kind}", *(many if kind != "full" else [])] for kind in PRUNED}
+    fit_all(0, [[*fit, f"output.dir={place / f'far-{kind}'}"] for kind, fit in fits.items()])
+    return fits
+
+
+@pytest.mark.parametrize("kind", PRUNED[1:])
+def test_most_pairs_of_many_components_are_left_out(place: Path, far: dict[str, list[str]], kind: str) -> None:
+    mixture = load_model(place / f"far-{kind}" / "model.h5").mixture
+    step = EStep(mixture.e_step_inputs(np.zeros(16), np.full(16, 100.0), ops=ops_by_name(best_ops())))
+    assert isinstance(step._kernel, PrunedDiagonalKernel)
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])
-def test_components_far_apart(place: Path, far: tuple[str, dict[str, np.ndarray]], n_ranks: int) -> None:
-    """Where most pairs of row and component are left out."""
-    config, expected = far
-    ways = {"threads": "compute.threads=2", "streamed": "compute.memory=1kB"}
-    outs = [place / f"far-{n_ranks}-{name}" for name in ways]
-    fit_all(n_ranks, [[config, f"output.dir={out}", way] for out, way in zip(outs, ways.values(), strict=True)])
-    for out in outs:
-        assert_same_bits(read_model(out / "model.h5"), expected)
+def test_components_far_apart(place: Path, far: dict[str, list[str]], n_ranks: int) -> None:
+    """Where most pairs of row and component are left out; with two ranks, the fits of many components are resumed."""
+    threads, streamed = "compute.threads=2", "compute.memory=1kB"
+    ways = [("full", [threads]), ("full", [streamed]), *((kind, [threads, streamed]) for kind in PRUNED[1:])]
+    fits, outs = [], [place / f"far-{n_ranks}-{number}" for number in range(len(ways))]
+    for (kind, way), out in zip(ways, outs, strict=True):
+        fit = [*far[kind], f"output.dir={out}", *way]
+        fits += [[*fit, "em.max_iter=2"], fit] if n_ranks == 2 and kind != "full" else [fit]
+    fit_all(n_ranks, fits)
+    for (kind, _), out in zip(ways, outs, strict=True):
+        assert_same_bits(read_model(out / "model.h5"), read_model(place / f"far-{kind}" / "model.h5"))
