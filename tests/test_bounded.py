@@ -97,9 +97,11 @@ def test_statistics_are_those_of_all_pairs(name: str, covariance_type: str, shap
 
 
 @pytest.mark.parametrize("raw", ["f4", "i2", "u1"])
+@pytest.mark.parametrize("covariance_type", ["diag", "tied"])
 @pytest.mark.parametrize("name", BUILT)
-def test_rows_of_any_type_and_masked_rows(name: str, raw: str) -> None:
-    rows, mixture = apart("diag", 300, 21, 30)
+def test_rows_of_any_type_and_masked_rows(name: str, covariance_type: str, raw: str) -> None:
+    rows, mixture = apart(covariance_type, 300, 21, 30, spread=5.0)
+    assert is_bounded(CompiledOps(name), mixture, rows)
     rows = np.rint(rows).clip(0, 255).astype(raw)
     assert_same(statistics_of(CompiledOps(name), mixture, rows), statistics_of(NUMPY, mixture, rows), mixture, 1e-11)
     if raw == "f4":
@@ -144,6 +146,27 @@ def test_a_tile_in_which_too_many_pairs_matter_is_computed_whole(name: str) -> N
     for own in (mixture, wide):
         assert not is_bounded(ops, own, rows) or own is mixture
         assert_same(statistics_of(ops, own, rows), statistics_of(NUMPY, own, rows), own, 1e-10)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_tied_components_of_which_one_is_far_from_the_centre_are_not_whitened_about_it(name: str) -> None:
+    rows, mixture = apart("tied", 300, 12, 20, spread=5.0)
+    assert is_bounded(CompiledOps(name), mixture, rows)
+    mixture.means[3] += 1e7
+    rows[7] = mixture.means[3] + 1
+    step, _ = step_and_tile(CompiledOps(name), mixture, rows)
+    assert not isinstance(step._kernel, PrunedDiagonalKernel)
+    assert_same(statistics_of(CompiledOps(name), mixture, rows), statistics_of(NUMPY, mixture, rows), mixture, 1e-9)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_tied_rows_between_components_are_computed_whole(name: str) -> None:
+    rows, mixture = apart("tied", 300, 20, 30, spread=3.0)
+    rows[100:] = mixture.means.mean(axis=0)
+    ops = CompiledOps(name)
+    step, _ = step_and_tile(ops, mixture, rows)
+    assert isinstance(step._kernel, PrunedDiagonalKernel) and not is_bounded(ops, mixture, rows)
+    assert_same(statistics_of(ops, mixture, rows), statistics_of(NUMPY, mixture, rows), mixture, 1e-10)
 
 
 @pytest.mark.parametrize("covariance_type", ["diag", "tied"])
