@@ -149,4 +149,4 @@ docs-serve: $(STAMP)  ## show the docs at http://127.0.0.1:8000, anew after each
 	mkdocs serve
 
 clean:  ## remove .venv and what runs left
-	rm -rf .venv .venv-* runs site build *.egg-info mpigmm/core/ops/*.so mpigmm/data/*.so mpigmm/data/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* runs site build *.egg-info mpigmm/core/ops/*.so mpigmm/data/*.so .pytest_cache .mypy_cache .ruff_cache
