@@ -59,7 +59,7 @@ class Block:
         self._resident = resident
         self._rows: Rows | None = None
         if not resident:
-            source.keep(self.start, min(self.stop, self.start + memory // source.header.row_bytes))
+            source.leave_mapped(self.start, min(self.stop, self.start + memory // source.header.row_bytes))
 
     @property
     def n_rows(self) -> int:

@@ -338,7 +338,7 @@ class FileSource(Source):
             file_map = reader.file_map(VALUES) if columns is None else None
         return reader, file_map if file_map is not None and stop <= len(file_map.rows) else None
 
-    def keep(self, start: int, stop: int) -> None:
+    def leave_mapped(self, start: int, stop: int) -> None:
         self._kept = range(start, stop)
 
     def lend(self, start: int, stop: int, into: Rows, *, ahead: bool = True) -> Loan:

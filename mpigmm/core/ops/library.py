@@ -21,7 +21,7 @@ COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
-INTERFACE = 8
+INTERFACE = 9
 """Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
@@ -118,6 +118,9 @@ FUNCTIONS = {
             "chosen": Pointer,
         },
         Double,
+    ),
+    "product_log_prob": Function(
+        {"tile": Pointer, "products": Pointer, "step": Size, "work": Pointer, "out": Pointer},
     ),
     "sums_size": Function({"height": Size, "width": Size}, Size),
     "difference_log_prob": Function(
