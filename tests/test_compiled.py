@@ -25,6 +25,7 @@ from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import FixedPoint
 from mpigmm.core.ops.compiled import CompiledOps
+from mpigmm.core.ops.groups import ProductGroup, Products
 from mpigmm.core.ops.library import COMPILED, best_compiled, load_library
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import SufficientStatistics
@@ -177,6 +178,45 @@ def test_one_sweep(
         found.append(statistics.flat)
     scale = np.abs(found[0]).max()
     np.testing.assert_allclose(*found, rtol=0, atol=scale * (1e-12 if dtype == DOUBLE else 1e-5))
+
+
+@PRECISIONS
+@pytest.mark.parametrize("raw", ["f8", "i2"])
+@pytest.mark.parametrize(
+    ("n_rows", "n_components", "n_features"), [(1, 1, 1), (33, 2, 7), (700, 13, 5), (300, 10, 100), (65, 40, 33)]
+)
+@pytest.mark.parametrize(
+    ("kind", "is_whitened"), [*((kind, False) for kind in Products), (Products.SQUARED_NORM, True)]
+)
+def test_log_densities_by_products(
+    compiled: CompiledOps,
+    kind: Products,
+    is_whitened: bool,
+    n_rows: int,
+    n_components: int,
+    n_features: int,
+    raw: str,
+    dtype: np.dtype,
+) -> None:
+    random, d = np.random.default_rng(0), n_features
+    rows, centre = (10 * random.random((n_rows, d))).astype(raw), 10 * random.random(d)
+    whiten = np.tril(random.standard_normal((d, d))) if is_whitened else np.empty((0, 0))
+    n_products = {Products.PAIRS: d * (d + 1) // 2, Products.SQUARES: d, Products.SQUARED_NORM: 1}[kind]
+    coefficients = random.standard_normal((n_components, 1 + d + n_products))
+    tile, found = Tile(d, n_rows, compiled), np.full((n_components, n_rows), np.nan, dtype)
+    tile.fill(Rows.of(rows), centre, mask=False, dtype=dtype)
+    compiled.product_log_prob(tile, ProductGroup(kind, whiten.astype(dtype), coefficients.astype(dtype)), found)
+    centred = (rows - centre).T
+    used = whiten @ centred if is_whitened else centred
+    lower = np.tril_indices(d)
+    products = {
+        Products.PAIRS: used[lower[0]] * used[lower[1]],
+        Products.SQUARES: used**2,
+        Products.SQUARED_NORM: (used**2).sum(axis=0, keepdims=True),
+    }[kind]
+    phi = np.vstack([np.ones(n_rows), centred, products])
+    scale = np.abs(coefficients) @ np.abs(phi)
+    assert (np.abs(found - coefficients @ phi) < 20 * d * np.finfo(dtype).eps * scale).all()
 
 
 @PRECISIONS

@@ -171,3 +171,22 @@ def test_another_programs_bus_error_is_not_ours(tmp_path: Path, how: str) -> Non
     if how == "kill":
         ignored = subprocess.run([*command[:-2], "SIG_IGN", how], capture_output=True, text=True, timeout=60)
         assert ignored.returncode == 0 and ignored.stdout == "alive\n", ignored.stderr
+
+
+def resident_bytes(path: Path) -> int:
+    """Bytes of a file that are in this process's memory."""
+    maps = Path("/proc/self/smaps").read_text().split("VmFlags")
+    lines = (line for part in maps if str(path) in part for line in part.splitlines() if line.startswith("Rss:"))
+    return 1024 * sum(int(line.split()[1]) for line in lines)
+
+
+def test_the_first_rows_stay_in_memory_and_the_others_do_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.npy", np.zeros((100_000, 100)))
+    tiles, memory = range(-(-100_000 // TILE)), 30 << 20
+    for kept, most in ((0, 24 << 20), (memory, memory + (24 << 20))):
+        block = Block(opened(path), tiles[5:], TILE, False, kept)
+        for _ in range(2):
+            for rows in block.read(tiles[5:]):
+                assert not rows.values.any()
+        assert kept - (4 << 20) <= resident_bytes(path) <= most
+        del block, rows

@@ -37,6 +37,9 @@ class Block:
         Rows of a tile; the last tile of the grid may have fewer.
     resident : bool
         Whether `load` reads the rows into memory; if not, every pass reads them again.
+    memory : int
+        Bytes of rows that may stay in memory if the block is not resident: of the first ones, where they are used in
+        place.
 
     Attributes
     ----------
@@ -46,7 +49,7 @@ class Block:
         Seconds for which threads have waited for rows so far, divided by the number of threads.
     """
 
-    def __init__(self, source: Source, tiles: range, tile_rows: int, resident: bool) -> None:
+    def __init__(self, source: Source, tiles: range, tile_rows: int, resident: bool, memory: int = 0) -> None:
         self.source = source
         self.tiles = tiles
         self.tile_rows = tile_rows
@@ -55,6 +58,8 @@ class Block:
         self.seconds_read = 0.0
         self._resident = resident
         self._rows: Rows | None = None
+        if not resident:
+            source.leave_mapped(self.start, min(self.stop, self.start + memory // source.header.row_bytes))
 
     @property
     def n_rows(self) -> int:

@@ -30,6 +30,7 @@ FUNCTIONS = {
     "map_file": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
     "address_of": ((ctypes.c_int,), ctypes.c_void_p),
     "is_cached": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), ctypes.c_int),
+    "keep_rows": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64), None),
     "begin_rows": ((ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int), ctypes.c_int),
     "end_rows": ((ctypes.c_int, ctypes.c_int64), ctypes.c_int),
     "unmap_file": ((ctypes.c_int,), None),
@@ -90,7 +91,7 @@ class FileMap:
     ) -> None:
         self.rows: NDArray[Any] = np.asarray(Mapping(library, number, shape, dtype))
         self.path, self._library, self._number = path, library, number
-        self._row_bytes = self.rows.strides[0]
+        self._row_bytes, self._kept = self.rows.strides[0], (0, 0)
 
     def is_cached(self, start: int, stop: int) -> bool:
         """Whether rows start to stop - 1 seem to be in the operating system's cache."""
@@ -106,9 +107,16 @@ class FileMap:
         self._check(self._library.begin_rows(self._number, start * size, (stop - start) * size, ahead))
         return self.rows[start:stop]
 
-    def end(self, start: int, stop: int) -> None:
+    def keep(self, start: int, stop: int) -> None:
+        """Leave rows start to stop - 1, and no others, in this process's memory after their use."""
+        if (start, stop) != self._kept:
+            self._kept, size = (start, stop), self._row_bytes
+            self._library.keep_rows(self._number, start * size, (stop - start) * size)
+
+    def end(self, start: int, stop: int, *, is_kept: bool) -> None:
         """End the use of rows. Raises the same errors where some may have been zeros in place of the file's rows."""
-        self._check(self._library.end_rows(self._number, (stop - start) * self._row_bytes))
+        n_bytes = 0 if is_kept else (stop - start) * self._row_bytes
+        self._check(self._library.end_rows(self._number, n_bytes))
 
     def _check(self, state: int) -> None:
         if state == CUT_OFF:

@@ -306,6 +306,7 @@ class FileSource(Source):
         self.header = header
         self._open = lru_cache(MOST_OPEN)(partial(open_file, header, SharedCache()))
         self._opening = Lock()
+        self._kept = range(0)
 
     def read(self, start: int, stop: int, into: Rows | None = None, fields: Fields | None = None) -> Rows:
         """As `Source.read`; `into` saves the time to allocate memory, which is as long as that to read."""
@@ -337,13 +338,20 @@ class FileSource(Source):
             file_map = reader.file_map(VALUES) if columns is None else None
         return reader, file_map if file_map is not None and stop <= len(file_map.rows) else None
 
+    def leave_mapped(self, start: int, stop: int) -> None:
+        self._kept = range(start, stop)
+
     def lend(self, start: int, stop: int, into: Rows, *, ahead: bool = True) -> Loan:
         (index, local), n_rows = locate(self.header.start + start, self.header.lengths), stop - start
-        last = local + n_rows
+        last, kept = local + n_rows, self._kept
+        is_kept = kept.start <= start and stop <= kept.stop
         try:
             reader, file_map = self._mapped(index, last)
             if file_map is None:
                 return super().lend(start, stop, into)
+            if is_kept:
+                shift = local - start
+                file_map.keep(max(0, kept.start + shift), min(kept.stop + shift, len(file_map.rows)))
             values = file_map.begin(local, last, ahead=ahead).reshape(n_rows, into.values.shape[1])
             arrays = {VALUES: values}
             for name in into.arrays.keys() - arrays:
@@ -353,12 +361,12 @@ class FileSource(Source):
             raise
         except READ_ERRORS as error:
             raise self._unreadable(index, local, last, error) from None
-        return Loan(Rows(start, arrays), lambda: self._end(file_map, index, local, last))
+        return Loan(Rows(start, arrays), lambda: self._end(file_map, index, local, last, is_kept))
 
-    def _end(self, file_map: FileMap, index: int, start: int, stop: int) -> None:
+    def _end(self, file_map: FileMap, index: int, start: int, stop: int, is_kept: bool) -> None:
         """End the use of rows of one file."""
         try:
-            file_map.end(start, stop)
+            file_map.end(start, stop, is_kept=is_kept)
         except OSError as error:
             raise self._unreadable(index, start, stop, error) from None
 

@@ -213,6 +213,9 @@ class Source(ABC):
         """Whether `lend` hardly takes time for these rows: they are used in place, in the operating system's cache."""
         return False
 
+    def leave_mapped(self, start: int, stop: int) -> None:  # noqa: B027
+        """Rows start to stop - 1, and no others, may stay in memory after their use where `lend` does not copy them."""
+
     def lend(self, start: int, stop: int, into: Rows, *, ahead: bool = True) -> Loan:
         """The same rows, with the arrays of `into`: in place where that is possible, else `read` writes them there.
 

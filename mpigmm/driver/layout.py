@@ -33,8 +33,10 @@ class Layout:
         Numbers of this rank's tiles on the global grid.
     n_threads : int
         Threads of this rank, at most one a tile.
+    memory : int
+        Bytes of rows that this rank may keep in the memory of the host.
     fits_host : bool
-        Whether this rank's rows fit into the memory that it may take on the host.
+        Whether this rank's rows fit into this memory.
     fits_gpu : bool
         Whether its rows fit into the memory that it may take on its GPU; False without one.
     gpu_bytes : int
@@ -49,6 +51,7 @@ class Layout:
     n_tiles: int
     tiles: range
     n_threads: int
+    memory: int
     fits_host: bool
     fits_gpu: bool
     gpu_bytes: int
@@ -88,13 +91,15 @@ def lay_out(
     n_rows = len(rows_of_tiles(tiles, tile_rows, header.n_rows))
     sums_on_gpu = devices.device == "gpu" and all_gpu_aware(comm, compute)
     with comm.together():
+        memory = memory_budget(compute.memory, share.n_ranks)
         gpu_bytes = gpu_budget(devices, comm.rank, compute)
         return Layout(
             tile_rows=tile_rows,
             n_tiles=count_tiles(header.n_rows, tile_rows),
             tiles=tiles,
             n_threads=max(1, min(n_threads, len(tiles))),
-            fits_host=held is not None or n_rows * header.row_bytes <= memory_budget(compute.memory, share.n_ranks),
+            memory=memory,
+            fits_host=held is not None or n_rows * header.row_bytes <= memory,
             fits_gpu=devices.ops is not None and fits_gpu(devices, header, n_rows, gpu_bytes),
             gpu_bytes=gpu_bytes,
             sums_on_gpu=sums_on_gpu,

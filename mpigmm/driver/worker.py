@@ -200,6 +200,7 @@ def open_context(
         complete_tiles(comm, source, layout.tile_rows)
     with comm.together():
         stage = Stage(devices.ops.arrays, layout.gpu_bytes) if devices.ops is not None else None
-        block = Block(source, layout.tiles, layout.tile_rows, layout.resident)
+        memory = 0 if layout.fits_gpu else layout.memory
+        block = Block(source, layout.tiles, layout.tile_rows, layout.resident, memory)
         block.load(stop.check)
         return RankContext(comm, layout, block, stop, load_ops(ops), devices, stage)

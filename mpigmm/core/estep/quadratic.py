@@ -54,6 +54,7 @@ class QuadraticKernel(RegisteredKernel, Generic[F]):
         self.means = inputs.put(inputs.means, DOUBLE)
         self._ops = inputs.ops
         self._n_products = products.shape[1]
+        self._at_once = inputs.ops.fuses and inputs.is_posterior
         constants = inputs.log_norm - 0.5 * (inputs.means * linear).sum(axis=1)
         coefficients = inputs.put(np.concatenate([constants[:, None], linear, -0.5 * products], axis=1))
         self.group = ProductGroup(self.kind, self.whitening(inputs, factors), coefficients, self.moments(inputs))
@@ -108,6 +109,9 @@ class QuadraticKernel(RegisteredKernel, Generic[F]):
         return np.empty((0, 0))
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
+        if self._at_once:
+            self._ops.product_log_prob(tile, self.group, out)
+            return
         self._ops.xp.matmul(self.group.coefficients, tile.extended(self._n_products, self.products), out=out)
 
     def accumulate(self, tile: Tile, resp: FloatArray, first: FloatArray, second: FloatArray) -> None:

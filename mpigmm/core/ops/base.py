@@ -85,7 +85,7 @@ class Ops(ABC):
     prunes : bool
         Whether `pruned_distances` and `pruned_moments` are implemented.
     fuses : bool
-        Whether `sweep` is implemented.
+        Whether `sweep` and `product_log_prob` are implemented.
     bounds : bool
         Whether `bounded_sweep` and `bounded_posterior` are implemented.
     """
@@ -180,6 +180,10 @@ class Ops(ABC):
         The mixture consists of the components of both groups. None stands for a group without components.
         """
         raise UnsupportedOperationError(f"{self.name} has no fused E-step")
+
+    def product_log_prob(self, tile: Tile, group: ProductGroup, out: FloatArray) -> None:
+        """Weighted log-densities of a group's components into out (K, n), in one pass; see `fuses`."""
+        raise UnsupportedOperationError(f"{self.name} has no fused log-densities")
 
     def bounded_sweep(self, tile: Tile, group: BoundedGroup) -> BoundedSums | None:
         """The whole E-step of a tile; see `bounds`.

@@ -157,6 +157,16 @@ class CompiledOps(HostOps):
         del raw
         return Sums(log_likelihood, sums, scatter, few_moments if few.n_components else None, *moments)
 
+    def product_log_prob(self, tile: Tile, group: ProductGroup, out: FloatArray) -> None:
+        (rows, raw), (own, _, _) = rows_structure(tile), products_structure(group)
+        d, (k, n_lines) = tile.n_features, group.coefficients.shape
+        step = rows_at_once(max(n_lines, 1 + d), k, tile.dtype.itemsize, FEWEST_ROWS)
+        work = tile.array("work", n_lines + k + d, step + self._widest)
+        self._functions["product_log_prob", tile.dtype](
+            ctypes.byref(rows), ctypes.byref(own), step, pointer(work), pointer(out)
+        )
+        del raw
+
     def difference_log_prob(self, tile: Tile, group: DifferenceGroup, out: FloatArray) -> None:
         (rows, raw), (own, _) = rows_structure(tile), differences_structure(group)
         step = rows_at_once(2 * tile.n_features, len(out), DOUBLE.itemsize, FEWEST_ROWS)

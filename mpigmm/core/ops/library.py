@@ -119,6 +119,9 @@ FUNCTIONS = {
         },
         Double,
     ),
+    "product_log_prob": Function(
+        {"tile": Pointer, "products": Pointer, "step": Size, "work": Pointer, "out": Pointer},
+    ),
     "sums_size": Function({"height": Size, "width": Size}, Size),
     "difference_log_prob": Function(
         {"tile": Pointer, "group": Pointer, "step": Size, "wide": Pointer, "out": Pointer},

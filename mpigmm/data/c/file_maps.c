@@ -29,6 +29,9 @@ enum { MOST_MAPS = 1024 };
  * they would take longer. They remain in the cache of the operating system. */
 enum { MOST_USED = 1 << 24 };
 
+/* Pages up to this size are mapped as a whole where rows that stay in the process begin and end. */
+enum { LARGE_PAGE = 1 << 21 };
+
 /* `is_cached` looks at a page in so many bytes. */
 enum { LOOKED_AT = 1 << 19 };
 
@@ -37,6 +40,7 @@ enum { CUT_OFF = 1, UNREADABLE = 2 };
 
 struct file_map {
     _Atomic(char *) begin, end; /* of the pages; end is null while the entry is unused */
+    char *kept_begin, *kept_end; /* of the bytes that stay in the process after their use; null if there are none */
     char *first; /* where the bytes begin that were asked for */
     off_t start; /* of the pages in the file */
     off_t size; /* of the file when it was mapped */
@@ -51,6 +55,8 @@ static _Atomic int64_t used = 0; /* bytes of all maps that have been used since 
 static uintptr_t page = 0; /* bytes of a page; 0 until the handler is installed */
 
 static char *page_of(char *address) { return (char *)((uintptr_t)address & ~(page - 1)); }
+
+static char *large_page_of(char *address) { return (char *)((uintptr_t)address & ~(uintptr_t)(LARGE_PAGE - 1)); }
 
 /* The map that contains an address, or null. An entry may change meanwhile unless the address lies in its map. */
 static struct file_map *map_of(char *address) {
@@ -103,22 +109,31 @@ static int is_local(int descriptor) {
     return 0;
 }
 
-/* Maps the pages of a file, at an address or, if that is null, anywhere. */
-static char *map_pages(const struct file_map *map, char *address, size_t length) {
-    char *begin = mmap(address, length, PROT_READ, MAP_SHARED | (address ? MAP_FIXED : 0), map->descriptor, map->start);
+/* Maps pages of a file from `start` on, at an address or, if that is null, anywhere. */
+static char *map_pages(int descriptor, off_t start, char *address, size_t length) {
+    char *begin = mmap(address, length, PROT_READ, MAP_SHARED | (address ? MAP_FIXED : 0), descriptor, start);
     if (begin != MAP_FAILED) madvise(begin, length, MADV_SEQUENTIAL); /* the cache is to drop first what was used once */
     return begin;
 }
 
-/* Takes the pages of all maps out of the process, and the tables of their addresses, by mapping the files anew. A thread
- * that uses rows meanwhile gets their pages back. */
+/* Maps the pages of a map from `from` to `to` anew. */
+static void renew(const struct file_map *map, char *from, char *to) {
+    if (from < to) map_pages(map->descriptor, map->start + (from - atomic_load(&map->begin)), from, to - from);
+}
+
+/* Takes the pages of all maps out of the process, but for those that are kept, and the tables of their addresses, by mapping
+ * the files anew. A thread that uses rows meanwhile gets their pages back. */
 static void release(void) {
     if (pthread_mutex_trylock(&changing)) return;
     for (ptrdiff_t i = 0; i < MOST_MAPS; i++) {
         struct file_map *map = maps + i;
         if (!atomic_exchange(&map->is_used, 0)) continue;
         char *begin = atomic_load(&map->begin), *end = atomic_load(&map->end);
-        if (end) map_pages(map, begin, end - begin);
+        if (!end) continue;
+        char *kept_begin = large_page_of(map->kept_begin), *kept_end = large_page_of(map->kept_end);
+        if (kept_begin < begin) kept_begin = begin;
+        renew(map, begin, kept_begin < kept_end ? kept_begin : end);
+        if (kept_begin < kept_end) renew(map, kept_end, end);
     }
     pthread_mutex_unlock(&changing);
 }
@@ -136,7 +151,7 @@ static int map_bytes(int descriptor, int64_t offset, int64_t n_bytes) {
     map->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
     if (map->descriptor < 0) return -1;
     map->start = start;
-    char *begin = map_pages(map, NULL, length);
+    char *begin = map_pages(map->descriptor, start, NULL, length);
     if (begin == MAP_FAILED) {
         close(map->descriptor);
         return -1;
@@ -145,6 +160,7 @@ static int map_bytes(int descriptor, int64_t offset, int64_t n_bytes) {
     map->size = status.st_size;
     atomic_store(&map->is_broken, 0);
     atomic_store(&map->is_used, 0);
+    map->kept_begin = map->kept_end = NULL;
     atomic_store(&map->begin, begin);
     atomic_store(&map->end, begin + length);
     return number;
@@ -180,6 +196,15 @@ int is_cached(int number, int64_t offset, int64_t n_bytes) {
     return 1;
 }
 
+/* Lets n_bytes bytes from an offset in a map on, and no others, stay in the process after their use. */
+void keep_rows(int number, int64_t offset, int64_t n_bytes) {
+    struct file_map *map = maps + number;
+    pthread_mutex_lock(&changing);
+    map->kept_begin = map->first + offset;
+    map->kept_end = map->kept_begin + n_bytes;
+    pthread_mutex_unlock(&changing);
+}
+
 /* Begins the use of n_bytes bytes from an offset in a map on. If `ahead`, waits until they are in memory; otherwise they are
  * read when they are used. Returns 0, CUT_OFF or UNREADABLE. */
 int begin_rows(int number, int64_t offset, int64_t n_bytes, int ahead) {
@@ -192,7 +217,8 @@ int begin_rows(int number, int64_t offset, int64_t n_bytes, int ahead) {
     return state ? state : UNREADABLE;
 }
 
-/* Ends the use of n_bytes bytes. Returns CUT_OFF or UNREADABLE where some of them may have been zeros, else 0. */
+/* Ends the use of rows, with n_bytes bytes that are not kept. Returns CUT_OFF or UNREADABLE where some of the rows may have
+ * been zeros, else 0. */
 int end_rows(int number, int64_t n_bytes) {
     int state = state_of(maps + number);
     if (atomic_fetch_add(&used, n_bytes) + n_bytes >= MOST_USED) {

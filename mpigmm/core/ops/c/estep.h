@@ -170,6 +170,27 @@ double NAME(sweep)(
     return total;
 }
 
+/* Weighted log-densities (K, n) of a tile's rows for the components of `products`, `step` rows at a time, a multiple of WIDTH.
+ * work: (step + WIDTH) (L + K + D) numbers. */
+void NAME(product_log_prob)(const struct rows *tile, const struct products *products, ptrdiff_t step, REAL *work, REAL *out) {
+    ptrdiff_t d = tile->n_features, n_components = products->n_components, n_lines = products->n_lines;
+    const REAL *whiten = products->whiten;
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH;
+        REAL *phi = work, *rows = phi + stride, *log_prob = phi + n_lines * stride, *whitened = log_prob + n_components * stride;
+        const char *raw = tile->raw + start * tile->row_bytes, *ahead = raw + n * tile->row_bytes;
+        for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
+        NAME(center_transpose)(raw, tile->kind, n, d, d, tile->centre, rows, stride);
+        if (whiten) NAME(multiply)(whiten, rows, whitened, d, d, whole, stride, 1, NULL, 0);
+        NAME(append)(products->kind, rows, whiten ? whitened : rows, rows + d * stride, d, whole, stride);
+        NAME(multiply)(
+            products->coefficients, phi, log_prob, n_components, n_lines, whole, stride, 0, ahead, tile->row_bytes);
+        for (ptrdiff_t k = 0; k < n_components; k++)
+            memcpy(out + k * tile->n_rows + start, log_prob + k * stride, n * sizeof *out);
+    }
+}
+
 /* Weighted log-densities (K, n) of a tile's rows for the group's components, `step` rows at a time. */
 void NAME(difference_log_prob)(
     const struct rows *tile, const struct differences *group, ptrdiff_t step, double *wide, REAL *out
