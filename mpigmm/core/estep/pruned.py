@@ -11,6 +11,7 @@ from mpigmm.core.arrays import BoolArray, Indices
 from mpigmm.core.estep import costs
 from mpigmm.core.estep.base import Kernel, NextKernel, RegisteredKernel
 from mpigmm.core.estep.differences import least_responsibilities
+from mpigmm.core.estep.examples import example_rows
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.estep.whitened import WhitenedKernel, whitening
 from mpigmm.core.exact import FloatArray
@@ -22,9 +23,8 @@ from mpigmm.core.tile import Tile
 LEADING = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Numbers of leading features that are considered for bounds of the distances."""
 
-N_EXAMPLES, EXAMPLE_BYTES = 32, 1 << 20
-"""Number of rows from which the share of negligible pairs is estimated, and bytes of their whitened coordinates that
-are computed at a time."""
+EXAMPLE_BYTES = 1 << 20
+"""Bytes of the whitened coordinates of drawn rows that are computed at a time."""
 
 
 class PrunedKernel(RegisteredKernel):
@@ -154,11 +154,9 @@ def expected_shares(inputs: EStepInputs, upper: FloatArray, leading: Indices) ->
 
 
 def bounds_of_examples(inputs: EStepInputs, upper: FloatArray, leading: Indices) -> FloatArray:
-    """Upper bounds (n, m, K) of the log-densities of m rows drawn from the mixture, for n numbers of leading features.
-
-    The rows are the same whenever the mixture is the same.
-    """
-    rows = example_rows(inputs, upper)
+    """Upper bounds (n, m, K) of the log-densities of m rows drawn from the mixture, for n numbers of leading
+    features."""
+    rows = example_rows(inputs)
     log_prob = np.empty((len(leading), len(rows), inputs.n_components))
     at_once = max(1, EXAMPLE_BYTES // rows.nbytes)
     for start in range(0, inputs.n_components, at_once):
@@ -167,18 +165,3 @@ def bounds_of_examples(inputs: EStepInputs, upper: FloatArray, leading: Indices)
         squares = np.add.reduceat(np.square(whitened, out=whitened), [0, *leading[:-1]], axis=2)
         log_prob[:, :, some] = inputs.log_norm[some] - 0.5 * np.cumsum(squares, axis=2).T
     return log_prob
-
-
-def example_rows(inputs: EStepInputs, upper: FloatArray) -> FloatArray:
-    """`N_EXAMPLES` rows minus the tiles' centre, drawn from the mixture: of each component about its share."""
-    order = (np.arange(N_EXAMPLES) + 0.5) / N_EXAMPLES
-    components = np.searchsorted(np.cumsum(relative_weights(upper, inputs.log_norm)[:-1]), order)
-    standard = np.random.default_rng(0).standard_normal((N_EXAMPLES, inputs.n_features))
-    return inputs.factors.unwhiten(standard, components) + inputs.means[components]
-
-
-def relative_weights(factors: FloatArray, log_norm: FloatArray) -> FloatArray:
-    """Mixture weights (K,) of the components, scaled to the sum 1."""
-    log_weights = log_norm - np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
-    weights = np.exp(log_weights - log_weights.max())
-    return np.asarray(weights / weights.sum())

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpigmm.core.arrays import SINGLE, BoolArray, Indices
 from mpigmm.core.estep.base import Kernel, NextKernel, RegisteredKernel
+from mpigmm.core.estep.examples import component_weights, example_rows
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, IsotropicFactors
@@ -25,9 +26,6 @@ BOUND_SIZES = (4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 
 LEAST_PRUNED_COMPONENTS = 8
 """Least number of components for which pruning is considered."""
-
-SAMPLED_ROWS = 16
-"""Number of rows that are drawn from the mixture to estimate how many pairs are not negligible."""
 
 MOST_POWER = 100.0
 """Upper limit of the expected term of a feature in the squared distance of a component, so that a few narrow components
@@ -166,13 +164,6 @@ def dense_cost(inputs: EStepInputs) -> float:
     return inputs.n_components * pair * inputs.dtype.itemsize / 8
 
 
-def component_weights(inputs: EStepInputs) -> FloatArray:
-    """Mixture weights (K,) of the components, scaled to the sum 1."""
-    log_weights = inputs.log_norm - inputs.factors.log_determinants(inputs.n_features)
-    weights = np.exp(log_weights - log_weights.max())
-    return np.asarray(weights / weights.sum())
-
-
 def row_variances(inputs: EStepInputs) -> FloatArray:
     """Variances (D,) of rows of the mixture."""
     weights = component_weights(inputs)
@@ -199,7 +190,7 @@ def bounded_shares(inputs: EStepInputs, order: Indices, leading: Indices) -> Flo
 
     The estimate draws a few rows from the mixture.
     """
-    rows, means, precisions = sampled_rows(inputs)[:, order], inputs.means[:, order], roots_of(inputs)[:, order] ** 2
+    rows, means, precisions = example_rows(inputs)[:, order], inputs.means[:, order], roots_of(inputs)[:, order] ** 2
     linear = precisions * means
     constants = np.add.reduceat(linear * means, [0, *leading[:-1]], axis=1).T
     squares, coefficients = np.stack([rows**2, rows], axis=2), np.stack([precisions.T, -2 * linear.T], axis=1)
@@ -211,14 +202,6 @@ def bounded_shares(inputs: EStepInputs, order: Indices, leading: Indices) -> Flo
     best = log_prob.max(axis=1, keepdims=True)
     threshold = best - NATS - np.log(inputs.log_norm.max() + 1 - best)
     return np.array([(~(bounds < threshold)).mean() for bounds in found])
-
-
-def sampled_rows(inputs: EStepInputs) -> FloatArray:
-    """Rows (n, D) from components whose numbers are spread evenly over the mixture weights."""
-    shares = (np.arange(SAMPLED_ROWS) + 0.5) / SAMPLED_ROWS
-    components = np.minimum(np.searchsorted(component_weights(inputs).cumsum(), shares), inputs.n_components - 1)
-    noise = np.random.default_rng(0).standard_normal((SAMPLED_ROWS, inputs.n_features))
-    return np.asarray(inputs.means[components] + noise * np.sqrt(inputs.variances[components]))
 
 
 def bounded_group(inputs: EStepInputs) -> BoundedGroup:
