@@ -149,6 +149,18 @@ def test_a_tile_in_which_too_many_pairs_matter_is_computed_whole(name: str) -> N
 
 
 @pytest.mark.parametrize("name", BUILT)
+def test_masked_rows_take_no_pairs(name: str) -> None:
+    """At the centre, where masked rows are, many components are about as likely."""
+    rows, mixture = apart("diag", 400, 20, 64)
+    mixture.means[:] = 50 + 6 * (mixture.means - 50) / np.linalg.norm(mixture.means - 50, axis=1, keepdims=True)
+    rows[:200] = mixture.means[np.arange(200) % 64] + 1e-3
+    rows[200:] = np.nan
+    assert is_bounded(CompiledOps(name), mixture, rows)
+    expected = statistics_of(NUMPY, mixture, rows[:200])
+    assert_same(statistics_of(CompiledOps(name), mixture, rows), expected, mixture, 1e-11)
+
+
+@pytest.mark.parametrize("name", BUILT)
 def test_tied_components_of_which_one_is_far_from_the_centre_are_not_whitened_about_it(name: str) -> None:
     rows, mixture = apart("tied", 300, 12, 20, spread=5.0)
     assert is_bounded(CompiledOps(name), mixture, rows)

@@ -202,8 +202,9 @@ INLINE void complete_rows(
     *(vector_double *)out = group->log_norm[k] - 0.5 * totals_double(squares);
 }
 
-/* Computes for each row the log-density of the component with the largest bound, and the threshold. */
-static OUTLINED void find_thresholds(const struct bounded *group, struct block *block) {
+/* Computes for each row the log-density of the component with the largest bound, and the threshold, which no component
+ * exceeds for rows of sample weight zero. */
+static OUTLINED void find_thresholds(const struct bounded *group, const double *sample_weight, struct block *block) {
     const double *log_norm = group->log_norm;
     double highest = log_norm[0];
     for (ptrdiff_t k = 1; k < group->n_components; k++) highest = log_norm[k] > highest ? log_norm[k] : highest;
@@ -218,6 +219,8 @@ static OUTLINED void find_thresholds(const struct bounded *group, struct block *
         block->thresholds[i] = value == -INFINITY || block->highest[i] == -INFINITY ? -INFINITY : threshold;
         block->highest[i] = (float)(block->thresholds[i] - 1e-6 * (fabs(block->thresholds[i]) + fabs(highest)));
     }
+    for (ptrdiff_t i = 0; sample_weight && i < block->n; i++)
+        if (sample_weight[i] == 0) block->thresholds[i] = block->highest[i] = INFINITY;
     for (ptrdiff_t i = block->n; i < block->whole; i++) block->highest[i] = INFINITY;
 }
 
@@ -321,10 +324,12 @@ static OUTLINED void complete_pairs(const struct bounded *group, struct block *b
 
 /* Computes the log-densities of all pairs of the rows from `start` on that are not negligible; returns 0 if these are too
  * many. */
-static int complete_block(const struct rows *tile, const struct bounded *group, ptrdiff_t start, struct block *block) {
+static int complete_block(
+    const struct rows *tile, const struct bounded *group, ptrdiff_t start, const double *sample_weight, struct block *block
+) {
     fill_block(tile, group, start, block);
     bound_block(group, block);
-    find_thresholds(group, block);
+    find_thresholds(group, sample_weight, block);
     if (!choose_pairs(group, block)) return 0;
     complete_pairs(group, block);
     return 1;
@@ -355,7 +360,7 @@ static OUTLINED double normalise_pairs(
         sums[i] = sums[i] == 0 ? 0 : 1 / sums[i];
     }
     for (ptrdiff_t i = 0; sample_weight && i < block->n; i++) {
-        tops[i] *= sample_weight[i];
+        tops[i] = sample_weight[i] == 0 ? 0 : tops[i] * sample_weight[i];
         sums[i] *= sample_weight[i];
     }
     for (ptrdiff_t i = 0; i < block->n; i++) total += tops[i];
@@ -420,12 +425,12 @@ static OUTLINED void add_pair_moments(const struct bounded *group, const struct 
  * Returns 0, with the sums undefined, if too many pairs of some block are not negligible. */
 int bounded_sweep(const struct rows *tile, const struct bounded *group, double least, char *work, double *log_likelihood) {
     struct block block;
-    const double *sample_weight = tile->sample_weight;
     divide_work(group, work, &block);
     *log_likelihood = 0;
     for (ptrdiff_t start = 0; start < tile->n_rows; start += block.height) {
-        if (!complete_block(tile, group, start, &block)) return 0;
-        *log_likelihood += normalise_pairs(group, &block, sample_weight ? sample_weight + start : NULL, least);
+        const double *sample_weight = tile->sample_weight ? (const double *)tile->sample_weight + start : NULL;
+        if (!complete_block(tile, group, start, sample_weight, &block)) return 0;
+        *log_likelihood += normalise_pairs(group, &block, sample_weight, least);
         add_pair_moments(group, &block);
         if (group->scatter) add_scatter(group, &block, sample_weight ? sample_weight + start : NULL);
     }
@@ -443,7 +448,7 @@ int bounded_posterior(
     divide_work(group, work, &block);
     memset(resp, 0, group->n_components * tile->n_rows * (is_single ? sizeof(float) : sizeof(double)));
     for (ptrdiff_t start = 0; start < tile->n_rows; start += block.height) {
-        if (!complete_block(tile, group, start, &block)) return 0;
+        if (!complete_block(tile, group, start, NULL, &block)) return 0;
         normalise_pairs(group, &block, NULL, least);
         for (ptrdiff_t i = 0; i < block.n; i++)
             if (is_single) single_densities[start + i] = (float)block.tops[i]; else double_densities[start + i] = block.tops[i];

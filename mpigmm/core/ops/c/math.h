@@ -1,6 +1,6 @@
 /* log in double, without branches, so that the compiler can use vector instructions.
  *
- * They rely on the rounding of each operation, so that -ffast-math must not be used.
+ * log here and exp in exp.h rely on the rounding of each operation, so that -ffast-math must not be used.
  */
 #ifdef __FAST_MATH__
 #error "exp and log rely on the rounding of each operation, which -ffast-math changes"
@@ -14,7 +14,8 @@ INLINE double number_of(int64_t x) { union { int64_t bits; double number; } u = 
 
 /* log(x) for x >= 1, with an error of up to two units in the last place; NaN if x is not finite.
  *
- * log(x) = n ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 artanh((m - 1) / (m + 1)) (Muller, ibid.).
+ * log(x) = n ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)), and log(m) = 2 artanh((m - 1) / (m + 1)) (Muller, Elementary
+ * Functions, 3rd ed., 2016, ch. 11).
  */
 INLINE double logarithm(double x) {
     int64_t n_bits = (int64_t)((uint64_t)bits_of(x) - (uint64_t)bits_of(0.70710678118654757)) >> 52;

@@ -137,10 +137,11 @@ INLINE int all_zero(const double *values, ptrdiff_t n) {
 }
 
 /* FixedPoint.add: rounds values (size,) to the format and adds them to limbs (n_limbs, size), whose lines are `stride` numbers
- * apart; quanta (size,) are the units of the first limb. A value that is too large for a limb adds zero. The values are overwritten. Values that are all zero, as
- * those of components without rows in a tile, are only read. */
+ * apart; quanta (size,) are the units of the first limb. A value that is too large for a limb adds zero. The values are
+ * overwritten. Values that are all zero, as those of components without rows in a tile, are only read. */
 void add(
-    int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t stride, ptrdiff_t size, double *values, const double *quanta, double limb_unit) {
+    int64_t *limbs, ptrdiff_t n_limbs, ptrdiff_t stride, ptrdiff_t size, double *values, const double *quanta, double limb_unit
+) {
     double unit[ADDED_AT_ONCE], per_unit[ADDED_AT_ONCE];
     for (ptrdiff_t start = 0; start < size; start += ADDED_AT_ONCE) {
         ptrdiff_t n = size - start < ADDED_AT_ONCE ? size - start : ADDED_AT_ONCE;
