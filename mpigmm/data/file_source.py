@@ -352,7 +352,8 @@ class FileSource(Source):
             if is_kept:
                 shift = local - start
                 file_map.keep(max(0, kept.start + shift), min(kept.stop + shift, len(file_map.rows)))
-            values = file_map.begin(local, last, ahead=ahead).reshape(n_rows, into.values.shape[1])
+            # pages mapped together cost less than one by one, and only mapped ones can be prefetched
+            values = file_map.begin(local, last, ahead=ahead or not is_kept).reshape(n_rows, into.values.shape[1])
             arrays = {VALUES: values}
             for name in into.arrays.keys() - arrays:
                 arrays[name] = into.arrays[name][:n_rows]

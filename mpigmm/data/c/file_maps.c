@@ -33,7 +33,7 @@ enum { MOST_USED = 1 << 24 };
 enum { LARGE_PAGE = 1 << 21 };
 
 /* `is_cached` looks at a page in so many bytes. */
-enum { LOOKED_AT = 1 << 19 };
+enum { LOOKED_AT = 1 << 21 };
 
 /* What begin_rows and end_rows return, besides 0: rows are missing, or cannot be read. */
 enum { CUT_OFF = 1, UNREADABLE = 2 };
