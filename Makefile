@@ -9,7 +9,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 DEMO := $(if $(filter .venv,$(VENV)),.venv/.demo,$(STAMP))
 TESTS := $(if $(filter .venv,$(VENV)),.venv/.tests,$(STAMP))
-SOURCES := pyproject.toml $(wildcard mpigmm/core/*.h mpigmm/core/ops/c/*.[ch])
+SOURCES := pyproject.toml $(wildcard mpigmm/core/*.h mpigmm/core/ops/c/*.[ch] mpigmm/data/c/*.c)
 INSTALL := bin/pip install --quiet --disable-pip-version-check
 RANKS ?= 2
 

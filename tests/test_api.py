@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_info
 import mpigmm
 from mpigmm import errors, own_rows
 from mpigmm import settings as settings_module
-from mpigmm.core.algorithms import batch
+from mpigmm.core.algorithms import base
 from mpigmm.core.estep.step import EStep
 from mpigmm.data import malloc
 from mpigmm.driver import e_step, em_loop, fit_rows, starts, survey_pass, worker
@@ -328,7 +328,7 @@ FAULTS = {
     "starts": (fit_rows, "Starts"),
     "format of the sums": (e_step, "sum_format"),
     "kernels": (e_step, "prepared"),
-    "M-step": (batch, "m_step"),
+    "M-step": (base, "m_step"),
     "log": (em_loop, "log_line"),
     "end of a start": (starts, "with_ended"),
     "usage": (fit_rows, "usage"),
@@ -426,7 +426,7 @@ def test_an_interrupt_of_a_rank_that_waits_for_a_late_one(comm: Comm, last: bool
 
 
 @parallel
-@pytest.mark.parametrize(("place", "name"), [(EStep, "__call__"), (batch, "m_step")], ids=["pass", "M-step"])
+@pytest.mark.parametrize(("place", "name"), [(EStep, "__call__"), (base, "m_step")], ids=["pass", "M-step"])
 def test_an_interrupt_where_only_one_thread_may_call_mpi(
     comm: Comm, last: bool, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpigmm.core.arrays import Array, BoolArray
+from mpigmm.core.arrays import HOST, Array, BoolArray
 from mpigmm.core.exact import ExactSum, FixedPoint, FloatArray, IntArray, carry
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.numpy import NUMPY
@@ -141,9 +141,12 @@ class ScoreSums:
         if not self.with_entropy:
             return 0.0
         xp, arrays = self.ops.xp, self.ops.arrays
-        held = xp.nonzero(resp > LEAST_RESP)
-        resp = resp[held]
-        return -float(arrays.get((resp * xp.log(resp) * arrays.put(weight)[held[1]]).sum()))
+        if arrays is HOST:
+            component, row = np.nonzero(resp > LEAST_RESP)
+            held = resp[component, row]
+            return -float((held * np.log(held) * weight[row]).sum())
+        terms = resp * xp.log(xp.where(resp > LEAST_RESP, resp, 1.0))
+        return -float(arrays.get((terms * arrays.put(weight)).sum()))
 
     def _of_components(self, resp: Array, weight: FloatArray, density: FloatArray) -> FloatArray:
         """For each component, the sums of responsibilities (K, n) times weights (n,), and after them the sums of these
