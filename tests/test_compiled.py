@@ -168,12 +168,33 @@ def test_statistics(
 def test_one_sweep(
     compiled: CompiledOps, covariance_type: str, n_components: int, n_features: int, n_rows: int, dtype: np.dtype
 ) -> None:
+    check_sweep(compiled, covariance_type, n_components, n_features, n_rows, np.dtype("f4"), dtype)
+
+
+@pytest.mark.parametrize("raw", ["f8", "i2"])
+@pytest.mark.parametrize("n_rows", [1, 13, 300])
+@pytest.mark.parametrize(
+    ("n_components", "n_features"), [(3, 2), (10, 4), (2, 7), (13, 8), (1, 9), (13, 33), (3, 15), (1, 64), (10, 100)]
+)
+def test_vectors_of_features(compiled: CompiledOps, n_components: int, n_features: int, n_rows: int, raw: str) -> None:
+    check_sweep(compiled, "diag", n_components, n_features, n_rows, np.dtype(raw), DOUBLE)
+
+
+def check_sweep(
+    compiled: CompiledOps,
+    covariance_type: str,
+    n_components: int,
+    n_features: int,
+    n_rows: int,
+    raw: np.dtype,
+    dtype: np.dtype,
+) -> None:
     rows = blobs(400, n_features, 3)
     survey, mixture = survey_of(rows), start_mixture(covariance_type, rows, n_components)
     found = []
     for ops in (NUMPY, compiled):
         tile, statistics = Tile(n_features, 400, ops), SufficientStatistics.empty(mixture.layout)
-        tile.fill(Rows.of(rows[:n_rows].astype("f4")), survey.centre, mask=False, dtype=dtype)
+        tile.fill(Rows.of(rows[:n_rows].astype(raw)), survey.centre, mask=False, dtype=dtype)
         EStep(mixture.e_step_inputs(survey.centre, survey.max_abs_deviation, dtype, ops))(tile, statistics)
         found.append(statistics.flat)
     scale = np.abs(found[0]).max()

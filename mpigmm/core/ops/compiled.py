@@ -142,9 +142,10 @@ class CompiledOps(HostOps):
         d, (k, n_lines), n_others = tile.n_features, sums.shape, len(moments[0])
         least_rows = LEAST_ROWS if k else FEWEST_ROWS
         step = rows_at_once(max(n_lines, 1 + d), k + n_others, tile.dtype.itemsize, least_rows)
-        work = tile.array("work", 1 + n_lines + k + n_others + d, step + self._widest)
+        arranged = k * (n_lines + 2 * MOST_LANES)  # the largest size of coefficients and sums in diagonal.h
+        work = tile.array("work", 1, (1 + n_lines + k + n_others + d) * (step + self._widest) + arranged)
         sums_size = self._functions["sums_size", tile.dtype]
-        blocks_size = 1 + sums_size(n_lines, k) + (sums_size(d, d) if scatter.size else 0)
+        blocks_size = 1 + max(sums_size(n_lines, k), arranged) + (sums_size(d, d) if scatter.size else 0)
         blocks = tile.array("blocks", 1, blocks_size, DOUBLE)
         wide = chosen = None
         if n_others or few.n_components:

@@ -343,10 +343,24 @@ static int32_t *choose_rows(
     return ends;
 }
 
-/* Whether it is faster to sum over the rows that `choose_rows` has chosen than over all rows, if second moments are not
- * those of pairs of features. */
-static int few_are_chosen(const struct differences *group, const int32_t *ends, ptrdiff_t n_features, ptrdiff_t n) {
-    return 3.0 * ends[group->n_components] * (n_features + 24) < (double)group->n_components * n * n_features;
+/* The number of pairs of row and component that `choose_rows` chooses. */
+static ptrdiff_t count_pairs(
+    const struct differences *group, const struct rows *tile, const double *resp, ptrdiff_t n, ptrdiff_t stride
+) {
+    INDICES counts = {0};
+    for (ptrdiff_t k = 0; k < group->n_components; k++) {
+        double least = group->least[k] * tile->max_sample_weight;
+        for (ptrdiff_t i = 0; i < n; i += LANES) counts -= load_double(resp + k * stride + i) > least;
+    }
+    ptrdiff_t count = 0;
+    for (ptrdiff_t i = 0; i < LANES; i++) count += counts[i];
+    return count;
+}
+
+/* Whether it is faster to sum over `count` pairs that `choose_rows` chooses than over all, if second moments are not those
+ * of pairs of features. */
+static int few_are_chosen(const struct differences *group, ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t n) {
+    return 3.0 * (double)count * (n_features + 24) < (double)group->n_components * n * n_features;
 }
 
 /* Adds the moments of rows of a tile, weighted with responsibilities (K, n), to the group's sums. `squares`: the
@@ -360,7 +374,7 @@ static OUTLINED void add_moments(
     ptrdiff_t k = group->n_components, n_features = tile->n_features, width = 1 + n_features;
     double *blocks = work + 2 * width * stride, *sums = blocks + sums_size_double(width, k > width ? k : width);
     const int32_t *ends = choose_rows(group, tile, resp, n, stride, chosen);
-    int is_dense = !few_are_chosen(group, ends, n_features, n);
+    int is_dense = !few_are_chosen(group, ends[k], n_features, n);
     add_counts(group, resp, n, stride);
     if (is_dense && group->second_moments == EACH_FEATURE) add_squared(group, rows, resp, n_features, n, stride);
     if (is_dense && group->second_moments == ALL_FEATURES) {
@@ -384,8 +398,8 @@ static OUTLINED int add_if_few(
     ptrdiff_t stride, double *work, int32_t *chosen
 ) {
     if (!moments->n_components) return 0;
+    if (!few_are_chosen(moments, count_pairs(moments, tile, resp, n, stride), tile->n_features, n)) return 0;
     const int32_t *ends = choose_rows(moments, tile, resp, n, stride, chosen);
-    if (!few_are_chosen(moments, ends, tile->n_features, n)) return 0;
     add_counts(moments, resp, n, stride);
     for (ptrdiff_t k = 0; k < moments->n_components; k++)
         add_chosen(moments, k, tile, start, resp + k * stride, chosen + ends[k], ends[k + 1] - ends[k], work);

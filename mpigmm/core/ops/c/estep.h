@@ -86,6 +86,48 @@ static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdif
     return out;
 }
 
+#if REAL_BYTES == 8
+/* `sweep` for components with a variance for each feature, without a group by differences.
+ * work: (step + WIDTH) (1 + K + D) numbers, D zeros and the coefficients; blocks: counts (K,) and vectors of sums. */
+static double diagonal_sweep(
+    const struct rows *tile, const struct products *products, const struct differences *moments, double least,
+    ptrdiff_t step, double *work, double *wide, double *blocks, int32_t *chosen
+) {
+    ptrdiff_t d = tile->n_features, k = products->n_components, size = k * CHUNKS(d) * WIDTH;
+    double *arranged = work, *zeros = arranged + size, *log_density = zeros + d;
+    const double *sample_weight = tile->sample_weight;
+    VECTOR log_likelihood = {0};
+    arrange_coefficients(products->coefficients, k, d, arranged);
+    memset(zeros, 0, d * sizeof *zeros);
+    memset(blocks, 0, (k + size) * sizeof *blocks);
+    for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
+        ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
+        ptrdiff_t stride = whole + WIDTH; /* addresses a power of two apart compete for the same lines of the cache */
+        double *resp = log_density + stride, *centred = resp + k * stride;
+        const char *raw = tile->raw + start * tile->row_bytes;
+        const double *own_weight = sample_weight ? sample_weight + start : NULL, *rows = (const double *)raw;
+        const double *centre = tile->centre;
+        if (tile->kind != RAW_f8) {
+            center_double(raw, tile->kind, n, d, centre, centred);
+            rows = centred;
+            centre = zeros;
+        }
+        diagonal_log_probs(products, arranged, rows, centre, d, n, whole, resp, stride);
+        log_sum_exp_double(resp, k, whole, stride, log_density, least);
+        weigh_double(log_density, own_weight, n, whole);
+        for (ptrdiff_t j = 0; j < k; j++) weigh_double(resp + j * stride, own_weight, n, whole);
+        for (ptrdiff_t i = 0; i < whole; i += LANES) log_likelihood += load_double(log_density + i);
+        if (!add_if_few(moments, tile, start, resp, whole, stride, wide, chosen))
+            add_diagonal(
+                rows, centre, d, resp, k, n, stride, raw + n * tile->row_bytes, n * tile->row_bytes, blocks);
+    }
+    unpack_diagonal(blocks, k, d, products->sums);
+    double total = 0;
+    for (ptrdiff_t i = 0; i < LANES; i++) total += log_likelihood[i];
+    return total;
+}
+#endif
+
 /* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH. The components of `products` are computed by
  * products of the features, those of `group` by differences from their means. Returns the log-likelihood, overwrites the
  * sums of `products` and adds to those of `group`.
@@ -93,13 +135,17 @@ static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdif
  * `moments` describes the components of `products` again, by differences, or has no components. If the responsibilities of
  * most pairs are negligible among `step` rows, the sums of these rows are added to `moments` instead of `products`.
  *
- * work: (step + WIDTH) (1 + L + K + D) numbers; wide: `difference_work_size`; blocks: `sums_size` of the sums, then of the
- * scatter.
+ * work: (step + WIDTH) (1 + L + K + D) + K (L + 2 WIDTH) numbers; wide: `difference_work_size`; blocks: `sums_size` of the
+ * sums, or K (L + 2 WIDTH) if that is more, then `sums_size` of the scatter.
  */
 double NAME(sweep)(
     const struct rows *tile, const struct products *products, const struct differences *moments,
     const struct differences *group, REAL least, ptrdiff_t step, REAL *work, double *wide, double *blocks, int32_t *chosen
 ) {
+#if REAL_BYTES == 8
+    if (!group->n_components && is_diagonal(products, tile->n_features))
+        return diagonal_sweep(tile, products, moments, least, step, work, wide, blocks, chosen);
+#endif
     WIDE log_likelihood = {0};
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
     ptrdiff_t n_components = n_products + group->n_components;

@@ -68,12 +68,20 @@ INLINE void NAME(transpose)(VECTOR square[VECTOR_BYTES / REAL_BYTES]) {
             if (!(i & size)) NAME(exchange)(square + i, square + i + size, size);
 }
 
-/* A vector with the sum of the numbers of each of LANES vectors, which are overwritten. */
+/* Exchanges numbers among 2 size vectors, and adds them two by two into the first `size`. */
+INLINE void NAME(halve)(VECTOR *square, const int size) {
+    UNROLLED for (int i = 0; i < size; i++) {
+        NAME(exchange)(square + i, square + i + size, size);
+        square[i] += square[i + size];
+    }
+}
+
+/* A vector with the sum of the numbers of each of LANES vectors, which are overwritten. A loop over sizes instead of four
+ * calls would keep the vectors in memory. */
 INLINE VECTOR NAME(totals)(VECTOR square[VECTOR_BYTES / REAL_BYTES]) {
-    UNROLLED for (int size = LANES / 2; size; size /= 2)
-        UNROLLED for (int i = 0; i < size; i++) {
-            NAME(exchange)(square + i, square + i + size, size);
-            square[i] += square[i + size];
-        }
+    NAME(halve)(square, LANES / 2);
+    NAME(halve)(square, LANES / 4);
+    NAME(halve)(square, LANES / 8);
+    NAME(halve)(square, LANES / 16);
     return square[0];
 }
