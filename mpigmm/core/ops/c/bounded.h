@@ -432,7 +432,7 @@ int bounded_sweep(const struct rows *tile, const struct bounded *group, double l
         if (!complete_block(tile, group, start, sample_weight, &block)) return 0;
         *log_likelihood += normalise_pairs(group, &block, sample_weight, least);
         add_pair_moments(group, &block);
-        if (group->scatter) add_scatter(group, &block, sample_weight ? sample_weight + start : NULL);
+        if (group->scatter) add_scatter(group, &block, sample_weight);
     }
     return 1;
 }
