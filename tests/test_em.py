@@ -226,5 +226,19 @@ def test_a_tile_in_which_too_much_matters_is_computed_whole() -> None:
     mixture = mixture_of("full", np.full(6, 1 / 6), means, np.repeat(np.eye(64)[None], 6, axis=0))
     rows = np.random.default_rng(1).standard_normal((500, 64)) * np.where(np.arange(64) < 32, 0.01, 3.0) + means.mean(0)
     kernel, statistics = tile_statistics(mixture, rows, max_abs_deviation_of(rows))
-    assert isinstance(kernel, PrunedKernel) and kernel.n_leading
+    assert isinstance(kernel, PrunedKernel) and kernel.n_leading and "dense" in vars(kernel)
     assert_same_statistics(statistics, tile_statistics(mixture, rows, None)[1], 1e-12)
+
+
+def test_masked_rows_do_not_make_a_tile_dense() -> None:
+    """They lie at the centre, which is as far from each component."""
+    mixture = mixture_of("full", np.full(6, 1 / 6), 20 * np.eye(6, 64), np.repeat(np.eye(64)[None], 6, axis=0))
+    rows = mixture.means[np.arange(500) % 6] + np.random.default_rng(1).standard_normal((500, 64))
+    rows[:400] = np.nan
+    tile, statistics = Tile(64, 500, NUMPY), SufficientStatistics.empty(mixture.layout)
+    tile.fill(Rows.of(rows), np.zeros(64), mask=True)
+    e_step = EStep(mixture.e_step_inputs(np.zeros(64), np.full(64, 100.0)))
+    e_step(tile, statistics)
+    kernel = e_step._kernel
+    assert isinstance(kernel, PrunedKernel) and kernel.n_leading and "dense" not in vars(kernel)
+    assert_same_statistics(statistics, tile_statistics(mixture, rows[400:], None)[1], 1e-9)

@@ -109,10 +109,12 @@ class PrunedKernel(RegisteredKernel):
     def _bounded(self, tile: Tile, out: FloatArray) -> bool:
         """Compute log-densities into out (K, n), -inf where negligible.
 
-        Returns False, with out undefined, if too many pairs are not negligible.
+        Returns False, with out undefined, if too many pairs are not negligible. Those of masked rows do not count: the
+        rows lie at the centre, where many components may be about as likely.
         """
         self._ops.whitened_log_prob(tile, self._leading, self.log_norm, out)
-        most = int(self._most_share * out.size)
+        n_masked = 0 if tile.sample_weight is None else int(np.count_nonzero(tile.sample_weight == 0))
+        most = int(self._most_share * out.size) + n_masked * len(out)
         highest = float(self.log_norm.max())
         n_rest = tile.n_features - self.n_leading
         return self._ops.pruned_distances(tile, self._rest, n_rest, highest, NATS, most, out)

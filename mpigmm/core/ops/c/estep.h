@@ -224,7 +224,8 @@ void NAME(product_log_prob)(const struct rows *tile, const struct products *prod
     for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH;
-        REAL *phi = work, *rows = phi + stride, *log_prob = phi + n_lines * stride, *whitened = log_prob + n_components * stride;
+        REAL *phi = work, *rows = phi + stride, *log_prob = phi + n_lines * stride;
+        REAL *whitened = log_prob + n_components * stride;
         const char *raw = tile->raw + start * tile->row_bytes, *ahead = raw + n * tile->row_bytes;
         for (ptrdiff_t i = 0; i < stride; i++) phi[i] = 1;
         NAME(center_transpose)(raw, tile->kind, n, d, d, tile->centre, rows, stride);
