@@ -91,7 +91,8 @@ def lay_out(
     n_rows = len(rows_of_tiles(tiles, tile_rows, header.n_rows))
     sums_on_gpu = devices.device == "gpu" and all_gpu_aware(comm, compute)
     with comm.together():
-        memory = memory_budget(compute.memory, share.n_ranks)
+        n_bytes = n_rows * header.row_bytes
+        memory = memory_budget(compute.memory, share.n_ranks) if held is None else n_bytes
         gpu_bytes = gpu_budget(devices, comm.rank, compute)
         return Layout(
             tile_rows=tile_rows,
@@ -99,7 +100,7 @@ def lay_out(
             tiles=tiles,
             n_threads=max(1, min(n_threads, len(tiles))),
             memory=memory,
-            fits_host=held is not None or n_rows * header.row_bytes <= memory,
+            fits_host=n_bytes <= memory,
             fits_gpu=devices.ops is not None and fits_gpu(devices, header, n_rows, gpu_bytes),
             gpu_bytes=gpu_bytes,
             sums_on_gpu=sums_on_gpu,
