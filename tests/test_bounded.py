@@ -13,7 +13,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.compiled import CompiledOps
 from mpigmm.core.ops.groups import NATS
-from mpigmm.core.ops.library import COMPILED, best_compiled
+from mpigmm.core.ops.libraries import COMPILED, best_compiled
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile

@@ -26,7 +26,7 @@ from mpigmm.core.estep.step import EStep
 from mpigmm.core.exact import FixedPoint
 from mpigmm.core.ops.compiled import CompiledOps
 from mpigmm.core.ops.groups import ProductGroup, Products
-from mpigmm.core.ops.library import COMPILED, best_compiled, load_library
+from mpigmm.core.ops.libraries import COMPILED, best_compiled, load_library
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile

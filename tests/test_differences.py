@@ -22,7 +22,7 @@ from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.compiled import CompiledOps
 from mpigmm.core.ops.cuda import CudaOps
-from mpigmm.core.ops.library import COMPILED, best_compiled
+from mpigmm.core.ops.libraries import COMPILED, best_compiled
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.precision import choose_precision
 from mpigmm.core.statistics import SufficientStatistics

@@ -11,7 +11,7 @@ from mpigmm.core.ops.base import MOST_LANES, Ops, OpsCosts, UnsupportedOperation
 from mpigmm.core.ops.compiled import ROW_UNIT, CompiledOps
 from mpigmm.core.ops.cuda import CudaOps
 from mpigmm.core.ops.host import HostOps
-from mpigmm.core.ops.library import COMPILED, LIMIT, best_compiled, load_library
+from mpigmm.core.ops.libraries import COMPILED, LIMIT, best_compiled, load_library
 from mpigmm.core.ops.numpy import NUMPY, NumpyOps
 from mpigmm.core.raw_types import RAW_TYPES, raw_dtype
 from mpigmm.core.tile import Tile

@@ -13,7 +13,7 @@ from mpigmm.core.arrays import DOUBLE, SINGLE
 from mpigmm.core.estep.step import EStep
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.compiled import CompiledOps
-from mpigmm.core.ops.library import COMPILED, best_compiled
+from mpigmm.core.ops.libraries import COMPILED, best_compiled
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 from mpigmm.rows import Rows

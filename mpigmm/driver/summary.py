@@ -93,7 +93,7 @@ def usage(reduction: Reduction) -> dict[str, Any]:
         "seconds_compute": clock.compute,
         "seconds_communicate": clock.communicate,
         "peak_memory_bytes": max((peak for _, peak in ranks), default=0),
-        **({"mpi_library": context.comm.library} if context.comm.library else {}),
+        **({"mpi_library": context.comm.mpi_library} if context.comm.mpi_library else {}),
     }
 
 

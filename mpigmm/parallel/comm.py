@@ -164,7 +164,7 @@ class Comm(ABC):
 
     @property
     @abstractmethod
-    def library(self) -> str | None:
+    def mpi_library(self) -> str | None:
         """Name and version of the MPI library; None without MPI."""
 
     @contextmanager
@@ -291,7 +291,7 @@ class SingleProcess(Comm):
         return True
 
     @property
-    def library(self) -> str | None:
+    def mpi_library(self) -> str | None:
         return None
 
 

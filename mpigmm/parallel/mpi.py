@@ -106,7 +106,7 @@ class MpiComm(Comm):
         if self.size == 1 and size > 1:
             raise UserError(
                 f"the launcher started {size} processes, but each finds itself alone: this Python's MPI "
-                f"({self.library}) is not the launcher's. Start with the mpirun of the same MPI, or try another "
+                f"({self.mpi_library}) is not the launcher's. Start with the mpirun of the same MPI, or try another "
                 "srun --mpi=... (srun --mpi=list names them)"
                 if rank == ROOT
                 else ""
@@ -244,7 +244,7 @@ class MpiComm(Comm):
         return bool(query()) if query is not None else any(os.environ.get(name) == "1" for name in GPU_SWITCHES)
 
     @property
-    def library(self) -> str:
+    def mpi_library(self) -> str:
         return str(MPI.Get_library_version()).split(",")[0].strip("\x00\n ")
 
     def abort(self, exit_code: int) -> None:

@@ -10,7 +10,7 @@ from functools import cache
 
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.compiled import CompiledOps
-from mpigmm.core.ops.library import COMPILED, best_compiled
+from mpigmm.core.ops.libraries import COMPILED, best_compiled
 from mpigmm.core.ops.numpy import NUMPY
 
 OPS_NAMES = (NUMPY.name, *COMPILED)

@@ -16,7 +16,7 @@ from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
 from mpigmm.core.ops.base import LEAST_EXPONENTS, MOST_LANES, OpsCosts, least_exponent, padded
 from mpigmm.core.ops.groups import BoundedGroup, BoundedSums, DifferenceGroup, ProductGroup, SecondMoments, Sums
 from mpigmm.core.ops.host import HostOps
-from mpigmm.core.ops.library import (
+from mpigmm.core.ops.libraries import (
     ADD,
     BOUNDED_POSTERIOR,
     BOUNDED_SWEEP,

@@ -2,7 +2,7 @@
  *
  * The headers from vector.h to pruned.h hold the functions of one precision and are included once for each; their names end
  * in _double or _single (NAME). The order of the terms in every sum depends only on shapes. The file is compiled once for
- * each instruction set (VECTOR_BYTES, see pyproject.toml), and library.py loads the result.
+ * each instruction set (VECTOR_BYTES, see pyproject.toml), and libraries.py loads the result.
  *
  *     math.h         log
  *     vector.h       vectors of numbers: loads, transposes, sums
@@ -223,7 +223,7 @@ struct products {
 
 #include "bounded.h"
 
-/* The version of the functions' arguments: INTERFACE in library.py. */
+/* The version of the functions' arguments: INTERFACE in libraries.py. */
 int interface(void) { return 9; }
 
 /* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, and the
