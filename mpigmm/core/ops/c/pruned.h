@@ -113,25 +113,39 @@ int NAME(pruned_distances)(
 }
 
 /* Adds a block of products of scaled features, summed over `count` rows, to the lines of scatter: HEIGHT lines from feature
- * `first` on, a multiple of LINES, and VECTORS vectors of features from vector `at` on. */
-#define ADD_SQUARES(HEIGHT, VECTORS) \
+ * `first` on, a multiple of LINES, and VECTORS vectors of features from vector `at` on. Of the last vector, the first HALVED
+ * lines need the lower half only. */
+#define ADD_SQUARES(HEIGHT, VECTORS, HALVED) \
     do { \
         const REAL *lines = scaled + first / LANES * panel + first % LANES, *columns = scaled + at * panel; \
         VECTOR sums[LINES][COLUMNS]; \
+        HALF halves[LINES]; \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) halves[r] = (HALF){0}; \
         UNROLLED for (int r = 0; r < HEIGHT; r++) \
             UNROLLED for (int c = 0; c < VECTORS; c++) sums[r][c] = (VECTOR){0}; \
         for (ptrdiff_t i = 0; i < count; i++, lines += LANES, columns += LANES) { \
+            HALF half = *(const HALF *)(columns + (VECTORS - 1) * panel); \
             VECTOR column[COLUMNS]; \
             UNROLLED for (int c = 0; c < VECTORS; c++) column[c] = NAME(load)(columns + c * panel); \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
                 REAL factor = lines[r / LANES * panel + r % LANES]; \
-                UNROLLED for (int c = 0; c < VECTORS; c++) sums[r][c] += factor * column[c]; \
+                UNROLLED for (int c = 0; c < VECTORS; c++) \
+                    if (c < VECTORS - 1 || r >= HALVED) sums[r][c] += factor * column[c]; \
+                if (r < HALVED) halves[r] += factor * half; \
             } \
         } \
-        UNROLLED for (int r = 0; r < HEIGHT; r++) \
+        UNROLLED for (int r = 0; r < HEIGHT; r++) { \
+            double *line = scatter + (first + r) * stride + at * LANES, *last = line + (VECTORS - 1) * LANES; \
             UNROLLED for (int c = 0; c < VECTORS; c++) \
-                *(WIDE *)(scatter + (first + r) * stride + (at + c) * LANES) += __builtin_convertvector(sums[r][c], WIDE); \
+                if (c < VECTORS - 1 || r >= HALVED) \
+                    *(WIDE *)(line + c * LANES) += __builtin_convertvector(sums[r][c], WIDE); \
+            if (r < HALVED) *(WIDE_HALF *)last += __builtin_convertvector(halves[r], WIDE_HALF); \
+        } \
     } while (0)
+
+/* The number of lines of a block on the diagonal that need only half a vector if its first feature is in the lower half of that
+ * vector. Shorter vectors are not halved: their halves take as long. */
+#define HALVED_LINES (VECTOR_BYTES < 64 ? 0 : LINES < LANES ? LINES : LINES / 2)
 
 /* Adds the products of all pairs of features of scaled rows to the lower triangle of scatter (D, stride), whose numbers above
  * the diagonal become undefined. Panel number p of the scaled rows has LANES of their features, row by row, and begins at
@@ -141,47 +155,82 @@ static void NAME(add_squares)(
 ) {
     for (ptrdiff_t first = 0; first < n_features; first += LINES) {
         ptrdiff_t last = first + LINES < n_features ? first + LINES : n_features, vectors = (last - 1) / LANES + 1;
+        int is_low = HALVED_LINES && first % LANES < LANES / 2;
         for (ptrdiff_t at = 0; at < vectors; at += COLUMNS) {
-            if (vectors - at >= 3)
-                WITH_LINES(last - first, ADD_SQUARES, 3)
-            else if (vectors - at == 2)
-                WITH_LINES(last - first, ADD_SQUARES, 2)
+            ptrdiff_t width = vectors - at;
+            if (width > 3 || (width == 3 && !is_low))
+                WITH_LINES(last - first, ADD_SQUARES, 3, 0)
+            else if (width == 3)
+                WITH_LINES(last - first, ADD_SQUARES, 3, HALVED_LINES)
+            else if (width == 2 && is_low)
+                WITH_LINES(last - first, ADD_SQUARES, 2, HALVED_LINES)
+            else if (width == 2)
+                WITH_LINES(last - first, ADD_SQUARES, 2, 0)
+            else if (is_low)
+                WITH_LINES(last - first, ADD_SQUARES, 1, HALVED_LINES)
             else
-                WITH_LINES(last - first, ADD_SQUARES, 1)
+                WITH_LINES(last - first, ADD_SQUARES, 1, 0)
         }
     }
 }
 
-/* Adds the features of scaled rows times their `roots`, summed over the rows, to first_moments, whose size is a multiple of
- * LANES. Four sums of each are independent, so that no addition waits for the last one. */
-static void NAME(add_lines_of)(
-    const REAL *scaled, const REAL *roots, ptrdiff_t count, ptrdiff_t n_features, ptrdiff_t panel, double *first_moments
+/* Copies features from `first` on, PANELS vectors of them, of `count` rows into panels, minus a mean and times the square roots
+ * of the rows' responsibilities, and adds the features minus the mean times the responsibilities to first_moments. */
+#define SCALE_ROWS(PANELS, unused) \
+    do { \
+        VECTOR sums[PANELS], middle[PANELS]; \
+        UNROLLED for (int p = 0; p < PANELS; p++) sums[p] = (VECTOR){0}; \
+        UNROLLED for (int p = 0; p < PANELS; p++) middle[p] = NAME(load)(mean + first + p * LANES); \
+        for (ptrdiff_t i = 0; i < count; i++) { \
+            const REAL *row = rows + chosen[i] * n_features + first; \
+            UNROLLED for (int p = 0; p < PANELS; p++) { \
+                VECTOR x = (NAME(load)(row + p * LANES) - middle[p]) * roots[i]; \
+                *(VECTOR *)(scaled + first / LANES * panel + p * panel + i * LANES) = x; \
+                sums[p] += roots[i] * x; \
+            } \
+        } \
+        UNROLLED for (int p = 0; p < PANELS; p++) \
+            *(WIDE *)(first_moments + first + p * LANES) += __builtin_convertvector(sums[p], WIDE); \
+    } while (0)
+
+/* The same for the last features, fewer than LANES. The panel is filled up with zeros. */
+static void NAME(scale_rest)(
+    const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const int32_t *chosen, ptrdiff_t count, const REAL *mean,
+    const REAL *roots, REAL *scaled, double *first_moments
 ) {
-    for (ptrdiff_t d = 0; d < n_features; d += LANES, scaled += panel) {
-        VECTOR sums[4] = {{0}, {0}, {0}, {0}};
-        ptrdiff_t i = 0;
-        for (; i + 4 <= count; i += 4)
-            UNROLLED for (int c = 0; c < 4; c++) sums[c] += roots[i + c] * NAME(load)(scaled + (i + c) * LANES);
-        for (; i < count; i++) sums[0] += roots[i] * NAME(load)(scaled + i * LANES);
-        *(WIDE *)(first_moments + d) += __builtin_convertvector(sums[0] + sums[1] + sums[2] + sums[3], WIDE);
+    ptrdiff_t rest = n_features % LANES, first = n_features - rest;
+    REAL copied[2 * VECTOR_BYTES / REAL_BYTES] = {0};
+    INDICES used = {0};
+    VECTOR sum = {0}, middle = {0};
+    for (ptrdiff_t j = 0; j < rest; j++) {
+        used[j] = -1;
+        middle[j] = mean[first + j];
     }
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const REAL *row = rows + chosen[i] * n_features + first;
+        if ((n_rows - chosen[i]) * n_features < first + LANES) row = memcpy(copied, row, rest * sizeof *row);
+        VECTOR x = ((VECTOR)((INDICES)NAME(load)(row) & used) - middle) * roots[i];
+        *(VECTOR *)(scaled + i * LANES) = x;
+        sum += roots[i] * x;
+    }
+    *(WIDE *)(first_moments + first) += __builtin_convertvector(sum, WIDE);
 }
 
-/* Copies the rows (n, D) with `count` indices, minus a mean and times the square roots of their responsibilities, into panels.
- * The last panel is filled up with zeros. */
+/* Copies the rows (n, D) with `count` indices, minus a mean and times the square roots of their responsibilities, into panels,
+ * and adds the rows minus the mean times their responsibilities to first_moments, whose size is a multiple of LANES. */
 static void NAME(scale_rows)(
-    const REAL *rows, ptrdiff_t n_features, const int32_t *chosen, ptrdiff_t count, const REAL *resp, const REAL *mean,
-    REAL *roots, REAL *scaled, ptrdiff_t panel
+    const REAL *rows, ptrdiff_t n_rows, ptrdiff_t n_features, const int32_t *chosen, ptrdiff_t count, const REAL *resp,
+    const REAL *mean, REAL *roots, REAL *scaled, ptrdiff_t panel, double *first_moments
 ) {
-    ptrdiff_t whole = n_features / LANES, rest = n_features % LANES;
-    for (ptrdiff_t i = 0; i < count; i++, scaled += LANES) {
-        const REAL *row = rows + chosen[i] * n_features;
-        REAL root = roots[i] = (REAL)sqrt(resp[chosen[i]]);
-        for (ptrdiff_t p = 0; p < whole; p++)
-            *(VECTOR *)(scaled + p * panel) = (NAME(load)(row + p * LANES) - NAME(load)(mean + p * LANES)) * root;
-        for (ptrdiff_t j = 0; rest && j < LANES; j++)
-            scaled[whole * panel + j] = j < rest ? (row[whole * LANES + j] - mean[whole * LANES + j]) * root : 0;
+    ptrdiff_t whole = n_features / LANES;
+    for (ptrdiff_t i = 0; i < count; i++) roots[i] = resp[chosen[i]];
+    for (ptrdiff_t i = 0; i < count; i++) roots[i] = (REAL)sqrt(roots[i]);
+    for (ptrdiff_t p = 0; p < whole; p += LINES) {
+        ptrdiff_t first = p * LANES;
+        WITH_LINES(whole - p < LINES ? whole - p : LINES, SCALE_ROWS, 0)
     }
+    if (whole * LANES < n_features)
+        NAME(scale_rest)(rows, n_rows, n_features, chosen, count, mean, roots, scaled + whole * panel, first_moments);
 }
 
 /* Ops.pruned_moments, `at_once` rows of a component at a time. panel >= at_once * LANES; scaled: a panel for each LANES
@@ -198,8 +247,7 @@ void NAME(pruned_moments)(
         memset(scatter, 0, (n_features + 1) * stride * sizeof *scatter);
         for (ptrdiff_t start = 0; start < count; start += at_once) {
             ptrdiff_t n = count - start < at_once ? count - start : at_once;
-            NAME(scale_rows)(rows, n_features, chosen + start, n, resp, means, roots, scaled, panel);
-            NAME(add_lines_of)(scaled, roots, n, n_features, panel, sums);
+            NAME(scale_rows)(rows, n_rows, n_features, chosen + start, n, resp, means, roots, scaled, panel, sums);
             NAME(add_squares)(scaled, n, n_features, panel, scatter, stride);
         }
         memcpy(first_moments, sums, n_features * sizeof *sums);

@@ -3,9 +3,13 @@
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 typedef INDEX NAME(indices) __attribute__((vector_size(VECTOR_BYTES)));
 typedef double NAME(wide) __attribute__((vector_size(VECTOR_BYTES / REAL_BYTES * 8), aligned(8), may_alias));
+typedef REAL NAME(half) __attribute__((vector_size(VECTOR_BYTES / 2), aligned(sizeof(REAL)), may_alias));
+typedef double NAME(wide_half) __attribute__((vector_size(VECTOR_BYTES / REAL_BYTES * 4), aligned(8), may_alias));
 #define VECTOR NAME(vector)
 #define WIDE NAME(wide)
 #define INDICES NAME(indices)
+#define HALF NAME(half)
+#define WIDE_HALF NAME(wide_half)
 #define LANES ((ptrdiff_t)(VECTOR_BYTES / sizeof(REAL)))
 #define WIDTH (2 * LANES) /* numbers in one line of a block */
 #define SLOTS ((2 * TALLEST + VECTOR_BYTES / REAL_BYTES - 1) / (VECTOR_BYTES / REAL_BYTES) * (VECTOR_BYTES / REAL_BYTES))
