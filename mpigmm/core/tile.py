@@ -13,6 +13,8 @@ from mpigmm.core.exact import FloatArray, LimbOps
 from mpigmm.rows import Rows
 
 BYTE = np.dtype(np.uint8)
+FEW = 32
+"""Number of rows of `Tile.examples`."""
 
 
 class RowOps(LimbOps, Protocol):
@@ -64,6 +66,7 @@ class Tile:
         self._buffers: dict[str, Array] = {}
         self._made: set[str] = set()
         self._wide: Tile | None = None
+        self._examples: Tile | None = None
         self.sample_weight: FloatArray | None = None
         self.raw: NDArray[Any] = np.empty((0, n_features))
         self.centre = np.zeros(n_features)
@@ -183,3 +186,15 @@ class Tile:
             self._wide.fill(Rows.of(self.raw), self.centre, mask=False)
             self._made.add("wide")
         return self._wide
+
+    def examples(self) -> Tile:
+        """A tile with `FEW` of the rows, or a few more, at equal distances; this tile if it has fewer than twice as
+        many."""
+        step = self.n_rows // FEW
+        if step < 2:
+            return self
+        if self._examples is None:
+            self._examples = Tile(self.n_features, 2 * FEW, self.ops)
+        weight = None if self.sample_weight is None else self.sample_weight[::step]
+        self._examples.fill(Rows.of(self.raw[::step], weight), self.centre, mask=False, dtype=self.dtype)
+        return self._examples

@@ -20,8 +20,9 @@ from mpigmm.core.ops.groups import NATS
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
-LEADING = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Numbers of leading features that are considered for bounds of the distances."""
+LEAST_LEADING, LEADING_PARTS = 4, 16
+"""Numbers of leading features that are considered for bounds of the distances: LEAST_LEADING times powers of two, and
+multiples of the number of features divided by LEADING_PARTS, rounded up to multiples of LEAST_LEADING."""
 
 EXAMPLE_BYTES = 1 << 20
 """Bytes of the whitened coordinates of drawn rows that are computed at a time."""
@@ -88,7 +89,7 @@ class PrunedKernel(RegisteredKernel):
         """Number of leading features with the least expected cost for rows drawn from the mixture; 0 if bounds do not
         pay. Also estimates how many pairs are in the moments."""
         k, d = self.means.shape
-        leading = np.array([n for n in LEADING if 2 * n <= d])
+        leading = leading_numbers(d)
         with np.errstate(over="ignore"):  # a distance beyond the range of float64 is infinite
             shares, self._expected_share = expected_shares(self._inputs, upper, leading)
         bound, pair = costs.bounded_e(k, d, leading, self._ops)
@@ -103,8 +104,14 @@ class PrunedKernel(RegisteredKernel):
         return self.dense.dense_part() if self._is_dense else None
 
     def log_prob(self, tile: Tile, out: FloatArray) -> None:
-        if not (self.n_leading and self._bounded(tile, out)):
+        if not (self.n_leading and self._seems_bounded(tile) and self._bounded(tile, out)):
             self.dense.log_prob(tile, out)
+
+    def _seems_bounded(self, tile: Tile) -> bool:
+        """Whether most pairs are negligible for a few of the rows. If they are not, bounds of all rows would be computed
+        in vain: rows may differ from those drawn from the mixture."""
+        few = tile.examples()
+        return few is tile or self._bounded(few, few.array("log_prob", len(self.means), few.n_rows))
 
     def _bounded(self, tile: Tile, out: FloatArray) -> bool:
         """Compute log-densities into out (K, n), -inf where negligible.
@@ -126,6 +133,14 @@ class PrunedKernel(RegisteredKernel):
             self.dense.accumulate(tile, resp, first, second)
         else:
             self._ops.pruned_moments(tile, resp, self.means, least, first, second.reshape(k, -1))
+
+
+def leading_numbers(n_features: int) -> Indices:
+    """Numbers of leading features that are considered for bounds of the distances, in ascending order."""
+    parts = -(-np.arange(1, LEADING_PARTS) * n_features // (LEADING_PARTS * LEAST_LEADING))
+    powers = 1 << np.arange(int(n_features).bit_length())
+    numbers = LEAST_LEADING * np.union1d(parts, powers)
+    return np.asarray(numbers[numbers < n_features])
 
 
 def expected_shares(inputs: EStepInputs, upper: FloatArray, leading: Indices) -> tuple[FloatArray, float]:
