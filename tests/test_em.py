@@ -28,7 +28,7 @@ from mpigmm.core.estep.whitened import WhitenedKernel
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import SufficientStatistics
-from mpigmm.core.tile import Tile
+from mpigmm.core.tile import FEW, Tile
 from mpigmm.rows import Rows
 
 ROWS = blobs(3000, 4, 3)
@@ -220,11 +220,14 @@ def test_leaving_out_what_is_zero_changes_nothing(
     assert_same_statistics(statistics, expected, 1e-12)
 
 
-def test_a_tile_in_which_too_much_matters_is_computed_whole() -> None:
+@pytest.mark.parametrize("examples_show_it", [True, False])
+def test_a_tile_in_which_too_much_matters_is_computed_whole(examples_show_it: bool) -> None:
     """Rows that all components explain about as badly, though the components lie far apart."""
     means = 10 * np.random.default_rng(0).standard_normal((6, 64))
     mixture = mixture_of("full", np.full(6, 1 / 6), means, np.repeat(np.eye(64)[None], 6, axis=0))
     rows = np.random.default_rng(1).standard_normal((500, 64)) * np.where(np.arange(64) < 32, 0.01, 3.0) + means.mean(0)
+    if not examples_show_it:
+        rows[:: 500 // FEW] = means[0]
     kernel, statistics = tile_statistics(mixture, rows, max_abs_deviation_of(rows))
     assert isinstance(kernel, PrunedKernel) and kernel.n_leading and "dense" in vars(kernel)
     assert_same_statistics(statistics, tile_statistics(mixture, rows, None)[1], 1e-12)
