@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.arrays import BoolArray, Indices
+from mpigmm.core.arrays import DOUBLE, BoolArray, Indices
 from mpigmm.core.estep import costs
 from mpigmm.core.estep.base import Kernel, NextKernel, RegisteredKernel
 from mpigmm.core.estep.differences import least_responsibilities
@@ -92,7 +92,7 @@ class PrunedKernel(RegisteredKernel):
         leading = leading_numbers(d)
         with np.errstate(over="ignore"):  # a distance beyond the range of float64 is infinite
             shares, self._expected_share = expected_shares(self._inputs, upper, leading)
-        bound, pair = costs.bounded_e(k, d, leading, self._ops)
+        bound, pair = costs.bounded_e(k, d, leading.astype(DOUBLE), self._ops)
         best = int((bound + k * shares * pair).argmin())
         self._most_share = (self._e_cost - bound[best]) / (k * pair[best])
         return int(leading[best]) if shares[best] < self._most_share - 0.2 * self._e_cost / (k * pair[best]) else 0
@@ -108,8 +108,11 @@ class PrunedKernel(RegisteredKernel):
             self.dense.log_prob(tile, out)
 
     def _seems_bounded(self, tile: Tile) -> bool:
-        """Whether most pairs are negligible for a few of the rows. If they are not, bounds of all rows would be computed
-        in vain: rows may differ from those drawn from the mixture."""
+        """Whether most pairs are negligible for a few of the rows.
+
+        If they are not, bounds of all rows would be computed in vain: rows may differ from those drawn from the
+        mixture.
+        """
         few = tile.examples()
         return few is tile or self._bounded(few, few.array("log_prob", len(self.means), few.n_rows))
 
