@@ -17,7 +17,16 @@ from mpigmm.core.estep.examples import component_weights, example_rows
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, IsotropicFactors
-from mpigmm.core.ops.groups import NATS, PADDED, BoundedGroup, SecondMoments
+from mpigmm.core.ops.groups import (
+    MOST_MINOR_FEATURES,
+    NATS,
+    NO_MINOR_PAIRS,
+    PADDED,
+    PADDED_SINGLE,
+    BoundedGroup,
+    MinorPairs,
+    SecondMoments,
+)
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
@@ -36,6 +45,13 @@ SINGLE_UNIT, LOST_SHARE = 2.0**-24, 2.0**-8
 
 TIGHT = 1.0
 """A bound is tight if rounding errors raise it by at most so many nats."""
+
+ACCURATE = 2.0**-16
+"""A log-density in float32 is accurate enough for minor pairs if it is as far from its bound, in nats."""
+
+MOST_LOG_NORM, MOST_RATIO = 8192.0, 2.0**20
+"""Largest absolute constant of the log-density of components with minor pairs, and largest ratio of their standard
+deviations and those of the rows, or the reverse."""
 
 BOUND_NS, BOUND_FEATURE_NS = 0.2, 0.042
 """Nanoseconds for a bound of a log-density, and for each of its features, on a core of a server."""
@@ -152,9 +168,8 @@ def make_plan(inputs: EStepInputs) -> BoundsPlan:
     pair, dense = k * (PAIR_NS + PAIR_FEATURE_NS * d), dense_cost(inputs)
     cost = bound + share * pair
     best = int(cost.argmin())
-    return BoundsPlan(
-        bool(LEAST_SPEEDUP * cost[best] < dense), order[: leading[best]], float((dense - bound[best]) / pair)
-    )
+    chosen = order[: leading[best]] if leading[best] < d else np.arange(d)
+    return BoundsPlan(bool(LEAST_SPEEDUP * cost[best] < dense), chosen, float((dense - bound[best]) / pair))
 
 
 def dense_cost(inputs: EStepInputs) -> float:
@@ -222,8 +237,11 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
         offsets: Any = np.ascontiguousarray(shrink * scaled_means, SINGLE)
         lost = 1e-6 * (np.abs(inputs.log_norm) + raised)
         constants = inputs.log_norm + raised + np.where(inputs.log_norm > -np.inf, lost, 0.0)
+        is_accurate = (raised <= ACCURATE) & (np.abs(inputs.log_norm) <= MOST_LOG_NORM)
+        is_accurate &= (np.abs(np.log(roots[:, leading] / unit)) <= np.log(MOST_RATIO)).all(axis=1)
     finite = np.isfinite(scales).all(axis=1) & np.isfinite(offsets).all(axis=1)
     scales[~finite] = offsets[~finite] = 0.0
+    constants = np.where(finite, constants, np.inf).astype(SINGLE)
     return BoundedGroup(
         nats=NATS,
         most_share=plan.most_share,
@@ -231,8 +249,9 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
         units=unit,
         scales=scales,
         offsets=offsets,
-        constants=np.where(finite, constants, np.inf).astype(SINGLE),
+        constants=constants,
         is_tight=(finite & (raised <= TIGHT)).astype(np.int32),
+        minor=minor_pairs(inputs, unit, constants, finite & is_accurate),
         whiten=np.empty((0, 0)),
         means=means,
         subtracted=means,
@@ -241,9 +260,20 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
     )
 
 
-def with_padding(array: FloatArray) -> FloatArray:
-    """An array (K, D) with zeros appended to each row, up to a multiple of `PADDED` numbers."""
+def minor_pairs(inputs: EStepInputs, units: FloatArray, constants: FloatArray, is_accurate: BoolArray) -> MinorPairs:
+    """What computes the minor pairs of the components that are accurate, if bounds use all features."""
+    if inputs.n_features != len(units) or len(units) > MOST_MINOR_FEATURES or not is_accurate.any():
+        return NO_MINOR_PAIRS
+    stretch = 1 / (1 - LOST_SHARE)
+    with np.errstate(all="ignore"):
+        offsets = np.where(is_accurate, inputs.log_norm - stretch * constants, np.inf).astype(SINGLE)
+        means = np.where(is_accurate[:, None], inputs.means * units, 0.0)
+    return MinorPairs(stretch, offsets, with_padding(means, PADDED_SINGLE).astype(SINGLE), 1 / units)
+
+
+def with_padding(array: FloatArray, multiple: int = PADDED) -> FloatArray:
+    """An array (K, D) with zeros appended to each row, up to a multiple of so many numbers."""
     k, d = array.shape
-    padded = np.zeros((k, -(-d // PADDED) * PADDED))
+    padded = np.zeros((k, -(-d // multiple) * multiple))
     padded[:, :d] = array
     return padded

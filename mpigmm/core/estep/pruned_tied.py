@@ -14,7 +14,7 @@ from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.estep.pruned_diagonal import PrunedDiagonalKernel, bounded_group, with_padding
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import SharedTriangularFactor
-from mpigmm.core.ops.groups import BoundedGroup, BoundedSums, SecondMoments
+from mpigmm.core.ops.groups import NO_MINOR_PAIRS, BoundedGroup, BoundedSums, SecondMoments
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
@@ -68,4 +68,4 @@ def whitened_group(inputs: EStepInputs) -> BoundedGroup:
     width = group.means.shape[1]
     whiten = np.zeros((width, width))
     whiten[: inputs.n_features, : inputs.n_features] = factors.upper
-    return replace(group, whiten=whiten, means=with_padding(inputs.means))
+    return replace(group, whiten=whiten, minor=NO_MINOR_PAIRS, means=with_padding(inputs.means))
