@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mpigmm.core.arrays import SINGLE, BoolArray, Indices
+from mpigmm.core.arrays import DOUBLE, SINGLE, BoolArray, Indices
 from mpigmm.core.estep.base import Kernel, NextKernel, RegisteredKernel
 from mpigmm.core.estep.examples import component_weights, example_rows
 from mpigmm.core.estep.inputs import EStepInputs
@@ -46,7 +46,7 @@ SINGLE_UNIT, LOST_SHARE = 2.0**-24, 2.0**-8
 TIGHT = 1.0
 """A bound is tight if rounding errors raise it by at most so many nats."""
 
-ACCURATE = 2.0**-16
+ACCURATE = 2.0**-22
 """A log-density in float32 is accurate enough for minor pairs if it is as far from its bound, in nats."""
 
 MOST_LOG_NORM, MOST_RATIO = 8192.0, 2.0**20
@@ -137,12 +137,15 @@ class BoundsPlan:
     ----------
     pays : bool
     leading : ndarray of int, shape (L,)
+    units : ndarray of shape (L,)
+        One divided by the standard deviations of the leading features.
     most_share : float
         Share of the pairs of row and component up to which it is faster to compute pairs one by one.
     """
 
     pays: bool
     leading: Indices
+    units: FloatArray
     most_share: float
 
 
@@ -161,15 +164,18 @@ def make_plan(inputs: EStepInputs) -> BoundsPlan:
     """The number of leading features with the least expected cost for rows drawn from the mixture."""
     k, d = inputs.means.shape
     with np.errstate(all="ignore"):  # terms of components that are narrow or far beyond measure overflow
-        order = powers(inputs).argsort(kind="stable")[::-1]
+        weights = component_weights(inputs)
+        variances = row_variances(inputs, weights)
+        order = powers(inputs, weights, variances).argsort(kind="stable")[::-1]
         leading = np.array([n for n in BOUND_SIZES if n < d] + [d])
-        share = bounded_shares(inputs, order, leading)
+        share, units = bounded_shares(inputs, order, leading), 1 / np.sqrt(variances)
     bound = k * (BOUND_NS + BOUND_FEATURE_NS * leading) + PRUNED_ROW_NS + PRUNED_ROW_FEATURE_NS * d
     pair, dense = k * (PAIR_NS + PAIR_FEATURE_NS * d), dense_cost(inputs)
     cost = bound + share * pair
     best = int(cost.argmin())
     chosen = order[: leading[best]] if leading[best] < d else np.arange(d)
-    return BoundsPlan(bool(LEAST_SPEEDUP * cost[best] < dense), chosen, float((dense - bound[best]) / pair))
+    most_share = float((dense - bound[best]) / pair)
+    return BoundsPlan(bool(LEAST_SPEEDUP * cost[best] < dense), chosen, units[chosen], most_share)
 
 
 def dense_cost(inputs: EStepInputs) -> float:
@@ -179,18 +185,16 @@ def dense_cost(inputs: EStepInputs) -> float:
     return inputs.n_components * pair * inputs.dtype.itemsize / 8
 
 
-def row_variances(inputs: EStepInputs) -> FloatArray:
+def row_variances(inputs: EStepInputs, weights: FloatArray) -> FloatArray:
     """Variances (D,) of rows of the mixture."""
-    weights = component_weights(inputs)
     mean = weights @ inputs.means
     return np.asarray(weights @ (inputs.variances + np.square(inputs.means - mean)))
 
 
-def powers(inputs: EStepInputs) -> FloatArray:
+def powers(inputs: EStepInputs, weights: FloatArray, variances: FloatArray) -> FloatArray:
     """For each feature (D,), the mean over components of its expected term in the squared distance of a row of the
-    mixture, at most `MOST_POWER`."""
-    weights = component_weights(inputs)
-    deviations = np.square(inputs.means - weights @ inputs.means) + row_variances(inputs)
+    mixture, whose features have these variances; at most `MOST_POWER`."""
+    deviations = np.square(inputs.means - weights @ inputs.means) + variances
     return np.asarray(weights @ np.minimum(MOST_POWER, roots_of(inputs) ** 2 * deviations))
 
 
@@ -205,13 +209,13 @@ def bounded_shares(inputs: EStepInputs, order: Indices, leading: Indices) -> Flo
 
     The estimate draws a few rows from the mixture.
     """
-    rows, means, precisions = example_rows(inputs)[:, order], inputs.means[:, order], roots_of(inputs)[:, order] ** 2
+    rows, means, precisions = example_rows(inputs)[:, order], inputs.means.T[order], np.square(roots_of(inputs).T[order])
     linear = precisions * means
-    constants = np.add.reduceat(linear * means, [0, *leading[:-1]], axis=1).T
-    squares, coefficients = np.stack([rows**2, rows], axis=2), np.stack([precisions.T, -2 * linear.T], axis=1)
+    constants = np.add.reduceat(linear * means, [0, *leading[:-1]], axis=0)
     log_prob, found = inputs.log_norm, []
     for (start, stop), constant in zip(pairwise([0, *leading]), constants, strict=True):
-        terms = squares[:, start:stop].reshape(len(rows), -1) @ coefficients[start:stop].reshape(-1, len(means))
+        part = rows[:, start:stop]
+        terms = part**2 @ precisions[start:stop] - 2 * part @ linear[start:stop]
         log_prob = log_prob - 0.5 * np.maximum(terms + constant, 0.0)
         found.append(log_prob)
     best = log_prob.max(axis=1, keepdims=True)
@@ -227,10 +231,9 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
     (1 - s) q - 2 c^2 / s for any small share s.
     """
     plan, means = plan_bounds(inputs), with_padding(inputs.means)
-    leading = plan.leading
+    leading, unit = plan.leading, plan.units
     roots, shrink = roots_of(inputs), np.sqrt(0.5 * (1 - LOST_SHARE))
     with np.errstate(all="ignore"):
-        unit = 1 / np.sqrt(row_variances(inputs)[leading])
         scaled_means = roots[:, leading] * inputs.means[:, leading]
         raised = np.square(8 * SINGLE_UNIT) * np.square(scaled_means).sum(axis=1) / LOST_SHARE
         scales: Any = np.ascontiguousarray(shrink * roots[:, leading] / unit, SINGLE)
@@ -238,7 +241,7 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
         lost = 1e-6 * (np.abs(inputs.log_norm) + raised)
         constants = inputs.log_norm + raised + np.where(inputs.log_norm > -np.inf, lost, 0.0)
         is_accurate = (raised <= ACCURATE) & (np.abs(inputs.log_norm) <= MOST_LOG_NORM)
-        is_accurate &= (np.abs(np.log(roots[:, leading] / unit)) <= np.log(MOST_RATIO)).all(axis=1)
+        is_accurate &= (scales.min(axis=1) >= 1 / MOST_RATIO) & (scales.max(axis=1) <= MOST_RATIO)
     finite = np.isfinite(scales).all(axis=1) & np.isfinite(offsets).all(axis=1)
     scales[~finite] = offsets[~finite] = 0.0
     constants = np.where(finite, constants, np.inf).astype(SINGLE)
@@ -267,13 +270,15 @@ def minor_pairs(inputs: EStepInputs, units: FloatArray, constants: FloatArray, i
     stretch = 1 / (1 - LOST_SHARE)
     with np.errstate(all="ignore"):
         offsets = np.where(is_accurate, inputs.log_norm - stretch * constants, np.inf).astype(SINGLE)
-        means = np.where(is_accurate[:, None], inputs.means * units, 0.0)
-    return MinorPairs(stretch, offsets, with_padding(means, PADDED_SINGLE).astype(SINGLE), 1 / units)
+        means = with_padding(inputs.means * units, PADDED_SINGLE, SINGLE)
+    return MinorPairs(stretch, offsets, means, 1 / units)
 
 
-def with_padding(array: FloatArray, multiple: int = PADDED) -> FloatArray:
+def with_padding(array: FloatArray, multiple: int = PADDED, dtype: np.dtype[np.generic] = DOUBLE) -> FloatArray:
     """An array (K, D) with zeros appended to each row, up to a multiple of so many numbers."""
     k, d = array.shape
-    padded = np.zeros((k, -(-d // multiple) * multiple))
+    if d % multiple == 0:
+        return np.ascontiguousarray(array, dtype)
+    padded: FloatArray = np.zeros((k, -(-d // multiple) * multiple), dtype)
     padded[:, :d] = array
     return padded

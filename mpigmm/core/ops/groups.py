@@ -17,8 +17,8 @@ NATS = 42.0
 component, divided by the row's squared distance from that component. exp(-42) is below 1e-18. The division makes the
 row's part in the second moments as small."""
 
-MINOR_NATS = 26.0
-"""A pair of row and component is minor if the responsibility is below exp(-MINOR_NATS), 5e-12."""
+MINOR_NATS = 24.0
+"""A pair of row and component is minor if the responsibility is below exp(-MINOR_NATS), 4e-11."""
 
 PADDED = 8
 """Arrays of a `BoundedGroup` with a number for each feature have a multiple of this many in a row: the largest number

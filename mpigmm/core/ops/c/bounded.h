@@ -241,7 +241,7 @@ INLINE void complete_rows(
 
 /* A row has minor pairs only if its log-density is at most so many nats below the largest one of any row, and this is at most
  * so far from zero: rounding errors are then small enough. */
-static const double MOST_MINOR_NATS = 4096;
+static const double MOST_MINOR_NATS = 1024;
 
 /* Computes for each row the log-density of the component with the largest bound, and the threshold, which no component
  * exceeds for rows of sample weight zero. */
@@ -285,26 +285,31 @@ INLINE unsigned not_below(const float *bounds, const float *thresholds) {
 #endif
 }
 
+/* Writes the numbers of a vector whose bits are set into out, without gaps; returns how many these are. */
+INLINE ptrdiff_t write_singles(unsigned bits, vector_single from, float *out) {
+#if VECTOR_BYTES == 64 && defined(__AVX512F__)
+    __m512 packed = _mm512_maskz_compress_ps((__mmask16)bits, (__m512)from);
+    ptrdiff_t count = __builtin_popcount(bits);
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(packed)); /* mostly enough, and faster than a whole vector */
+    if (count > 8) _mm256_storeu_ps(out + 8, _mm512_extractf32x8_ps(packed, 1));
+    return count;
+#else
+    ptrdiff_t count = 0;
+    for (; bits; bits &= bits - 1) out[count++] = from[__builtin_ctz(bits)];
+    return count;
+#endif
+}
+
 /* Writes first + i for each bit i that is set into out; returns their number. */
 INLINE ptrdiff_t write_numbers(unsigned bits, ptrdiff_t first, int32_t *out) {
 #if VECTOR_BYTES == 64 && defined(__AVX512F__)
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     __m512i numbers = _mm512_add_epi32(lane, _mm512_set1_epi32((int32_t)first));
-    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32((__mmask16)bits, numbers));
-    return __builtin_popcount(bits);
+    return write_singles(bits, (vector_single)numbers, (float *)out);
 #else
     ptrdiff_t count = 0;
     for (; bits; bits &= bits - 1) out[count++] = (int32_t)first + __builtin_ctz(bits);
     return count;
-#endif
-}
-
-/* Writes the numbers of a vector whose bits are set into out, without gaps. */
-INLINE void write_singles(unsigned bits, vector_single from, float *out) {
-#if VECTOR_BYTES == 64 && defined(__AVX512F__)
-    _mm512_storeu_ps(out, _mm512_maskz_compress_ps((__mmask16)bits, (__m512)from));
-#else
-    for (ptrdiff_t count = 0; bits; bits &= bits - 1) out[count++] = from[__builtin_ctz(bits)];
 #endif
 }
 
@@ -327,21 +332,22 @@ static OUTLINED ptrdiff_t split_rows(
 ) {
     const float *bounds = block->bounds + k * block->stride;
     float offset = group->minor_offsets[k], stretch = (float)group->stretch;
-    ptrdiff_t start = *minor, end = start;
-    for (ptrdiff_t i = 0; i < block->whole; i += SINGLES) {
-        unsigned bits = not_below(bounds + i, block->highest + i);
-        unsigned major = bits & not_below(bounds + i, block->minor_limits + i);
-        vector_single below = stretch * load_single(bounds + i) + (offset - load_single(block->references + i));
-        write_singles(bits & ~major, below, block->minor_values + end);
-        end += write_numbers(bits & ~major, i, block->minor_chosen + end);
-        count += write_numbers(major, i, block->chosen + count);
+    const float *highest = block->highest, *limits = block->minor_limits, *references = block->references;
+    float *values = block->minor_values + *minor;
+    int32_t *rows = block->minor_chosen + *minor, *chosen = block->chosen;
+    ptrdiff_t whole = block->whole, pairs = 0;
+    for (ptrdiff_t i = 0; i < whole; i += SINGLES) {
+        unsigned bits = not_below(bounds + i, highest + i), major = bits & not_below(bounds + i, limits + i);
+        vector_single below = stretch * load_single(bounds + i) + (offset - load_single(references + i));
+        write_singles(bits & ~major, below, values + pairs);
+        pairs += write_numbers(bits & ~major, i, rows + pairs);
+        count += write_numbers(major, i, chosen + count);
     }
-    for (ptrdiff_t p = start; p < end; p += SINGLES) { /* there is room for whole vectors */
-        vector_single *values = (vector_single *)(block->minor_values + p);
-        *values = exponential_single(*values);
-    }
-    for (ptrdiff_t p = start; p < end; p++) block->minor_sums[block->minor_chosen[p]] += block->minor_values[p];
-    *minor = end;
+    for (ptrdiff_t p = 0; p < pairs; p += SINGLES) /* there is room for whole vectors */
+        *(vector_single *)(values + p) = exponential_single(load_single(values + p));
+    float *restrict sums = block->minor_sums;
+    for (ptrdiff_t p = 0; p < pairs; p++) sums[rows[p]] += values[p];
+    *minor += pairs;
     return count;
 }
 
