@@ -359,7 +359,7 @@ def bounded_structure(group: BoundedGroup, *sums: FloatArray) -> BoundedStructur
     arrays = group.whiten, group.means, group.subtracted, group.roots, group.log_norm, *sums
     return BoundedStructure(
         *(*group.means.shape, len(group.leading), group.nats, group.most_share, *map(pointer_of, bounds)),
-        *(MINOR_NATS, minor.stretch, *map(pointer_of, (minor.offsets, minor.means, minor.inverses)), minor.means.shape[1]),
+        *(MINOR_NATS, minor.stretch, *map(pointer_of, (minor.offsets, minor.means, minor.scale)), minor.means.shape[1]),
         *map(pointer_of, arrays),
     )
 

@@ -126,7 +126,7 @@ class DifferenceGroup:
 
 @dataclass(frozen=True, eq=False)
 class MinorPairs:
-    """What computes the minor pairs of a `BoundedGroup` in float32, if its bounds use all features in their order.
+    """What computes the minor pairs of a `BoundedGroup` in float32, if its bounds use all features.
 
     Attributes
     ----------
@@ -135,15 +135,15 @@ class MinorPairs:
         A log-density is about stretch times the bound plus offset; inf for components for which this is too inaccurate.
         Empty if all are.
     means : ndarray of float32, shape (K, V) or (0, 0)
-        The means minus the centre, in the units of the bounds. V is D rounded up to a multiple of `PADDED_SINGLE`.
-    inverses : ndarray of shape (D,) or (0,)
-        One divided by each unit.
+        The means minus the centre, divided by `scale`. V is D rounded up to a multiple of `PADDED_SINGLE`.
+    scale : ndarray of shape (D,) or (0,)
+        The standard deviations of the rows, by which these are divided too.
     """
 
     stretch: float
     offsets: FloatArray
     means: FloatArray
-    inverses: FloatArray
+    scale: FloatArray
 
 
 NO_MINOR_PAIRS = MinorPairs(1.0, np.empty(0), np.empty((0, 0)), np.empty(0))

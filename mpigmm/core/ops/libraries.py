@@ -255,7 +255,7 @@ class BoundedStructure(ctypes.Structure):
         ("stretch", Double),
         ("minor_offsets", Pointer),
         ("minor_means", Pointer),
-        ("inverses", Pointer),
+        ("minor_scale", Pointer),
         ("single_width", Size),
         ("whiten", Pointer),
         ("means", Pointer),

@@ -37,8 +37,8 @@ struct bounded {
     double minor; /* MINOR_NATS in groups.py */
     double stretch; /* a log-density in float is stretch * bound + minor_offset */
     const float *minor_offsets; /* (K,): infinite for components without minor pairs; null if no component has any */
-    const float *minor_means; /* (K, single_width): the means minus the centre, in the units; zero beyond D */
-    const double *inverses; /* (L,): one divided by each unit */
+    const float *minor_means; /* (K, single_width): the means minus the centre, divided by scale; zero beyond D */
+    const double *minor_scale; /* (L,): by which rows are divided before they are rounded to float; L is D */
     ptrdiff_t single_width; /* D rounded up to a multiple of PADDED_SINGLE in groups.py */
     const double *whiten; /* (width, width): upper triangular factor U of the precision matrix that all share; or null */
     const double *means, *subtracted; /* (K, width): the means minus the centre, and U^T times them; zero beyond D */
@@ -60,7 +60,7 @@ struct block {
     int splits; /* whether there may be minor pairs */
     float *minor_limits, *references; /* (height,): pairs with bounds below are minor; log-densities that theirs are relative to */
     float *minor_sums, *minor_factors; /* (height,): sums of the values of minor pairs; these times factors are responsibilities */
-    float *singles, *minor_values; /* (height, single_width): the rows in the units; (most,) */
+    float *singles, *minor_values; /* (height, single_width): the rows divided by minor_scale; (most,) */
     int32_t *minor_chosen, *minor_ends; /* (most,): row of each minor pair; (K + 1,) */
 };
 
@@ -147,13 +147,13 @@ static OUTLINED void add_scatter(const struct bounded *group, const struct block
             add_products(block->n, rows + d, 1, width, rows + j, width, weights, group->scatter + d * width + j);
 }
 
-/* Fills the rows in float. All features are leading ones, in their order, if there are minor pairs. */
+/* Fills the rows in float. All features are leading ones if there are minor pairs. */
 static void fill_singles(const struct bounded *group, struct block *block) {
     ptrdiff_t width = group->single_width, n_features = group->n_leading;
     for (ptrdiff_t i = 0; i < block->n; i++) {
         float *restrict row = block->singles + i * width;
-        const double *restrict from = block->rows + i * group->width;
-        for (ptrdiff_t d = 0; d < n_features; d++) row[d] = (float)(from[d] * group->units[d]);
+        const double *restrict from = block->centred + i * group->width;
+        for (ptrdiff_t d = 0; d < n_features; d++) row[d] = (float)(from[d] / group->minor_scale[d]);
         for (ptrdiff_t d = n_features; d < width; d++) row[d] = 0;
     }
 }
@@ -553,9 +553,9 @@ static OUTLINED void add_minor_moments(const struct bounded *group, const struct
     while (d < width) ADD_MINOR_PAIRS(16 / SINGLES);
 #endif
     for (ptrdiff_t j = 0; j < group->n_leading; j++) {
-        double unit = group->inverses[j];
-        firsts[j] += (double)first[j] * unit;
-        seconds[j] += (double)second[j] * (unit * unit);
+        double scale = group->minor_scale[j];
+        firsts[j] += (double)first[j] * scale;
+        seconds[j] += (double)second[j] * (scale * scale);
     }
 }
 
