@@ -180,7 +180,7 @@ def make_plan(inputs: EStepInputs) -> BoundsPlan:
         cost[-1] -= minor_share * (pair - minor_pair)
     best = int(cost.argmin())
     chosen = order[: leading[best]] if leading[best] < d else np.arange(d)
-    most_share = float((dense - bound[best]) / pair)
+    most_share = min(1.0, float((dense - bound[best]) / (cost[best] - bound[best]) * share[best]))
     return BoundsPlan(bool(LEAST_SPEEDUP * cost[best] < dense), chosen, units[chosen], most_share)
 
 
