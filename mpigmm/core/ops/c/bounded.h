@@ -58,8 +58,10 @@ struct block {
     float *leading, *bounds, *highest; /* (L, stride), (K, stride) and (height,) */
     int32_t *best, *chosen, *ends; /* (height,); (most,): row of each pair; (K + 1,) */
     int splits; /* whether there may be minor pairs */
-    float *minor_limits, *references; /* (height,): pairs with bounds below are minor; log-densities that theirs are relative to */
-    float *minor_sums, *minor_factors; /* (height,): sums of the values of minor pairs; these times factors are responsibilities */
+    float *minor_limits; /* (height,): pairs with bounds below are minor */
+    float *references; /* (height,): log-densities to which those of the minor pairs are relative */
+    float *minor_sums; /* (height,): sums of the minor pairs' values, which are densities relative to the reference's */
+    float *minor_factors; /* (height,): by which these values are multiplied to become responsibilities */
     float *singles, *minor_values; /* (height, single_width): the rows divided by minor_scale; (most,) */
     int32_t *minor_chosen, *minor_ends; /* (most,): row of each minor pair; (K + 1,) */
 };
