@@ -12,7 +12,7 @@ from mpigmm.core.estep.step import EStep
 from mpigmm.core.mixture import Mixture
 from mpigmm.core.ops.base import Ops
 from mpigmm.core.ops.compiled import CompiledOps
-from mpigmm.core.ops.groups import NATS
+from mpigmm.core.ops.groups import MINOR_NATS, NATS
 from mpigmm.core.ops.libraries import COMPILED, best_compiled
 from mpigmm.core.ops.numpy import NUMPY
 from mpigmm.core.statistics import SufficientStatistics
@@ -109,6 +109,28 @@ def test_rows_of_any_type_and_masked_rows(name: str, covariance_type: str, raw: 
         used = rows[~np.isnan(rows).any(axis=1)]
         expected = statistics_of(NUMPY, mixture, used)
         assert_same(statistics_of(CompiledOps(name), mixture, rows), expected, mixture, 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(333, 24, 64), (1100, 40, 80), (97, 27, 70)], ids="x".join(["%d"] * 3).__mod__)
+@pytest.mark.parametrize(("covariance_type", "spread"), [("diag", 6.5), ("spherical", 11.0), ("tied", 8.0)])
+@pytest.mark.parametrize("name", BUILT)
+def test_minor_pairs(name: str, covariance_type: str, spread: float, shape: tuple[int, int, int]) -> None:
+    """Also with rows far from all components, and components that have no minor pairs."""
+    rows, mixture = apart(covariance_type, *shape, spread=spread / np.sqrt(shape[1]))
+    rows[5], rows[6] = rows[5] + 60, rows[6] - 200
+    if covariance_type != "tied":
+        mixture = scaled_covariances(mixture, np.where(np.arange(shape[2]) % 50 == 4, 1e-16, 1.0))
+    ops = CompiledOps(name)
+    step, tile = step_and_tile(ops, mixture, rows)
+    assert isinstance(step._kernel, PrunedDiagonalKernel)
+    group = step._kernel.group
+    assert np.isfinite(group.minor.offsets).sum() >= shape[2] - 4 and ops.bounded_sweep(tile, group) is not None
+    resp, _ = step.posterior(tile)
+    assert ((resp > 0) & (resp < np.exp(-MINOR_NATS))).mean() > 0.01
+    for weights in (None, np.random.default_rng(1).random(len(rows)) * (np.arange(len(rows)) % 5 != 1)):
+        found = statistics_of(ops, mixture, rows, weights)
+        expected = statistics_of(NUMPY, mixture, rows, weights)
+        assert_same(found, expected, mixture, 1e-11)
 
 
 @pytest.mark.parametrize("covariance_type", ["diag", "spherical"])

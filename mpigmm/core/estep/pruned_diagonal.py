@@ -11,13 +11,23 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from mpigmm.core.arrays import SINGLE, BoolArray, Indices
+from mpigmm.core.arrays import DOUBLE, SINGLE, BoolArray, Indices
 from mpigmm.core.estep.base import Kernel, NextKernel, RegisteredKernel
 from mpigmm.core.estep.examples import component_weights, example_rows
 from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, IsotropicFactors
-from mpigmm.core.ops.groups import NATS, PADDED, BoundedGroup, SecondMoments
+from mpigmm.core.ops.groups import (
+    MINOR_NATS,
+    MOST_MINOR_FEATURES,
+    NATS,
+    NO_MINOR_PAIRS,
+    PADDED,
+    PADDED_SINGLE,
+    BoundedGroup,
+    MinorPairs,
+    SecondMoments,
+)
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
@@ -37,6 +47,13 @@ SINGLE_UNIT, LOST_SHARE = 2.0**-24, 2.0**-8
 TIGHT = 1.0
 """A bound is tight if rounding errors raise it by at most so many nats."""
 
+ACCURATE = 2.0**-22
+"""A log-density in float32 is accurate enough for minor pairs if it is as far from its bound, in nats."""
+
+MOST_LOG_NORM, MOST_RATIO = 8192.0, 2.0**20
+"""Largest absolute constant of the log-density of components with minor pairs, and largest ratio of their standard
+deviations and those of the rows, or the reverse."""
+
 BOUND_NS, BOUND_FEATURE_NS = 0.2, 0.042
 """Nanoseconds for a bound of a log-density, and for each of its features, on a core of a server."""
 
@@ -46,6 +63,9 @@ PAIR_NS, PAIR_FEATURE_NS = 7.0, 0.2
 DENSE_NS, DENSE_PRODUCT_NS = 1.0, 0.095
 """Nanoseconds for a pair if all pairs are computed, and for each feature and each square of a feature; half of it in
 float32."""
+
+MINOR_PAIR_NS, MINOR_PAIR_FEATURE_NS = 3.5, 0.07
+"""Nanoseconds for a minor pair, and for each feature."""
 
 PRUNED_ROW_NS, PRUNED_ROW_FEATURE_NS = 10.0, 0.4
 """Nanoseconds for a row in addition to bounds and pairs, and for each feature."""
@@ -121,12 +141,15 @@ class BoundsPlan:
     ----------
     pays : bool
     leading : ndarray of int, shape (L,)
+    units : ndarray of shape (L,)
+        One divided by the standard deviations of the leading features.
     most_share : float
         Share of the pairs of row and component up to which it is faster to compute pairs one by one.
     """
 
     pays: bool
     leading: Indices
+    units: FloatArray
     most_share: float
 
 
@@ -145,16 +168,20 @@ def make_plan(inputs: EStepInputs) -> BoundsPlan:
     """The number of leading features with the least expected cost for rows drawn from the mixture."""
     k, d = inputs.means.shape
     with np.errstate(all="ignore"):  # terms of components that are narrow or far beyond measure overflow
-        order = powers(inputs).argsort(kind="stable")[::-1]
+        weights = component_weights(inputs)
+        variances = row_variances(inputs, weights)
+        order = powers(inputs, weights, variances).argsort(kind="stable")[::-1]
         leading = np.array([n for n in BOUND_SIZES if n < d] + [d])
-        share = bounded_shares(inputs, order, leading)
+        (share, minor_share), units = bounded_shares(inputs, order, leading), 1 / np.sqrt(variances)
     bound = k * (BOUND_NS + BOUND_FEATURE_NS * leading) + PRUNED_ROW_NS + PRUNED_ROW_FEATURE_NS * d
-    pair, dense = k * (PAIR_NS + PAIR_FEATURE_NS * d), dense_cost(inputs)
-    cost = bound + share * pair
+    pair, minor_pair = k * (PAIR_NS + PAIR_FEATURE_NS * d), k * (MINOR_PAIR_NS + MINOR_PAIR_FEATURE_NS * d)
+    cost, dense = bound + share * pair, dense_cost(inputs)
+    if d <= MOST_MINOR_FEATURES:
+        cost[-1] -= minor_share * (pair - minor_pair)
     best = int(cost.argmin())
-    return BoundsPlan(
-        bool(LEAST_SPEEDUP * cost[best] < dense), order[: leading[best]], float((dense - bound[best]) / pair)
-    )
+    chosen = order[: leading[best]] if leading[best] < d else np.arange(d)
+    most_share = min(1.0, float((dense - bound[best]) / (cost[best] - bound[best]) * share[best]))
+    return BoundsPlan(bool(LEAST_SPEEDUP * cost[best] < dense), chosen, units[chosen], most_share)
 
 
 def dense_cost(inputs: EStepInputs) -> float:
@@ -164,18 +191,16 @@ def dense_cost(inputs: EStepInputs) -> float:
     return inputs.n_components * pair * inputs.dtype.itemsize / 8
 
 
-def row_variances(inputs: EStepInputs) -> FloatArray:
+def row_variances(inputs: EStepInputs, weights: FloatArray) -> FloatArray:
     """Variances (D,) of rows of the mixture."""
-    weights = component_weights(inputs)
     mean = weights @ inputs.means
     return np.asarray(weights @ (inputs.variances + np.square(inputs.means - mean)))
 
 
-def powers(inputs: EStepInputs) -> FloatArray:
+def powers(inputs: EStepInputs, weights: FloatArray, variances: FloatArray) -> FloatArray:
     """For each feature (D,), the mean over components of its expected term in the squared distance of a row of the
-    mixture, at most `MOST_POWER`."""
-    weights = component_weights(inputs)
-    deviations = np.square(inputs.means - weights @ inputs.means) + row_variances(inputs)
+    mixture, whose features have these variances; at most `MOST_POWER`."""
+    deviations = np.square(inputs.means - weights @ inputs.means) + variances
     return np.asarray(weights @ np.minimum(MOST_POWER, roots_of(inputs) ** 2 * deviations))
 
 
@@ -185,23 +210,27 @@ def roots_of(inputs: EStepInputs) -> FloatArray:
     return np.broadcast_to(factors.roots.reshape(inputs.n_components, -1), inputs.means.shape)
 
 
-def bounded_shares(inputs: EStepInputs, order: Indices, leading: Indices) -> FloatArray:
-    """Expected shares (n,) of the pairs whose bounds are not negligible, for the numbers (n,) of leading features.
+def bounded_shares(inputs: EStepInputs, order: Indices, leading: Indices) -> tuple[FloatArray, float]:
+    """Expected shares (n,) of the pairs whose bounds are not negligible, for the numbers (n,) of leading features, and
+    the share of minor pairs.
 
     The estimate draws a few rows from the mixture.
     """
     rows, means, precisions = example_rows(inputs)[:, order], inputs.means[:, order], roots_of(inputs)[:, order] ** 2
     linear = precisions * means
     constants = np.add.reduceat(linear * means, [0, *leading[:-1]], axis=1).T
-    squares, coefficients = np.stack([rows**2, rows], axis=2), np.stack([precisions.T, -2 * linear.T], axis=1)
     log_prob, found = inputs.log_norm, []
     for (start, stop), constant in zip(pairwise([0, *leading]), constants, strict=True):
-        terms = squares[:, start:stop].reshape(len(rows), -1) @ coefficients[start:stop].reshape(-1, len(means))
-        log_prob = log_prob - 0.5 * np.maximum(terms + constant, 0.0)
+        part = rows[:, start:stop]
+        terms = part**2 @ precisions[:, start:stop].T
+        terms -= 2 * part @ linear[:, start:stop].T
+        terms += constant
+        log_prob = np.multiply(-0.5, np.maximum(terms, 0.0, out=terms), out=terms) + log_prob
         found.append(log_prob)
     best = log_prob.max(axis=1, keepdims=True)
     threshold = best - NATS - np.log(inputs.log_norm.max() + 1 - best)
-    return np.array([(~(bounds < threshold)).mean() for bounds in found])
+    is_minor = (log_prob >= threshold) & (log_prob < best - MINOR_NATS)
+    return np.array([(~(bounds < threshold)).mean() for bounds in found]), float(is_minor.mean())
 
 
 def bounded_group(inputs: EStepInputs) -> BoundedGroup:
@@ -212,18 +241,20 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
     (1 - s) q - 2 c^2 / s for any small share s.
     """
     plan, means = plan_bounds(inputs), with_padding(inputs.means)
-    leading = plan.leading
+    leading, unit = plan.leading, plan.units
     roots, shrink = roots_of(inputs), np.sqrt(0.5 * (1 - LOST_SHARE))
     with np.errstate(all="ignore"):
-        unit = 1 / np.sqrt(row_variances(inputs)[leading])
         scaled_means = roots[:, leading] * inputs.means[:, leading]
         raised = np.square(8 * SINGLE_UNIT) * np.square(scaled_means).sum(axis=1) / LOST_SHARE
         scales: Any = np.ascontiguousarray(shrink * roots[:, leading] / unit, SINGLE)
         offsets: Any = np.ascontiguousarray(shrink * scaled_means, SINGLE)
         lost = 1e-6 * (np.abs(inputs.log_norm) + raised)
         constants = inputs.log_norm + raised + np.where(inputs.log_norm > -np.inf, lost, 0.0)
+        is_accurate = (raised <= ACCURATE) & (np.abs(inputs.log_norm) <= MOST_LOG_NORM)
+        is_accurate &= (scales.min(axis=1) >= 1 / MOST_RATIO) & (scales.max(axis=1) <= MOST_RATIO)
     finite = np.isfinite(scales).all(axis=1) & np.isfinite(offsets).all(axis=1)
     scales[~finite] = offsets[~finite] = 0.0
+    constants = np.where(finite, constants, np.inf).astype(SINGLE)
     return BoundedGroup(
         nats=NATS,
         most_share=plan.most_share,
@@ -231,8 +262,9 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
         units=unit,
         scales=scales,
         offsets=offsets,
-        constants=np.where(finite, constants, np.inf).astype(SINGLE),
+        constants=constants,
         is_tight=(finite & (raised <= TIGHT)).astype(np.int32),
+        minor=minor_pairs(inputs, unit, constants, finite & is_accurate),
         whiten=np.empty((0, 0)),
         means=means,
         subtracted=means,
@@ -241,9 +273,22 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
     )
 
 
-def with_padding(array: FloatArray) -> FloatArray:
-    """An array (K, D) with zeros appended to each row, up to a multiple of `PADDED` numbers."""
+def minor_pairs(inputs: EStepInputs, units: FloatArray, constants: FloatArray, is_accurate: BoolArray) -> MinorPairs:
+    """What computes the minor pairs of the components that are accurate, if bounds use all features."""
+    if inputs.n_features != len(units) or len(units) > MOST_MINOR_FEATURES or not is_accurate.any():
+        return NO_MINOR_PAIRS
+    stretch = 1 / (1 - LOST_SHARE)
+    with np.errstate(all="ignore"):
+        offsets: Any = np.where(is_accurate, inputs.log_norm - stretch * constants, np.inf).astype(SINGLE)
+        means: Any = with_padding(inputs.means * units, PADDED_SINGLE, SINGLE)
+        return MinorPairs(stretch, offsets, means, 1 / units)
+
+
+def with_padding(array: FloatArray, multiple: int = PADDED, dtype: np.dtype[np.generic] = DOUBLE) -> FloatArray:
+    """An array (K, D) with zeros appended to each row, up to a multiple of so many numbers."""
     k, d = array.shape
-    padded = np.zeros((k, -(-d // PADDED) * PADDED))
+    if d % multiple == 0:
+        return np.asarray(array, dtype, order="C")
+    padded: FloatArray = np.zeros((k, -(-d // multiple) * multiple), dtype)
     padded[:, :d] = array
     return padded

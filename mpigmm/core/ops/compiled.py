@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from mpigmm.core.arrays import DOUBLE, SINGLE, Indices
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
 from mpigmm.core.ops.base import LEAST_EXPONENTS, MOST_LANES, OpsCosts, least_exponent, padded
-from mpigmm.core.ops.groups import BoundedGroup, BoundedSums, DifferenceGroup, ProductGroup, SecondMoments, Sums
+from mpigmm.core.ops.groups import (
+    MINOR_NATS,
+    BoundedGroup,
+    BoundedSums,
+    DifferenceGroup,
+    ProductGroup,
+    SecondMoments,
+    Sums,
+)
 from mpigmm.core.ops.host import HostOps
 from mpigmm.core.ops.libraries import (
     ADD,
@@ -346,11 +354,19 @@ def empty_moments(tile: Tile, group: BoundedGroup) -> tuple[FloatArray, FloatArr
 
 def bounded_structure(group: BoundedGroup, *sums: FloatArray) -> BoundedStructure:
     """The structure of a group, with arrays for its counts, moments and scatter if these are wanted."""
-    arrays = (group.leading, group.units, group.scales, group.offsets, group.constants, group.is_tight, group.whiten,
-              group.means, group.subtracted, group.roots, group.log_norm, *sums)  # fmt: skip
-    sizes = *group.means.shape, len(group.leading)
-    pointers = (pointer(array) if array.size else None for array in arrays)
-    return BoundedStructure(*sizes, group.nats, group.most_share, *pointers)
+    bounds = group.leading, group.units, group.scales, group.offsets, group.constants, group.is_tight
+    minor = group.minor
+    arrays = group.whiten, group.means, group.subtracted, group.roots, group.log_norm, *sums
+    return BoundedStructure(
+        *(*group.means.shape, len(group.leading), group.nats, group.most_share, *map(pointer_of, bounds)),
+        *(MINOR_NATS, minor.stretch, *map(pointer_of, (minor.offsets, minor.means, minor.scale)), minor.means.shape[1]),
+        *map(pointer_of, arrays),
+    )
+
+
+def pointer_of(array: NDArray[Any]) -> int | None:
+    """The address of an array's numbers; None if it has none."""
+    return pointer(array) if array.size else None
 
 
 def form_of(group: DifferenceGroup) -> tuple[int, FloatArray]:

@@ -17,9 +17,18 @@ NATS = 42.0
 component, divided by the row's squared distance from that component. exp(-42) is below 1e-18. The division makes the
 row's part in the second moments as small."""
 
+MINOR_NATS = 24.0
+"""A pair of row and component is minor if the responsibility is below exp(-MINOR_NATS), 4e-11."""
+
 PADDED = 8
 """Arrays of a `BoundedGroup` with a number for each feature have a multiple of this many in a row: the largest number
 of float64 in a vector register."""
+
+PADDED_SINGLE = 16
+"""The same for arrays of float32."""
+
+MOST_MINOR_FEATURES = 256
+"""Largest number of features of components with minor pairs."""
 
 
 class Products(IntEnum):
@@ -116,6 +125,31 @@ class DifferenceGroup:
 
 
 @dataclass(frozen=True, eq=False)
+class MinorPairs:
+    """What computes the minor pairs of a `BoundedGroup` in float32, if its bounds use all features.
+
+    Attributes
+    ----------
+    stretch : float
+    offsets : ndarray of float32, shape (K,) or (0,)
+        A log-density is about stretch times the bound plus offset; inf for components for which this is too inaccurate.
+        Empty if all are.
+    means : ndarray of float32, shape (K, V) or (0, 0)
+        The means minus the centre, divided by `scale`. V is D rounded up to a multiple of `PADDED_SINGLE`.
+    scale : ndarray of shape (D,) or (0,)
+        The standard deviations of the rows, by which these are divided too.
+    """
+
+    stretch: float
+    offsets: FloatArray
+    means: FloatArray
+    scale: FloatArray
+
+
+NO_MINOR_PAIRS = MinorPairs(1.0, np.empty(0), np.empty((0, 0)), np.empty(0))
+
+
+@dataclass(frozen=True, eq=False)
 class BoundedGroup:
     """Components with a variance for each feature or a shared covariance matrix, whose log-densities are bounded from
     above by L leading features.
@@ -138,6 +172,7 @@ class BoundedGroup:
     constants : ndarray of float32, shape (K,)
     is_tight : ndarray of int32, shape (K,)
         Whether rounding errors raise the bounds of a component by little.
+    minor : MinorPairs
     whiten : ndarray of shape (W, W), or (0, 0) if rows are not whitened
         U, upper triangular.
     means, subtracted, roots : ndarrays of shape (K, W)
@@ -153,6 +188,7 @@ class BoundedGroup:
     offsets: FloatArray
     constants: FloatArray
     is_tight: Indices
+    minor: MinorPairs
     whiten: FloatArray
     means: FloatArray
     subtracted: FloatArray

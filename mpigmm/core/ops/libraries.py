@@ -21,7 +21,7 @@ COMPILED: tuple[str, ...] = get_args(OpsChoice)[2:]
 """Names of the libraries, each with an instruction set that contains the one before; `level` in ops.c returns an index
 in this tuple."""
 
-INTERFACE = 9
+INTERFACE = 10
 """Version of the arguments of the C functions and of the sizes of their arrays; `interface` in ops.c returns it."""
 
 
@@ -251,6 +251,12 @@ class BoundedStructure(ctypes.Structure):
         ("offsets", Pointer),
         ("constants", Pointer),
         ("is_tight", Pointer),
+        ("minor", Double),
+        ("stretch", Double),
+        ("minor_offsets", Pointer),
+        ("minor_means", Pointer),
+        ("minor_scale", Pointer),
+        ("single_width", Size),
         ("whiten", Pointer),
         ("means", Pointer),
         ("subtracted", Pointer),

@@ -5,6 +5,9 @@
  * row the component of the largest bound is computed completely, in double. From its log-density follows a threshold, and
  * only the pairs whose bound is not below it are computed, from differences of rows and means, which is accurate for all
  * rows and components. Pairs are listed component by component: those of component k are number ends[k] to ends[k + 1] - 1.
+ *
+ * Bounds by all features are log-densities with a known error. For pairs of a responsibility below exp(-minor) this suffices:
+ * such minor pairs are in a list of their own, with exponentials and moments in float.
  */
 
 enum { DOUBLES = VECTOR_BYTES / 8, SINGLES = VECTOR_BYTES / 4, BOUNDED_ROWS = 2 * SINGLES };
@@ -15,8 +18,11 @@ enum { PRODUCT_LINES = 8 };
 /* Vectors of features whose moments are summed in registers at the same time. */
 enum { MOST_CHUNKS = VECTOR_BYTES == 64 ? 8 : 4 };
 
+/* Largest number of features with minor pairs. */
+enum { MOST_SINGLES = 256 };
+
 /* A block has LEAST_BLOCK to LARGEST_BLOCK rows, and as few as keep it to MOST_BOUNDS bounds and MOST_VALUES features. */
-enum { LEAST_BLOCK = 64, LARGEST_BLOCK = 256, MOST_BOUNDS = 1 << 20, MOST_VALUES = 1 << 15 };
+enum { LEAST_BLOCK = 64, LARGEST_BLOCK = 512, MOST_BOUNDS = 1 << 21, MOST_VALUES = 1 << 15 };
 
 struct bounded {
     ptrdiff_t n_components, width; /* width: D rounded up to a multiple of PADDED in groups.py */
@@ -28,6 +34,12 @@ struct bounded {
     const float *scales, *offsets; /* (K, L): a bound is constant - |scales * x - offsets|^2, with x in these units */
     const float *constants; /* (K,) */
     const int32_t *is_tight; /* (K,): whether the bounds are about as large as densities of the leading features */
+    double minor; /* MINOR_NATS in groups.py */
+    double stretch; /* a log-density in float is stretch * bound + minor_offset */
+    const float *minor_offsets; /* (K,): infinite for components without minor pairs; null if no component has any */
+    const float *minor_means; /* (K, single_width): the means minus the centre, divided by scale; zero beyond D */
+    const double *minor_scale; /* (L,): by which rows are divided before they are rounded to float; L is D */
+    ptrdiff_t single_width; /* D rounded up to a multiple of PADDED_SINGLE in groups.py */
     const double *whiten; /* (width, width): upper triangular factor U of the precision matrix that all share; or null */
     const double *means, *subtracted; /* (K, width): the means minus the centre, and U^T times them; zero beyond D */
     const double *roots; /* (K, width): square roots of the precisions, of whitened rows if there is U; zero beyond D */
@@ -45,6 +57,13 @@ struct block {
     double *values; /* (most,): log-densities, then responsibilities, of the pairs */
     float *leading, *bounds, *highest; /* (L, stride), (K, stride) and (height,) */
     int32_t *best, *chosen, *ends; /* (height,); (most,): row of each pair; (K + 1,) */
+    int splits; /* whether there may be minor pairs */
+    float *minor_limits; /* (height,): pairs with bounds below are minor */
+    float *references; /* (height,): log-densities to which those of the minor pairs are relative */
+    float *minor_sums; /* (height,): sums of the minor pairs' values, which are densities relative to the reference's */
+    float *minor_factors; /* (height,): by which these values are multiplied to become responsibilities */
+    float *singles, *minor_values; /* (height, single_width): the rows divided by minor_scale; (most,) */
+    int32_t *minor_chosen, *minor_ends; /* (most,): row of each minor pair; (K + 1,) */
 };
 
 /* Divides the work space; returns its size in bytes. */
@@ -55,7 +74,7 @@ static ptrdiff_t divide_work(const struct bounded *group, char *work, struct blo
     ptrdiff_t height = rows > LEAST_BLOCK ? rows / 32 * 32 : LEAST_BLOCK;
     block->height = height;
     block->stride = height + 16;
-    block->most = (ptrdiff_t)(group->most_share * (double)(k * height)) + 3 * height;
+    block->most = ((ptrdiff_t)(group->most_share * (double)(k * height)) / 32 + 1) * 32 + 3 * height; /* lines of the cache */
     block->centred = (double *)work;
     block->rows = block->centred + (group->whiten ? height * group->width : 0);
     block->thresholds = block->rows + height * group->width;
@@ -65,10 +84,18 @@ static ptrdiff_t divide_work(const struct bounded *group, char *work, struct blo
     block->leading = (float *)(block->values + block->most);
     block->bounds = block->leading + group->n_leading * block->stride;
     block->highest = block->bounds + k * block->stride;
-    block->best = (int32_t *)(block->highest + height);
+    block->minor_limits = block->highest + height;
+    block->references = block->minor_limits + height;
+    block->minor_sums = block->references + height;
+    block->minor_factors = block->minor_sums + height;
+    block->singles = block->minor_factors + height;
+    block->minor_values = block->singles + (group->minor_offsets ? height * group->single_width : 0);
+    block->minor_chosen = (int32_t *)(block->minor_values + (group->minor_offsets ? block->most : 0));
+    block->best = block->minor_chosen + (group->minor_offsets ? block->most : 0);
     block->chosen = block->best + height;
     block->ends = block->chosen + block->most;
-    return (char *)(block->ends + k + 1) - work;
+    block->minor_ends = block->ends + k + 1;
+    return (char *)(block->minor_ends + k + 1) - work;
 }
 
 ptrdiff_t bounded_work_size(const struct bounded *group) {
@@ -122,6 +149,17 @@ static OUTLINED void add_scatter(const struct bounded *group, const struct block
             add_products(block->n, rows + d, 1, width, rows + j, width, weights, group->scatter + d * width + j);
 }
 
+/* Fills the rows in float. All features are leading ones if there are minor pairs. */
+static void fill_singles(const struct bounded *group, struct block *block) {
+    ptrdiff_t width = group->single_width, n_features = group->n_leading;
+    for (ptrdiff_t i = 0; i < block->n; i++) {
+        float *restrict row = block->singles + i * width;
+        const double *restrict from = block->centred + i * group->width;
+        for (ptrdiff_t d = 0; d < n_features; d++) row[d] = (float)(from[d] / group->minor_scale[d]);
+        for (ptrdiff_t d = n_features; d < width; d++) row[d] = 0;
+    }
+}
+
 /* Fills the block with the tile's rows from `start` on, and their leading features, which are zero beyond the last row. */
 static OUTLINED void fill_block(
     const struct rows *tile, const struct bounded *group, ptrdiff_t start, struct block *block
@@ -139,6 +177,7 @@ static OUTLINED void fill_block(
         for (ptrdiff_t i = 0; i < block->n; i++) line[i] = (float)(from[i * width] * unit);
         for (ptrdiff_t i = block->n; i < block->whole; i++) line[i] = 0;
     }
+    if (group->minor_offsets) fill_singles(group, block);
 }
 
 /* Bounds of HEIGHT components for all rows of a block. */
@@ -202,6 +241,10 @@ INLINE void complete_rows(
     *(vector_double *)out = group->log_norm[k] - 0.5 * totals_double(squares);
 }
 
+/* A row has minor pairs only if its log-density is at most so many nats below the largest one of any row, and this is at most
+ * so far from zero: rounding errors are then small enough. */
+static const double MOST_MINOR_NATS = 1024;
+
 /* Computes for each row the log-density of the component with the largest bound, and the threshold, which no component
  * exceeds for rows of sample weight zero. */
 static OUTLINED void find_thresholds(const struct bounded *group, const double *sample_weight, struct block *block) {
@@ -222,6 +265,13 @@ static OUTLINED void find_thresholds(const struct bounded *group, const double *
     for (ptrdiff_t i = 0; sample_weight && i < block->n; i++)
         if (sample_weight[i] == 0) block->thresholds[i] = block->highest[i] = INFINITY;
     for (ptrdiff_t i = block->n; i < block->whole; i++) block->highest[i] = INFINITY;
+    for (ptrdiff_t i = 0; i < block->n; i++) {
+        int has_minor = highest - block->tops[i] <= MOST_MINOR_NATS && fabs(highest) <= MOST_MINOR_NATS;
+        block->references[i] = has_minor ? (float)block->tops[i] : 0;
+        block->minor_limits[i] = has_minor ? (float)(block->tops[i] - group->minor) : -INFINITY;
+        block->minor_sums[i] = 0;
+    }
+    for (ptrdiff_t i = block->n; i < block->whole; i++) block->references[i] = 0, block->minor_limits[i] = -INFINITY;
 }
 
 /* The bounds among SINGLES that are not below the thresholds: a bit for each. */
@@ -237,13 +287,27 @@ INLINE unsigned not_below(const float *bounds, const float *thresholds) {
 #endif
 }
 
+/* Writes the numbers of a vector whose bits are set into out, without gaps; returns how many these are. */
+INLINE ptrdiff_t write_singles(unsigned bits, vector_single from, float *out) {
+#if VECTOR_BYTES == 64 && defined(__AVX512F__)
+    __m512 packed = _mm512_maskz_compress_ps((__mmask16)bits, (__m512)from);
+    ptrdiff_t count = __builtin_popcount(bits);
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(packed)); /* mostly enough, and faster than a whole vector */
+    if (count > 8) _mm256_storeu_ps(out + 8, _mm512_extractf32x8_ps(packed, 1));
+    return count;
+#else
+    ptrdiff_t count = 0;
+    for (; bits; bits &= bits - 1) out[count++] = from[__builtin_ctz(bits)];
+    return count;
+#endif
+}
+
 /* Writes first + i for each bit i that is set into out; returns their number. */
 INLINE ptrdiff_t write_numbers(unsigned bits, ptrdiff_t first, int32_t *out) {
 #if VECTOR_BYTES == 64 && defined(__AVX512F__)
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     __m512i numbers = _mm512_add_epi32(lane, _mm512_set1_epi32((int32_t)first));
-    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32((__mmask16)bits, numbers));
-    return __builtin_popcount(bits);
+    return write_singles(bits, (vector_single)numbers, (float *)out);
 #else
     ptrdiff_t count = 0;
     for (; bits; bits &= bits - 1) out[count++] = (int32_t)first + __builtin_ctz(bits);
@@ -251,23 +315,59 @@ INLINE ptrdiff_t write_numbers(unsigned bits, ptrdiff_t first, int32_t *out) {
 #endif
 }
 
+/* Lists the pairs of component k whose bounds are not below the thresholds from number `count` on; returns the next. */
+static OUTLINED ptrdiff_t list_rows(ptrdiff_t k, struct block *block, ptrdiff_t count) {
+    const float *bounds = block->bounds + k * block->stride;
+    for (ptrdiff_t i = 0; i < block->whole; i += BOUNDED_ROWS) {
+        unsigned one = not_below(bounds + i, block->highest + i);
+        unsigned other = not_below(bounds + i + SINGLES, block->highest + i + SINGLES);
+        if (!(one | other)) continue;
+        count += write_numbers(one, i, block->chosen + count);
+        count += write_numbers(other, i + SINGLES, block->chosen + count);
+    }
+    return count;
+}
+
+/* As `list_rows`, for a component with minor pairs, which are listed from number *minor on. */
+static OUTLINED ptrdiff_t split_rows(
+    const struct bounded *group, ptrdiff_t k, struct block *block, ptrdiff_t count, ptrdiff_t *minor
+) {
+    const float *bounds = block->bounds + k * block->stride;
+    float offset = group->minor_offsets[k], stretch = (float)group->stretch;
+    const float *highest = block->highest, *limits = block->minor_limits, *references = block->references;
+    float *values = block->minor_values + *minor;
+    int32_t *rows = block->minor_chosen + *minor, *chosen = block->chosen;
+    ptrdiff_t whole = block->whole, pairs = 0;
+    for (ptrdiff_t i = 0; i < whole; i += SINGLES) {
+        unsigned bits = not_below(bounds + i, highest + i), major = bits & not_below(bounds + i, limits + i);
+        vector_single below = stretch * load_single(bounds + i) + (offset - load_single(references + i));
+        write_singles(bits & ~major, below, values + pairs);
+        pairs += write_numbers(bits & ~major, i, rows + pairs);
+        count += write_numbers(major, i, chosen + count);
+    }
+    for (ptrdiff_t p = 0; p < pairs; p += SINGLES) /* there is room for whole vectors */
+        *(vector_single *)(values + p) = exponential_single(load_single(values + p));
+    float *restrict sums = block->minor_sums;
+    for (ptrdiff_t p = 0; p < pairs; p++) sums[rows[p]] += values[p];
+    *minor += pairs;
+    return count;
+}
+
 /* Lists the pairs whose bounds are not below the thresholds. Returns 0 if they are too many. */
 static OUTLINED int choose_pairs(const struct bounded *group, struct block *block) {
-    ptrdiff_t count = 0, most = (ptrdiff_t)(group->most_share * (double)(group->n_components * block->n)) + block->n;
-    block->ends[0] = 0;
+    ptrdiff_t count = 0, minor = 0;
+    ptrdiff_t most = (ptrdiff_t)(group->most_share * (double)(group->n_components * block->n)) + block->n;
+    block->ends[0] = block->minor_ends[0] = 0;
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
-        const float *bounds = block->bounds + k * block->stride;
         ptrdiff_t start = count;
-        for (ptrdiff_t i = 0; i < block->whole; i += BOUNDED_ROWS) {
-            unsigned one = not_below(bounds + i, block->highest + i);
-            unsigned other = not_below(bounds + i + SINGLES, block->highest + i + SINGLES);
-            if (!(one | other)) continue;
-            count += write_numbers(one, i, block->chosen + count);
-            count += write_numbers(other, i + SINGLES, block->chosen + count);
-        }
+        if (block->splits && group->minor_offsets[k] < INFINITY)
+            count = split_rows(group, k, block, count, &minor);
+        else
+            count = list_rows(k, block, count);
         while (count > start && block->chosen[count - 1] >= block->n) count--;
-        if (count > most) return 0;
+        if (count + minor > most) return 0;
         block->ends[k + 1] = (int32_t)count;
+        block->minor_ends[k + 1] = (int32_t)minor;
     }
     return 1;
 }
@@ -335,6 +435,19 @@ static int complete_block(
     return 1;
 }
 
+/* Adds the sums of the minor pairs to those of the others, and writes the factors by which they are relative to `tops`. */
+static void add_minor_sums(struct block *block, double least) {
+    for (ptrdiff_t i = 0; i < block->height; i += DOUBLES) {
+        vector_double below;
+        UNROLLED for (int j = 0; j < DOUBLES; j++) below[j] = (double)block->references[i + j];
+        below -= load_double(block->tops + i);
+        below = (vector_double)((indices_double)exponential_double(below) & (indices_double)(below > least));
+        UNROLLED for (int j = 0; j < DOUBLES; j++) block->minor_factors[i + j] = (float)below[j];
+    }
+    for (ptrdiff_t i = 0; i < block->n; i++)
+        if (block->minor_sums[i] > 0) block->sums[i] += (double)block->minor_factors[i] * (double)block->minor_sums[i];
+}
+
 /* Replaces the log-densities of the pairs by responsibilities, and `tops` by the log-densities of the rows, both times the
  * sample weights (n,), unless these are null. Returns the sum of `tops`. */
 static OUTLINED double normalise_pairs(
@@ -355,6 +468,7 @@ static OUTLINED double normalise_pairs(
             = (vector_double)((indices_double)exponential_double(below) & (indices_double)(below > least));
     }
     for (ptrdiff_t p = 0; p < pairs; p++) sums[chosen[p]] += values[p];
+    if (block->splits) add_minor_sums(block, least);
     for (ptrdiff_t i = 0; i < block->n; i++) {
         tops[i] = sums[i] == 0 ? -INFINITY : tops[i] + logarithm(sums[i]);
         sums[i] = sums[i] == 0 ? 0 : 1 / sums[i];
@@ -364,6 +478,7 @@ static OUTLINED double normalise_pairs(
         sums[i] *= sample_weight[i];
     }
     for (ptrdiff_t i = 0; i < block->n; i++) total += tops[i];
+    for (ptrdiff_t i = 0; block->splits && i < block->n; i++) block->minor_factors[i] *= (float)sums[i];
     for (ptrdiff_t p = 0; p < pairs; p++) values[p] *= sums[chosen[p]];
     return total;
 }
@@ -396,12 +511,63 @@ static OUTLINED double normalise_pairs(
         d += CHUNKS * DOUBLES; \
     } while (0)
 
+/* Adds those of a component's minor pairs, of CHUNKS vectors of features from `d` on, in float. */
+#define ADD_MINOR_PAIRS(CHUNKS) \
+    do { \
+        vector_single sums[CHUNKS], squares[CHUNKS], m[CHUNKS]; \
+        float count = 0; \
+        UNROLLED for (int c = 0; c < CHUNKS; c++) { \
+            sums[c] = squares[c] = (vector_single){0}; \
+            m[c] = load_single(mean + d + c * SINGLES); \
+        } \
+        for (ptrdiff_t p = start; p < end; p++) { \
+            ptrdiff_t i = block->minor_chosen[p]; \
+            const float *row = block->singles + i * width + d; \
+            float resp = block->minor_values[p] * block->minor_factors[i]; \
+            count += resp; \
+            UNROLLED for (int c = 0; c < CHUNKS; c++) { \
+                vector_single z = load_single(row + c * SINGLES) - m[c], t = resp * z; \
+                sums[c] += t; \
+                squares[c] += t * z; \
+            } \
+        } \
+        UNROLLED for (int c = 0; c < CHUNKS; c++) { \
+            *(vector_single *)(first + d + c * SINGLES) = sums[c]; \
+            *(vector_single *)(second + d + c * SINGLES) = squares[c]; \
+        } \
+        if (d == 0) group->counts[k] += (double)count; \
+        d += CHUNKS * SINGLES; \
+    } while (0)
+
+/* Adds the counts and the moments about the means of the minor pairs of component k. */
+static OUTLINED void add_minor_moments(const struct bounded *group, const struct block *block, ptrdiff_t k) {
+    ptrdiff_t start = block->minor_ends[k], end = block->minor_ends[k + 1], width = group->single_width;
+    float first[MOST_SINGLES], second[MOST_SINGLES];
+    const float *mean = group->minor_means + k * width;
+    double *restrict firsts = group->first + k * group->width, *restrict seconds = group->second + k * group->width;
+    ptrdiff_t d = 0;
+#if VECTOR_BYTES == 64
+    while (width - d >= 4 * SINGLES) ADD_MINOR_PAIRS(4);
+    if (width - d == 3 * SINGLES) ADD_MINOR_PAIRS(3);
+    if (width - d == 2 * SINGLES) ADD_MINOR_PAIRS(2);
+    if (width - d == SINGLES) ADD_MINOR_PAIRS(1);
+#else
+    while (d < width) ADD_MINOR_PAIRS(16 / SINGLES);
+#endif
+    for (ptrdiff_t j = 0; j < group->n_leading; j++) {
+        double scale = group->minor_scale[j];
+        firsts[j] += (double)first[j] * scale;
+        seconds[j] += (double)second[j] * (scale * scale);
+    }
+}
+
 /* Adds the counts and the moments about the means of the listed pairs to the group's sums. */
 static OUTLINED void add_pair_moments(const struct bounded *group, const struct block *block) {
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
         ptrdiff_t start = block->ends[k], end = block->ends[k + 1], d = 0;
         const double *mean = group->means + k * group->width;
         double *first = group->first + k * group->width, *second = group->second + k * group->width;
+        if (block->splits && block->minor_ends[k] < block->minor_ends[k + 1]) add_minor_moments(group, block, k);
         if (start == end) continue;
         prefetch_line(group, group->means, k);
         prefetch_line(group, group->first, k);
@@ -426,6 +592,7 @@ static OUTLINED void add_pair_moments(const struct bounded *group, const struct 
 int bounded_sweep(const struct rows *tile, const struct bounded *group, double least, char *work, double *log_likelihood) {
     struct block block;
     divide_work(group, work, &block);
+    block.splits = group->minor_offsets != NULL;
     *log_likelihood = 0;
     for (ptrdiff_t start = 0; start < tile->n_rows; start += block.height) {
         const double *sample_weight = tile->sample_weight ? (const double *)tile->sample_weight + start : NULL;
@@ -446,6 +613,7 @@ int bounded_posterior(
     float *singles = resp, *single_densities = log_density;
     double *doubles = resp, *double_densities = log_density;
     divide_work(group, work, &block);
+    block.splits = 0;
     memset(resp, 0, group->n_components * tile->n_rows * (is_single ? sizeof(float) : sizeof(double)));
     for (ptrdiff_t start = 0; start < tile->n_rows; start += block.height) {
         if (!complete_block(tile, group, start, NULL, &block)) return 0;

@@ -224,7 +224,7 @@ struct products {
 #include "bounded.h"
 
 /* The version of the functions' arguments: INTERFACE in libraries.py. */
-int interface(void) { return 9; }
+int interface(void) { return 10; }
 
 /* The callers compute the sizes of arrays from these: the largest number of lines of a block of a matrix product, and the
  * numbers in one line, in single precision. */
