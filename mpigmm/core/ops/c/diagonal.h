@@ -55,6 +55,8 @@ static void unpack_diagonal(const double *restrict counts, ptrdiff_t n_component
         for (ptrdiff_t chunk = 0; chunk < n_chunks; chunk++, own += WIDTH) { \
             ptrdiff_t d = CHUNK_START(chunk); \
             VECTOR linear[HEIGHT], square[HEIGHT], middle = load_double(centre + d); \
+            __builtin_prefetch(next, 0, 3); \
+            next += pace; \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
                 linear[r] = load_double(own + r * n_chunks * WIDTH); \
                 square[r] = load_double(own + r * n_chunks * WIDTH + LANES); \
@@ -70,10 +72,11 @@ static void unpack_diagonal(const double *restrict counts, ptrdiff_t n_component
         } \
     } while (0)
 
-/* Log-densities (K, LANES) for LANES rows. */
+/* Log-densities (K, LANES) for LANES rows. Prefetches `pace` bytes for each group of components and chunk, starting at
+ * `next`. */
 static OUTLINED void diagonal_log_prob(
     const struct products *products, const double *arranged, const double *const *rows, const double *centre,
-    ptrdiff_t n_features, double *out, ptrdiff_t stride
+    ptrdiff_t n_features, const char *next, ptrdiff_t pace, double *out, ptrdiff_t stride
 ) {
     const double *constants = products->coefficients;
     ptrdiff_t k = products->n_components, n_lines = products->n_lines, n_chunks = CHUNKS(n_features);
@@ -84,15 +87,17 @@ static OUTLINED void diagonal_log_prob(
     }
 }
 
-/* Log-densities (K, whole) for n rows (n, D), of which the last is repeated for the columns beyond n. */
+/* Log-densities (K, whole) for n rows (n, D), of which the last is repeated for the columns beyond n. Prefetches as
+ * `diagonal_log_prob` does for each LANES rows, starting at `ahead`. */
 static void diagonal_log_probs(
     const struct products *products, const double *arranged, const double *rows, const double *centre, ptrdiff_t n_features,
-    ptrdiff_t n, ptrdiff_t whole, double *out, ptrdiff_t stride
+    ptrdiff_t n, ptrdiff_t whole, const char *ahead, ptrdiff_t pace, double *out, ptrdiff_t stride
 ) {
-    for (ptrdiff_t i = 0; i < whole; i += LANES) {
+    ptrdiff_t each = (products->n_components + MOST_DIAGONAL - 1) / MOST_DIAGONAL * CHUNKS(n_features) * pace;
+    for (ptrdiff_t i = 0; i < whole; i += LANES, ahead += each) {
         const double *some[VECTOR_BYTES / 8];
         for (ptrdiff_t j = 0; j < LANES; j++) some[j] = rows + (i + j < n ? i + j : n - 1) * n_features;
-        diagonal_log_prob(products, arranged, some, centre, n_features, out + i, stride);
+        diagonal_log_prob(products, arranged, some, centre, n_features, ahead, pace, out + i, stride);
     }
 }
 
@@ -103,7 +108,7 @@ static void diagonal_log_probs(
         UNROLLED for (int r = 0; r < HEIGHT; r++) part[r][0] = part[r][1] = (VECTOR){0}; \
         for (ptrdiff_t i = 0; i < n; i++) { \
             VECTOR x = load_double(rows + i * n_features + d) - middle, square = x * x; \
-            if (next) __builtin_prefetch(next + i * CACHE_LINE, 0, 2); \
+            __builtin_prefetch(next + i * pace, 0, 3); \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
                 double share = resp[(first + r) * stride + i]; \
                 part[r][0] += share * x; \
@@ -116,18 +121,19 @@ static void diagonal_log_probs(
     } while (0)
 
 /* Adds sums over n rows (n, D) of responsibilities resp (K, n) to the counts (K,), and those of responsibilities times products
- * of the features to the sums that follow the counts. Prefetches `fetch` bytes, starting at `ahead`. */
+ * of the features to the sums that follow the counts. Prefetches `pace` bytes for each row, chunk and group of components,
+ * starting at `ahead`. */
 static OUTLINED void add_diagonal(
     const double *rows, const double *centre, ptrdiff_t n_features, const double *resp, ptrdiff_t k, ptrdiff_t n,
-    ptrdiff_t stride, const char *ahead, ptrdiff_t fetch, double *counts
+    ptrdiff_t stride, const char *ahead, ptrdiff_t pace, double *counts
 ) {
     ptrdiff_t n_chunks = CHUNKS(n_features), groups = (k + TALLEST - 1) / TALLEST;
     double *sums = counts + k;
     for (ptrdiff_t group = 0; group < groups; group++) {
         ptrdiff_t first = group * k / groups, last = (group + 1) * k / groups;
         for (ptrdiff_t chunk = 0; chunk < n_chunks; chunk++) {
-            ptrdiff_t d = CHUNK_START(chunk), fetched = (group * n_chunks + chunk) * n * CACHE_LINE;
-            const char *next = fetched < fetch ? ahead + fetched : NULL;
+            ptrdiff_t d = CHUNK_START(chunk);
+            const char *next = ahead + (group * n_chunks + chunk) * n * pace;
             WITH_HEIGHT(last - first, ADD_DIAGONAL, 0)
         }
     }

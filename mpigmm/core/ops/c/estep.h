@@ -112,14 +112,20 @@ static double diagonal_sweep(
             rows = centred;
             centre = zeros;
         }
-        diagonal_log_probs(products, arranged, rows, centre, d, n, whole, resp, stride);
+        ptrdiff_t fetch = n * tile->row_bytes, n_chunks = CHUNKS(d);
+        ptrdiff_t steps = (k + MOST_DIAGONAL - 1) / MOST_DIAGONAL * n_chunks * (whole / LANES), pace = fetch / (2 * steps);
+        const char *ahead = raw + fetch;
+        if (pace > CACHE_LINE) pace = CACHE_LINE;
+        diagonal_log_probs(products, arranged, rows, centre, d, n, whole, ahead, pace, resp, stride);
+        ahead += pace * steps;
+        pace = (fetch - pace * steps) / ((k + TALLEST - 1) / TALLEST * n_chunks * n);
         log_sum_exp_double(resp, k, whole, stride, log_density, least);
         weigh_double(log_density, own_weight, n, whole);
         for (ptrdiff_t j = 0; j < k; j++) weigh_double(resp + j * stride, own_weight, n, whole);
         for (ptrdiff_t i = 0; i < whole; i += LANES) log_likelihood += load_double(log_density + i);
         if (!add_if_few(moments, tile, start, resp, whole, stride, wide, chosen))
             add_diagonal(
-                rows, centre, d, resp, k, n, stride, raw + n * tile->row_bytes, n * tile->row_bytes, blocks);
+                rows, centre, d, resp, k, n, stride, ahead, pace, blocks);
     }
     unpack_diagonal(blocks, k, d, products->sums);
     double total = 0;
