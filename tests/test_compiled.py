@@ -171,13 +171,17 @@ def test_one_sweep(
     check_sweep(compiled, covariance_type, n_components, n_features, n_rows, np.dtype("f4"), dtype)
 
 
+@PRECISIONS
 @pytest.mark.parametrize("raw", ["f8", "i2"])
 @pytest.mark.parametrize("n_rows", [1, 13, 300])
 @pytest.mark.parametrize(
-    ("n_components", "n_features"), [(3, 2), (10, 4), (2, 7), (13, 8), (1, 9), (13, 33), (3, 15), (1, 64), (10, 100)]
+    ("n_components", "n_features"),
+    [(3, 2), (10, 4), (2, 7), (13, 8), (1, 9), (13, 33), (3, 15), (8, 31), (1, 64), (10, 100)],
 )
-def test_vectors_of_features(compiled: CompiledOps, n_components: int, n_features: int, n_rows: int, raw: str) -> None:
-    check_sweep(compiled, "diag", n_components, n_features, n_rows, np.dtype(raw), DOUBLE)
+def test_vectors_of_features(
+    compiled: CompiledOps, n_components: int, n_features: int, n_rows: int, raw: str, dtype: np.dtype
+) -> None:
+    check_sweep(compiled, "diag", n_components, n_features, n_rows, np.dtype(raw), dtype)
 
 
 def check_sweep(

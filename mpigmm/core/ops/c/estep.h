@@ -86,47 +86,54 @@ static const REAL *NAME(add_lines)(const REAL *lines, REAL *restrict out, ptrdif
     return out;
 }
 
-#if REAL_BYTES == 8
 /* `sweep` for components with a variance for each feature, without a group by differences.
- * work: (step + WIDTH) (1 + K + D) numbers, D zeros and the coefficients; blocks: counts (K,) and vectors of sums. */
-static double diagonal_sweep(
-    const struct rows *tile, const struct products *products, const struct differences *moments, double least,
-    ptrdiff_t step, double *work, double *wide, double *blocks, int32_t *chosen
+ * work: the coefficients, a line of zeros and (step + WIDTH) (1 + K) numbers, and the rows if they are copied;
+ * blocks: counts (K,) and vectors of sums. */
+static double NAME(diagonal_sweep)(
+    const struct rows *tile, const struct products *products, const struct differences *moments, REAL least,
+    ptrdiff_t step, REAL *work, double *wide, double *blocks, int32_t *chosen
 ) {
-    ptrdiff_t d = tile->n_features, k = products->n_components, size = k * CHUNKS(d) * WIDTH;
-    double *arranged = work, *zeros = arranged + size, *log_density = zeros + d;
-    const double *sample_weight = tile->sample_weight;
-    VECTOR log_likelihood = {0};
-    arrange_coefficients(products->coefficients, k, d, arranged);
-    memset(zeros, 0, d * sizeof *zeros);
+    const int is_copied = REAL_BYTES == 4 || tile->kind != RAW_f8;
+    ptrdiff_t d = tile->n_features, k = products->n_components, n_chunks = CHUNKS(d), size = k * n_chunks * WIDTH;
+    ptrdiff_t width = is_copied ? n_chunks * LANES : d;
+    REAL *arranged = work, *zeros = arranged + size, *log_density = zeros + n_chunks * LANES;
+    const REAL *sample_weight = tile->sample_weight;
+    WIDE log_likelihood = {0};
+    NAME(arrange_coefficients)(products->coefficients, k, d, width, arranged);
+    memset(zeros, 0, n_chunks * LANES * sizeof *zeros);
     memset(blocks, 0, (k + size) * sizeof *blocks);
     for (ptrdiff_t start = 0; start < tile->n_rows; start += step) {
         ptrdiff_t n = tile->n_rows - start < step ? tile->n_rows - start : step, whole = (n + WIDTH - 1) / WIDTH * WIDTH;
         ptrdiff_t stride = whole + WIDTH; /* addresses a power of two apart compete for the same lines of the cache */
-        double *resp = log_density + stride, *centred = resp + k * stride;
-        const char *raw = tile->raw + start * tile->row_bytes;
-        const double *own_weight = sample_weight ? sample_weight + start : NULL, *rows = (const double *)raw;
-        const double *centre = tile->centre;
-        if (tile->kind != RAW_f8) {
-            center_double(raw, tile->kind, n, d, centre, centred);
-            rows = centred;
-            centre = zeros;
-        }
-        diagonal_log_probs(products, arranged, rows, centre, d, n, whole, resp, stride);
-        log_sum_exp_double(resp, k, whole, stride, log_density, least);
-        weigh_double(log_density, own_weight, n, whole);
-        for (ptrdiff_t j = 0; j < k; j++) weigh_double(resp + j * stride, own_weight, n, whole);
-        for (ptrdiff_t i = 0; i < whole; i += LANES) log_likelihood += load_double(log_density + i);
-        if (!add_if_few(moments, tile, start, resp, whole, stride, wide, chosen))
-            add_diagonal(
-                rows, centre, d, resp, k, n, stride, raw + n * tile->row_bytes, n * tile->row_bytes, blocks);
+        REAL *resp = log_density + stride, *copied = resp + k * stride;
+        const char *raw = tile->raw + start * tile->row_bytes, *ahead = raw + n * tile->row_bytes;
+        const REAL *own_weight = sample_weight ? sample_weight + start : NULL;
+        const REAL *rows = is_copied ? copied : (const void *)raw, *centre = is_copied ? zeros : (const void *)tile->centre;
+        if (is_copied) NAME(copy_rows)(raw, tile->kind, n, d, tile->centre, copied, width);
+        ptrdiff_t fetch = n * tile->row_bytes, groups = (k + MOST_DIAGONAL - 1) / MOST_DIAGONAL;
+        ptrdiff_t steps = groups * n_chunks * (whole / MOST_ROWS), pace = fetch / (2 * steps);
+        if (pace > 2 * CACHE_LINE) pace = 2 * CACHE_LINE;
+        NAME(diagonal_log_probs)(products, arranged, rows, centre, width, n, whole, ahead, pace, resp, stride);
+        ahead += pace * steps;
+        pace = (fetch - pace * steps) / ((k + TALLEST - 1) / TALLEST * n_chunks * n);
+        NAME(log_sum_exp)(resp, k, whole, stride, log_density, least);
+        NAME(weigh)(log_density, own_weight, n, whole);
+        for (ptrdiff_t j = 0; j < k; j++) NAME(weigh)(resp + j * stride, own_weight, n, whole);
+        for (ptrdiff_t i = 0; i < whole; i += LANES)
+            log_likelihood += __builtin_convertvector(NAME(load)(log_density + i), WIDE);
+        int is_added = 0;
+#if REAL_BYTES == 8
+        is_added = add_if_few(moments, tile, start, resp, whole, stride, wide, chosen);
+#else
+        (void)moments, (void)wide, (void)chosen;
+#endif
+        if (!is_added) NAME(add_diagonal)(rows, centre, width, resp, k, n, stride, ahead, pace, blocks);
     }
-    unpack_diagonal(blocks, k, d, products->sums);
+    NAME(unpack_diagonal)(blocks, k, d, width, products->sums);
     double total = 0;
     for (ptrdiff_t i = 0; i < LANES; i++) total += log_likelihood[i];
     return total;
 }
-#endif
 
 /* The whole E-step of a tile, `step` rows at a time, a multiple of WIDTH. The components of `products` are computed by
  * products of the features, those of `group` by differences from their means. Returns the log-likelihood, overwrites the
@@ -142,10 +149,8 @@ double NAME(sweep)(
     const struct rows *tile, const struct products *products, const struct differences *moments,
     const struct differences *group, REAL least, ptrdiff_t step, REAL *work, double *wide, double *blocks, int32_t *chosen
 ) {
-#if REAL_BYTES == 8
-    if (!group->n_components && is_diagonal(products, tile->n_features))
-        return diagonal_sweep(tile, products, moments, least, step, work, wide, blocks, chosen);
-#endif
+    if (!group->n_components && NAME(is_diagonal)(products, tile->n_features))
+        return NAME(diagonal_sweep)(tile, products, moments, least, step, work, wide, blocks, chosen);
     WIDE log_likelihood = {0};
     ptrdiff_t d = tile->n_features, n_products = products->n_components, n_lines = products->n_lines;
     ptrdiff_t n_components = n_products + group->n_components;

@@ -10,7 +10,7 @@
  *     gemm.h         matrix products
  *     rows.h         rows of any type minus the centre, in one precision
  *     differences.h  log-densities and moments by differences of rows and means, only in double
- *     diagonal.h     log-densities and sums of components with a variance for each feature, only in double
+ *     diagonal.h     log-densities and sums of components with a variance for each feature
  *     estep.h        log-sum-exp, and the whole E-step of a tile
  *     whitened.h     log-densities by whitened coordinates
  *     pruned.h       log-densities and moments that leave out negligible pairs of row and component
@@ -217,6 +217,7 @@ struct products {
 #include "exp.h"
 #include "gemm.h"
 #include "rows.h"
+#include "diagonal.h"
 #include "estep.h"
 #include "whitened.h"
 #include "pruned.h"

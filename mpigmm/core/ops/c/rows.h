@@ -79,17 +79,30 @@ void NAME(center_transpose)(
     WITH_RAW(kind, CENTER_TRANSPOSE)
 }
 
-/* Rows (n, D) minus the centre (D,), into out (n, D). */
-#define CENTER(RAW) \
+/* Rows (n, D) minus the centre (D,), into out (n, width); numbers from D to width - 1 of a row become zero. Converts LANES
+ * features at a time if there are so many; the last ones may be converted twice. */
+#define COPY_ROWS(RAW) \
     do { \
-        const RAW *restrict rows = raw; \
-        for (ptrdiff_t i = 0; i < n; i++) \
-            for (ptrdiff_t d = 0; d < n_features; d++) \
-                out[i * n_features + d] = (REAL)((double)rows[i * n_features + d] - centre[d]); \
+        const RAW *restrict from = raw; \
+        for (ptrdiff_t i = 0; i < n; i++, from += n_features, out += width) { \
+            for (ptrdiff_t d = 0; n_features < LANES && d < n_features; d++) out[d] = (REAL)((double)from[d] - centre[d]); \
+            for (ptrdiff_t next = LANES; next < n_features + LANES && n_features >= LANES; next += LANES) { \
+                ptrdiff_t d = next < n_features ? next - LANES : n_features - LANES; \
+                for (ptrdiff_t j = 0; j < LANES; j++) out[d + j] = (REAL)((double)from[d + j] - centre[d + j]); \
+            } \
+            for (ptrdiff_t d = n_features; d < width; d++) out[d] = 0; \
+        } \
     } while (0)
+
+static void NAME(copy_rows)(
+    const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, const double *restrict centre, REAL *restrict out,
+    ptrdiff_t width
+) {
+    WITH_RAW(kind, COPY_ROWS)
+}
 
 void NAME(center)(
     const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, const double *restrict centre, REAL *restrict out
 ) {
-    WITH_RAW(kind, CENTER)
+    NAME(copy_rows)(raw, kind, n, n_features, centre, out, n_features);
 }
