@@ -17,7 +17,7 @@
 #define MOST_ROWS ((ptrdiff_t)(VECTOR_BYTES / 8))
 
 /* A vector with a number for each of MOST_ROWS rows. */
-typedef REAL NAME(half) __attribute__((vector_size(VECTOR_BYTES / 8 * REAL_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL NAME(row_vector) __attribute__((vector_size(VECTOR_BYTES / 8 * REAL_BYTES), aligned(sizeof(REAL)), may_alias));
 
 /* Whether vectors of features are faster than vectors of rows: if they are long and few lanes are idle. In single precision
  * also only with the longest vectors and few components, for then the sums of lanes take less time than transposing rows. */
@@ -61,9 +61,9 @@ INLINE void NAME(store_totals)(VECTOR sums[VECTOR_BYTES / 8], REAL more, REAL *o
     NAME(halve)(sums, MOST_ROWS / 2);
     NAME(halve)(sums, MOST_ROWS / 4);
     NAME(halve)(sums, MOST_ROWS / 8);
-    NAME(half) total = *(NAME(half) *)sums;
-    if (REAL_BYTES == 4) total += ((NAME(half) *)sums)[1];
-    *(NAME(half) *)out = total + more;
+    NAME(row_vector) total = *(NAME(row_vector) *)sums;
+    if (REAL_BYTES == 4) total += ((NAME(row_vector) *)sums)[1];
+    *(NAME(row_vector) *)out = total + more;
 }
 
 /* Log-densities (HEIGHT, MOST_ROWS) of HEIGHT components for MOST_ROWS rows. */
