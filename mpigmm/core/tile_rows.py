@@ -24,11 +24,11 @@ LEAST_WORK = 8
 """If rows are cut into several tiles, the computation of the rows takes at least this many times as long as what the
 tiles take in addition."""
 
-CACHE_BYTES, MOST_BYTES = 1 << 22, 1 << 25
+CACHE_BYTES, MOST_BYTES = 1 << 23, 1 << 25
 """Bytes of a tile's rows and responsibilities for which the cache has room, and bytes that the arrays with the features
 of a tile's rows may take."""
 
-CACHED_ROWS, ROUNDED_ROWS, MOST_HOST_ROWS = 1024, 8, 1 << 14
+CACHED_ROWS, ROUNDED_ROWS, MOST_HOST_ROWS = 1024, 8, 1 << 15
 """A tile may exceed `CACHE_BYTES` up to CACHED_ROWS rows or ROUNDED_ROWS rows for each feature, and has at most
 MOST_HOST_ROWS rows."""
 

@@ -435,6 +435,19 @@ static int complete_block(
     return 1;
 }
 
+/* Whether the pairs of the tile's first rows that are not negligible are few enough. If they are not, the bounds of a whole
+ * block would be computed in vain. */
+static int seems_bounded(const struct rows *tile, const struct bounded *group, struct block *block) {
+    ptrdiff_t height = block->height;
+    if (tile->n_rows <= height) return 1;
+    block->height = BOUNDED_ROWS;
+    fill_block(tile, group, 0, block);
+    bound_block(group, block);
+    find_thresholds(group, (const double *)tile->sample_weight, block);
+    block->height = height;
+    return choose_pairs(group, block);
+}
+
 /* Adds the sums of the minor pairs to those of the others, and writes the factors by which they are relative to `tops`. */
 static void add_minor_sums(struct block *block, double least) {
     for (ptrdiff_t i = 0; i < block->height; i += DOUBLES) {
@@ -594,6 +607,7 @@ int bounded_sweep(const struct rows *tile, const struct bounded *group, double l
     divide_work(group, work, &block);
     block.splits = group->minor_offsets != NULL;
     *log_likelihood = 0;
+    if (!seems_bounded(tile, group, &block)) return 0;
     for (ptrdiff_t start = 0; start < tile->n_rows; start += block.height) {
         const double *sample_weight = tile->sample_weight ? (const double *)tile->sample_weight + start : NULL;
         if (!complete_block(tile, group, start, sample_weight, &block)) return 0;
