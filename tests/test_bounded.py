@@ -133,6 +133,29 @@ def test_minor_pairs(name: str, covariance_type: str, spread: float, shape: tupl
         assert_same(found, expected, mixture, 1e-11)
 
 
+@pytest.mark.parametrize("power", [-300, -130, 130, 460])
+@pytest.mark.parametrize(("covariance_type", "spread"), [("diag", 6.5), ("tied", 8.0)])
+def test_minor_pairs_have_weights_of_any_scale(covariance_type: str, spread: float, power: int) -> None:
+    """Weights times a power of two give the same sums times that power, to the last bit."""
+    rows, mixture = apart(covariance_type, 333, 24, 64, spread=spread / np.sqrt(24))
+    ops, weights = CompiledOps(BUILT[-1]), np.random.default_rng(1).random(333)
+    found = statistics_of(ops, mixture, rows, weights * 2.0**power)
+    np.testing.assert_array_equal(found.flat, statistics_of(ops, mixture, rows, weights).flat * 2.0**power)
+
+
+@pytest.mark.parametrize("examples_show_it", [True, False])
+def test_a_tile_whose_rows_are_unlike_the_mixture(examples_show_it: bool) -> None:
+    """All its pairs are computed, whether the rows that are tried first show that too many matter or not."""
+    rows, mixture = apart("diag", 2048, 12, 40)
+    rows[:] = mixture.means.mean(axis=0) + 1e-3 * rows
+    if not examples_show_it:
+        rows[::64] = mixture.means[0]
+    ops = CompiledOps(BUILT[-1])
+    step, tile = step_and_tile(ops, mixture, rows)
+    assert isinstance(step._kernel, PrunedDiagonalKernel) and ops.bounded_sweep(tile, step._kernel.group) is None
+    assert_same(statistics_of(ops, mixture, rows), statistics_of(NUMPY, mixture, rows), mixture, 1e-11)
+
+
 @pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
 @pytest.mark.parametrize("name", BUILT)
 def test_only_negligible_pairs_are_left_out(name: str, covariance_type: str) -> None:

@@ -225,9 +225,9 @@ def test_a_tile_in_which_too_much_matters_is_computed_whole(examples_show_it: bo
     """Rows that all components explain about as badly, though the components lie far apart."""
     means = 10 * np.random.default_rng(0).standard_normal((6, 64))
     mixture = mixture_of("full", np.full(6, 1 / 6), means, np.repeat(np.eye(64)[None], 6, axis=0))
-    rows = np.random.default_rng(1).standard_normal((500, 64)) * np.where(np.arange(64) < 32, 0.01, 3.0) + means.mean(0)
+    rows = np.random.default_rng(1).standard_normal((600, 64)) * np.where(np.arange(64) < 32, 0.01, 3.0) + means.mean(0)
     if not examples_show_it:
-        rows[:: 500 // FEW] = means[0]
+        rows[:: 600 // FEW] = means[0]
     kernel, statistics = tile_statistics(mixture, rows, max_abs_deviation_of(rows))
     assert isinstance(kernel, PrunedKernel) and kernel.n_leading and "dense" in vars(kernel)
     assert_same_statistics(statistics, tile_statistics(mixture, rows, None)[1], 1e-12)

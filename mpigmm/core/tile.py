@@ -13,8 +13,8 @@ from mpigmm.core.exact import FloatArray, LimbOps
 from mpigmm.rows import Rows
 
 BYTE = np.dtype(np.uint8)
-FEW = 32
-"""Number of rows of `Tile.examples`."""
+FEW, LEAST_DISTANCE = 32, 16
+"""Number of rows of `Tile.examples`, and least distance from one to the next."""
 
 
 class RowOps(LimbOps, Protocol):
@@ -188,10 +188,10 @@ class Tile:
         return self._wide
 
     def examples(self) -> Tile:
-        """A tile with `FEW` of the rows, or a few more, at equal distances; this tile if it has fewer than twice as
-        many."""
+        """A tile with `FEW` of the rows, or a few more, at equal distances of at least `LEAST_DISTANCE` rows; this tile
+        if it has too few."""
         step = self.n_rows // FEW
-        if step < 2:
+        if step < LEAST_DISTANCE:
             return self
         if self._examples is None:
             self._examples = Tile(self.n_features, 2 * FEW, self.ops)

@@ -11,7 +11,7 @@ N_EXAMPLES = 16
 """Number of rows."""
 
 SEED = 20761
-"""A seed that users hardly choose: the rows must not be made of the random numbers that the data are made of."""
+"""A seed that users are unlikely to choose: the rows must not be made of the random numbers that data are made of."""
 
 
 def example_rows(inputs: EStepInputs) -> FloatArray:

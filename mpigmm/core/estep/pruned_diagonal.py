@@ -18,7 +18,6 @@ from mpigmm.core.estep.inputs import EStepInputs
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import DiagonalFactors, IsotropicFactors
 from mpigmm.core.ops.groups import (
-    MINOR_NATS,
     MOST_MINOR_FEATURES,
     NATS,
     NO_MINOR_PAIRS,
@@ -27,6 +26,7 @@ from mpigmm.core.ops.groups import (
     BoundedGroup,
     MinorPairs,
     SecondMoments,
+    minor_nats,
 )
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
@@ -229,7 +229,7 @@ def bounded_shares(inputs: EStepInputs, order: Indices, leading: Indices) -> tup
         found.append(log_prob)
     best = log_prob.max(axis=1, keepdims=True)
     threshold = best - NATS - np.log(inputs.log_norm.max() + 1 - best)
-    is_minor = (log_prob >= threshold) & (log_prob < best - MINOR_NATS)
+    is_minor = (log_prob >= threshold) & (log_prob < best - minor_nats(inputs.n_components))
     return np.array([(~(bounds < threshold)).mean() for bounds in found]), float(is_minor.mean())
 
 
@@ -264,7 +264,7 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
         offsets=offsets,
         constants=constants,
         is_tight=(finite & (raised <= TIGHT)).astype(np.int32),
-        minor=minor_pairs(inputs, unit, constants, finite & is_accurate),
+        minor=minor_pairs(inputs, 1 / unit, constants, finite & is_accurate),
         whiten=np.empty((0, 0)),
         means=means,
         subtracted=means,
@@ -273,15 +273,25 @@ def bounded_group(inputs: EStepInputs) -> BoundedGroup:
     )
 
 
-def minor_pairs(inputs: EStepInputs, units: FloatArray, constants: FloatArray, is_accurate: BoolArray) -> MinorPairs:
-    """What computes the minor pairs of the components that are accurate, if bounds use all features."""
-    if inputs.n_features != len(units) or len(units) > MOST_MINOR_FEATURES or not is_accurate.any():
+def minor_pairs(inputs: EStepInputs, scale: FloatArray, constants: FloatArray, is_accurate: BoolArray) -> MinorPairs:
+    """What computes the minor pairs of the components that are accurate, if bounds use all features.
+
+    Rows are divided by scale (L,), whose entries belong to the features of the bounds.
+    """
+    if inputs.n_features != len(scale) or len(scale) > MOST_MINOR_FEATURES or not is_accurate.any():
         return NO_MINOR_PAIRS
-    stretch = 1 / (1 - LOST_SHARE)
+    stretch = float(np.float32(1 / (1 - LOST_SHARE)))
     with np.errstate(all="ignore"):
-        offsets: Any = np.where(is_accurate, inputs.log_norm - stretch * constants, np.inf).astype(SINGLE)
-        means: Any = with_padding(inputs.means * units, PADDED_SINGLE, SINGLE)
-        return MinorPairs(stretch, offsets, means, 1 / units)
+        exact = inputs.log_norm - stretch * constants.astype(DOUBLE)
+        offsets: Any = np.where(is_accurate, exact, np.inf).astype(SINGLE)
+        means = minor_means(inputs, scale)
+    return MinorPairs(minor_nats(inputs.n_components), stretch, offsets, means, scale)
+
+
+def minor_means(inputs: EStepInputs, scale: FloatArray) -> FloatArray:
+    """The `MinorPairs.means`, divided by scale (D,)."""
+    with np.errstate(all="ignore"):
+        return with_padding(inputs.means / scale, PADDED_SINGLE, SINGLE)
 
 
 def with_padding(array: FloatArray, multiple: int = PADDED, dtype: np.dtype[np.generic] = DOUBLE) -> FloatArray:

@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from mpigmm.core.arrays import DOUBLE, SINGLE, BoolArray
+from mpigmm.core.arrays import DOUBLE, BoolArray
 from mpigmm.core.estep.base import NextKernel
 from mpigmm.core.estep.conditioning import is_well_conditioned
 from mpigmm.core.estep.examples import component_weights
 from mpigmm.core.estep.inputs import EStepInputs
-from mpigmm.core.estep.pruned_diagonal import PrunedDiagonalKernel, bounded_group, row_variances, with_padding
+from mpigmm.core.estep.pruned_diagonal import (
+    PrunedDiagonalKernel,
+    bounded_group,
+    minor_means,
+    row_variances,
+    with_padding,
+)
 from mpigmm.core.exact import FloatArray
 from mpigmm.core.factors import SharedTriangularFactor
-from mpigmm.core.ops.groups import PADDED_SINGLE, BoundedGroup, BoundedSums, MinorPairs, SecondMoments
+from mpigmm.core.ops.groups import BoundedGroup, BoundedSums, MinorPairs, SecondMoments
 from mpigmm.core.statistics import SufficientStatistics
 from mpigmm.core.tile import Tile
 
@@ -77,5 +83,6 @@ def whitened_minor_pairs(inputs: EStepInputs, minor: MinorPairs) -> MinorPairs:
     """The minor pairs of whitened rows with moments of rows that are not whitened."""
     if not minor.offsets.size:
         return minor
-    scale = np.sqrt(row_variances(inputs, component_weights(inputs)))
-    return replace(minor, means=with_padding(inputs.means / scale, PADDED_SINGLE, SINGLE), scale=scale)
+    variances = row_variances(inputs, component_weights(inputs))
+    scale = np.sqrt(np.where(variances > 0, variances, 1.0))
+    return replace(minor, means=minor_means(inputs, scale), scale=scale)

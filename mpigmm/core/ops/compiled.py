@@ -15,7 +15,6 @@ from mpigmm.core.arrays import DOUBLE, SINGLE, Indices
 from mpigmm.core.exact import LIMB_UNIT, FixedPoint, FloatArray, IntArray
 from mpigmm.core.ops.base import LEAST_EXPONENTS, MOST_LANES, OpsCosts, least_exponent, padded
 from mpigmm.core.ops.groups import (
-    MINOR_NATS,
     BoundedGroup,
     BoundedSums,
     DifferenceGroup,
@@ -359,7 +358,7 @@ def bounded_structure(group: BoundedGroup, *sums: FloatArray) -> BoundedStructur
     arrays = group.whiten, group.means, group.subtracted, group.roots, group.log_norm, *sums
     return BoundedStructure(
         *(*group.means.shape, len(group.leading), group.nats, group.most_share, *map(pointer_of, bounds)),
-        *(MINOR_NATS, minor.stretch, *map(pointer_of, (minor.offsets, minor.means, minor.scale)), minor.means.shape[1]),
+        *(minor.nats, minor.stretch, *map(pointer_of, (minor.offsets, minor.means, minor.scale)), minor.means.shape[1]),
         *map(pointer_of, arrays),
     )
 

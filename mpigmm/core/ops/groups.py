@@ -3,6 +3,7 @@ those of the other from differences of rows and means."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -17,8 +18,9 @@ NATS = 42.0
 component, divided by the row's squared distance from that component. exp(-42) is below 1e-18. The division makes the
 row's part in the second moments as small."""
 
-MINOR_NATS = 24.0
-"""A pair of row and component is minor if the responsibility is below exp(-MINOR_NATS), 4e-11."""
+MINOR_NATS, COMPONENTS_OF_ROW = 24.0, 64
+"""A pair of row and component is minor if the responsibility is below exp(-MINOR_NATS), 4e-11, and below 4e-11
+COMPONENTS_OF_ROW / K if there are more components: with K components a row has up to K minor pairs."""
 
 PADDED = 8
 """Arrays of a `BoundedGroup` with a number for each feature have a multiple of this many in a row: the largest number
@@ -124,12 +126,19 @@ class DifferenceGroup:
         return np.sqrt(self.precisions)
 
 
+def minor_nats(n_components: int) -> float:
+    """The `MinorPairs.nats` of so many components."""
+    return MINOR_NATS + math.log(max(1.0, n_components / COMPONENTS_OF_ROW))
+
+
 @dataclass(frozen=True, eq=False)
 class MinorPairs:
     """What computes the minor pairs of a `BoundedGroup` in float32, if its bounds use all features.
 
     Attributes
     ----------
+    nats : float
+        A pair is minor if its responsibility is below exp(-nats).
     stretch : float
     offsets : ndarray of float32, shape (K,) or (0,)
         A log-density is about stretch times the bound plus offset; inf for components for which this is too inaccurate.
@@ -140,13 +149,14 @@ class MinorPairs:
         The standard deviations of the rows, by which these are divided too.
     """
 
+    nats: float
     stretch: float
     offsets: FloatArray
     means: FloatArray
     scale: FloatArray
 
 
-NO_MINOR_PAIRS = MinorPairs(1.0, np.empty(0), np.empty((0, 0)), np.empty(0))
+NO_MINOR_PAIRS = MinorPairs(MINOR_NATS, 1.0, np.empty(0), np.empty((0, 0)), np.empty(0))
 
 
 @dataclass(frozen=True, eq=False)

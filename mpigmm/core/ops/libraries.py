@@ -251,7 +251,7 @@ class BoundedStructure(ctypes.Structure):
         ("offsets", Pointer),
         ("constants", Pointer),
         ("is_tight", Pointer),
-        ("minor", Double),
+        ("minor_nats", Double),
         ("stretch", Double),
         ("minor_offsets", Pointer),
         ("minor_means", Pointer),

@@ -6,7 +6,7 @@
  * only the pairs whose bound is not below it are computed, from differences of rows and means, which is accurate for all
  * rows and components. Pairs are listed component by component: those of component k are number ends[k] to ends[k + 1] - 1.
  *
- * Bounds by all features are log-densities with a known error. For pairs of a responsibility below exp(-minor) this suffices:
+ * Bounds by all features are log-densities with a known error. For pairs of a responsibility below exp(-minor_nats) this suffices:
  * such minor pairs are in a list of their own, with exponentials and moments in float.
  */
 
@@ -19,7 +19,10 @@ enum { PRODUCT_LINES = 8 };
 enum { MOST_CHUNKS = VECTOR_BYTES == 64 ? 8 : 4 };
 
 /* Largest number of features with minor pairs. */
-enum { MOST_SINGLES = 256 };
+enum { MOST_SINGLES = 256 }; /* MOST_MINOR_FEATURES in groups.py */
+
+/* Number of rows for which bounds are tried first. */
+enum { TRIED_ROWS = 32 };
 
 /* A block has LEAST_BLOCK to LARGEST_BLOCK rows, and as few as keep it to MOST_BOUNDS bounds and MOST_VALUES features. */
 enum { LEAST_BLOCK = 64, LARGEST_BLOCK = 512, MOST_BOUNDS = 1 << 21, MOST_VALUES = 1 << 15 };
@@ -34,7 +37,7 @@ struct bounded {
     const float *scales, *offsets; /* (K, L): a bound is constant - |scales * x - offsets|^2, with x in these units */
     const float *constants; /* (K,) */
     const int32_t *is_tight; /* (K,): whether the bounds are about as large as densities of the leading features */
-    double minor; /* MINOR_NATS in groups.py */
+    double minor_nats; /* a pair is minor if its responsibility is below exp(-minor_nats) */
     double stretch; /* a log-density in float is stretch * bound + minor_offset */
     const float *minor_offsets; /* (K,): infinite for components without minor pairs; null if no component has any */
     const float *minor_means; /* (K, single_width): the means minus the centre, divided by scale; zero beyond D */
@@ -57,11 +60,12 @@ struct block {
     double *values; /* (most,): log-densities, then responsibilities, of the pairs */
     float *leading, *bounds, *highest; /* (L, stride), (K, stride) and (height,) */
     int32_t *best, *chosen, *ends; /* (height,); (most,): row of each pair; (K + 1,) */
-    int splits; /* whether there may be minor pairs */
+    int has_minor_pairs; /* whether there may be some */
     float *minor_limits; /* (height,): pairs with bounds below are minor */
     float *references; /* (height,): log-densities to which those of the minor pairs are relative */
     float *minor_sums; /* (height,): sums of the minor pairs' values, which are densities relative to the reference's */
-    float *minor_factors; /* (height,): by which these values are multiplied to become responsibilities */
+    float *minor_factors; /* (height,): by which these values are multiplied to become responsibilities, over `heaviest` */
+    double heaviest; /* the largest sample weight of the tile's rows, or one: float may not represent it */
     float *singles, *minor_values; /* (height, single_width): the rows divided by minor_scale; (most,) */
     int32_t *minor_chosen, *minor_ends; /* (most,): row of each minor pair; (K + 1,) */
 };
@@ -74,7 +78,7 @@ static ptrdiff_t divide_work(const struct bounded *group, char *work, struct blo
     ptrdiff_t height = rows > LEAST_BLOCK ? rows / 32 * 32 : LEAST_BLOCK;
     block->height = height;
     block->stride = height + 16;
-    block->most = ((ptrdiff_t)(group->most_share * (double)(k * height)) / 32 + 1) * 32 + 3 * height; /* lines of the cache */
+    block->most = ((ptrdiff_t)(group->most_share * (double)(k * height)) / 32 + 1) * 32 + 3 * height; /* so that the next arrays begin at cache lines */
     block->centred = (double *)work;
     block->rows = block->centred + (group->whiten ? height * group->width : 0);
     block->thresholds = block->rows + height * group->width;
@@ -177,7 +181,7 @@ static OUTLINED void fill_block(
         for (ptrdiff_t i = 0; i < block->n; i++) line[i] = (float)(from[i * width] * unit);
         for (ptrdiff_t i = block->n; i < block->whole; i++) line[i] = 0;
     }
-    if (group->minor_offsets) fill_singles(group, block);
+    if (block->has_minor_pairs) fill_singles(group, block);
 }
 
 /* Bounds of HEIGHT components for all rows of a block. */
@@ -268,7 +272,7 @@ static OUTLINED void find_thresholds(const struct bounded *group, const double *
     for (ptrdiff_t i = 0; i < block->n; i++) {
         int has_minor = highest - block->tops[i] <= MOST_MINOR_NATS && fabs(highest) <= MOST_MINOR_NATS;
         block->references[i] = has_minor ? (float)block->tops[i] : 0;
-        block->minor_limits[i] = has_minor ? (float)(block->tops[i] - group->minor) : -INFINITY;
+        block->minor_limits[i] = has_minor ? (float)(block->tops[i] - group->minor_nats) : -INFINITY;
         block->minor_sums[i] = 0;
     }
     for (ptrdiff_t i = block->n; i < block->whole; i++) block->references[i] = 0, block->minor_limits[i] = -INFINITY;
@@ -287,9 +291,9 @@ INLINE unsigned not_below(const float *bounds, const float *thresholds) {
 #endif
 }
 
-/* Writes the numbers of a vector whose bits are set into out, without gaps; returns how many these are. */
+/* Writes the lanes of a vector whose bit in `bits` is set into out, without gaps; returns how many these are. */
 INLINE ptrdiff_t write_singles(unsigned bits, vector_single from, float *out) {
-#if VECTOR_BYTES == 64 && defined(__AVX512F__)
+#if VECTOR_BYTES == 64 && defined(__AVX512DQ__)
     __m512 packed = _mm512_maskz_compress_ps((__mmask16)bits, (__m512)from);
     ptrdiff_t count = __builtin_popcount(bits);
     _mm256_storeu_ps(out, _mm512_castps512_ps256(packed)); /* mostly enough, and faster than a whole vector */
@@ -328,15 +332,15 @@ static OUTLINED ptrdiff_t list_rows(ptrdiff_t k, struct block *block, ptrdiff_t 
     return count;
 }
 
-/* As `list_rows`, for a component with minor pairs, which are listed from number *minor on. */
+/* As `list_rows`, for a component with minor pairs, which are listed from number *n_minor on. */
 static OUTLINED ptrdiff_t split_rows(
-    const struct bounded *group, ptrdiff_t k, struct block *block, ptrdiff_t count, ptrdiff_t *minor
+    const struct bounded *group, ptrdiff_t k, struct block *block, ptrdiff_t count, ptrdiff_t *n_minor
 ) {
     const float *bounds = block->bounds + k * block->stride;
     float offset = group->minor_offsets[k], stretch = (float)group->stretch;
     const float *highest = block->highest, *limits = block->minor_limits, *references = block->references;
-    float *values = block->minor_values + *minor;
-    int32_t *rows = block->minor_chosen + *minor, *chosen = block->chosen;
+    float *values = block->minor_values + *n_minor;
+    int32_t *rows = block->minor_chosen + *n_minor, *chosen = block->chosen;
     ptrdiff_t whole = block->whole, pairs = 0;
     for (ptrdiff_t i = 0; i < whole; i += SINGLES) {
         unsigned bits = not_below(bounds + i, highest + i), major = bits & not_below(bounds + i, limits + i);
@@ -349,25 +353,25 @@ static OUTLINED ptrdiff_t split_rows(
         *(vector_single *)(values + p) = exponential_single(load_single(values + p));
     float *restrict sums = block->minor_sums;
     for (ptrdiff_t p = 0; p < pairs; p++) sums[rows[p]] += values[p];
-    *minor += pairs;
+    *n_minor += pairs;
     return count;
 }
 
 /* Lists the pairs whose bounds are not below the thresholds. Returns 0 if they are too many. */
 static OUTLINED int choose_pairs(const struct bounded *group, struct block *block) {
-    ptrdiff_t count = 0, minor = 0;
+    ptrdiff_t count = 0, n_minor = 0;
     ptrdiff_t most = (ptrdiff_t)(group->most_share * (double)(group->n_components * block->n)) + block->n;
     block->ends[0] = block->minor_ends[0] = 0;
     for (ptrdiff_t k = 0; k < group->n_components; k++) {
         ptrdiff_t start = count;
-        if (block->splits && group->minor_offsets[k] < INFINITY)
-            count = split_rows(group, k, block, count, &minor);
+        if (block->has_minor_pairs && group->minor_offsets[k] < INFINITY)
+            count = split_rows(group, k, block, count, &n_minor);
         else
             count = list_rows(k, block, count);
         while (count > start && block->chosen[count - 1] >= block->n) count--;
-        if (count + minor > most) return 0;
+        if (count + n_minor > most) return 0;
         block->ends[k + 1] = (int32_t)count;
-        block->minor_ends[k + 1] = (int32_t)minor;
+        block->minor_ends[k + 1] = (int32_t)n_minor;
     }
     return 1;
 }
@@ -435,22 +439,26 @@ static int complete_block(
     return 1;
 }
 
-/* Whether the pairs of the tile's first rows that are not negligible are few enough. If they are not, the bounds of a whole
- * block would be computed in vain. */
+/* Whether the pairs that are not negligible are few enough among TRIED_ROWS rows of the tile, at equal distances. If they are
+ * not, the bounds of a whole block would be computed in vain. */
 static int seems_bounded(const struct rows *tile, const struct bounded *group, struct block *block) {
-    ptrdiff_t height = block->height;
-    if (tile->n_rows <= height) return 1;
-    block->height = BOUNDED_ROWS;
-    fill_block(tile, group, 0, block);
+    ptrdiff_t distance = tile->n_rows / TRIED_ROWS;
+    const double *all_weights = tile->sample_weight;
+    double weights[TRIED_ROWS];
+    struct rows tried = *tile;
+    if (tile->n_rows <= 2 * block->height) return 1;
+    for (ptrdiff_t i = 0; all_weights && i < TRIED_ROWS; i++) weights[i] = all_weights[i * distance];
+    tried.n_rows = TRIED_ROWS;
+    tried.row_bytes *= distance;
+    fill_block(&tried, group, 0, block);
     bound_block(group, block);
-    find_thresholds(group, (const double *)tile->sample_weight, block);
-    block->height = height;
+    find_thresholds(group, all_weights ? weights : NULL, block);
     return choose_pairs(group, block);
 }
 
 /* Adds the sums of the minor pairs to those of the others, and writes the factors by which they are relative to `tops`. */
 static void add_minor_sums(struct block *block, double least) {
-    for (ptrdiff_t i = 0; i < block->height; i += DOUBLES) {
+    for (ptrdiff_t i = 0; i < block->n; i += DOUBLES) {
         vector_double below;
         UNROLLED for (int j = 0; j < DOUBLES; j++) below[j] = (double)block->references[i + j];
         below -= load_double(block->tops + i);
@@ -481,7 +489,7 @@ static OUTLINED double normalise_pairs(
             = (vector_double)((indices_double)exponential_double(below) & (indices_double)(below > least));
     }
     for (ptrdiff_t p = 0; p < pairs; p++) sums[chosen[p]] += values[p];
-    if (block->splits) add_minor_sums(block, least);
+    if (block->has_minor_pairs) add_minor_sums(block, least);
     for (ptrdiff_t i = 0; i < block->n; i++) {
         tops[i] = sums[i] == 0 ? -INFINITY : tops[i] + logarithm(sums[i]);
         sums[i] = sums[i] == 0 ? 0 : 1 / sums[i];
@@ -491,7 +499,8 @@ static OUTLINED double normalise_pairs(
         sums[i] *= sample_weight[i];
     }
     for (ptrdiff_t i = 0; i < block->n; i++) total += tops[i];
-    for (ptrdiff_t i = 0; block->splits && i < block->n; i++) block->minor_factors[i] *= (float)sums[i];
+    for (ptrdiff_t i = 0; block->has_minor_pairs && i < block->n; i++)
+        block->minor_factors[i] *= (float)(sums[i] / block->heaviest);
     for (ptrdiff_t p = 0; p < pairs; p++) values[p] *= sums[chosen[p]];
     return total;
 }
@@ -548,7 +557,7 @@ static OUTLINED double normalise_pairs(
             *(vector_single *)(first + d + c * SINGLES) = sums[c]; \
             *(vector_single *)(second + d + c * SINGLES) = squares[c]; \
         } \
-        if (d == 0) group->counts[k] += (double)count; \
+        if (d == 0) group->counts[k] += (double)count * block->heaviest; \
         d += CHUNKS * SINGLES; \
     } while (0)
 
@@ -569,8 +578,8 @@ static OUTLINED void add_minor_moments(const struct bounded *group, const struct
 #endif
     for (ptrdiff_t j = 0; j < group->n_leading; j++) {
         double scale = group->minor_scale[j];
-        firsts[j] += (double)first[j] * scale;
-        seconds[j] += (double)second[j] * (scale * scale);
+        firsts[j] += block->heaviest * ((double)first[j] * scale);
+        seconds[j] += block->heaviest * ((double)second[j] * (scale * scale));
     }
 }
 
@@ -580,7 +589,7 @@ static OUTLINED void add_pair_moments(const struct bounded *group, const struct 
         ptrdiff_t start = block->ends[k], end = block->ends[k + 1], d = 0;
         const double *mean = group->means + k * group->width;
         double *first = group->first + k * group->width, *second = group->second + k * group->width;
-        if (block->splits && block->minor_ends[k] < block->minor_ends[k + 1]) add_minor_moments(group, block, k);
+        if (block->has_minor_pairs && block->minor_ends[k] < block->minor_ends[k + 1]) add_minor_moments(group, block, k);
         if (start == end) continue;
         prefetch_line(group, group->means, k);
         prefetch_line(group, group->first, k);
@@ -605,7 +614,8 @@ static OUTLINED void add_pair_moments(const struct bounded *group, const struct 
 int bounded_sweep(const struct rows *tile, const struct bounded *group, double least, char *work, double *log_likelihood) {
     struct block block;
     divide_work(group, work, &block);
-    block.splits = group->minor_offsets != NULL;
+    block.has_minor_pairs = group->minor_offsets != NULL;
+    block.heaviest = tile->max_sample_weight > 0 ? tile->max_sample_weight : 1;
     *log_likelihood = 0;
     if (!seems_bounded(tile, group, &block)) return 0;
     for (ptrdiff_t start = 0; start < tile->n_rows; start += block.height) {
@@ -627,7 +637,8 @@ int bounded_posterior(
     float *singles = resp, *single_densities = log_density;
     double *doubles = resp, *double_densities = log_density;
     divide_work(group, work, &block);
-    block.splits = 0;
+    block.has_minor_pairs = 0;
+    block.heaviest = 1;
     memset(resp, 0, group->n_components * tile->n_rows * (is_single ? sizeof(float) : sizeof(double)));
     for (ptrdiff_t start = 0; start < tile->n_rows; start += block.height) {
         if (!complete_block(tile, group, start, NULL, &block)) return 0;
