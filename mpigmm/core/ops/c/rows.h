@@ -42,11 +42,16 @@ static void NAME(center_transpose_integers)(
 #define CENTER_TRANSPOSE(RAW) \
     do { \
         const RAW *rows = raw; \
+        const int are_short = sizeof(RAW) < sizeof(double); /* others are converted as fast one by one */ \
         for (ptrdiff_t start = 0; start < whole; start += LANES) { \
             const RAW *from = rows + start * n_features; \
             if (kind >= FIRST_INTEGER && n_used >= LANES) \
                 NAME(center_transpose_integers)(from, kind, n_features, n_used, centre, out + start, stride); \
-            for (ptrdiff_t d = 0; n_used < LANES && d < n_used; d++) \
+            for (ptrdiff_t j = 0; are_short && n_features < LANES && j < LANES * n_features; j++) \
+                few[j] = (REAL)((double)from[j] - centres[j]); \
+            for (ptrdiff_t d = 0; are_short && n_features < LANES && d < n_used; d++) \
+                UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) out[d * stride + start + i] = few[i * n_features + d]; \
+            for (ptrdiff_t d = 0; !(are_short && n_features < LANES) && n_used < LANES && d < n_used; d++) \
                 UNROLLED for (ptrdiff_t i = 0; i < LANES; i++) \
                     out[d * stride + start + i] = (REAL)((double)from[i * n_features + d] - centre[d]); \
             for (ptrdiff_t next = LANES; kind < FIRST_INTEGER && next < n_used + LANES && n_used >= LANES; \
@@ -75,7 +80,10 @@ void NAME(center_transpose)(
     const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, ptrdiff_t n_used, const double *restrict centre,
     REAL *restrict out, ptrdiff_t stride
 ) {
+    REAL few[VECTOR_BYTES / REAL_BYTES * VECTOR_BYTES / REAL_BYTES]; /* LANES rows of fewer features, minus the centre */
+    double centres[VECTOR_BYTES / REAL_BYTES * VECTOR_BYTES / REAL_BYTES];
     ptrdiff_t whole = n / LANES * LANES;
+    for (ptrdiff_t j = 0; n_features < LANES && j < LANES * n_features; j++) centres[j] = centre[j % n_features];
     WITH_RAW(kind, CENTER_TRANSPOSE)
 }
 
