@@ -80,7 +80,7 @@ void NAME(center_transpose)(
     const void *raw, int kind, ptrdiff_t n, ptrdiff_t n_features, ptrdiff_t n_used, const double *restrict centre,
     REAL *restrict out, ptrdiff_t stride
 ) {
-    REAL few[VECTOR_BYTES / REAL_BYTES * VECTOR_BYTES / REAL_BYTES]; /* LANES rows of fewer features, minus the centre */
+    REAL few[VECTOR_BYTES / REAL_BYTES * VECTOR_BYTES / REAL_BYTES] = {0}; /* LANES rows of fewer features, minus the centre */
     double centres[VECTOR_BYTES / REAL_BYTES * VECTOR_BYTES / REAL_BYTES];
     ptrdiff_t whole = n / LANES * LANES;
     for (ptrdiff_t j = 0; n_features < LANES && j < LANES * n_features; j++) centres[j] = centre[j % n_features];
