@@ -19,6 +19,13 @@
 /* A vector with a number for each of MOST_ROWS rows. */
 typedef REAL NAME(row_vector) __attribute__((vector_size(VECTOR_BYTES / 8 * REAL_BYTES), aligned(sizeof(REAL)), may_alias));
 
+/* Bytes to prefetch in each of many steps; none if these are so few that each line of the cache would be prefetched several
+ * times: prefetching then takes longer than waiting for the rows. */
+static ptrdiff_t NAME(pace_of)(ptrdiff_t bytes, ptrdiff_t steps) {
+    ptrdiff_t pace = bytes / steps;
+    return pace < CACHE_LINE / 4 ? 0 : pace < 2 * CACHE_LINE ? pace : 2 * CACHE_LINE;
+}
+
 /* Whether vectors of features are faster than vectors of rows: if they are long and few lanes are idle. In single precision
  * also only with the longest vectors and few components, for then the sums of lanes take less time than transposing rows. */
 static int NAME(is_diagonal)(const struct products *products, ptrdiff_t n_features) {
@@ -76,9 +83,11 @@ INLINE void NAME(store_totals)(VECTOR sums[VECTOR_BYTES / 8], REAL more, REAL *o
         for (ptrdiff_t chunk = 0; chunk < n_chunks; chunk++, own += WIDTH) { \
             ptrdiff_t d = CHUNK_START(chunk); \
             VECTOR linear[HEIGHT], square[HEIGHT], middle = NAME(load)(centre + d); \
-            __builtin_prefetch(next, 0, 3); \
-            __builtin_prefetch(next + CACHE_LINE, 0, 3); \
-            next += pace; \
+            if (pace) { \
+                __builtin_prefetch(next, 0, 3); \
+                __builtin_prefetch(next + CACHE_LINE, 0, 3); \
+                next += pace; \
+            } \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
                 linear[r] = NAME(load)(own + r * n_chunks * WIDTH); \
                 square[r] = NAME(load)(own + r * n_chunks * WIDTH + LANES); \
@@ -128,7 +137,7 @@ static void NAME(diagonal_log_probs)(
         UNROLLED for (int r = 0; r < HEIGHT; r++) part[r][0] = part[r][1] = (VECTOR){0}; \
         for (ptrdiff_t i = 0; i < n; i++) { \
             VECTOR x = NAME(load)(rows + i * width + d) - middle, square = x * x; \
-            __builtin_prefetch(next + i * pace, 0, 3); \
+            if (pace) __builtin_prefetch(next + i * pace, 0, 3); \
             UNROLLED for (int r = 0; r < HEIGHT; r++) { \
                 REAL share = resp[(first + r) * stride + i]; \
                 part[r][0] += share * x; \

@@ -111,11 +111,10 @@ static double NAME(diagonal_sweep)(
         const REAL *rows = is_copied ? copied : (const void *)raw, *centre = is_copied ? zeros : (const void *)tile->centre;
         if (is_copied) NAME(copy_rows)(raw, tile->kind, n, d, tile->centre, copied, width);
         ptrdiff_t fetch = n * tile->row_bytes, groups = (k + MOST_DIAGONAL - 1) / MOST_DIAGONAL;
-        ptrdiff_t steps = groups * n_chunks * (whole / MOST_ROWS), pace = fetch / (2 * steps);
-        if (pace > 2 * CACHE_LINE) pace = 2 * CACHE_LINE;
+        ptrdiff_t steps = groups * n_chunks * (whole / MOST_ROWS), pace = NAME(pace_of)(fetch / 2, steps);
         NAME(diagonal_log_probs)(products, arranged, rows, centre, width, n, whole, ahead, pace, resp, stride);
         ahead += pace * steps;
-        pace = (fetch - pace * steps) / ((k + TALLEST - 1) / TALLEST * n_chunks * n);
+        pace = NAME(pace_of)(fetch - pace * steps, (k + TALLEST - 1) / TALLEST * n_chunks * n);
         NAME(log_sum_exp)(resp, k, whole, stride, log_density, least);
         NAME(weigh)(log_density, own_weight, n, whole);
         for (ptrdiff_t j = 0; j < k; j++) NAME(weigh)(resp + j * stride, own_weight, n, whole);
