@@ -18,9 +18,10 @@ NATS = 42.0
 component, divided by the row's squared distance from that component. exp(-42) is below 1e-18. The division makes the
 row's part in the second moments as small."""
 
-MINOR_NATS, COMPONENTS_OF_ROW = 24.0, 64
-"""A pair of row and component is minor if the responsibility is below exp(-MINOR_NATS), 4e-11, and below 4e-11
-COMPONENTS_OF_ROW / K if there are more components: with K components a row has up to K minor pairs."""
+MINOR_NATS, MINOR_COMPONENTS = 24.0, 64
+"""A pair of row and component is minor if its responsibility is below exp(-MINOR_NATS), about 4e-11. A row may have a
+minor pair with almost every component, so with K > MINOR_COMPONENTS components the limit is smaller by the factor
+MINOR_COMPONENTS / K."""
 
 PADDED = 8
 """Arrays of a `BoundedGroup` with a number for each feature have a multiple of this many in a row: the largest number
@@ -127,8 +128,8 @@ class DifferenceGroup:
 
 
 def minor_nats(n_components: int) -> float:
-    """The `MinorPairs.nats` of so many components."""
-    return MINOR_NATS + math.log(max(1.0, n_components / COMPONENTS_OF_ROW))
+    """Minus the logarithm of the responsibility below which a pair is minor, for a mixture of n_components."""
+    return MINOR_NATS + math.log(max(1.0, n_components / MINOR_COMPONENTS))
 
 
 @dataclass(frozen=True, eq=False)
